@@ -1,0 +1,89 @@
+/**
+ * The file-system port: everything the library asks of an operating system, and nothing more.
+ *
+ * Two implementations exist: {@link nodeFileSystem} and the simulated one in `testing`, which keeps what
+ * is durable apart from what is merely written and can build every state a crash may leave.
+ *
+ * **What is durable when.** Bytes written are *visible* at once and *durable* only after `sync` or
+ * `dataSync` of that file resolves. A name made, changed or removed by `open('create')`, `rename`, `unlink`
+ * or `makeDirectory` is visible at once and durable only after `syncDirectory` of the directory holding it
+ * resolves. A crash keeps a prefix of the pending writes of each file, perhaps with the next one torn,
+ * and any subset of the pending directory operations.
+ *
+ * Every method rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped.
+ */
+export interface FileSystem {
+  /**
+   * Opens a file.
+   *
+   * - `read`: must exist; only `read` and `stat` are called on it.
+   * - `write`: must exist; for reading and writing.
+   * - `create`: must not exist (`EEXIST`); for reading and writing. Its name is not durable yet.
+   * - `ensure`: created when missing; for reading and writing.
+   */
+  open(path: string, mode: OpenMode): Promise<File>
+  /** Names of the entries of a directory, in any order. `ENOENT` when it does not exist. */
+  list(directory: string): Promise<string[]>
+  /** Facts about what the path leads to, symbolic links followed. `ENOENT` when there is nothing. */
+  stat(path: string): Promise<FileStat>
+  /** The path with every symbolic link in it followed. `ENOENT` when there is nothing. */
+  realPath(path: string): Promise<string>
+  /** Replaces `to` by `from` in one step. Visible at once; durable after `syncDirectory`. */
+  rename(from: string, to: string): Promise<void>
+  /** Removes a name. Open files stay readable. Visible at once; durable after `syncDirectory`. */
+  unlink(path: string): Promise<void>
+  /** Makes one directory. `EEXIST` when the name is taken. */
+  makeDirectory(path: string): Promise<void>
+  /** Makes every pending change of names in this directory durable. */
+  syncDirectory(directory: string): Promise<void>
+  /**
+   * Takes an exclusive lock on an open file without waiting: `true` when it is held from now on, `false` when
+   * another open file holds it. Freed when the file is closed or its process ends, however it ends.
+   * Rejects where such a lock cannot be had.
+   */
+  lock(file: File): Promise<boolean>
+  /**
+   * Calls `onChange` soon after something in the directory may have changed: a hint that may come late,
+   * twice or never. Returns the function that stops it.
+   */
+  watch(directory: string, onChange: () => void): () => void
+}
+
+export type OpenMode = 'read' | 'write' | 'create' | 'ensure'
+
+export interface FileStat {
+  readonly size: number
+  readonly isDirectory: boolean
+  /** Device and inode: the same for every name of one file. An inode may be used again after its file is gone. */
+  readonly device: number
+  readonly inode: number
+}
+
+/** An open file. Calls on one file do not overlap, except that `close` may come once at any time. */
+export interface File {
+  /** Reads up to `buffer.length` bytes at `position`; resolves with how many, 0 only at the end of the file. */
+  read(buffer: Uint8Array, position: number): Promise<number>
+  /**
+   * Writes bytes at `position`; gives how many were written, which may be fewer than asked without an error.
+   * May answer at once for small writes, which end in the page cache, to save a hop through the thread pool.
+   */
+  write(bytes: Uint8Array, position: number): number | Promise<number>
+  /** Cuts the file to `length` bytes. Durable after `sync`. */
+  truncate(length: number): Promise<void>
+  /** Makes bytes, length and all else about the file durable (`fsync`). */
+  sync(): Promise<void>
+  /** Makes bytes and the length needed to read them durable (`fdatasync`). */
+  dataSync(): Promise<void>
+  stat(): Promise<FileStat>
+  close(): Promise<void>
+}
+
+/** The error code of a system error, such as `ENOENT`. */
+export function systemErrorCode(thrown: unknown): string | undefined {
+  return thrown instanceof Error && 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : undefined
+}
+
+/** Whether a system call failed because there is nothing at the path. */
+export function isNotFound(thrown: unknown): boolean {
+  return systemErrorCode(thrown) === 'ENOENT'
+}

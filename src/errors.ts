@@ -64,7 +64,7 @@ export class MiniStoreError extends Error {
     message: string,
     context: MiniStoreErrorContext & { readonly cause?: unknown } = {},
   ) {
-    super(message, 'cause' in context ? { cause: context.cause } : undefined)
+    super(message, context.cause === undefined ? undefined : { cause: context.cause })
     this.code = code
     this.path = context.path
     this.segment = context.segment
@@ -78,4 +78,14 @@ export class MiniStoreError extends Error {
 /** The message of anything that was thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown)
+}
+
+/**
+ * The error for a failed system call; one that is a {@link MiniStoreError} already stays as it is.
+ *
+ * @param doing what was being done, as in "Could not … "
+ */
+export function ioError(doing: string, cause: unknown, context: MiniStoreErrorContext): MiniStoreError {
+  if (cause instanceof MiniStoreError) return cause
+  return new MiniStoreError('ERR_MINISTORE_IO', `Could not ${doing}: ${messageOf(cause)}`, { ...context, cause })
 }

@@ -1,6 +1,10 @@
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
+  // Node 20 knows Symbol.asyncDispose but not the `using` syntax; this target compiles it away.
+  oxc: { target: 'es2023' },
+  // Relative to `root`: without it vite would make a second node_modules, below test/.
+  cacheDir: '../node_modules/.vite',
   test: {
     root: import.meta.dirname,
     include: ['**/*.test.ts'],
@@ -10,5 +14,10 @@ export default defineConfig({
     hookTimeout: 30_000,
     reporters: ['default', './support/count-reporter.ts'],
     unstubGlobals: true,
+    // An unhandled rejection here is a lost durability error: it fails the run, whatever the tests say.
+    dangerouslyIgnoreUnhandledErrors: false,
+    // A forgotten `.only` would shrink the suite without a word.
+    allowOnly: false,
+    passWithNoTests: false,
   },
 })

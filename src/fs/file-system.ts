@@ -59,7 +59,7 @@ export interface FileStat {
   readonly inode: number
 }
 
-/** An open file. Calls on one file do not overlap, except that `close` may come once at any time. */
+/** An open file. Calls on one file do not overlap, and `close` is the last. */
 export interface File {
   /** Reads up to `buffer.length` bytes at `position`; resolves with how many, 0 only at the end of the file. */
   read(buffer: Uint8Array, position: number): Promise<number>

@@ -1,0 +1,62 @@
+import { dirname } from 'node:path'
+
+import { type File, type FileSystem, isNotFound } from './file-system.ts'
+
+/** Ending of the temporary file next to the one that is being replaced. */
+export const temporarySuffix = '.tmp'
+
+/**
+ * Puts a file in place, whole or not at all: written beside, synced, renamed, directory synced.
+ *
+ * When it resolves the new content is durable under its name. A crash before leaves what was there before,
+ * and perhaps a temporary file `<path>.tmp`, which the next call replaces. Calls for one path must not overlap.
+ */
+export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
+  const temporary = path + temporarySuffix
+  await removeIfPresent(fs, temporary)
+  const file = await fs.open(temporary, 'create')
+  try {
+    await writeFully(file, bytes, 0)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await fs.rename(temporary, path)
+  await fs.syncDirectory(dirname(path))
+}
+
+/**
+ * Writes all the bytes at a position, continuing after short writes, and answers without a promise when
+ * every write did.
+ */
+export function writeFully(file: File, bytes: Uint8Array, position: number): void | Promise<void> {
+  const written = file.write(bytes, position)
+  if (written === bytes.length) return undefined
+  return continueWriting(file, bytes, position, written)
+}
+
+async function continueWriting(
+  file: File,
+  bytes: Uint8Array,
+  position: number,
+  first: number | Promise<number>,
+): Promise<void> {
+  let done = await first
+  while (done < bytes.length) {
+    const written = await file.write(bytes.subarray(done), position + done)
+    // A write that makes no progress without an error would loop for ever.
+    if (written === 0) throw new Error(`The file system wrote 0 of ${bytes.length - done} bytes without an error`)
+    done += written
+  }
+}
+
+/** Removes a name if it is there. The removal is not durable until the directory is synced. */
+export async function removeIfPresent(fs: FileSystem, path: string): Promise<boolean> {
+  try {
+    await fs.unlink(path)
+    return true
+  } catch (error) {
+    if (isNotFound(error)) return false
+    throw error
+  }
+}

@@ -1,0 +1,134 @@
+import * as fs from 'node:fs'
+import { createRequire } from 'node:module'
+
+import type { File, FileStat, FileSystem, OpenMode } from './file-system.ts'
+
+/**
+ * Writes up to this many bytes go to the page cache on the calling thread: copying them takes less time than
+ * the hop through the thread pool and back. Larger ones would hold up the event loop.
+ */
+const maxInlineWriteBytes = 128 * 1024
+
+const flags: Record<OpenMode, number> = {
+  read: fs.constants.O_RDONLY,
+  write: fs.constants.O_RDWR,
+  create: fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_EXCL,
+  ensure: fs.constants.O_RDWR | fs.constants.O_CREAT,
+}
+
+/**
+ * The file system of this machine through `node:fs`.
+ *
+ * What `sync` means is the platform's affair: on Linux `fsync`/`fdatasync`; on macOS libuv issues
+ * `F_FULLFSYNC`, which also empties the drive's cache; on Windows `FlushFileBuffers`. Windows has no
+ * way to sync a directory: there `syncDirectory` does nothing and NTFS's own journal orders the names.
+ *
+ * Descriptors are used with the callback API: a `FileHandle` of `node:fs/promises` costs more per call, and
+ * closes itself when it is garbage collected.
+ */
+export const nodeFileSystem: FileSystem = {
+  open: (path, mode) =>
+    call<number>((done) => fs.open(path, flags[mode], 0o666, done)).then((descriptor) => new NodeFile(descriptor)),
+  list: (directory) => call((done) => fs.readdir(directory, done)),
+  stat: (path) => call<fs.Stats>((done) => fs.stat(path, done)).then(toFileStat),
+  realPath: (path) => call((done) => fs.realpath.native(path, done)),
+  rename: (from, to) => call((done) => fs.rename(from, to, done)),
+  unlink: (path) => call((done) => fs.unlink(path, done)),
+  makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
+  syncDirectory,
+  lock: async (file) => {
+    if (!(file instanceof NodeFile)) throw new TypeError('Expected a file opened by nodeFileSystem')
+    return loadKernelLock().tryLock(file.descriptor)
+  },
+  watch,
+}
+
+class NodeFile implements File {
+  readonly descriptor: number
+
+  constructor(descriptor: number) {
+    this.descriptor = descriptor
+  }
+
+  read(buffer: Uint8Array, position: number): Promise<number> {
+    return call((done) => fs.read(this.descriptor, buffer, 0, buffer.length, position, done))
+  }
+
+  write(bytes: Uint8Array, position: number): number | Promise<number> {
+    if (bytes.length <= maxInlineWriteBytes) {
+      return fs.writeSync(this.descriptor, bytes, 0, bytes.length, position)
+    }
+    return call((done) => fs.write(this.descriptor, bytes, 0, bytes.length, position, done))
+  }
+
+  truncate(length: number): Promise<void> {
+    return call((done) => fs.ftruncate(this.descriptor, length, done))
+  }
+
+  sync(): Promise<void> {
+    return call((done) => fs.fsync(this.descriptor, done))
+  }
+
+  dataSync(): Promise<void> {
+    return call((done) => fs.fdatasync(this.descriptor, done))
+  }
+
+  stat(): Promise<FileStat> {
+    return call<fs.Stats>((done) => fs.fstat(this.descriptor, done)).then(toFileStat)
+  }
+
+  close(): Promise<void> {
+    return call((done) => fs.close(this.descriptor, done))
+  }
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const descriptor = await call<number>((done) => fs.open(directory, fs.constants.O_RDONLY, done))
+  try {
+    await call<void>((done) => fs.fsync(descriptor, done))
+  } finally {
+    await call<void>((done) => fs.close(descriptor, done))
+  }
+}
+
+function watch(directory: string, onChange: () => void): () => void {
+  try {
+    const watcher = fs.watch(directory, { persistent: false }, () => onChange())
+    // A watch is a hint: when it breaks (directory gone, too many watches) its user polls on.
+    watcher.on('error', () => watcher.close())
+    return () => watcher.close()
+  } catch {
+    // Likewise when there are no watches to be had at all.
+    return () => {}
+  }
+}
+
+interface KernelLock {
+  tryLock(descriptor: number): boolean
+}
+
+let kernelLock: KernelLock | undefined
+
+/**
+ * Loaded only when a writer asks for it, so that readers and `lock: false` work on platforms for which
+ * `fs-native-extensions` ships no binary.
+ */
+function loadKernelLock(): KernelLock {
+  kernelLock ??= createRequire(import.meta.url)('fs-native-extensions') as KernelLock
+  return kernelLock
+}
+
+function toFileStat(stats: fs.Stats): FileStat {
+  return { size: stats.size, isDirectory: stats.isDirectory(), device: stats.dev, inode: stats.ino }
+}
+
+/** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */
+function call<T>(start: (done: (error: Error | null, value?: T) => void) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    start((error, value) => {
+      if (error) reject(error)
+      else resolve(value as T)
+    })
+  })
+}

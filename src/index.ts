@@ -1,0 +1,8 @@
+export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from './errors.ts'
+export type { File, FileStat, FileSystem, OpenMode } from './fs/file-system.ts'
+export { nodeFileSystem } from './fs/node-file-system.ts'
+export type { AppendTrace, PoisonMessage, RecoverTrace, RotateTrace } from './ministore/channels.ts'
+export { type JournalEntry, type JournalIterator, JournalStream } from './ministore/journal-stream.ts'
+export { MiniStore, type SegmentInfo } from './ministore/ministore.ts'
+export type { RecoveryReport, TornTail } from './ministore/recovery.ts'
+export type { Codec, OpenOptions, ReadOptions, SchemaOption, StreamOptions } from './ministore/settings.ts'

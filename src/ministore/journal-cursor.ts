@@ -1,0 +1,265 @@
+import { ioError, MiniStoreError } from '../errors.ts'
+import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import type { JournalEnd, JournalSource, JournalView } from './journal-source.ts'
+import type { Batch } from './line-parser.ts'
+import type { RecordCodec } from './record-codec.ts'
+import { SegmentReader } from './segment-reader.ts'
+import { damaged, isSameSegment, type Segment } from './segments.ts'
+import type { StreamSettings } from './settings.ts'
+
+/** How often a name may turn out to belong to another file before that counts as an error. */
+const maxMoves = 1000
+
+/**
+ * Walks a journal record by record, from segment to segment. Opens nothing before the first {@link advance}.
+ *
+ * A reader takes no lock, so the writer may rename and delete segments while it walks. It holds on to the file
+ * it has open, which no rename or deletion takes away, and finds the next segment by sequence number:
+ * when a name leads elsewhere than expected it looks anew, and when the record it wants is
+ * gone it says so. It never steps over a record without a word.
+ */
+export class JournalCursor<T> {
+  readonly #fs: FileSystem
+  readonly #source: JournalSource
+  readonly #codec: RecordCodec<T, never>
+  readonly #settings: StreamSettings
+  readonly #stop = new AbortController()
+  #view: JournalView | undefined
+  #end: JournalEnd | undefined
+  #reader: SegmentReader<T> | undefined
+  /** Sequence number of the next record to load. */
+  #sequence: number | undefined
+  #loaded: Array<Batch<T>> = []
+  #batch: Batch<T> = { firstSequence: 0, records: [] }
+  #index = 0
+  #isDone = false
+  #advancing: Promise<boolean> | undefined
+  #closing: Promise<void> | undefined
+
+  /** @param view how the journal stood when the stream was made; without one it is looked at when first needed. */
+  constructor(
+    fs: FileSystem,
+    source: JournalSource,
+    codec: RecordCodec<T, never>,
+    settings: StreamSettings,
+    view?: JournalView,
+  ) {
+    this.#fs = fs
+    this.#source = source
+    this.#codec = codec
+    this.#settings = settings
+    this.#view = view
+    this.#end = view?.end
+    this.#sequence = settings.from
+  }
+
+  /** Whether a record is loaded: then {@link take} has it at once. */
+  get hasRecord(): boolean {
+    return this.#index < this.#batch.records.length
+  }
+
+  /** Sequence number of the record that {@link take} gives next. */
+  get sequence(): number {
+    return this.#batch.firstSequence + this.#index
+  }
+
+  /** The next record. Only when {@link hasRecord}. */
+  take(): T {
+    return this.#batch.records[this.#index++] as T
+  }
+
+  /**
+   * Loads records until there is one to take; false at the end. Calls must not overlap.
+   *
+   * @throws the first damage, unless it is salvaged, and whatever else goes wrong; then the cursor is closed.
+   */
+  advance(): Promise<boolean> {
+    const advancing = this.#advance()
+    this.#advancing = advancing
+    return advancing
+  }
+
+  /** Frees the file. A pending {@link advance} rejects with the reason. */
+  close(reason?: unknown): Promise<void> {
+    this.#stop.abort(reason)
+    // A file must not be closed under a read that is under way.
+    this.#closing ??= Promise.resolve(this.#advancing)
+      .catch(() => {})
+      .then(() => this.#release())
+    return this.#closing
+  }
+
+  async #advance(): Promise<boolean> {
+    try {
+      for (;;) {
+        this.#stop.signal.throwIfAborted()
+        if (this.hasRecord) return true
+        this.#raise(this.#batch.damage)
+        this.#batch = this.#loaded.shift() ?? { firstSequence: 0, records: [] }
+        this.#index = 0
+        if (this.#batch.records.length > 0 || this.#batch.damage !== undefined) continue
+        if (this.#isDone) {
+          await this.#release()
+          return false
+        }
+        await this.#load()
+      }
+    } catch (error) {
+      await this.#release()
+      this.#isDone = true
+      this.#loaded = []
+      this.#batch = { firstSequence: 0, records: [] }
+      throw this.#stop.signal.aborted ? this.#stop.signal.reason : ioError('read the journal', error, this.#source)
+    }
+  }
+
+  async #release(): Promise<void> {
+    const reader = this.#reader
+    this.#reader = undefined
+    this.#source.close()
+    await reader?.close()
+  }
+
+  async #load(): Promise<void> {
+    const reader = (this.#reader ??= await this.#openSegment())
+    if (reader === undefined) return
+    const { to = Number.POSITIVE_INFINITY } = this.#settings
+    const end = this.#endOf(reader)
+    const batches = await reader.next({
+      from: this.#sequence ?? reader.segment.firstSequence,
+      to,
+      end: end?.bytes ?? Number.POSITIVE_INFINITY,
+      mayBeTorn: end !== undefined && !(this.#view as JournalView).isLive && reader.segment.number === undefined,
+      checkpoints: end === undefined ? [] : (this.#view as JournalView).checkpoints,
+    })
+    if (batches === undefined) return this.#leave(reader)
+    this.#loaded = batches
+    if (reader.nextSequence > (this.#sequence ?? 0)) this.#sequence = reader.nextSequence
+    if (reader.nextSequence > to) this.#isDone = true
+  }
+
+  /** Where reading ends, if that is in this reader's segment. */
+  #endOf(reader: SegmentReader<T>): JournalEnd | undefined {
+    return reader.segment.firstSequence === this.#end?.firstSequence ? this.#end : undefined
+  }
+
+  async #look(since?: JournalView): Promise<JournalView> {
+    const view = await this.#source.look(since)
+    if (this.#settings.follow || this.#end === undefined) this.#end = view.end
+    this.#view = view
+    return view
+  }
+
+  /** Opens the segment that holds the next record; undefined when there is none yet or none at all. */
+  async #openSegment(): Promise<SegmentReader<T> | undefined> {
+    let view = this.#view ?? (await this.#look())
+    for (let moves = 0; moves < maxMoves; moves++) {
+      const first = view.segments[0]
+      if (first === undefined) {
+        await this.#waitForMore(view)
+        return undefined
+      }
+      const wanted = (this.#sequence ??= first.firstSequence)
+      const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
+      if (segment === undefined) throw this.#gone(wanted, first)
+      if (this.#end !== undefined && segment.firstSequence > this.#end.firstSequence) {
+        this.#isDone = true
+        return undefined
+      }
+      try {
+        const reader = await SegmentReader.open(this.#fs, this.#source.path, segment, this.#codec)
+        if (reader !== undefined) return reader
+      } catch (error) {
+        if (!isNotFound(error)) throw error
+      }
+      this.#stop.signal.throwIfAborted()
+      view = await this.#look()
+    }
+    throw new Error(`The segments were renamed ${maxMoves} times while one of them was being opened`)
+  }
+
+  /** Goes on from the end of what may be read of a segment. */
+  async #leave(reader: SegmentReader<T>): Promise<void> {
+    const end = this.#endOf(reader)
+    if (end === undefined) return this.#enterNext(reader)
+    const view = this.#view as JournalView
+    this.#raise(missingBytes(this.#source.path, reader, view, end))
+    if (this.#settings.follow) {
+      reader.forgetRest()
+      return this.#waitForMore(view)
+    }
+    if (reader.segment.number !== undefined && reader.hasRest) this.#raise(unendedLine(this.#source.path, reader))
+    this.#isDone = true
+  }
+
+  async #waitForMore(view: JournalView): Promise<void> {
+    const mayChange = this.#settings.follow && (await this.#source.changedSince(view, this.#stop.signal))
+    if (mayChange) await this.#look(view)
+    else this.#isDone = true
+  }
+
+  /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
+  async #enterNext(reader: SegmentReader<T>): Promise<void> {
+    const { path } = this.#source
+    const next = this.#after(reader) ?? (await this.#look(), this.#after(reader))
+    if (reader.hasRest) this.#raise(unendedLine(path, reader))
+    const { previousCrc32 } = next?.header ?? {}
+    if (previousCrc32 !== undefined && previousCrc32 !== reader.crc32) {
+      this.#raise(damaged(path, reader.segment.name, 'it has changed since it was sealed (wrong checksum)'))
+    }
+    if (next !== undefined && next.firstSequence !== reader.nextSequence) {
+      const problem = `it begins with sequence ${next.firstSequence}, expected ${reader.nextSequence}`
+      this.#raise(damaged(path, next.name, problem, next.firstSequence))
+    }
+    this.#reader = undefined
+    await reader.close()
+    // Without a next segment in sight (deleted meanwhile), the sequence says where to go on, or that it is gone.
+    this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? reader.nextSequence)
+  }
+
+  /** The segment after the reader's, if the view has both. */
+  #after(reader: SegmentReader<T>): Segment | undefined {
+    const { segments } = this.#view as JournalView
+    const at = segments.findIndex((segment) => isSameSegment(segment, reader.segment))
+    return at === -1 ? undefined : segments[at + 1]
+  }
+
+  /** Ends the stream with damage, or reports it. */
+  #raise(damage: MiniStoreError | undefined): void {
+    if (damage === undefined) return
+    if (this.#settings.salvage === undefined) throw damage
+    this.#batch = { firstSequence: this.#batch.firstSequence, records: [] }
+    this.#index = 0
+    this.#settings.salvage(damage)
+  }
+
+  #gone(wanted: number, first: Segment): MiniStoreError {
+    return new MiniStoreError(
+      'ERR_MINISTORE_SEQUENCE_GONE',
+      `Record ${wanted} was removed by retention or truncation; the first there is has sequence ${first.firstSequence}`,
+      { path: this.#source.path, sequence: wanted },
+    )
+  }
+}
+
+/** The damage when a segment holds less than is known to have been in it, or than was read of it before. */
+function missingBytes(
+  path: string,
+  reader: SegmentReader<unknown>,
+  view: JournalView,
+  end: JournalEnd,
+): MiniStoreError | undefined {
+  const known = view.checkpoints.at(-1)?.bytes ?? 0
+  if (reader.bytes < known) {
+    const problem = `it is known to have had ${known} bytes of whole lines and has ${reader.bytes}`
+    return damaged(path, reader.segment.name, problem, reader.nextSequence)
+  }
+  if (reader.bytes <= end.bytes) return undefined
+  const problem = `it was cut to ${end.bytes} bytes after ${reader.bytes} were read: an append that was under way failed`
+  return damaged(path, reader.segment.name, problem, reader.nextSequence)
+}
+
+function unendedLine(path: string, reader: SegmentReader<unknown>): MiniStoreError {
+  const problem = `it is sealed, but its last line, at offset ${reader.bytes}, has no line feed`
+  return damaged(path, reader.segment.name, problem, reader.nextSequence)
+}

@@ -1,0 +1,202 @@
+import { MiniStoreError } from '../errors.ts'
+import { removeIfPresent } from '../fs/atomic-replace.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import type { JournalFiles } from './journal-files.ts'
+import { type ActiveSegment, prepareNextSegment, promoteNextSegment } from './next-segment.ts'
+import { readSeal } from './seal.ts'
+import { missingActiveDamage, sealDamage } from './seal-check.ts'
+import { scanSegment, type SegmentScan } from './segment-scan.ts'
+import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
+import { damaged, inspectActive, type Segment, surveySegments } from './segments.ts'
+import { removeTornTail } from './torn-tail.ts'
+
+/** What opening a journal found and did, besides reading it. */
+export interface RecoveryReport {
+  /** No journal was there; an empty one was made. */
+  readonly isNew: boolean
+  /** There were sealed segments but no whole active one (a crash in rotation); an empty one was made. */
+  readonly isActiveRestored: boolean
+  /** The unacknowledged last write that was removed, if there was one. */
+  readonly torn: TornTail | undefined
+  /** Names of half-made files that were removed. */
+  readonly removedFiles: readonly string[]
+  /** Bytes of the active segment that were read and checked. */
+  readonly scannedBytes: number
+}
+
+/** Bytes that recovery took off the end of the active segment. */
+export interface TornTail {
+  /** Sequence number the record would have had. */
+  readonly sequence: number
+  /** Where in the segment it began. */
+  readonly offset: number
+  readonly bytes: number
+  readonly reason: string
+  /** Path of the file that holds the bytes now. */
+  readonly savedAs: string
+}
+
+/** A journal ready for its writer. */
+export interface RecoveredJournal {
+  readonly sealed: readonly Segment[]
+  readonly active: ActiveSegment
+  /** What the seal on disk says, if there is one. */
+  readonly seal: SegmentPrefix | undefined
+  readonly report: RecoveryReport
+}
+
+/**
+ * Brings a journal into the state its writer needs. The caller holds the lock and the directory exists.
+ *
+ * **Why it is right.** A crash can interrupt an append, a rotation, a deletion, the writing of a seal or an earlier
+ * recovery. An append changes only what follows the acknowledged bytes, and one append is one line, so what it
+ * leaves is at most one line that is not whole at the very end: that is cut, and nothing else ever is. A
+ * rotation renames after all bytes of both segments are durable and makes each rename durable before the next, so it
+ * leaves either the old active segment, or none, or the new one. Deletions go oldest first, one durable before the
+ * next, so they leave a shorter journal without a gap. Seals and evidence appear whole, by rename. Every step
+ * here is of one of these kinds, so a crash in recovery leaves what recovery can start from.
+ *
+ * Checks come first: when anything is damaged it rejects and has changed nothing.
+ *
+ * Before it resolves, what it found is made durable: a writer that was killed may have left bytes and names that only
+ * the page cache knows.
+ */
+export async function recoverJournal(fs: FileSystem, files: JournalFiles): Promise<RecoveredJournal> {
+  const survey = await surveySegments(fs, files, await inspectActive(fs, files))
+  const seal = await readSeal(fs, files.seal)
+  const leftovers = survey.names.filter((name) => files.isLeftover(name))
+  const last = survey.segments.at(-1)
+  if (last === undefined || last.number !== undefined) {
+    const active = await restoreActive(fs, files, { last, seal, leftovers })
+    const isNew = last === undefined
+    const report = { isNew, isActiveRestored: !isNew, torn: undefined, removedFiles: leftovers, scannedBytes: 0 }
+    return { sealed: survey.segments, active, seal: undefined, report }
+  }
+  const sealed = survey.segments.slice(0, -1)
+  const { active, torn, isSealKept } = await recoverActive(fs, files, { sealed, last, seal, leftovers })
+  return {
+    sealed,
+    active,
+    seal: isSealKept ? seal : undefined,
+    report: { isNew: false, isActiveRestored: false, torn, removedFiles: leftovers, scannedBytes: last.bytes },
+  }
+}
+
+/** Makes an active segment where there is none, or only the beginning of a header. */
+async function restoreActive(
+  fs: FileSystem,
+  files: JournalFiles,
+  found: {
+    readonly last: Segment | undefined
+    readonly seal: SegmentPrefix | undefined
+    readonly leftovers: readonly string[]
+  },
+): Promise<ActiveSegment> {
+  const { last, seal } = found
+  const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
+  const damage = missingActiveDamage(files, seal, before?.atCheckpoint)
+  if (damage !== undefined) throw damage
+  await removeLeftovers(fs, files, found.leftovers)
+  // The seal of another active segment would contradict the one made here.
+  if (await removeIfPresent(fs, files.seal)) await fs.syncDirectory(files.directory)
+  const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
+  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: before?.prefix.crc32 })
+  await closeOnFailure(active, promoteNextSegment(fs, files))
+  return active
+}
+
+async function scanSealed(
+  fs: FileSystem,
+  files: JournalFiles,
+  segment: Segment,
+  seal: SegmentPrefix | undefined,
+): Promise<SegmentScan> {
+  const file = await fs.open(segment.path, 'read')
+  try {
+    const scan = await scanSegment(file, { end: segment.bytes, checkpoint: seal?.bytes })
+    const reason = scan.damage?.reason ?? scan.torn?.reason
+    if (reason !== undefined) throw lineDamage(files, segment, scan.prefix, reason)
+    return scan
+  } finally {
+    await file.close()
+  }
+}
+
+async function recoverActive(
+  fs: FileSystem,
+  files: JournalFiles,
+  found: {
+    readonly sealed: readonly Segment[]
+    readonly last: Segment
+    readonly seal: SegmentPrefix | undefined
+    readonly leftovers: readonly string[]
+  },
+): Promise<{ active: ActiveSegment; torn: TornTail | undefined; isSealKept: boolean }> {
+  const { sealed, last, seal, leftovers } = found
+  const file = await fs.open(last.path, 'write')
+  try {
+    const scan = await scanSegment(file, { end: last.bytes, checkpoint: seal?.bytes })
+    const { prefix } = scan
+    if (scan.damage !== undefined) throw lineDamage(files, last, prefix, scan.damage.reason)
+    const mismatch = seal === undefined ? undefined : sealDamage(files, last, seal, scan)
+    const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, { sealed, last, seal }))
+    if (mismatch !== undefined && !isForeign) throw mismatch
+    await removeLeftovers(fs, files, leftovers)
+    if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
+    const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
+    const savedAs = torn === undefined ? undefined : await removeTornTail(fs, files, file, torn)
+    await file.sync()
+    await fs.syncDirectory(files.directory)
+    return {
+      active: { segment: { ...last, bytes: prefix.bytes }, file, prefix },
+      torn: torn === undefined || savedAs === undefined ? undefined : { ...torn, savedAs: files.at(savedAs) },
+      isSealKept: !isForeign,
+    }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/**
+ * Whether a seal that does not fit the active segment fits the one sealed last. That happens when another program
+ * rotated, the Rust crate for one: it writes headers without a sequence number and knows of no seals.
+ */
+async function isSealOfSealed(
+  fs: FileSystem,
+  files: JournalFiles,
+  found: { readonly sealed: readonly Segment[]; readonly last: Segment; readonly seal: SegmentPrefix | undefined },
+): Promise<boolean> {
+  const before = found.sealed.at(-1)
+  if (found.last.header.sequence !== undefined || before === undefined || found.seal === undefined) return false
+  const { atCheckpoint } = await scanSealed(fs, files, before, found.seal)
+  return atCheckpoint !== undefined && samePrefix(atCheckpoint, found.seal)
+}
+
+async function removeLeftovers(fs: FileSystem, files: JournalFiles, names: readonly string[]): Promise<void> {
+  for (const name of names) await removeIfPresent(fs, files.at(name))
+  if (names.length > 0) await fs.syncDirectory(files.directory)
+}
+
+function nextOf(segment: Segment, prefix: SegmentPrefix): number {
+  return segment.firstSequence + prefix.records
+}
+
+function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix, reason: string): MiniStoreError {
+  const sequence = nextOf(segment, before)
+  // The line after the header and the records before it.
+  const line = before.records + 2
+  const error = damaged(files.path, segment.name, `${reason} (line ${line}, offset ${before.bytes})`, sequence)
+  return new MiniStoreError('ERR_MINISTORE_CORRUPT', error.message, {
+    path: files.path, segment: segment.name, line, offset: before.bytes, sequence,
+  })
+}
+
+async function closeOnFailure(active: ActiveSegment, step: Promise<void>): Promise<void> {
+  try {
+    await step
+  } catch (error) {
+    await active.file.close()
+    throw error
+  }
+}

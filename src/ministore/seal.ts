@@ -1,0 +1,48 @@
+import { crc32 } from 'node:zlib'
+
+import { replaceFile } from '../fs/atomic-replace.ts'
+import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { formatCrc32, parseCrc32, type SegmentPrefix } from './segment-prefix.ts'
+
+/** The seal's line, `\n` included: what is known of a prefix of the active segment, and a checksum of the line itself. */
+export function formatSeal(prefix: SegmentPrefix): string {
+  const facts = `bytes=${prefix.bytes} records=${prefix.records} crc32=${formatCrc32(prefix.crc32)}`
+  return `${facts} check=${formatCrc32(crc32(facts))}\n`
+}
+
+/** Reads a seal's line; undefined when it is not whole. */
+export function parseSeal(text: string): SegmentPrefix | undefined {
+  const match = /^(bytes=(\d+) records=(\d+) crc32=([0-9a-f]{8})) check=([0-9a-f]{8})\n$/.exec(text)
+  if (match === null) return undefined
+  const [, facts = '', bytes = '', records = '', checksum, check] = match
+  const crc = parseCrc32(checksum)
+  if (crc === undefined || parseCrc32(check) !== crc32(facts)) return undefined
+  return { bytes: Number(bytes), records: Number(records), crc32: crc }
+}
+
+/**
+ * The seal on disk, or undefined when there is none that is whole. A seal is an extra: without it a journal is
+ * as readable as with it, only damage at rest in the active segment stays unseen.
+ */
+export async function readSeal(fs: FileSystem, sealPath: string): Promise<SegmentPrefix | undefined> {
+  try {
+    const file = await fs.open(sealPath, 'read')
+    try {
+      const buffer = Buffer.alloc(maxSealBytes)
+      const length = await file.read(buffer, 0)
+      return parseSeal(buffer.toString('latin1', 0, length))
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
+}
+
+/** Puts a seal in place, atomically and durably. */
+export async function writeSeal(fs: FileSystem, sealPath: string, prefix: SegmentPrefix): Promise<void> {
+  await replaceFile(fs, sealPath, Buffer.from(formatSeal(prefix)))
+}
+
+const maxSealBytes = 256

@@ -1,0 +1,179 @@
+import { crc32 } from 'node:zlib'
+
+import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
+import { LineBlocks, LineTooLongError } from './line-blocks.ts'
+import { isCleanLine, offsetAfterLines } from './line-checks.ts'
+import { type Batch, LineParser } from './line-parser.ts'
+import type { RecordCodec } from './record-codec.ts'
+import { countLines, type SegmentPrefix } from './segment-prefix.ts'
+import { damaged, isSameSegment, readHeader, type Segment } from './segments.ts'
+
+const newline = 0x0a
+
+/** What a read is bounded by. */
+export interface ReadBounds {
+  /** Sequence number below which records are passed over without being parsed. */
+  readonly from: number
+  /** Sequence number of the last record wanted. */
+  readonly to: number
+  /** Bytes of the segment that may be read. */
+  readonly end: number
+  /** Whether the last line before the end may be one that a crash tore. */
+  readonly mayBeTorn: boolean
+  /** What is known of the segment's beginning. */
+  readonly checkpoints: readonly SegmentPrefix[]
+}
+
+/** Reads one segment front to back. Holds one open file and one block of lines. */
+export class SegmentReader<T> {
+  readonly segment: Segment
+  readonly #path: string
+  readonly #file: File
+  readonly #blocks: LineBlocks
+  readonly #parser: LineParser<T>
+  /** All that was read: bytes, records, checksum. */
+  #bytes = 0
+  #lines = 0
+  #crc32 = 0
+
+  private constructor(path: string, segment: Segment, file: File, codec: RecordCodec<T, never>) {
+    this.segment = segment
+    this.#path = path
+    this.#file = file
+    this.#blocks = new LineBlocks(file)
+    // One function for all lines: one more made for each would be felt in a replay.
+    const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
+    this.#parser = new LineParser<T>(
+      (line) => codec.decode(line, where),
+      (reason, { line, offset }) =>
+        new MiniStoreError(
+          'ERR_MINISTORE_CORRUPT',
+          `The journal ${path} is damaged at ${segment.name}, line ${line}, offset ${offset}: ${reason}`,
+          where(),
+        ),
+    )
+  }
+
+  /** Opens a segment; undefined when its name now belongs to another file, or to none. */
+  static async open<T>(
+    fs: FileSystem,
+    path: string,
+    segment: Segment,
+    codec: RecordCodec<T, never>,
+  ): Promise<SegmentReader<T> | undefined> {
+    const file = await fs.open(segment.path, 'read')
+    try {
+      const { inode, size } = await file.stat()
+      // A header that was damaged when it was looked at is so still; what counts is that it is the same.
+      const header = await readHeader(file, { path, segment: segment.name }, () => {})
+      const isSame = header !== undefined && isSameSegment(segment, { ...segment, inode, header, bytes: size })
+      if (isSame) return new SegmentReader(path, segment, file, codec)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+    await file.close()
+    return undefined
+  }
+
+  /** Sequence number of the next line. */
+  get nextSequence(): number {
+    // The first line is the header.
+    return this.segment.firstSequence + Math.max(this.#lines - 1, 0)
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  get crc32(): number {
+    return this.#crc32
+  }
+
+  /** Whether the last read met bytes after the last whole line. */
+  get hasRest(): boolean {
+    return this.#blocks.rest.length > 0
+  }
+
+  /** Prepares for reading on after the segment may have changed behind what was read. */
+  forgetRest(): void {
+    this.#blocks.forgetRest()
+  }
+
+  /** The next records, perhaps none of a block, or undefined when the bounds are reached. */
+  async next(bounds: ReadBounds): Promise<Array<Batch<T>> | undefined> {
+    const block = await this.#nextBlock(bounds)
+    if (block === undefined) return undefined
+    const start = this.#bytes
+    const damage = this.#checkAgainst(bounds.checkpoints, block)
+    this.#bytes += block.length
+    this.#crc32 = crc32(block, this.#crc32)
+    const lines = start === 0 ? block.subarray(this.segment.header.bytes) : block
+    if (start === 0) this.#lines = 1
+    const batches = await this.#parse(lines, this.#bytes - lines.length, bounds)
+    if (damage !== undefined) batches.push({ firstSequence: this.nextSequence, records: [], damage })
+    return batches
+  }
+
+  async close(): Promise<void> {
+    this.#parser.close()
+    await this.#file.close()
+  }
+
+  async #nextBlock(bounds: ReadBounds): Promise<Buffer | undefined> {
+    let block: Buffer | undefined
+    try {
+      block = await this.#blocks.next(bounds.end)
+    } catch (error) {
+      if (!(error instanceof LineTooLongError)) throw error
+      throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, this.nextSequence)
+    }
+    const isLast = block !== undefined && this.#blocks.offset === bounds.end
+    if (block === undefined || !isLast || !bounds.mayBeTorn) return block
+    const lastLine = block.lastIndexOf(newline, block.length - 2) + 1
+    if (isCleanLine(block.subarray(lastLine, -1))) return block
+    this.#blocks.takeBack(block.length - lastLine)
+    return lastLine === 0 ? undefined : block.subarray(0, lastLine)
+  }
+
+  async #parse(lines: Buffer, offset: number, bounds: ReadBounds): Promise<Array<Batch<T>>> {
+    if (lines.length === 0) return []
+    const start = { sequence: this.nextSequence, line: this.#lines + 1, offset }
+    let wanted = lines
+    const passedOver = bounds.from - start.sequence
+    if (passedOver > 0) {
+      const count = countLines(lines)
+      if (count <= passedOver) {
+        this.#lines += count
+        return []
+      }
+      wanted = lines.subarray(offsetAfterLines(lines, passedOver))
+      start.sequence += passedOver
+      start.line += passedOver
+      start.offset += lines.length - wanted.length
+    }
+    const batches = await this.#parser.parse(wanted, start)
+    this.#lines = start.line - 1 + this.#parser.lines
+    return this.nextSequence - 1 > bounds.to ? batches.flatMap((batch) => upTo(batch, bounds.to)) : batches
+  }
+
+  /** The damage that a known checksum shows in this block or before it, if it ends in this block. */
+  #checkAgainst(checkpoints: readonly SegmentPrefix[], block: Buffer): MiniStoreError | undefined {
+    for (const { bytes, crc32: expected } of checkpoints) {
+      if (bytes <= this.#bytes || bytes > this.#bytes + block.length) continue
+      const found = crc32(block.subarray(0, bytes - this.#bytes), this.#crc32)
+      if (found !== expected) {
+        return damaged(this.#path, this.segment.name, `a byte among the first ${bytes} has changed (wrong checksum)`)
+      }
+    }
+    return undefined
+  }
+}
+
+/** The part of a batch that is not after `to`. */
+function upTo<T>(batch: Batch<T>, to: number): Array<Batch<T>> {
+  const wanted = to - batch.firstSequence + 1
+  if (wanted > batch.records.length) return [batch]
+  return wanted <= 0 ? [] : [{ firstSequence: batch.firstSequence, records: batch.records.slice(0, wanted) }]
+}

@@ -1,0 +1,233 @@
+import { constants } from 'node:buffer'
+
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
+import type { MiniStoreError } from '../errors.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import { nodeFileSystem } from '../fs/node-file-system.ts'
+import { boolean, type Fields, fields, integer, isObject, shown } from '../options.ts'
+
+/**
+ * How a record becomes the text of one line and back; replaces `JSON.stringify` and `JSON.parse`, for example by
+ * superjson, devalue or an encryption.
+ *
+ * `encode` must give a non-empty text without a line feed or NUL and without half surrogate pairs; anything else is
+ * refused when it is appended. Both are synchronous and may throw.
+ */
+export interface Codec<Input = unknown, Output = Input> {
+  encode(record: Input): string
+  decode(line: string): Output
+}
+
+/** Where files live; for tests, see `@mini-ts/ministore/testing`. */
+interface FileSystemOption {
+  /** @default the file system of this machine */
+  readonly fileSystem?: FileSystem | undefined
+}
+
+/** Options of `MiniStore.open`. */
+export interface OpenOptions<Input = unknown, Output = Input> extends FileSystemOption {
+  /**
+   * Bytes a segment may hold, header included, before an append begins the next one. Only a record, or one
+   * `appendAll`, that is larger than this alone makes a larger segment.
+   *
+   * @default 67_108_864 (64 MiB); minimum 1
+   */
+  readonly maxBytesPerSegment?: number | undefined
+  /**
+   * Segments to keep, the active one included. When a rotation makes more, the oldest are deleted with all
+   * their records; opening deletes none.
+   *
+   * @default Infinity; minimum 1
+   */
+  readonly maxSegments?: number | undefined
+  /**
+   * Bytes one encoded record may have, its line feed not counted. A larger one is refused, nothing is written.
+   *
+   * @default 16_777_216 (16 MiB); minimum 1, maximum the longest string of the platform (about 512 MiB)
+   */
+  readonly maxRecordBytes?: number | undefined
+  /** Replaces JSON. @default JSON.stringify and JSON.parse */
+  readonly codec?: Codec<Input, Output> | undefined
+  /**
+   * `false` opens without the kernel's lock, for platforms and file systems that have none: then nothing but you keeps a
+   * second process from writing, which destroys the journal.
+   *
+   * @default true
+   */
+  readonly lock?: boolean | undefined
+}
+
+/** The range and the manner of a replay. */
+export interface StreamOptions {
+  /** First sequence number, inclusive. @default the first record there is */
+  readonly from?: number | undefined
+  /** Last sequence number, inclusive. @default the last record acknowledged when the stream was made */
+  readonly to?: number | undefined
+  /** Ends the stream with the signal's reason and frees its file. */
+  readonly signal?: AbortSignal | undefined
+  /**
+   * Goes on with records as they are appended, after those that are there. Ends with `to`, with the signal, or when
+   * the store it was made from is closed.
+   *
+   * @default false
+   */
+  readonly follow?: boolean | undefined
+  /**
+   * Is told of every damage, in its place among the records, instead of the stream ending there; what is damaged
+   * is left out. Without it the first damage ends the stream with its error.
+   */
+  readonly salvage?: ((damage: MiniStoreError) => void) | undefined
+}
+
+/** Options of the static readers, which take a path instead of an open store. */
+export interface ReadOptions<Output = unknown> extends StreamOptions, FileSystemOption {
+  /** Replaces JSON. @default JSON.parse */
+  readonly codec?: Pick<Codec<never, Output>, 'decode'> | undefined
+  /**
+   * Milliseconds between looks at the journal while following another process's writer; a directory watch makes it
+   * quicker where there is one.
+   *
+   * @default 100; minimum 1
+   */
+  readonly pollIntervalMs?: number | undefined
+}
+
+/** A schema beside other options: its types flow into the store. */
+export interface SchemaOption<Schema extends StandardSchemaV1> {
+  readonly schema: Schema
+}
+
+const defaultMaxBytesPerSegment = 64 * 1024 * 1024
+const defaultMaxRecordBytes = 16 * 1024 * 1024
+const defaultPollIntervalMs = 100
+
+/** Options of a writer, checked and complete. */
+export interface WriterSettings {
+  readonly maxBytesPerSegment: number
+  readonly maxSegments: number
+  readonly maxRecordBytes: number
+  readonly lock: boolean
+  readonly codec: Codec | undefined
+  readonly schema: StandardSchemaV1 | undefined
+  readonly fileSystem: FileSystem
+}
+
+/** Options of a replay, checked and complete. */
+export interface StreamSettings {
+  readonly from: number | undefined
+  readonly to: number | undefined
+  readonly signal: AbortSignal | undefined
+  readonly follow: boolean
+  readonly salvage: ((damage: MiniStoreError) => void) | undefined
+}
+
+/** Options of a static reader, checked and complete. */
+export interface ReadSettings extends StreamSettings {
+  readonly codec: Pick<Codec, 'decode'> | undefined
+  readonly schema: StandardSchemaV1 | undefined
+  readonly pollIntervalMs: number
+  readonly fileSystem: FileSystem
+}
+
+/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+export function writerSettings(options: unknown): WriterSettings {
+  const given = fields(options, [
+    'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'fileSystem',
+  ])
+  return {
+    maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], {
+      otherwise: defaultMaxBytesPerSegment,
+    }),
+    maxSegments:
+      given['maxSegments'] === Number.POSITIVE_INFINITY
+        ? Number.POSITIVE_INFINITY
+        : integer('maxSegments', given['maxSegments'], { otherwise: Number.POSITIVE_INFINITY }),
+    maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
+      otherwise: defaultMaxRecordBytes,
+      most: constants.MAX_STRING_LENGTH,
+    }),
+    lock: boolean('lock', given['lock'], true),
+    codec: codec(given['codec'], ['encode', 'decode']),
+    schema: schema(given['schema']),
+    fileSystem: fileSystem(given['fileSystem']),
+  }
+}
+
+/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+export function streamSettings(options: unknown): StreamSettings {
+  return range(fields(options, streamNames))
+}
+
+/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+export function readSettings(options: unknown): ReadSettings {
+  const given = fields(options, [...streamNames, 'schema', 'codec', 'pollIntervalMs', 'fileSystem'])
+  return {
+    ...range(given),
+    codec: codec(given['codec'], ['decode']),
+    schema: schema(given['schema']),
+    pollIntervalMs: integer('pollIntervalMs', given['pollIntervalMs'], {
+      otherwise: defaultPollIntervalMs,
+      most: 0x7fffffff,
+    }),
+    fileSystem: fileSystem(given['fileSystem']),
+  }
+}
+
+/** @throws {TypeError | RangeError} unless it is a sequence number: a whole number, 1 or greater. */
+export function sequenceNumber(name: string, value: unknown): number {
+  return integer(name, value)
+}
+
+const streamNames = ['from', 'to', 'signal', 'follow', 'salvage']
+
+function range(given: Fields): StreamSettings {
+  const from = optional(given['from'], (value) => sequenceNumber('from', value))
+  const to = optional(given['to'], (value) => sequenceNumber('to', value))
+  if (from !== undefined && to !== undefined && to < from) {
+    throw new RangeError(`Expected \`to\` to be \`from\` (${from}) or greater, got ${to}`)
+  }
+  const { signal, salvage } = given
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new TypeError(`Expected \`signal\` to be an AbortSignal, got ${shown(signal)}`)
+  }
+  if (salvage !== undefined && typeof salvage !== 'function') {
+    throw new TypeError(`Expected \`salvage\` to be a function, got ${shown(salvage)}`)
+  }
+  return {
+    from,
+    to,
+    signal,
+    follow: boolean('follow', given['follow'], false),
+    salvage: salvage as StreamSettings['salvage'],
+  }
+}
+
+function codec(value: unknown, methods: readonly string[]): Codec | undefined {
+  if (value === undefined) return undefined
+  const isWhole = isObject(value) && methods.every((method) => typeof Reflect.get(value, method) === 'function')
+  if (!isWhole) throw new TypeError(`Expected \`codec\` to have ${methods.join(' and ')}, got ${shown(value)}`)
+  return value as Codec
+}
+
+function schema(value: unknown): StandardSchemaV1 | undefined {
+  if (value === undefined) return undefined
+  // Some libraries' schemas are functions (arktype), others objects.
+  const standard: unknown = isObject(value) || typeof value === 'function' ? Reflect.get(value, '~standard') : undefined
+  if (!isObject(standard) || typeof Reflect.get(standard, 'validate') !== 'function') {
+    throw new TypeError(`Expected \`schema\` to be a Standard Schema (zod, valibot, arktype …), got ${shown(value)}`)
+  }
+  return value as StandardSchemaV1
+}
+
+function fileSystem(value: unknown): FileSystem {
+  if (value === undefined) return nodeFileSystem
+  if (!isObject(value) || typeof Reflect.get(value, 'syncDirectory') !== 'function') {
+    throw new TypeError(`Expected \`fileSystem\` to be a FileSystem, got ${shown(value)}`)
+  }
+  return value as FileSystem
+}
+
+function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
+  return value === undefined ? undefined : check(value)
+}

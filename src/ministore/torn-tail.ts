@@ -1,0 +1,108 @@
+import { dirname } from 'node:path'
+
+import { removeIfPresent, temporarySuffix, writeFully } from '../fs/atomic-replace.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
+import type { JournalFiles } from './journal-files.ts'
+
+const copyBytes = 64 * 1024
+
+/**
+ * Moves the bytes from `offset` to the end of the active segment into a file of their own, as evidence, and
+ * resolves with its name once both are durable.
+ *
+ * The copy is whole and durable before anything is cut. A crash in between leaves copy and tail; the next recovery
+ * finds the same bytes again and makes no second copy. No file that is there is ever overwritten.
+ */
+export async function removeTornTail(
+  fs: FileSystem,
+  files: JournalFiles,
+  file: File,
+  tail: { readonly offset: number; readonly bytes: number; readonly sequence: number },
+): Promise<string> {
+  const name = await saveTail(fs, files, file, tail)
+  await file.truncate(tail.offset)
+  await file.sync()
+  return name
+}
+
+async function saveTail(
+  fs: FileSystem,
+  files: JournalFiles,
+  source: File,
+  tail: { readonly offset: number; readonly bytes: number; readonly sequence: number },
+): Promise<string> {
+  const names = await fs.list(files.directory)
+  for (let copy = 1; ; copy++) {
+    const name = files.tornName(tail.sequence, copy)
+    const path = files.at(name)
+    if (!names.includes(name)) {
+      await copyTail(fs, source, tail, path)
+      return name
+    }
+    if (await holdsSame(fs, source, tail, path)) {
+      // From a recovery that was cut short; its name may not be durable yet.
+      await fs.syncDirectory(files.directory)
+      return name
+    }
+  }
+}
+
+async function copyTail(
+  fs: FileSystem,
+  source: File,
+  tail: { readonly offset: number; readonly bytes: number },
+  path: string,
+): Promise<void> {
+  const temporary = path + temporarySuffix
+  await removeIfPresent(fs, temporary)
+  const target = await fs.open(temporary, 'create')
+  try {
+    for await (const { bytes, position } of chunks(source, tail)) await writeFully(target, bytes, position)
+    await target.sync()
+  } finally {
+    await target.close()
+  }
+  await fs.rename(temporary, path)
+  await fs.syncDirectory(dirname(path))
+}
+
+async function holdsSame(
+  fs: FileSystem,
+  source: File,
+  tail: { readonly offset: number; readonly bytes: number },
+  path: string,
+): Promise<boolean> {
+  const evidence = await fs.open(path, 'read')
+  try {
+    if ((await evidence.stat()).size !== tail.bytes) return false
+    const same = Buffer.alloc(copyBytes)
+    for await (const { bytes, position } of chunks(source, tail)) {
+      const other = same.subarray(0, bytes.length)
+      await readFully(evidence, other, position)
+      if (!other.equals(bytes)) return false
+    }
+    return true
+  } finally {
+    await evidence.close()
+  }
+}
+
+async function* chunks(
+  source: File,
+  tail: { readonly offset: number; readonly bytes: number },
+): AsyncGenerator<{ readonly bytes: Buffer; readonly position: number }> {
+  const buffer = Buffer.alloc(copyBytes)
+  for (let position = 0; position < tail.bytes; position += copyBytes) {
+    const bytes = buffer.subarray(0, Math.min(copyBytes, tail.bytes - position))
+    await readFully(source, bytes, tail.offset + position)
+    yield { bytes, position }
+  }
+}
+
+async function readFully(file: File, buffer: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < buffer.length; ) {
+    const read = await file.read(buffer.subarray(done), position + done)
+    if (read === 0) throw new Error(`The file ended at ${position + done}, expected ${buffer.length - done} more bytes`)
+    done += read
+  }
+}

@@ -1,0 +1,321 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { isBuiltin } from 'node:module'
+import { join, posix, sep } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+import { parseAst } from 'vitest/node'
+
+/**
+ * Which parts of src may import which others: the import direction of the design, as data.
+ *
+ * A part is a folder of src, or a file that lies directly in it, by its name without extension.
+ * A part always may import from itself. What is not in the table may not be in src.
+ */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  errors: [],
+  options: ['errors'],
+  fs: ['errors', 'options'],
+  ministore: ['errors', 'options', 'fs'],
+  minisnap: ['errors', 'options', 'fs'],
+  ministate: ['errors', 'options', 'ministore', 'minisnap'],
+  miniqueue: ['errors', 'options', 'ministate'],
+  // The face of the module `ministore`, which is the package itself.
+  index: ['errors', 'options', 'fs', 'ministore'],
+  cli: ['errors', 'options', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],
+  // Published for users' own crash tests: it stands beside the bricks and must not lean on them.
+  testing: ['errors', 'fs'],
+}
+
+const MAX_LINES_PER_FILE = 300
+
+const ROOT = join(import.meta.dirname, '..')
+const sources = readSources(join(ROOT, 'src'))
+const runtimeDependencies = Object.keys(
+  (JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object }).dependencies,
+)
+
+describe('src', () => {
+  test('is found: at least the leaves and the file-system port', () => {
+    expect([...sources.keys()]).toEqual(expect.arrayContaining(['errors.ts', 'fs/file-system.ts']))
+  })
+
+  test('imports only in the direction of the design', () => {
+    expect(wrongDirections(sources)).toEqual([])
+  })
+
+  test('imports only files that exist, by their full name', () => {
+    expect(danglingImports(sources)).toEqual([])
+  })
+
+  test('imports no package but node itself and the runtime dependencies', () => {
+    expect(foreignImports(sources, runtimeDependencies)).toEqual([])
+  })
+
+  test('has no import cycle', () => {
+    expect(importCycles(sources)).toEqual([])
+  })
+
+  test(`has no file longer than ${MAX_LINES_PER_FILE} lines`, () => {
+    expect(longFiles(sources)).toEqual([])
+  })
+})
+
+describe('the checks themselves', () => {
+  test('every form of import is seen, and which of them are erased with the types', () => {
+    const source = `
+      import './effect.ts'
+      import plain, * as all from "./plain.ts"
+      import type { Only } from './only-types.ts'
+      import { type Inline } from './inline.ts'
+      import {
+        many,
+        lines,
+      } from './many-lines.ts'
+      export { re } from './re-export.ts'
+      export * from './star.ts'
+      export type { Shape } from './shape.ts'
+      let value: import('./in-a-type.ts').Value
+      const later = await import('./dynamic.ts')
+    `
+    expect(importsOf(source)).toEqual([
+      { specifier: './effect.ts', isTypeOnly: false },
+      { specifier: './plain.ts', isTypeOnly: false },
+      { specifier: './only-types.ts', isTypeOnly: true },
+      // With verbatimModuleSyntax the statement stays, as `import {}`.
+      { specifier: './inline.ts', isTypeOnly: false },
+      { specifier: './many-lines.ts', isTypeOnly: false },
+      { specifier: './re-export.ts', isTypeOnly: false },
+      { specifier: './star.ts', isTypeOnly: false },
+      { specifier: './shape.ts', isTypeOnly: true },
+      { specifier: './in-a-type.ts', isTypeOnly: true },
+      { specifier: './dynamic.ts', isTypeOnly: false },
+    ])
+  })
+
+  test('comments, strings and templates that look like imports are not imports', () => {
+    const source = `
+      // import a from './comment.ts'
+      /** @example import b from './docs.ts' */
+      const text = "import c from './string.ts'"
+      const template = \`export * from './template.ts'\`
+    `
+    expect(importsOf(source)).toEqual([])
+  })
+
+  test('an import against the direction is reported with its file and what it imports', () => {
+    const tree = treeOf({
+      'errors.ts': `import { open } from './fs/node.ts'`,
+      'fs/node.ts': `import type { Store } from '../ministore/store.ts'`,
+      'ministore/store.ts': `import { node } from '../fs/node.ts'`,
+      'testing/simulation.ts': `export { node } from '../fs/node.ts'\nexport * from '../ministore/store.ts'`,
+      'miniqueue/queue.ts': `import { Store } from '../ministore/store.ts'`,
+    })
+    expect(wrongDirections(tree)).toEqual([
+      'errors.ts: errors may not import fs (./fs/node.ts)',
+      'fs/node.ts: fs may not import ministore (../ministore/store.ts)',
+      'testing/simulation.ts: testing may not import ministore (../ministore/store.ts)',
+      'miniqueue/queue.ts: miniqueue may not import ministore (../ministore/store.ts)',
+    ])
+  })
+
+  test('a folder that the table does not know is reported, even when it imports nothing', () => {
+    expect(wrongDirections(treeOf({ 'utils/misc.ts': '' }))).toEqual([
+      'utils/misc.ts: utils is not in the table of what may import what',
+    ])
+  })
+
+  test('an import that leads out of src is reported', () => {
+    expect(wrongDirections(treeOf({ 'errors.ts': `import x from '../test/x.ts'` }))).toEqual([
+      'errors.ts: errors may not import .. (../test/x.ts)',
+    ])
+  })
+
+  test('an import of a file that is not there is reported', () => {
+    expect(danglingImports(treeOf({ 'errors.ts': `import x from './option.ts'` }))).toEqual([
+      'errors.ts: ./option.ts does not exist',
+    ])
+  })
+
+  test('a package that is not a runtime dependency is reported; subpaths and scopes are understood', () => {
+    const tree = treeOf({
+      'errors.ts': `
+        import a from 'node:fs/promises'
+        import b from 'good'
+        import c from 'good/sub'
+        import d from '@scope/good/sub'
+        import e from 'vitest'
+        import f from '@scope/bad'
+        import g from 'fs'
+      `,
+    })
+    expect(foreignImports(tree, ['good', '@scope/good'])).toEqual([
+      'errors.ts: vitest',
+      'errors.ts: @scope/bad',
+      'errors.ts: write node:fs',
+    ])
+  })
+
+  test('a cycle through three files is reported once, by its path', () => {
+    const tree = treeOf({
+      'fs/a.ts': `import { b } from './b.ts'`,
+      'fs/b.ts': `import { c } from './c.ts'`,
+      'fs/c.ts': `import { a } from './a.ts'`,
+      'fs/d.ts': `import { a } from './a.ts'`,
+    })
+    expect(importCycles(tree)).toEqual(['fs/a.ts → fs/b.ts → fs/c.ts → fs/a.ts'])
+  })
+
+  test('a file that imports itself is a cycle', () => {
+    expect(importCycles(treeOf({ 'fs/a.ts': `export * from './a.ts'` }))).toEqual(['fs/a.ts → fs/a.ts'])
+  })
+
+  test('a cycle that is erased with the types is none, nor is a file reached on two ways', () => {
+    const tree = treeOf({
+      'fs/a.ts': `import { b } from './b.ts'\nimport { c } from './c.ts'`,
+      'fs/b.ts': `import { c } from './c.ts'\nimport type { A } from './a.ts'`,
+      'fs/c.ts': '',
+    })
+    expect(importCycles(tree)).toEqual([])
+  })
+
+  test('a file with one line too many is reported, one with just as many is not', () => {
+    const lines = (count: number) => 'x\n'.repeat(count)
+    expect(longFiles(treeOf({ 'errors.ts': lines(300), 'options.ts': lines(301) }))).toEqual([
+      'options.ts: 301 lines',
+    ])
+  })
+})
+
+/** One source file: its text and what it imports. */
+interface Source {
+  readonly text: string
+  readonly imports: readonly Import[]
+}
+
+interface Import {
+  /** As written: relative, a package or `node:…`. */
+  readonly specifier: string
+  /** Whether the compiler removes it, so that it cannot be part of a cycle at run time. */
+  readonly isTypeOnly: boolean
+}
+
+/** Sources by their path relative to src, with `/`. */
+type Tree = ReadonlyMap<string, Source>
+
+function readSources(folder: string): Tree {
+  const texts: Record<string, string> = {}
+  for (const name of readdirSync(folder, { recursive: true, encoding: 'utf8' }).toSorted()) {
+    if (name.endsWith('.ts')) texts[name.split(sep).join('/')] = readFileSync(join(folder, name), 'utf8')
+  }
+  return treeOf(texts)
+}
+
+function treeOf(texts: Readonly<Record<string, string>>): Tree {
+  return new Map(Object.entries(texts).map(([path, text]) => [path, { text, imports: importsOf(text) }]))
+}
+
+/**
+ * Everything that a TypeScript source imports, in the order of the text.
+ *
+ * Vite's parser is used, by way of vitest, because a regular expression cannot tell code from comments and
+ * strings, and typescript 7 has no parser to call yet.
+ */
+function importsOf(text: string): Import[] {
+  const found: Import[] = []
+  const visit = (node: unknown): void => {
+    if (Array.isArray(node)) {
+      for (const element of node) visit(element)
+    } else if (isNode(node)) {
+      if (isNode(node.source) && typeof node.source.value === 'string') {
+        const isTypeOnly = [node.importKind, node.exportKind].includes('type') || node.type === 'TSImportType'
+        found.push({ specifier: node.source.value, isTypeOnly })
+      }
+      for (const child of Object.values(node)) visit(child)
+    }
+  }
+  // oxlint-disable-next-line typescript/no-deprecated -- its successor is in vite, which is not ours
+  visit(parseAst(text, { lang: 'ts' }))
+  return found
+}
+
+/** A node of an ESTree; `source` is what it imports from, on all kinds of nodes that import. */
+function isNode(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function wrongDirections(tree: Tree): string[] {
+  return [...tree].flatMap(([path, { imports }]) => {
+    const part = partOf(path)
+    const allowed = MAY_IMPORT[part]
+    if (allowed === undefined) return [`${path}: ${part} is not in the table of what may import what`]
+    return imports
+      .filter(({ specifier }) => specifier.startsWith('.'))
+      .map(({ specifier }) => ({ specifier, target: partOf(resolve(path, specifier)) }))
+      .filter(({ target }) => target !== part && !allowed.includes(target))
+      .map(({ specifier, target }) => `${path}: ${part} may not import ${target} (${specifier})`)
+  })
+}
+
+/** The first component of a path in src, without the extension of a file. */
+function partOf(path: string): string {
+  const [first = path] = path.split('/')
+  return first.replace(/\.ts$/, '')
+}
+
+function resolve(importer: string, specifier: string): string {
+  return posix.join(posix.dirname(importer), specifier)
+}
+
+function danglingImports(tree: Tree): string[] {
+  return [...tree].flatMap(([path, { imports }]) =>
+    imports
+      .filter(({ specifier }) => specifier.startsWith('.') && !tree.has(resolve(path, specifier)))
+      .map(({ specifier }) => `${path}: ${specifier} does not exist`),
+  )
+}
+
+function foreignImports(tree: Tree, dependencies: readonly string[]): string[] {
+  return [...tree].flatMap(([path, { imports }]) =>
+    imports
+      .filter(({ specifier }) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
+      .filter(({ specifier }) => !dependencies.includes(packageOf(specifier)))
+      .map(({ specifier }) => `${path}: ${isBuiltin(specifier) ? `write node:${specifier}` : specifier}`),
+  )
+}
+
+/** The package that a specifier such as `@scope/name/sub` or `name/sub` belongs to. */
+function packageOf(specifier: string): string {
+  return specifier.split('/', specifier.startsWith('@') ? 2 : 1).join('/')
+}
+
+/**
+ * The cycles of imports that exist at run time, each reported once.
+ *
+ * A depth-first walk: an import of a file that is on the current path closes a cycle. A finished file is
+ * never entered again, so each closing import is met once, and at least one cycle of every knot is found.
+ */
+function importCycles(tree: Tree): string[] {
+  const cycles: string[] = []
+  const finished = new Set<string>()
+  const walk = (path: string, ancestors: readonly string[]): void => {
+    const start = ancestors.indexOf(path)
+    if (start >= 0) {
+      cycles.push([...ancestors.slice(start), path].join(' → '))
+      return
+    }
+    if (finished.has(path)) return
+    for (const { specifier, isTypeOnly } of tree.get(path)?.imports ?? []) {
+      if (!isTypeOnly && specifier.startsWith('.')) walk(resolve(path, specifier), [...ancestors, path])
+    }
+    finished.add(path)
+  }
+  for (const path of tree.keys()) walk(path, [])
+  return cycles
+}
+
+function longFiles(tree: Tree): string[] {
+  return [...tree]
+    .map(([path, { text }]) => ({ path, lines: text.replace(/\n$/, '').split('\n').length }))
+    .filter(({ lines }) => lines > MAX_LINES_PER_FILE)
+    .map(({ path, lines }) => `${path}: ${lines} lines`)
+}

@@ -1,0 +1,183 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join, posix } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+/** What package.json must say for these tests; anything else in it is publint's and attw's business. */
+interface Manifest {
+  readonly name: string
+  readonly version: string
+  readonly license: string
+  readonly files: readonly string[]
+  readonly exports: Readonly<Record<string, string | Readonly<Record<string, string>>>>
+  readonly bin?: Readonly<Record<string, string>>
+  readonly dependencies: Readonly<Record<string, string>>
+}
+
+const ROOT = join(import.meta.dirname, '..')
+const manifest = JSON.parse(textOf('package.json')) as Manifest
+
+describe('exports', () => {
+  const entries = Object.entries(manifest.exports).filter(([, target]) => typeof target !== 'string')
+
+  test('name the package itself and its manifest', () => {
+    expect(Object.keys(manifest.exports)).toEqual(expect.arrayContaining(['.', './package.json']))
+    expect(manifest.exports['./package.json']).toBe('./package.json')
+  })
+
+  test.each(entries)('%s leads to a module and its types, both built', (_name, conditions) => {
+    expect(Object.keys(conditions), 'types come first, or TypeScript may never see them').toEqual([
+      'types',
+      'default',
+    ])
+    for (const target of Object.values(conditions)) {
+      expect(existsSync(join(ROOT, target)), built(target)).toBe(true)
+    }
+  })
+
+  test.each(entries)('%s can be imported by its public name and exports something', (name) => {
+    // In a process of its own, where node resolves the name as it does for a user; here vite would do it.
+    const program = `console.log(Object.keys(await import('${posix.join(manifest.name, name)}')).join())`
+    const node = spawnSync(process.execPath, ['--input-type=module', '--eval', program], { cwd: ROOT })
+    expect(node.stderr.toString()).toBe('')
+    expect(node.stdout.toString()).toMatch(/\w\n$/)
+  })
+
+  const commands = Object.entries(manifest.bin ?? {})
+
+  test.each(commands)('the command %s is built and names its interpreter', (_name, target) => {
+    expect(existsSync(join(ROOT, target)), built(target)).toBe(true)
+    expect(textOf(target)).toMatch(/^#!\/usr\/bin\/env node\n/)
+  })
+})
+
+describe('the version', () => {
+  test('is the same in package.json, package-lock.json, CHANGELOG.md and the sources', () => {
+    const lock = JSON.parse(textOf('package-lock.json')) as {
+      readonly version: string
+      readonly packages: Readonly<Record<string, { readonly version: string }>>
+    }
+    const stated: Record<string, string | undefined> = {
+      'package-lock.json': lock.version,
+      'package-lock.json, its root package': lock.packages['']?.version,
+      'CHANGELOG.md': topVersion(textOf('CHANGELOG.md')),
+      ...versionConstants(),
+    }
+    expect(stated).toEqual(Object.fromEntries(Object.keys(stated).map((place) => [place, manifest.version])))
+  })
+
+  test('at the top of a changelog is that of its first release heading', () => {
+    const two = '# Changelog\n\nWords on 9.9.9.\n\n## [1.2.3] - 2026-01-31\n\n## [1.2.2] - 2026-01-30\n'
+    expect(topVersion(two)).toBe('1.2.3')
+    expect(topVersion('# Changelog\n\n## 2.0.0-rc.1\n')).toBe('2.0.0-rc.1')
+    expect(topVersion('# Changelog\n')).toBeUndefined()
+  })
+})
+
+describe('the license', () => {
+  test('is the choice of two, and both texts are there and published', () => {
+    expect(manifest.license).toBe('(MIT OR Apache-2.0)')
+    expect(textOf('LICENSE-MIT')).toMatch(/^MIT License\n\nCopyright \(c\) \d{4} the ministore authors\n/)
+    expect(textOf('LICENSE-APACHE')).toMatch(/^\s+Apache License\n\s+Version 2\.0, January 2004\n/)
+    expect(manifest.files).toEqual(expect.arrayContaining(['LICENSE-MIT', 'LICENSE-APACHE']))
+  })
+})
+
+describe('dependencies', () => {
+  test('at run time are exactly the four that the design names', () => {
+    expect(Object.keys(manifest.dependencies).toSorted()).toEqual([
+      '@standard-schema/spec',
+      'fs-native-extensions',
+      'p-queue',
+      'split2',
+    ])
+  })
+
+  test('are locked without saying where they were downloaded from', () => {
+    const lock = textOf('package-lock.json')
+    expect(lock).toContain('"integrity": "sha512-')
+    expect(lock).not.toMatch(/"resolved":/)
+  })
+})
+
+describe('the files of the repository', () => {
+  // Put together from parts, or this file would hold what it looks for.
+  const registries = [['registry', 'npmjs', 'org'].join('.'), ['registry', 'yarnpkg', 'com'].join('.')]
+  const homes = ['root', 'work', 'home', 'Users']
+
+  test('name no package registry and no path of the machine they were written on', (context) => {
+    const repository = filesOfRepository()
+    if ('unknown' in repository) {
+      console.log(`skipped, for there is no telling what belongs to the repository: ${repository.unknown}`)
+      context.skip(repository.unknown)
+      return
+    }
+    const { files } = repository
+    expect(files).toContain('package.json')
+    const findings = files.flatMap((file) => leaksIn(textOf(file)).map((leak) => `${file}: ${leak}`))
+    expect(findings).toEqual([])
+  })
+
+  test.each([...registries, ...homes.map((name) => `/${name}/`)])('%s would be found', (leak) => {
+    expect(leaksIn(`first line\nsee ${leak}project here`)).toEqual([`line 2: ${leak}`])
+    expect(leaksIn(`'${leak}'`)).toEqual([`line 1: ${leak}`])
+    expect(leaksIn(`file://${leak}x`)).toHaveLength(1)
+  })
+
+  test('a folder or a web page of such a name is no path of a machine', () => {
+    for (const name of homes) {
+      expect(leaksIn(`./${name}/x a/${name}/x https://example.com/${name}/x ../${name}/x`)).toEqual([])
+    }
+  })
+
+  /** The registries and absolute home paths in a text, each with its line. */
+  function leaksIn(text: string): string[] {
+    const hosts = registries.map((host) => host.replaceAll('.', '\\.')).join('|')
+    const pattern = new RegExp(`${hosts}|(?<![\\w.~@})-])/(?:${homes.join('|')})/`, 'g')
+    return text
+      .split('\n')
+      .flatMap((line, index) => [...line.matchAll(pattern)].map(([leak]) => `line ${index + 1}: ${leak}`))
+  }
+})
+
+function textOf(path: string): string {
+  return readFileSync(join(ROOT, path), 'utf8')
+}
+
+function built(target: string): string {
+  return `${target} is missing: run \`npm run build\` first`
+}
+
+/** The version in the first second-level heading that holds one, brackets or not. */
+function topVersion(changelog: string): string | undefined {
+  return /^## \[?v?(\d+\.\d+\.\d+[^\s\]]*)/m.exec(changelog)?.[1]
+}
+
+/** Package version constants of the sources, by path; none is fine, a stale one is not. */
+function versionConstants(): Record<string, string> {
+  const found: Record<string, string> = {}
+  for (const name of readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })) {
+    if (!name.endsWith('.ts')) continue
+    const path = join('src', name)
+    const version = /^(?:export )?const PACKAGE_VERSION(?:: string)? = '([^']*)'/m.exec(textOf(path))?.[1]
+    if (version !== undefined) found[path] = version
+  }
+  return found
+}
+
+/**
+ * What git tracks and what it would take with `git add --all`, so that a leak is found before it is
+ * committed. Where git cannot say, such as in an unpacked archive, the reason.
+ */
+function filesOfRepository(): { readonly files: readonly string[] } | { readonly unknown: string } {
+  if (!existsSync(join(ROOT, '.git'))) return { unknown: 'this is not a git checkout' }
+  const git = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  })
+  // No git, or a checkout that belongs to another user, which git refuses to read.
+  if (git.status !== 0) return { unknown: git.error?.message ?? git.stderr.trim() }
+  // A file deleted but not yet committed is still listed.
+  return { files: git.stdout.split('\0').filter((path) => path !== '' && existsSync(join(ROOT, path))) }
+}

@@ -1,0 +1,113 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { afterAll, describe, expect, test } from 'vitest'
+
+import {
+  claimedOutput,
+  codeBlocks,
+  outputMismatch,
+  scriptOfCommand,
+  shellCommands,
+  Workspace,
+  type CodeBlock,
+} from './support/markdown-code.ts'
+
+/** Languages whose blocks are shown, not run; a `sh` block runs only when its fence says `sh run`. */
+const SHOWN_LANGUAGES = new Set(['sh', 'text', 'json', 'jsonl'])
+
+const ROOT = join(import.meta.dirname, '..')
+const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
+  readonly name: string
+  readonly bin?: Readonly<Record<string, string>>
+  readonly scripts: Readonly<Record<string, string>>
+}
+
+const readme = join(ROOT, 'README.md')
+// A missing file is an empty one here: the first test below says what is wrong with that.
+const blocks = codeBlocks(existsSync(readme) ? readFileSync(readme, 'utf8') : '')
+const programs = blocks.filter(({ language }) => language === 'ts' || language === 'js')
+const runnable = blocks.filter((block) => programs.includes(block) || isRunnableShell(block))
+const shellBlocks = blocks.filter(({ language }) => language === 'sh')
+
+describe('README.md', () => {
+  test('has TypeScript code to run', () => {
+    expect(programs.map(({ language }) => language)).toContain('ts')
+  })
+
+  test('marks every code block with a language that this test knows, and only shell with `run`', () => {
+    const unknown = blocks
+      .filter((block) => !runnable.includes(block))
+      .filter(({ language, flags }) => !SHOWN_LANGUAGES.has(language) || flags.length > 0)
+      .map(({ line, language, flags }) => `line ${line}: ${[language, ...flags].join(' ')}`)
+    expect(unknown).toEqual([])
+  })
+
+  test('is about the code that was built', () => {
+    expect(existsSync(join(ROOT, 'dist/index.js')), 'dist is missing: run `npm run build` first').toBe(true)
+  })
+
+  describe('every program runs, and prints what its comments say', () => {
+    const workspaces: Workspace[] = []
+
+    afterAll(async () => {
+      await Promise.all(workspaces.map((workspace) => workspace.remove()))
+    })
+
+    test.each(runnable.map((block) => [`${block.heading} (line ${block.line})`, block] as const))(
+      '%s',
+      async (_name, block) => {
+        // A shell block works on what the program before it left behind: `cat` on a journal, say.
+        const workspace = isRunnableShell(block) ? workspaces.at(-1) : await createWorkspace()
+        if (workspace === undefined) throw new Error('A `sh run` block needs a ts or js block before it')
+        if (!workspaces.includes(workspace)) workspaces.push(workspace)
+        expect(outputMismatch(claimedOutput(block.code), await workspace.run(block))).toBeUndefined()
+      },
+    )
+  })
+
+  describe('its install-and-run commands', () => {
+    const commands = shellBlocks
+      .flatMap(({ code }) => shellCommands(code))
+      .filter((command) => command.includes('&&'))
+
+    test('are two, begin with an install and end in a script of package.json', () => {
+      const scripts = commands.map((command) => scriptOfCommand(command) ?? `no script: ${command}`)
+      expect(scripts).toHaveLength(2)
+      for (const script of scripts) expect(Object.keys(manifest.scripts)).toContain(script)
+    })
+
+    test('include the one that .ci/run runs', () => {
+      const ci = readFileSync(join(ROOT, '.ci/run'), 'utf8')
+      // Flags that only quiet npm may differ.
+      const run = /^\{ (.*); \} 2>&1/m.exec(ci)?.[1]?.replaceAll(/ --\S+/g, '')
+      expect(commands).toContain(run)
+    })
+  })
+
+  test('names only scripts of package.json after `npm run`', () => {
+    const named = shellBlocks.flatMap(({ code }) => [...code.matchAll(/\bnpm run (?:--\S+ )*([\w:-]+)/g)])
+    const missing = named.map(([, script = '']) => script).filter((script) => !(script in manifest.scripts))
+    expect(missing).toEqual([])
+  })
+})
+
+function isRunnableShell({ language, flags }: CodeBlock): boolean {
+  return language === 'sh' && flags.length === 1 && flags[0] === 'run'
+}
+
+/** A project that has installed this checkout, and what its examples may use besides. */
+function createWorkspace(): Promise<Workspace> {
+  const installed = ['zod', 'valibot', '@types/node']
+  return Workspace.create({
+    packages: {
+      [manifest.name]: ROOT,
+      ...Object.fromEntries(installed.map((name) => [name, join(ROOT, 'node_modules', name)])),
+    },
+    commands: Object.fromEntries(
+      Object.entries(manifest.bin ?? {}).map(([name, target]) => [name, join(ROOT, target)]),
+    ),
+    compiler: join(ROOT, 'node_modules/typescript/bin/tsc'),
+    timeoutMs: 20_000,
+  })
+}

@@ -1,0 +1,247 @@
+import { execFile } from 'node:child_process'
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join } from 'node:path'
+
+/**
+ * The code of a Markdown text: found, and run as a reader would run it.
+ *
+ * Finding is pure. Running happens in a {@link Workspace}: a fresh directory that looks like the project of
+ * somebody who installed packages, with a place of its own for the files that the code makes.
+ */
+
+/** A fenced code block. */
+export interface CodeBlock {
+  /** Text of the nearest heading above it; empty above the first one. */
+  readonly heading: string
+  /** Line of the opening fence in the Markdown text, from 1; the code begins on the next one. */
+  readonly line: number
+  /** First word after the fence; empty when there is none. */
+  readonly language: string
+  /** The other words after the fence, such as `run`. */
+  readonly flags: readonly string[]
+  readonly code: string
+}
+
+/** What a block says it prints. */
+export interface ClaimedOutput {
+  /** The texts of all `// → text` (in a shell: `# → text`) comments, in order. */
+  readonly lines: readonly string[]
+  /** Whether that is all it prints, so that nothing else may come between: no `console.log` is without. */
+  readonly isComplete: boolean
+}
+
+/**
+ * Every fenced code block of a Markdown text, in order: fences of backticks and of tildes, of any length,
+ * also indented in a list item; a fence inside of a longer one is text, as CommonMark has it.
+ *
+ * @throws {Error} when a fence is never closed, for everything below it would silently be code.
+ */
+export function codeBlocks(markdown: string): CodeBlock[] {
+  const blocks: CodeBlock[] = []
+  let heading = ''
+  let open: { readonly fence: string; readonly indent: number; readonly block: CodeBlock } | undefined
+  let code: string[] = []
+  for (const [index, line] of markdown.split(/\r?\n/).entries()) {
+    if (open !== undefined) {
+      const closing = /^\s*(`{3,}|~{3,})\s*$/.exec(line)?.[1]
+      if (closing?.startsWith(open.fence) === true) {
+        blocks.push({ ...open.block, code: code.map((text) => `${text}\n`).join('') })
+        open = undefined
+      } else {
+        code.push(withoutIndent(line, open.indent))
+      }
+      continue
+    }
+    const [, indent = '', fence, info = ''] = /^(\s*)(`{3,}|~{3,})([^`]*)$/.exec(line) ?? []
+    if (fence === undefined) {
+      heading = /^#{1,6}\s+(.*?)\s*#*$/.exec(line)?.[1] ?? heading
+    } else {
+      const [language = '', ...flags] = info.trim().split(/\s+/)
+      open = { fence, indent: indent.length, block: { heading, line: index + 1, language, flags, code: '' } }
+      code = []
+    }
+  }
+  if (open !== undefined) throw new Error(`The code fence of line ${open.block.line} is never closed`)
+  return blocks
+}
+
+/** A line without at most `count` leading spaces: code in a list item is indented as its fence is. */
+function withoutIndent(line: string, count: number): string {
+  let at = 0
+  while (at < count && line[at] === ' ') at++
+  return line.slice(at)
+}
+
+/**
+ * What a block says it prints: one line for every `→` comment, at the end of a line or on a line of its own,
+ * so that a `console.log` in a loop can have one comment for each turn.
+ */
+export function claimedOutput(code: string): ClaimedOutput {
+  const lines = [...code.matchAll(/(?:\/\/|#) → (.*)$/gm)].map(([, text = '']) => text.trim())
+  const printers = [...code.matchAll(/\bconsole\.log\(/g)].length
+  return { lines, isComplete: lines.length > 0 && printers > 0 && printers <= lines.length }
+}
+
+/**
+ * Compares what was printed with what was claimed: gives what is wrong, or nothing when the claim holds.
+ *
+ * A complete claim must be the whole output; another one must occur in it in order, with anything between.
+ * Spaces at both ends of a line do not count.
+ */
+export function outputMismatch(claim: ClaimedOutput, stdout: string): string | undefined {
+  const printed = stdout.trimEnd().split('\n').map((line) => line.trim())
+  let next = 0
+  for (const line of printed) {
+    if (line === claim.lines[next]) next++
+    else if (claim.isComplete) break
+  }
+  if (next === claim.lines.length && (!claim.isComplete || printed.length === next)) return undefined
+  const wanted = claim.lines[next]
+  const what =
+    wanted === undefined ? 'more was printed than claimed' : `never printed in its place: → ${wanted}`
+  return `${what}\nclaimed:\n${indented(claim.lines)}\nprinted:\n${indented(printed)}`
+}
+
+function indented(lines: readonly string[]): string {
+  return lines.map((line) => `  ${line}`).join('\n')
+}
+
+/** The command lines of a shell block: no comments, no empty lines, no `$ ` prompt. */
+export function shellCommands(code: string): string[] {
+  return code
+    .split('\n')
+    .map((line) => line.trim().replace(/^\$ /, ''))
+    .filter((line) => line !== '' && !line.startsWith('#'))
+}
+
+/**
+ * The script of package.json that an install-and-run command such as `npm ci && npm run demo` ends in.
+ * `undefined` for any other command: one that does not begin with an install, or ends in something else.
+ */
+export function scriptOfCommand(command: string): string | undefined {
+  const [install = '', ...others] = command.split('&&').map((part) => part.trim())
+  if (!/^npm (?:ci|install)(?: --\S+)*$/.test(install)) return undefined
+  return /^npm (?:--\S+ )*(?:run (?:--\S+ )*(?<named>[\w:-]+)|(?<builtin>test|start))$/
+    .exec(others.at(-1) ?? '')
+    ?.slice(1)
+    .find((script) => script !== undefined)
+}
+
+/** The packages and commands that the code in a {@link Workspace} may use. */
+export interface Installed {
+  /** Directories of packages by name, as `node_modules` would have them. */
+  readonly packages: Readonly<Record<string, string>>
+  /** JavaScript files of commands by name, as `node_modules/.bin` would have them. */
+  readonly commands: Readonly<Record<string, string>>
+  /** The compiler, a JavaScript file: it checks the types of a TypeScript block and removes them. */
+  readonly compiler: string
+  /** How long one program may take, in milliseconds, before it is killed and the run fails. */
+  readonly timeoutMs: number
+}
+
+/**
+ * A fresh directory below the system's temporary one, to run code blocks in.
+ *
+ * The code runs in `directory`, which is empty at first; the program itself and `node_modules` lie beside
+ * it, so code that looks around finds only what it made. Call `remove` when done.
+ */
+export class Workspace {
+  readonly #root: string
+  readonly #installed: Installed
+
+  private constructor(root: string, installed: Installed) {
+    this.#root = root
+    this.#installed = installed
+  }
+
+  static async create(installed: Installed): Promise<Workspace> {
+    const root = await mkdtemp(join(tmpdir(), 'ministore-markdown-'))
+    const modules = join(root, 'node_modules')
+    await mkdir(join(root, 'work'))
+    await mkdir(join(modules, '.bin'), { recursive: true })
+    for (const [name, target] of Object.entries(installed.packages)) {
+      await mkdir(dirname(join(modules, name)), { recursive: true })
+      await symlink(target, join(modules, name), 'junction')
+    }
+    for (const [name, target] of Object.entries(installed.commands)) {
+      // Not a link: the build makes no file executable, npm does that when it installs a package.
+      const script = `#!/bin/sh\nexec ${quoted(process.execPath)} ${quoted(target)} "$@"\n`
+      await writeFile(join(modules, '.bin', name), script)
+      await chmod(join(modules, '.bin', name), 0o755)
+    }
+    return new Workspace(root, installed)
+  }
+
+  /** Where the code runs and leaves its files. */
+  get directory(): string {
+    return join(this.#root, 'work')
+  }
+
+  /**
+   * Runs a `ts`, `js` or `sh` block and resolves with what it printed on standard output.
+   *
+   * A `ts` block is compiled first, with the strict options of a careful user: an example with a type error
+   * is as wrong as one that throws.
+   *
+   * @throws {Error} with all that was printed, when types are wrong, the exit code is not 0 or time is up.
+   */
+  async run(block: CodeBlock): Promise<string> {
+    if (block.language === 'sh') return this.#execute('bash', ['-euo', 'pipefail', '-c', block.code])
+    // As many lines above the code as in the Markdown text: a message about a line names the right one.
+    const source = '\n'.repeat(block.line) + block.code
+    await writeFile(join(this.#root, block.language === 'ts' ? 'README.mts' : 'README.mjs'), source)
+    if (block.language === 'ts') await this.#compile()
+    return this.#execute(process.execPath, [join(this.#root, 'README.mjs')])
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.#root, { recursive: true, force: true })
+  }
+
+  async #compile(): Promise<void> {
+    const compilerOptions = {
+      // Node 20 has no `using`; this target compiles it away.
+      target: 'es2023',
+      lib: ['es2023', 'esnext.disposable'],
+      module: 'nodenext',
+      types: ['node'],
+      strict: true,
+      skipLibCheck: true,
+    }
+    const config = join(this.#root, 'tsconfig.json')
+    await writeFile(config, JSON.stringify({ compilerOptions, files: ['README.mts'] }))
+    const flags = ['--project', config, '--pretty', 'false']
+    await this.#execute(process.execPath, [this.#installed.compiler, ...flags])
+  }
+
+  #execute(program: string, args: readonly string[]): Promise<string> {
+    const bin = join(this.#root, 'node_modules', '.bin')
+    const env = {
+      ...process.env,
+      // What the test runner set for itself would change what the code prints.
+      NODE_OPTIONS: undefined,
+      NODE_ENV: undefined,
+      FORCE_COLOR: undefined,
+      NO_COLOR: '1',
+      PATH: [bin, dirname(process.execPath), process.env.PATH].join(delimiter),
+    }
+    const timeout = this.#installed.timeoutMs
+    const options = { cwd: this.directory, env, timeout, killSignal: 'SIGKILL' } as const
+    return new Promise((resolve, reject) => {
+      execFile(program, args, options, (error, stdout, stderr) => {
+        if (error === null) {
+          resolve(stdout)
+        } else {
+          const reason = error.killed === true ? `stopped after ${timeout} ms` : error.message
+          reject(new Error(`${reason}\n${stdout}${stderr}`, { cause: error }))
+        }
+      })
+    })
+  }
+}
+
+/** A word that a shell takes as it is. */
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`
+}

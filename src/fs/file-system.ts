@@ -10,7 +10,7 @@
  * resolves. A crash keeps a prefix of the pending writes of each file, perhaps with the next one torn,
  * and any subset of the pending directory operations.
  *
- * Every method rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped.
+ * Every method but `watch` rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped; none throws.
  */
 export interface FileSystem {
   /**
@@ -39,12 +39,12 @@ export interface FileSystem {
   /**
    * Takes an exclusive lock on an open file without waiting: `true` when it is held from now on, `false` when
    * another open file holds it. Freed when the file is closed or its process ends, however it ends.
-   * Rejects where such a lock cannot be had.
+   * Rejects where such a lock cannot be had. The file is open for writing.
    */
   lock(file: File): Promise<boolean>
   /**
    * Calls `onChange` soon after something in the directory may have changed: a hint that may come late,
-   * twice or never. Returns the function that stops it.
+   * twice or never, and never where a directory cannot be watched. Returns the function that stops it.
    */
   watch(directory: string, onChange: () => void): () => void
 }
@@ -70,7 +70,10 @@ export interface File {
   write(bytes: Uint8Array, position: number): number | Promise<number>
   /** Cuts the file to `length` bytes. Durable after `sync`. */
   truncate(length: number): Promise<void>
-  /** Makes bytes, length and all else about the file durable (`fsync`). */
+  /**
+   * Makes bytes, length and all else about the file durable (`fsync`). When this or `dataSync` rejects, what was pending
+   * may be lost, and no later sync brings it back.
+   */
   sync(): Promise<void>
   /** Makes bytes and the length needed to read them durable (`fdatasync`). */
   dataSync(): Promise<void>

@@ -55,10 +55,16 @@ class NodeFile implements File {
   }
 
   write(bytes: Uint8Array, position: number): number | Promise<number> {
-    if (bytes.length <= maxInlineWriteBytes) {
-      return fs.writeSync(this.descriptor, bytes, 0, bytes.length, position)
-    }
+    if (bytes.length <= maxInlineWriteBytes) return this.#writeInline(bytes, position)
     return call((done) => fs.write(this.descriptor, bytes, 0, bytes.length, position, done))
+  }
+
+  #writeInline(bytes: Uint8Array, position: number): number | Promise<number> {
+    try {
+      return fs.writeSync(this.descriptor, bytes, 0, bytes.length, position)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   truncate(length: number): Promise<void> {

@@ -175,6 +175,10 @@ export class JournalWriter {
       await file.dataSync()
     } catch (error) {
       this.#setPoison('fsync', error)
+      // The record stays visible to whoever opens the journal next on this system, and their fsync would succeed without
+      // writing it: the kernel takes its pages for clean. Cut off it cannot pass for durable. Should the cut fail or not
+      // last, the outcome is as unknown as it is.
+      await file.truncate(prefix.bytes).catch(() => {})
       const context = { path: this.files.path, segment: segment.name, sequence: this.lastSequence + 1, cause: error }
       throw new MiniStoreError(
         'ERR_MINISTORE_OUTCOME_UNKNOWN',

@@ -1,0 +1,74 @@
+import { type Fate, FileNode } from './file-node.ts'
+
+export type Node = FileNode | DirectoryNode
+
+/**
+ * A change of names, in one step: `removes` goes, then `puts` leads to `node`. Creating and making a
+ * directory only put, unlinking only removes, renaming does both.
+ */
+export interface DirectoryChange {
+  readonly removes?: string
+  readonly puts?: string
+  readonly node?: Node
+  fate: Fate
+}
+
+/** A directory: the names that are visible, those that are durable, and the changes between the two. */
+export class DirectoryNode {
+  readonly inode: number
+  parent: DirectoryNode | undefined
+  name = ''
+  visible: Map<string, Node> = new Map()
+  durable: Map<string, Node> = new Map()
+  changes: DirectoryChange[] = []
+
+  constructor(inode: number) {
+    this.inode = inode
+  }
+
+  /** Makes a change visible; with the fate `settled`, durable too, whatever is still pending before it. */
+  record(change: DirectoryChange): void {
+    for (const name of [change.removes, change.puts]) {
+      const gone = name === undefined ? undefined : this.visible.get(name)
+      if (gone instanceof FileNode) gone.links -= 1
+    }
+    applyDirectoryChange(this.visible, change)
+    if (change.puts !== undefined && change.node !== undefined) {
+      change.node.parent = this
+      change.node.name = change.puts
+      if (change.node instanceof FileNode) change.node.links += 1
+    }
+    this.changes.push(change)
+    this.#fold()
+  }
+
+  settle(): void {
+    for (const change of this.changes) if (change.fate === 'pending') change.fate = 'settled'
+    this.#fold()
+  }
+
+  drop(): void {
+    for (const change of this.changes) if (change.fate === 'pending') change.fate = 'lost'
+  }
+
+  #fold(): void {
+    let folded = 0
+    for (const change of this.changes) {
+      if (change.fate !== 'settled') break
+      applyDirectoryChange(this.durable, change)
+      folded += 1
+    }
+    this.changes.splice(0, folded)
+  }
+}
+
+/**
+ * Applies a change to names that need not be those it was made on, since a crash may have skipped the changes
+ * before it. It then writes its own names all the same, as a directory block would that reached the disk
+ * alone.
+ */
+export function applyDirectoryChange(names: Map<string, Node>, change: DirectoryChange): void {
+  const { removes, puts, node } = change
+  if (removes !== undefined) names.delete(removes)
+  if (puts !== undefined && node !== undefined) names.set(puts, node)
+}

@@ -1,0 +1,186 @@
+import { posix } from 'node:path'
+import { Bytes } from './bytes.ts'
+import { DirectoryNode, type Node } from './directory-node.ts'
+import { FileNode } from './file-node.ts'
+import type { OperationRequest } from './operation.ts'
+import { systemError } from './system-error.ts'
+
+/** All files and directories of one simulated file system, and the way from a path to them. */
+export class Disk {
+  readonly root: DirectoryNode
+  #highestInode: number
+  readonly #freeInodes: number[] = []
+  readonly #unnamed = new Set<FileNode>()
+
+  constructor(root: DirectoryNode = new DirectoryNode(1), highestInode = 1) {
+    this.root = root
+    this.#highestInode = highestInode
+  }
+
+  newFile(content: Bytes = new Bytes()): FileNode {
+    return new FileNode(this.#freeInodes.pop() ?? ++this.#highestInode, content)
+  }
+
+  newDirectory(): DirectoryNode {
+    return new DirectoryNode(this.#freeInodes.pop() ?? ++this.#highestInode)
+  }
+
+  /**
+   * To be called when a file lost a name or was closed. Once nothing leads to it, its inode number goes to
+   * the next file, as on real file systems.
+   */
+  release(node: Node | undefined): void {
+    if (!(node instanceof FileNode) || node.links > 0) return
+    if (node.opens > 0) {
+      this.#unnamed.add(node)
+      return
+    }
+    this.#unnamed.delete(node)
+    this.#freeInodes.push(node.inode)
+  }
+
+  /** The bytes of all visible files and of those still open without a name. */
+  usedBytes(): number {
+    let used = 0
+    for (const file of this.#unnamed) used += file.visible.length
+    for (const [, file] of this.files()) used += file.visible.length
+    return used
+  }
+
+  /** What is visible at the path. */
+  find(path: string): Node | 'ENOENT' | 'ENOTDIR' {
+    let node: Node = this.root
+    for (const name of path.split('/')) {
+      if (name === '') continue
+      if (node instanceof FileNode) return 'ENOTDIR'
+      const next: Node | undefined = node.visible.get(name)
+      if (next === undefined) return 'ENOENT'
+      node = next
+    }
+    return node
+  }
+
+  /** What is visible at the path; throws `ENOENT` or `ENOTDIR`. */
+  get(path: string, syscall: string): Node {
+    const node = this.find(path)
+    if (typeof node === 'string') throw systemError(node, syscall, { path })
+    return node
+  }
+
+  getFile(path: string, syscall: string): FileNode {
+    const node = this.get(path, syscall)
+    if (node instanceof FileNode) return node
+    throw systemError('EISDIR', syscall, { path })
+  }
+
+  getDirectory(path: string, syscall: string): DirectoryNode {
+    const node = this.get(path, syscall)
+    if (node instanceof DirectoryNode) return node
+    throw systemError('ENOTDIR', syscall, { path })
+  }
+
+  /** The directory that holds the name at the end of the path, or will hold it. */
+  getParent(path: string, syscall: string): DirectoryNode {
+    const parent = this.find(posix.dirname(path))
+    if (typeof parent === 'string') throw systemError(parent, syscall, { path })
+    if (parent instanceof FileNode) throw systemError('ENOTDIR', syscall, { path })
+    return parent
+  }
+
+  /** Makes the directory and those above it where they are missing, and all their names durable. */
+  ensureDirectory(path: string): DirectoryNode {
+    let directory = this.root
+    for (const name of path.split('/')) {
+      if (name === '') continue
+      let next = directory.visible.get(name)
+      if (next instanceof FileNode) throw systemError('ENOTDIR', 'mkdir', { path })
+      next ??= this.newDirectory()
+      directory.record({ puts: name, node: next, fate: 'settled' })
+      directory = next
+    }
+    return directory
+  }
+
+  /** Puts a file in place, durably, its directories included. Returns the directory that holds it. */
+  putFile(path: string, content: Bytes): DirectoryNode {
+    const directory = this.ensureDirectory(posix.dirname(path))
+    const known = directory.visible.get(posix.basename(path))
+    if (path === '/' || known instanceof DirectoryNode) throw systemError('EISDIR', 'open', { path })
+    const node = known ?? this.newFile()
+    node.replace(content)
+    directory.record({ puts: posix.basename(path), node, fate: 'settled' })
+    return directory
+  }
+
+  /** A copy of every visible file, by path. */
+  snapshot(): Map<string, Buffer> {
+    const contents = new Map<string, Buffer>()
+    for (const [path, file] of this.files()) contents.set(path, Buffer.from(file.visible.view()))
+    return contents
+  }
+
+  /** Every visible file with its path, sorted by name within each directory. */
+  *files(directory: DirectoryNode = this.root, prefix = '/'): Generator<[string, FileNode], void, undefined> {
+    for (const [name, node] of [...directory.visible].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+      if (node instanceof FileNode) yield [prefix + name, node]
+      else yield* this.files(node, `${prefix}${name}/`)
+    }
+  }
+
+  /** An independent disk in the same state, pending changes included; nothing on it is open or locked. */
+  clone(): Disk {
+    const copies = new Map<Node, Node>()
+    // The root is a directory, so its copy is.
+    const root = cloneNode(this.root, copies) as DirectoryNode
+    const copy = new Disk(root, this.#highestInode)
+    copy.#freeInodes.push(...this.#freeInodes)
+    return copy
+  }
+}
+
+/** The absolute path without `.`, `..`, doubled and trailing slashes. A relative path starts at the root. */
+export function normalisePath(path: string): string {
+  return posix.resolve('/', path)
+}
+
+/** The newest path of a file or directory. */
+export function pathOf(node: Node): string {
+  if (node.parent === undefined) return '/'
+  const directory = pathOf(node.parent)
+  return directory === '/' ? `/${node.name}` : `${directory}/${node.name}`
+}
+
+function cloneNode(node: Node, copies: Map<Node, Node>): Node {
+  const known = copies.get(node)
+  if (known !== undefined) return known
+  if (node instanceof FileNode) {
+    const file = node.clone()
+    copies.set(node, file)
+    return file
+  }
+  const directory = new DirectoryNode(node.inode)
+  copies.set(node, directory)
+  directory.name = node.name
+  const adopt = (child: Node): Node => {
+    const copy = cloneNode(child, copies)
+    copy.parent = directory
+    return copy
+  }
+  for (const [name, child] of node.durable) directory.durable.set(name, adopt(child))
+  for (const change of node.changes) {
+    const { node: child, ...rest } = change
+    directory.changes.push(child === undefined ? rest : { ...rest, node: adopt(child) })
+  }
+  for (const [name, child] of node.visible) {
+    const copy = adopt(child)
+    if (copy instanceof FileNode) copy.links += 1
+    directory.visible.set(name, copy)
+  }
+  return directory
+}
+
+/** A request for an operation, its paths normalised. */
+export function normaliseRequest(request: OperationRequest): OperationRequest {
+  const { path, to } = request
+  return { ...request, path: normalisePath(path), ...(to === undefined ? {} : { to: normalisePath(to) }) }
+}

@@ -1,0 +1,32 @@
+/**
+ * A simulated file system for crash tests, of ministore itself and of code that uses it.
+ *
+ * Run the code on a {@link SimulatedFileSystem}, take the states that a crash may leave at any moment, and
+ * check that the code opens every one of them and finds what it had acknowledged:
+ *
+ * ```ts
+ * import { SimulatedFileSystem } from '@mini-ts/ministore/testing'
+ *
+ * const files = new SimulatedFileSystem()
+ * files.onOperation(() => {
+ *   // Before each operation: every state that a crash at this moment may leave.
+ *   for (const state of files.crashStates({ seed: 1, limit: 100 })) check(state, [...acknowledged])
+ * })
+ * const file = await files.open('/log', 'create')
+ * await file.write(Buffer.from('one\n'), 0)
+ * await file.dataSync()
+ * await files.syncDirectory('/')
+ * acknowledged.push('one')
+ * ```
+ *
+ * @module
+ */
+export type { CrashOptions } from './crash-states.ts'
+export type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fault.ts'
+export type { Operation, OperationName } from './operation.ts'
+export { SimulatedStopError } from './operation-gate.ts'
+export { SimulatedFileSystem } from './simulated-file-system.ts'
+export type { SimulatedFileSystemOptions } from './simulated-file-system-options.ts'
+export type { SystemErrorCode } from './system-error.ts'
+export type { TornVariant } from './torn-write.ts'
+export type { File, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'

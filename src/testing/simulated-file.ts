@@ -1,0 +1,207 @@
+import type { File, FileStat, OpenMode } from '../fs/file-system.ts'
+import { pathOf } from './disk.ts'
+import type { DirectoryNode } from './directory-node.ts'
+import type { FaultEffect } from './fault.ts'
+import type { FileNode } from './file-node.ts'
+import type { OperationRequest } from './operation.ts'
+import { systemError } from './system-error.ts'
+
+/** What an open file needs of the file system it is on. */
+export interface FileHost {
+  readonly device: number
+  isReadOnly(): boolean
+  /** How many bytes the disk has room for. */
+  roomBytes(): number
+  pass(request: OperationRequest): FaultEffect
+  changed(directory: DirectoryNode | undefined): void
+  /** Tells that an open file is no more. */
+  closed(file: FileNode): void
+}
+
+/**
+ * How many turns of the microtask queue a sync takes. A real one takes longer than any computation, so
+ * whatever does not wait for it must get ahead of it here too, or a test would not see that it did not wait.
+ */
+export const syncTurns = 32
+
+/** Waits for its turn in the microtask queue, this many times. */
+export async function microtaskTurns(turns: number): Promise<void> {
+  for (let i = 0; i < turns; i += 1) await Promise.resolve()
+}
+
+/**
+ * An open file of a {@link SimulatedFileSystem}. It also checks that the caller keeps the contract of the
+ * port.
+ */
+export class SimulatedFile implements File {
+  readonly node: FileNode
+  readonly mode: OpenMode
+  readonly #host: FileHost
+  #isClosed = false
+  /** The call under way: calls on one file must not overlap. */
+  #underway: string | undefined
+  #idle: Promise<unknown> = Promise.resolve()
+
+  constructor(node: FileNode, options: { readonly mode: OpenMode; readonly host: FileHost }) {
+    this.node = node
+    this.mode = options.mode
+    this.#host = options.host
+    node.opens += 1
+  }
+
+  get path(): string {
+    return pathOf(this.node)
+  }
+
+  isOn(host: FileHost): boolean {
+    return this.#host === host
+  }
+
+  /** Takes the lock, or tells that another open file has it. */
+  lock(): boolean {
+    if (this.#isClosed) throw systemError('EBADF', 'fcntl')
+    this.#checkOpenForWriting('fcntl')
+    this.node.lockedBy ??= this
+    return this.node.lockedBy === this
+  }
+
+  read(buffer: Uint8Array, position: number): Promise<number> {
+    const request = this.#request('read', { syscall: 'read', position, length: buffer.length })
+    return this.#run(request, () => {
+      checkPosition(position, 'read')
+      return this.node.visible.read(buffer, position)
+    })
+  }
+
+  /** Answers at once, or rejects later. */
+  write(bytes: Uint8Array, position: number): number | Promise<number> {
+    try {
+      this.#check('write')
+      const facts = { position, length: bytes.length, bytes, changesDisk: true }
+      const request = this.#request('write', { syscall: 'write', ...facts })
+      const { error, maxBytes = Infinity } = this.#host.pass(request)
+      if (error !== undefined) throw error
+      this.#checkWritable('write')
+      checkPosition(position, 'write')
+      return this.#write(bytes.subarray(0, Math.min(maxBytes, bytes.length)), position)
+    } catch (error) {
+      // The port says that methods reject, and a caller may rely on it.
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+
+  truncate(length: number): Promise<void> {
+    const request = this.#request('truncate', { syscall: 'ftruncate', length, changesDisk: true })
+    return this.#run(request, () => {
+      this.#checkWritable('ftruncate')
+      checkPosition(length, 'ftruncate')
+      this.node.truncate(length)
+      this.#host.changed(this.node.parent)
+    })
+  }
+
+  sync(): Promise<void> {
+    return this.#sync(this.#request('sync', { syscall: 'fsync', changesDisk: true }))
+  }
+
+  dataSync(): Promise<void> {
+    return this.#sync(this.#request('dataSync', { syscall: 'fdatasync', changesDisk: true }))
+  }
+
+  stat(): Promise<FileStat> {
+    return this.#run(this.#request('stat', { syscall: 'fstat' }), () => ({
+      size: this.node.visible.length,
+      isDirectory: false,
+      device: this.#host.device,
+      inode: this.node.inode,
+    }))
+  }
+
+  /** Waits for the call under way, as Node does, then frees the lock. */
+  async close(): Promise<void> {
+    if (this.#isClosed) throw systemError('EBADF', 'close')
+    this.#isClosed = true
+    // Whether that call fails is for its own caller to hear.
+    await Promise.allSettled([this.#idle])
+    await microtaskTurns(1)
+    const { error } = this.#host.pass(this.#request('close', { syscall: 'close' }))
+    // Linux frees the descriptor even when close reports an error.
+    this.node.opens -= 1
+    if (this.node.lockedBy === this) this.node.lockedBy = undefined
+    this.#host.closed(this.node)
+    if (error !== undefined) throw error
+  }
+
+  #sync(request: OperationRequest): Promise<void> {
+    return this.#run(request, ({ error, dropsPending = false }) => {
+      if (error === undefined) {
+        this.#checkOpenForWriting(request.syscall)
+        this.node.settle()
+        return
+      }
+      if (dropsPending) this.node.drop()
+      throw error
+    })
+  }
+
+  #write(bytes: Uint8Array, position: number): number {
+    const size = this.node.visible.length
+    const room = this.#host.roomBytes()
+    const isFitting = position + bytes.length - size <= room
+    const fitting = isFitting ? bytes.length : Math.max(0, size + room - position)
+    if (fitting === 0 && bytes.length > 0) throw systemError('ENOSPC', 'write')
+    if (fitting > 0) {
+      this.node.write(bytes.subarray(0, fitting), position)
+      this.#host.changed(this.node.parent)
+    }
+    return fitting
+  }
+
+  #request(
+    operation: OperationRequest['operation'],
+    facts: Omit<OperationRequest, 'operation' | 'path' | 'changesDisk'> & { readonly changesDisk?: boolean },
+  ): OperationRequest {
+    return { operation, path: this.path, changesDisk: false, ...facts }
+  }
+
+  async #run<Result>(request: OperationRequest, apply: (effect: FaultEffect) => Result): Promise<Result> {
+    this.#check(request.operation, request.syscall)
+    this.#underway = request.operation
+    const work = this.#work(request, apply)
+    this.#idle = work
+    try {
+      return await work
+    } finally {
+      this.#underway = undefined
+    }
+  }
+
+  async #work<Result>(request: OperationRequest, apply: (effect: FaultEffect) => Result): Promise<Result> {
+    const isSync = request.operation === 'sync' || request.operation === 'dataSync'
+    await microtaskTurns(isSync ? syncTurns : 1)
+    const effect = this.#host.pass(request)
+    if (effect.error !== undefined && !isSync) throw effect.error
+    return apply(effect)
+  }
+
+  #check(operation: string, syscall: string = operation): void {
+    if (this.#isClosed) throw systemError('EBADF', syscall)
+    if (this.#underway === undefined) return
+    const both = `${operation} began while ${this.#underway} was under way`
+    throw new Error(`Calls on one file must not overlap: ${both} on ${this.path}`)
+  }
+
+  /** Stricter than Linux, which syncs a file opened for reading: the port allows only reading on it. */
+  #checkOpenForWriting(syscall: string): void {
+    if (this.mode === 'read') throw systemError('EBADF', syscall)
+  }
+
+  #checkWritable(syscall: string): void {
+    this.#checkOpenForWriting(syscall)
+    if (this.#host.isReadOnly()) throw systemError('EROFS', syscall)
+  }
+}
+
+function checkPosition(position: number, syscall: string): void {
+  if (!Number.isSafeInteger(position) || position < 0) throw systemError('EINVAL', syscall)
+}

@@ -13,26 +13,11 @@ import { PoisoningError } from './next-segment.ts'
 import { RecordCodec } from './record-codec.ts'
 import { recoverJournal, type RecoveryReport } from './recovery.ts'
 import { replayPath, replayStore, type UnstartedReplay } from './replay.ts'
+import { describeSegments, type SegmentInfo } from './segment-info.ts'
 import {
   type OpenOptions, type ReadOptions, type SchemaOption, sequenceNumber, type StreamOptions, type WriterSettings,
   writerSettings,
 } from './settings.ts'
-
-/** One segment of an open store. */
-export interface SegmentInfo {
-  /** Path of the file. */
-  readonly path: string
-  /** Whether it is complete; the one that is not is the active segment. */
-  readonly isSealed: boolean
-  /** Sequence number of its first record, or the one it will have. */
-  readonly firstSequence: number
-  /** Sequence number of its last record; `firstSequence - 1` while it is empty. */
-  readonly lastSequence: number
-  /** Size of the file, as far as it is acknowledged. */
-  readonly bytes: number
-  /** Version of the format in its header. */
-  readonly version: string
-}
 
 /**
  * A journal open for writing: a durable, append-only log of records, one JSON line each.
@@ -135,15 +120,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /** The segments now, oldest first; the last one is active. */
   get segments(): readonly SegmentInfo[] {
-    const { segments, end } = this.#writer.view()
-    return segments.map(({ path, number, firstSequence, bytes, header }, index) => ({
-      path,
-      isSealed: number !== undefined,
-      firstSequence,
-      lastSequence: (segments[index + 1]?.firstSequence ?? this.lastSequence + 1) - 1,
-      bytes: number === undefined ? (end?.bytes ?? bytes) : bytes,
-      version: header.version,
-    }))
+    return describeSegments(this.#writer.view(), this.lastSequence)
   }
 
   /** What opening found and did. */

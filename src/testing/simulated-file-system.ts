@@ -8,7 +8,7 @@ import { makeDirectoryName, type NameChange, openName, renameName, unlinkName } 
 import type { Operation, OperationRequest } from './operation.ts'
 import { OperationGate } from './operation-gate.ts'
 import { microtaskTurns, SimulatedFile, syncTurns, type FileHost } from './simulated-file.ts'
-import type { SimulatedFileSystemOptions } from './simulated-file-system-options.ts'
+import { checkedOptions, type SimulatedFileSystemOptions } from './simulated-file-system-options.ts'
 import type { SystemErrorCode } from './system-error.ts'
 import { Watchers } from './watchers.ts'
 
@@ -46,9 +46,7 @@ export class SimulatedFileSystem implements FileSystem {
   #disk = new Disk()
 
   constructor(options: SimulatedFileSystemOptions = {}) {
-    const { capacityBytes = Infinity, readOnly = false, ...rest } = options
-    const [unknown] = Object.keys(rest)
-    if (unknown !== undefined) throw new TypeError(`Unknown option \`${unknown}\` of SimulatedFileSystem`)
+    const { capacityBytes, readOnly } = checkedOptions(options)
     this.capacityBytes = capacityBytes
     this.readOnly = readOnly
     this.#host = this.#makeHost()
@@ -178,8 +176,6 @@ export class SimulatedFileSystem implements FileSystem {
     return this.#disk.snapshot()
   }
 
-  // For tests: crashes
-
   /**
    * The distinct states in which a crash at this moment may leave the disk, as new file systems: independent
    * of this one and of each other, everything in them durable, nothing open, locked or set to fail.
@@ -188,8 +184,7 @@ export class SimulatedFileSystem implements FileSystem {
    * names until they are written to. Of a state equal to an earlier one in names and bytes nothing is seen.
    */
   crashStates(options: CrashOptions = {}): Generator<SimulatedFileSystem, void, undefined> {
-    const disk = this.#disk.clone()
-    return this.#images(disk, options)
+    return this.#images(crashDisks(this.#disk.clone(), options))
   }
 
   /**
@@ -208,8 +203,6 @@ export class SimulatedFileSystem implements FileSystem {
   afterKill(): SimulatedFileSystem {
     return this.#image(this.#disk.clone())
   }
-
-  // For tests: operations and faults
 
   /** How many operations were applied so far, failed ones included. */
   get operations(): number {
@@ -263,8 +256,8 @@ export class SimulatedFileSystem implements FileSystem {
     this.#gate.faults.clear()
   }
 
-  *#images(at: Disk, options: CrashOptions): Generator<SimulatedFileSystem, void, undefined> {
-    for (const disk of crashDisks(at, options)) yield this.#image(disk)
+  *#images(disks: Iterable<Disk>): Generator<SimulatedFileSystem, void, undefined> {
+    for (const disk of disks) yield this.#image(disk)
   }
 
   #image(disk: Disk): SimulatedFileSystem {

@@ -118,6 +118,7 @@ export class SegmentReader<T> {
 
   async close(): Promise<void> {
     this.#parser.close()
+    await this.#blocks.settled()
     await this.#file.close()
   }
 

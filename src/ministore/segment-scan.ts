@@ -26,7 +26,17 @@ export async function scanSegment(
   options: { readonly end: number; readonly checkpoint?: number | undefined },
 ): Promise<SegmentScan> {
   const blocks = new LineBlocks(file)
-  const { end, checkpoint } = options
+  try {
+    return await scanBlocks(blocks, options)
+  } finally {
+    await blocks.settled()
+  }
+}
+
+async function scanBlocks(
+  blocks: LineBlocks,
+  { end, checkpoint }: { readonly end: number; readonly checkpoint?: number | undefined },
+): Promise<SegmentScan> {
   // The header is a line and no record, hence -1.
   let prefix: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
   let atCheckpoint: SegmentPrefix | undefined

@@ -222,12 +222,13 @@ function reportDisorder(files: JournalFiles, segments: readonly Segment[], repor
 
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {
   const file = await fs.open(segment.path, 'read')
+  const blocks = new LineBlocks(file)
   try {
-    const blocks = new LineBlocks(file)
     let lines = 0
     for (let block; (block = await blocks.next(segment.bytes)) !== undefined; ) lines += countLines(block)
     return lines - 1
   } finally {
+    await blocks.settled()
     await file.close()
   }
 }

@@ -1,0 +1,139 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { formatHeader, formatVersion, isPartialHeader, parseHeader } from '../../src/ministore/header.ts'
+import { JournalFiles } from '../../src/ministore/journal-files.ts'
+import { formatSeal, parseSeal } from '../../src/ministore/seal.ts'
+import { extendPrefix, headerPrefix } from '../../src/ministore/segment-prefix.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const where = { path: '/j', segment: 'j' }
+
+describe('the header', () => {
+  test('says version, sequence and checksum, and is read back', () => {
+    const line = formatHeader({ sequence: 1001, previousCrc32: 0x9f3c21aa })
+    expect(line).toBe(`// MINISTORE JOURNAL v${formatVersion} seq=1001 prev=9f3c21aa\n`)
+    expect(parseHeader(line.trimEnd(), where)).toMatchObject({
+      version: formatVersion, sequence: 1001, previousCrc32: 0x9f3c21aa, bytes: line.length,
+    })
+  })
+
+  test('writes a small checksum with all its eight digits', () => {
+    expect(formatHeader({ sequence: 2, previousCrc32: 0xab })).toContain('prev=000000ab\n')
+  })
+
+  test.each(['0.1.0', '0.1.1', '0.1.2', '0.1.3', '0.1.4'])('of version %s has no fields', (version) => {
+    const header = parseHeader(`// MINISTORE JOURNAL v${version}`, where)
+    expect(header).toMatchObject({ version, sequence: undefined, previousCrc32: undefined })
+  })
+
+  test('passes over a carriage return, fields it does not know, and later minor versions', () => {
+    const header = parseHeader('// MINISTORE JOURNAL v0.9.3-beta.1 seq=7 colour=red prev=00000001\r', where)
+    expect(header).toMatchObject({ sequence: 7, previousCrc32: 1 })
+  })
+
+  test.each([
+    '', '{"a":1}', '// MINISTORE JOURNAL', '// MINISTORE JOURNAL vX', '// MINISTORE JOURNAL v0.2',
+    '// MINISTORE JOURNAL v0.2.0', '// MINISTORE JOURNAL v0.2.0 seq=0', '// MINISTORE JOURNAL v0.2.0 seq=x',
+    '// MINISTORE JOURNAL v0.2.0 seq=1 prev=12', '// MINISTORE JOURNAL v0.2.0 seq=1 prev=GGGGGGGG',
+    '// MINISTORE JOURNAL v0.1.4 seq=', '// MINISTORE JOURNAL v0.2.0 seq=99999999999999999',
+    ' // MINISTORE JOURNAL v0.1.4',
+  ])('that is damaged is refused: %j', (text) => {
+    expect(() => parseHeader(text, where)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_CORRUPT' }))
+  })
+
+  test('of a newer major version is refused by name', () => {
+    expect(() => parseHeader('// MINISTORE JOURNAL v1.0.0 seq=1', where)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_MINISTORE_UNSUPPORTED_VERSION', message: expect.stringContaining('1.0.0') as string,
+      }),
+    )
+  })
+
+  test('is known by each of its beginnings, and nothing else is taken for one', () => {
+    const header = formatHeader({ sequence: 10, previousCrc32: 0xabcdef01 }).trimEnd()
+    for (let length = 0; length <= header.length; length++) {
+      expect(isPartialHeader(Buffer.from(header.slice(0, length))), header.slice(0, length)).toBe(true)
+    }
+    expect(isPartialHeader(Buffer.alloc(40))).toBe(true)
+    for (const other of ['{', '//x', '// MINISTORE JOURNAL v0.2.0 seq=1{"a":1}', '\0{']) {
+      expect(isPartialHeader(Buffer.from(other)), other).toBe(false)
+    }
+    expect(isPartialHeader(Buffer.alloc(4096))).toBe(false)
+  })
+})
+
+describe('the seal', () => {
+  const prefix = { bytes: 156, records: 3, crc32: 0x0a0e8f7c }
+
+  test('is one line with a checksum of its own, and is read back', () => {
+    const line = formatSeal(prefix)
+    const [, facts, check] = /^(bytes=156 records=3 crc32=0a0e8f7c) check=([0-9a-f]{8})\n$/.exec(line) ?? []
+    expect(Number.parseInt(check ?? '', 16)).toBe(crc32(facts ?? ''))
+    expect(parseSeal(line)).toEqual(prefix)
+  })
+
+  test('with any bit flipped, or cut anywhere, is none', () => {
+    const line = Buffer.from(formatSeal(prefix))
+    for (let bit = 0; bit < line.length * 8; bit++) {
+      const damaged = Buffer.from(line)
+      damaged[bit >> 3] = (damaged[bit >> 3] ?? 0) ^ (1 << (bit & 7))
+      expect(parseSeal(damaged.toString('latin1'))).toBeUndefined()
+    }
+    for (let length = 0; length < line.length; length++) {
+      expect(parseSeal(line.toString('latin1', 0, length))).toBeUndefined()
+    }
+  })
+})
+
+describe('the names of files', () => {
+  const files = new JournalFiles('/state/journal.jsonl')
+
+  test('of sealed segments have three digits or as many as they need', () => {
+    expect([1, 42, 999, 1000].map((number) => files.sealedName(number))).toEqual([
+      'journal.jsonl.001', 'journal.jsonl.042', 'journal.jsonl.999', 'journal.jsonl.1000',
+    ])
+  })
+
+  test('are numbers in any count of digits, and nothing else', () => {
+    expect(files.sealedNumber('journal.jsonl.000012')).toBe(12)
+    const others = ['journal.jsonl', 'journal.jsonl.', 'journal.jsonl.1x', 'journal.jsonl.seal', 'other.001', 'journal.jsonl.torn-5']
+    for (const name of others) {
+      expect(files.sealedNumber(name), name).toBeUndefined()
+    }
+  })
+
+  test('tell what a crash left half made from what is to be kept', () => {
+    for (const name of ['journal.jsonl.next', 'journal.jsonl.seal.tmp', 'journal.jsonl.torn-5.tmp', 'journal.jsonl.torn-5-2.tmp']) {
+      expect(files.isLeftover(name), name).toBe(true)
+    }
+    for (const name of ['journal.jsonl', 'journal.jsonl.torn-5', 'journal.jsonl.seal', 'my.tmp', 'journal.jsonl.tmp', 'other.next']) {
+      expect(files.isLeftover(name), name).toBe(false)
+    }
+  })
+})
+
+test('a prefix grows by lines as the checksum of all its bytes does', () => {
+  const header = Buffer.from('// header\n')
+  const lines = Buffer.from('1\n2\n')
+  expect(extendPrefix(headerPrefix(header), lines, 2)).toEqual({
+    bytes: 14, records: 2, crc32: crc32(Buffer.concat([header, lines])),
+  })
+})
+
+test('the worked example of the format page is what is written', async () => {
+  const page = await readFile(join(import.meta.dirname, '../../src/ministore/FORMAT.md'), 'utf8')
+  const directory = await temporaryDirectory()
+  const store = await MiniStore.open(join(directory, 'journal.jsonl'))
+  await store.appendAll(['a', 'b'])
+  await store.rotate()
+  await store.append('c')
+  await store.close()
+  for (const name of ['journal.jsonl.001', 'journal.jsonl', 'journal.jsonl.seal']) {
+    expect(page).toContain(`==> ${name} <==\n${await readFile(join(directory, name), 'utf8')}`)
+  }
+})

@@ -1,0 +1,100 @@
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+
+import type { MiniStore } from '../index.ts'
+import { crashAndGoOn, type CrashHistory } from './demo/crash-rounds.ts'
+import { openJournal, recordsToSend } from './demo/demo-journal.ts'
+import { Printer } from './demo/printer.ts'
+import { followLive, replayAll, replayToReport } from './demo/replays.ts'
+import { verify } from './demo/verification.ts'
+import { isBundle, type WebhookRecord } from './demo/webhook-records.ts'
+import { writeOn, writerArgument } from './demo/writer-process.ts'
+
+// The project's main job, `npm run demo`: real records, a writer that is killed, recovery, and three ways to replay.
+// It starts itself, with an argument, as the writer.
+
+const [, , argument, writerPath] = process.argv
+if (argument === writerArgument && writerPath !== undefined) {
+  await writeOn(writerPath)
+} else {
+  process.exitCode = await main()
+}
+
+/** Resolves with the exit code. */
+async function main(): Promise<number> {
+  const printer = new Printer({ write, isColored: process.stdout.isTTY && !process.env['NO_COLOR'] })
+  const start = performance.now()
+  try {
+    await demonstrate(printer)
+  } catch (error) {
+    const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
+    const message = error instanceof Error ? error.message : String(error)
+    process.stderr.write(`\nThe demo broke off: ${message}${typeof code === 'string' ? ` (${code})` : ''}\n`)
+    return 1
+  }
+  const seconds = ((performance.now() - start) / 1000).toFixed(1)
+  printer.line('')
+  printer.line(`${printer.result}, after ${seconds} s.`)
+  return printer.exitCode
+}
+
+function write(text: string): void {
+  process.stdout.write(text)
+}
+
+async function demonstrate(printer: Printer): Promise<void> {
+  const records = recordsToSend()
+  const path = join(await mkdtemp(join(tmpdir(), 'ministore-demo-')), 'journal.jsonl')
+
+  printer.step('Real records')
+  const bundles = records.filter(isBundle).length
+  const types = new Set(records.map(({ event }) => event)).size - 1
+  printer.line(`${records.length - bundles} webhook payloads of GitHub, ${types} types of event (@octokit/webhooks-examples),`)
+  printer.line(`and ${bundles} bundles of all of them, several times over: large enough for a kill to tear them.`)
+  printer.line(`Journal: ${path}`)
+
+  printer.step('A child process appends them, one fsync each, and is killed (SIGKILL) in the middle')
+  const history = await crashAndGoOn(printer, { program: import.meta.filename, path, records })
+  printer.line(`Each writer went on behind what was there; the last one, not killed, came to record ${records.length}.`)
+
+  await using store = await openJournal(path)
+  printer.step('What recovery did, and whether all that was acknowledged is there')
+  await verify(printer, { store, records, history })
+
+  printer.step('Three ways to replay')
+  await replayAll(printer, store, records)
+  printer.line('')
+  await replayToReport(printer, store)
+  printer.line('')
+  await followLive(printer, store, records)
+
+  printer.step('Look at it yourself: these are plain text files, and they stay')
+  for (const command of commandsToTry(store, history)) printer.line(command)
+}
+
+function commandsToTry(store: MiniStore<WebhookRecord>, history: CrashHistory): string[] {
+  const name = basename(store.path)
+  const oldest = basename(store.segments.at(0)?.path ?? name)
+  const torn = history.kills.findLast((round) => round.torn !== undefined)?.torn
+  return [
+    `cd ${shellWord(store.path.slice(0, -name.length - 1))}`,
+    ...withNotes([
+      ['ls -l', 'segments, seal, lock and evidence'],
+      [`head -n 3 ${oldest} | cut -c 1-80`, 'the header and the first two records'],
+      [`tail -n 1 ${name} | jq .event`, 'the last record'],
+      ...(torn === undefined ? [] : [[`tail -c 80 ${basename(torn.savedAs)}`, 'where the write broke off'] as const]),
+    ]),
+  ]
+}
+
+/** Commands with comments, aligned. */
+function withNotes(commands: ReadonlyArray<readonly [command: string, note: string]>): string[] {
+  const width = Math.max(...commands.map(([command]) => command.length))
+  return commands.map(([command, note]) => `${command.padEnd(width)}  # ${note}`)
+}
+
+/** A path as one word of a shell, quoted where it must be. */
+function shellWord(path: string): string {
+  return /^[\w./:-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`
+}

@@ -8,12 +8,12 @@ export type Fields = Readonly<Record<string, unknown>>
  */
 export function fields(options: unknown, known: readonly string[]): Fields {
   if (options === undefined) return {}
-  if (typeof options !== 'object' || options === null) {
+  if (!isObject(options) || Array.isArray(options)) {
     throw new TypeError(`Expected options to be an object, got ${shown(options)}`)
   }
   for (const name of Object.keys(options)) {
     if (known.includes(name)) continue
-    const near = known.find((candidate) => isNear(candidate.toLowerCase(), name.toLowerCase()))
+    const near = nearest(name, known)
     const hint = near === undefined ? `known are ${known.join(', ')}` : `did you mean \`${near}\`?`
     throw new TypeError(`Unknown option \`${name}\`: ${hint}`)
   }
@@ -51,11 +51,31 @@ export function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 
-/** Whether two names differ by a letter or two, or one begins with the other. */
-function isNear(known: string, given: string): boolean {
-  if (known.startsWith(given) || given.startsWith(known)) return true
-  const missing = Array.from(given, (letter) => !known.includes(letter)).filter(Boolean).length
-  return missing <= 1 && Math.abs(known.length - given.length) <= 2
+/** The name that was most likely meant, if one is near: one that begins like it, or differs in two letters at most. */
+function nearest(given: string, known: readonly string[]): string | undefined {
+  const name = given.toLowerCase()
+  const same = known.find((candidate) => candidate.toLowerCase() === name)
+  const longer = known.find((candidate) => candidate.toLowerCase().startsWith(name))
+  const [near] = known
+    .map((candidate) => ({ candidate, edits: editDistance(candidate.toLowerCase(), name) }))
+    .filter(({ edits }) => edits <= 2)
+    .toSorted((left, right) => left.edits - right.edits)
+  return same ?? longer ?? near?.candidate
+}
+
+/** How many letters must be put in, taken out or changed to make one word of the other (Levenshtein). */
+function editDistance(left: string, right: string): number {
+  let row = Array.from({ length: right.length + 1 }, (_, column) => column)
+  for (let line = 1; line <= left.length; line++) {
+    const next = [line]
+    for (let column = 1; column <= right.length; column++) {
+      const isSame = left[line - 1] === right[column - 1]
+      const changed = (row[column - 1] as number) + (isSame ? 0 : 1)
+      next.push(Math.min((row[column] as number) + 1, (next[column - 1] as number) + 1, changed))
+    }
+    row = next
+  }
+  return row[right.length] as number
 }
 
 /** A value as error messages show it. */
@@ -64,6 +84,13 @@ export function shown(value: unknown): string {
   if (typeof value === 'function') return 'a function'
   if (Array.isArray(value)) return 'an array'
   return isObject(value) ? 'an object' : `\`${String(value)}\` (${typeof value})`
+}
+
+/** @throws {TypeError} unless it can be iterated. */
+export function iterable<T>(name: string, value: Iterable<T>): Iterable<T> {
+  const isIterable = typeof value === 'string' || (isObject(value) && Symbol.iterator in value)
+  if (!isIterable) throw new TypeError(`Expected \`${name}\` to be iterable, got ${shown(value)}`)
+  return value
 }
 
 /** @throws {TypeError} unless it is a path that names a file. */

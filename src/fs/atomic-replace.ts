@@ -14,14 +14,20 @@ export const temporarySuffix = '.tmp'
 export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
   const temporary = path + temporarySuffix
   await removeIfPresent(fs, temporary)
-  const file = await fs.open(temporary, 'create')
   try {
-    await writeFully(file, bytes, 0)
-    await file.sync()
-  } finally {
-    await file.close()
+    const file = await fs.open(temporary, 'create')
+    try {
+      await writeFully(file, bytes, 0)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await fs.rename(temporary, path)
+  } catch (error) {
+    // It may hold the last space of a full disk. What cannot be removed now the next call removes.
+    await removeIfPresent(fs, temporary).catch(() => false)
+    throw error
   }
-  await fs.rename(temporary, path)
   await fs.syncDirectory(dirname(path))
 }
 

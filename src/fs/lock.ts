@@ -44,7 +44,7 @@ export async function acquireLock(
     }
   } catch (error) {
     if (key !== undefined) registry.delete(key)
-    await file.close()
+    await file.close().catch(() => {})
     throw error
   }
   const held = key

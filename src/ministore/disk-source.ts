@@ -1,25 +1,27 @@
 import { resolve as absolute } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { MiniStoreError } from '../errors.ts'
+import { messageOf, MiniStoreError } from '../errors.ts'
 import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { findHolder } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
+import { settledOrAborted } from './abort.ts'
+import { tellDamage } from './from-caller.ts'
 import { JournalFiles } from './journal-files.ts'
 import type { JournalSource, JournalView } from './journal-source.ts'
 import { JournalWriter } from './journal-writer.ts'
-import { settledOrAborted } from './live-source.ts'
 import { locateJournal } from './locate.ts'
 import { readSeal } from './seal.ts'
 import { missingActiveDamage } from './seal-check.ts'
 import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
 import { scanSegment } from './segment-scan.ts'
 import {
-  inspectActive, isSameSegment, type ReportDamage, type Segment, surveySegments, throwDamage,
+  inspectActive, isSameSegment, type ReportDamage, type Segment, type SegmentFile, surveySegments, throwDamage,
+  type UnfinishedFile,
 } from './segments.ts'
 
-/** A writer moves files while we look; what looks like damage must look so this often in a row. */
-const maxLooks = 20
+/** A writer moves files while we look: what looks like damage must look the same so often in a row. */
+const sameLooks = 3
 
 /**
  * A journal as its files show it: for readers that have only its path. Takes no lock and changes nothing.
@@ -34,6 +36,8 @@ export class DiskSource implements JournalSource {
   readonly #pollIntervalMs: number
   readonly #report: ReportDamage
   readonly #reported = new Set<string>()
+  /** The file under the active name when a view was taken, whatever it held: when it changes, so may the journal have. */
+  readonly #activeFiles = new WeakMap<JournalView, SegmentFile | UnfinishedFile | undefined>()
   #stopWatching: (() => void) | undefined
   #onHint: (() => void) | undefined
 
@@ -44,12 +48,12 @@ export class DiskSource implements JournalSource {
   constructor(
     fs: FileSystem,
     path: string,
-    options: { readonly pollIntervalMs: number; readonly salvage: ReportDamage | undefined },
+    options: { readonly pollIntervalMs?: number; readonly salvage: ReportDamage | undefined },
   ) {
     this.#fs = fs
     this.#files = new JournalFiles(absolute(filePath(path)))
     this.path = this.#files.path
-    this.#pollIntervalMs = options.pollIntervalMs
+    this.#pollIntervalMs = options.pollIntervalMs ?? 100
     const { salvage } = options
     this.#report = salvage === undefined ? throwDamage : (damage) => this.#reportOnce(damage, salvage)
   }
@@ -60,45 +64,55 @@ export class DiskSource implements JournalSource {
       this.#isLocated = true
     }
     const writer = await this.#liveWriter()
-    if (writer !== undefined) return writer.view()
+    if (writer !== undefined) {
+      await writer.namesSettled()
+      return writer.view()
+    }
     const grown = since === undefined ? undefined : await this.#lookAtGrowth(since)
     if (grown !== undefined) return grown
-    for (let looks = 1; ; looks++) {
+    for (let same = 1, last = ''; ; ) {
       try {
         return await this.#survey(throwDamage)
       } catch (error) {
         const mayBeMoving = isNotFound(error) || isCorruption(error)
         if (!mayBeMoving) throw error
-        if (looks < maxLooks) continue
-        return this.#survey(this.#report)
+        same = messageOf(error) === last ? same + 1 : 1
+        last = messageOf(error)
+        if (same === sameLooks) return this.#survey(this.#report)
+        await delay(1)
       }
     }
   }
 
-  async changedSince(view: JournalView, signal: AbortSignal): Promise<boolean> {
-    for (;;) {
+  async changedSince(
+    view: JournalView,
+    { signal, isRestless }: { readonly signal: AbortSignal; readonly isRestless: boolean },
+  ): Promise<boolean> {
+    for (let isFirst = true; ; isFirst = false) {
       const writer = await this.#liveWriter()
       const hint = this.#hint()
       if (await this.#differs(view, writer)) return true
+      if (isRestless && !isFirst) return true
       signal.throwIfAborted()
-      if (writer !== undefined) {
-        await settledOrAborted(writer.changed(), signal)
-      } else {
-        // Kept from being unhandled when the hint is first; its timer must keep the process alive until then.
-        const timer = new AbortController()
-        const poll = delay(this.#pollIntervalMs, undefined, { signal: timer.signal }).catch(() => {})
-        try {
-          await settledOrAborted(Promise.race([hint, poll]), signal)
-        } finally {
-          timer.abort()
-        }
-      }
+      if (writer === undefined) await this.#hintOrPoll(hint, signal)
+      else await writer.changed(signal)
     }
   }
 
   close(): void {
     this.#stopWatching?.()
     this.#stopWatching = undefined
+  }
+
+  async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {
+    // The timer keeps the process alive until then.
+    const timer = new AbortController()
+    const poll = delay(this.#pollIntervalMs, undefined, { signal: timer.signal }).catch(() => {})
+    try {
+      await settledOrAborted(Promise.race([hint, poll]), signal)
+    } finally {
+      timer.abort()
+    }
   }
 
   async #survey(report: ReportDamage): Promise<JournalView> {
@@ -111,20 +125,16 @@ export class DiskSource implements JournalSource {
     const seal = before !== undefined && after !== undefined && samePrefix(before, after) ? after : undefined
     const { segments } = await surveySegments(fs, files, active, report)
     const last = segments.at(-1)
-    const isActive = last !== undefined && last.number === undefined
-    if (!isActive && seal !== undefined) await this.#checkMissing(seal, last, report)
-    return {
-      segments,
-      end: last === undefined ? undefined : { firstSequence: last.firstSequence, bytes: last.bytes },
-      checkpoints: isActive && seal !== undefined ? [seal] : [],
-      activeFile: active,
-      isLive: false,
-    }
+    if (active === undefined || !('header' in active)) await this.#checkMissing(seal, last, report)
+    const view = { segments, tail: last && { segment: last, bytes: last.bytes, checkpoints: sealOf(segments, seal), isAcknowledged: false } }
+    this.#activeFiles.set(view, active)
+    return view
   }
 
-  async #checkMissing(seal: SegmentPrefix, last: Segment | undefined, report: ReportDamage): Promise<void> {
-    const prefix = last === undefined ? undefined : await this.#prefixOf(last, seal.bytes)
-    const damage = missingActiveDamage(this.#files, seal, prefix)
+  async #checkMissing(seal: SegmentPrefix | undefined, last: Segment | undefined, report: ReportDamage): Promise<void> {
+    if (seal === undefined) return
+    const lastSealed = last === undefined ? undefined : { atSeal: await this.#prefixOf(last, seal.bytes) }
+    const damage = missingActiveDamage(this.#files, seal, lastSealed)
     if (damage !== undefined) report(damage)
   }
 
@@ -139,22 +149,21 @@ export class DiskSource implements JournalSource {
 
   /** The view with more of its active segment, when that is all that has changed: spares a survey for every append. */
   async #lookAtGrowth(previous: JournalView): Promise<JournalView | undefined> {
-    const last = previous.segments.at(-1)
-    if (previous.isLive || last === undefined || last.number !== undefined) return undefined
+    const { tail } = previous
+    if (tail === undefined || tail.isAcknowledged || tail.segment.number !== undefined) return undefined
     const active = await inspectActive(this.#fs, this.#files, () => {})
-    if (active === undefined || !('header' in active) || !isSameSegment(active, last)) return undefined
-    const end = { firstSequence: last.firstSequence, bytes: active.bytes }
-    return { ...previous, end, checkpoints: [], activeFile: active }
+    if (active === undefined || !('header' in active) || !isSameSegment(active, tail.segment)) return undefined
+    const view = { segments: previous.segments, tail: { ...tail, bytes: active.bytes, checkpoints: [] } }
+    this.#activeFiles.set(view, active)
+    return view
   }
 
   async #differs(view: JournalView, writer: JournalWriter | undefined): Promise<boolean> {
-    if (writer !== undefined) {
-      const { end } = writer.view()
-      return end?.firstSequence !== view.end?.firstSequence || end?.bytes !== view.end?.bytes
-    }
-    if (view.isLive) return true
+    if (writer !== undefined) return !writer.isAt(view.tail)
+    if (view.tail?.isAcknowledged === true) return true
     const stat = await this.#statActive()
-    return stat?.inode !== view.activeFile?.inode || stat?.size !== view.activeFile?.bytes
+    const seen = this.#activeFiles.get(view)
+    return stat?.inode !== seen?.inode || stat?.size !== seen?.bytes
   }
 
   async #statActive(): Promise<FileStat | undefined> {
@@ -169,7 +178,7 @@ export class DiskSource implements JournalSource {
   async #liveWriter(): Promise<JournalWriter | undefined> {
     const holder = await findHolder(this.#fs, this.#files.lock)
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
-    return writer instanceof JournalWriter && !writer.isClosed ? writer : undefined
+    return writer instanceof JournalWriter && writer.isSound ? writer : undefined
   }
 
   /** Resolves at the next hint that the directory has changed. */
@@ -183,8 +192,18 @@ export class DiskSource implements JournalSource {
   #reportOnce(damage: MiniStoreError, salvage: ReportDamage): void {
     if (this.#reported.has(damage.message)) return
     this.#reported.add(damage.message)
-    salvage(damage)
+    tellDamage(salvage, damage)
   }
+}
+
+/**
+ * The seal as a checkpoint of the last segment. Not where that has no sequence number and others are before it: then
+ * another program rotated, which knows of no seals, and it may be that of another segment.
+ */
+function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): SegmentPrefix[] {
+  const last = segments.at(-1)
+  const isForeign = segments.length > 1 && last?.header.sequence === undefined
+  return seal === undefined || isForeign || last?.number !== undefined ? [] : [seal]
 }
 
 function isCorruption(error: unknown): boolean {

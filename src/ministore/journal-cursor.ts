@@ -1,6 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises'
+
 import { ioError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import type { JournalEnd, JournalSource, JournalView } from './journal-source.ts'
+import { FromCaller, tellDamage } from './from-caller.ts'
+import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
 import { SegmentReader } from './segment-reader.ts'
@@ -24,8 +27,10 @@ export class JournalCursor<T> {
   readonly #codec: RecordCodec<T, never>
   readonly #settings: StreamSettings
   readonly #stop = new AbortController()
+  /** The last look, for the way from segment to segment. */
   #view: JournalView | undefined
-  #end: JournalEnd | undefined
+  /** Where the replay ends: seen at the first look, or, when it follows, at the last. */
+  #tail: JournalTail | undefined
   #reader: SegmentReader<T> | undefined
   /** Sequence number of the next record to load. */
   #sequence: number | undefined
@@ -49,7 +54,7 @@ export class JournalCursor<T> {
     this.#codec = codec
     this.#settings = settings
     this.#view = view
-    this.#end = view?.end
+    this.#tail = view?.tail
     this.#sequence = settings.from
   }
 
@@ -74,9 +79,7 @@ export class JournalCursor<T> {
    * @throws the first damage, unless it is salvaged, and whatever else goes wrong; then the cursor is closed.
    */
   advance(): Promise<boolean> {
-    const advancing = this.#advance()
-    this.#advancing = advancing
-    return advancing
+    return (this.#advancing = this.#advance())
   }
 
   /** Frees the file. A pending {@link advance} rejects with the reason. */
@@ -105,11 +108,13 @@ export class JournalCursor<T> {
         await this.#load()
       }
     } catch (error) {
-      await this.#release()
+      // What went wrong first is what counts.
+      await this.#release().catch(() => {})
       this.#isDone = true
       this.#loaded = []
       this.#batch = { firstSequence: 0, records: [] }
-      throw this.#stop.signal.aborted ? this.#stop.signal.reason : ioError('read the journal', error, this.#source)
+      if (this.#stop.signal.aborted) throw this.#stop.signal.reason
+      throw error instanceof FromCaller ? error.cause : ioError('read the journal', error, this.#source)
     }
   }
 
@@ -124,13 +129,13 @@ export class JournalCursor<T> {
     const reader = (this.#reader ??= await this.#openSegment())
     if (reader === undefined) return
     const { to = Number.POSITIVE_INFINITY } = this.#settings
-    const end = this.#endOf(reader)
+    const tail = this.#tailIn(reader)
     const batches = await reader.next({
       from: this.#sequence ?? reader.segment.firstSequence,
       to,
-      end: end?.bytes ?? Number.POSITIVE_INFINITY,
-      mayBeTorn: end !== undefined && !(this.#view as JournalView).isLive && reader.segment.number === undefined,
-      checkpoints: end === undefined ? [] : (this.#view as JournalView).checkpoints,
+      end: tail?.bytes ?? Number.POSITIVE_INFINITY,
+      mayBeTorn: tail !== undefined && mayBeTorn(tail),
+      checkpoints: tail?.checkpoints ?? [],
     })
     if (batches === undefined) return this.#leave(reader)
     this.#loaded = batches
@@ -138,14 +143,14 @@ export class JournalCursor<T> {
     if (reader.nextSequence > to) this.#isDone = true
   }
 
-  /** Where reading ends, if that is in this reader's segment. */
-  #endOf(reader: SegmentReader<T>): JournalEnd | undefined {
-    return reader.segment.firstSequence === this.#end?.firstSequence ? this.#end : undefined
+  /** The tail, if it is in this reader's segment. */
+  #tailIn(reader: SegmentReader<T>): JournalTail | undefined {
+    return this.#tail !== undefined && isSameSegment(this.#tail.segment, reader.segment) ? this.#tail : undefined
   }
 
   async #look(since?: JournalView): Promise<JournalView> {
     const view = await this.#source.look(since)
-    if (this.#settings.follow || this.#end === undefined) this.#end = view.end
+    if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
     this.#view = view
     return view
   }
@@ -162,7 +167,7 @@ export class JournalCursor<T> {
       const wanted = (this.#sequence ??= first.firstSequence)
       const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
       if (segment === undefined) throw this.#gone(wanted, first)
-      if (this.#end !== undefined && segment.firstSequence > this.#end.firstSequence) {
+      if (this.#tail !== undefined && segment.firstSequence > this.#tail.segment.firstSequence) {
         this.#isDone = true
         return undefined
       }
@@ -173,29 +178,42 @@ export class JournalCursor<T> {
         if (!isNotFound(error)) throw error
       }
       this.#stop.signal.throwIfAborted()
+      // A writer in another process is renaming; the first time it has mostly finished by now.
+      if (moves > 0) await delay(1)
       view = await this.#look()
     }
-    throw new Error(`The segments were renamed ${maxMoves} times while one of them was being opened`)
+    const message = `${this.#source.path} was moved ${maxMoves} times while a segment of it was being opened`
+    throw new MiniStoreError('ERR_MINISTORE_IO', message, { path: this.#source.path })
   }
 
   /** Goes on from the end of what may be read of a segment. */
   async #leave(reader: SegmentReader<T>): Promise<void> {
-    const end = this.#endOf(reader)
-    if (end === undefined) return this.#enterNext(reader)
-    const view = this.#view as JournalView
-    this.#raise(missingBytes(this.#source.path, reader, view, end))
+    const tail = this.#tailIn(reader)
+    if (tail === undefined) return this.#enterNext(reader)
+    this.#raise(missingBytes(this.#source.path, reader, tail))
     if (this.#settings.follow) {
+      // Half a line may be rolled back and become another one: it is read again.
+      const isRestless = reader.hasRest
       reader.forgetRest()
-      return this.#waitForMore(view)
+      return this.#waitForMore(this.#view as JournalView, isRestless)
     }
-    if (reader.segment.number !== undefined && reader.hasRest) this.#raise(unendedLine(this.#source.path, reader))
+    if (!mayBeTorn(tail) && reader.hasRest) this.#raise(unendedLine(this.#source.path, reader))
     this.#isDone = true
   }
 
-  async #waitForMore(view: JournalView): Promise<void> {
-    const mayChange = this.#settings.follow && (await this.#source.changedSince(view, this.#stop.signal))
-    if (mayChange) await this.#look(view)
+  async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
+    const { signal } = this.#stop
+    const mayChange = this.#settings.follow && (await this.#source.changedSince(view, { signal, isRestless }))
+    if (mayChange) this.#checkReplaced(await this.#look(view))
     else this.#isDone = true
+  }
+
+  /** Another file that begins with the sequence number of the one being read: the journal was deleted and made anew. */
+  #checkReplaced(view: JournalView): void {
+    const reading = this.#reader?.segment
+    const other = view.segments.find(({ firstSequence }) => firstSequence === reading?.firstSequence)
+    if (reading === undefined || other === undefined || isSameSegment(reading, other)) return
+    throw damaged(this.#source.path, reading.name, 'the journal was replaced by another while it was being followed')
   }
 
   /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
@@ -209,7 +227,7 @@ export class JournalCursor<T> {
     }
     if (next !== undefined && next.firstSequence !== reader.nextSequence) {
       const problem = `it begins with sequence ${next.firstSequence}, expected ${reader.nextSequence}`
-      this.#raise(damaged(path, next.name, problem, next.firstSequence))
+      this.#raise(damaged(path, next.name, problem, { sequence: next.firstSequence }))
     }
     this.#reader = undefined
     await reader.close()
@@ -230,7 +248,7 @@ export class JournalCursor<T> {
     if (this.#settings.salvage === undefined) throw damage
     this.#batch = { firstSequence: this.#batch.firstSequence, records: [] }
     this.#index = 0
-    this.#settings.salvage(damage)
+    tellDamage(this.#settings.salvage, damage)
   }
 
   #gone(wanted: number, first: Segment): MiniStoreError {
@@ -242,24 +260,24 @@ export class JournalCursor<T> {
   }
 }
 
+/** Whether the last line may be half written: in the active segment of another process, while it was looked at. */
+function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
+  return !isAcknowledged && segment.number === undefined
+}
+
 /** The damage when a segment holds less than is known to have been in it, or than was read of it before. */
-function missingBytes(
-  path: string,
-  reader: SegmentReader<unknown>,
-  view: JournalView,
-  end: JournalEnd,
-): MiniStoreError | undefined {
-  const known = view.checkpoints.at(-1)?.bytes ?? 0
+function missingBytes(path: string, reader: SegmentReader<unknown>, tail: JournalTail): MiniStoreError | undefined {
+  const known = tail.checkpoints.at(-1)?.bytes ?? 0
   if (reader.bytes < known) {
     const problem = `it is known to have had ${known} bytes of whole lines and has ${reader.bytes}`
-    return damaged(path, reader.segment.name, problem, reader.nextSequence)
+    return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
   }
-  if (reader.bytes <= end.bytes) return undefined
-  const problem = `it was cut to ${end.bytes} bytes after ${reader.bytes} were read: an append that was under way failed`
-  return damaged(path, reader.segment.name, problem, reader.nextSequence)
+  if (reader.bytes <= tail.bytes) return undefined
+  const problem = `it was cut to ${tail.bytes} bytes after ${reader.bytes} were read: an append that was under way failed`
+  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
 }
 
 function unendedLine(path: string, reader: SegmentReader<unknown>): MiniStoreError {
   const problem = `it is sealed, but its last line, at offset ${reader.bytes}, has no line feed`
-  return damaged(path, reader.segment.name, problem, reader.nextSequence)
+  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
 }

@@ -5,20 +5,19 @@ import type { Segment } from './segments.ts'
 export interface JournalView {
   /** Oldest first. */
   readonly segments: readonly Segment[]
-  /** How far the last segment may be read; undefined when there is none. */
-  readonly end: JournalEnd | undefined
-  /** Prefixes of the last segment that are known, by its seal or by its writer; shortest first. */
-  readonly checkpoints: readonly SegmentPrefix[]
-  /** The file under the active name, whatever it holds: when it changes, so may the journal have. */
-  readonly activeFile?: { readonly inode: number; readonly bytes: number } | undefined
-  /** Whether it comes from the writer in this process: then every byte below the end is acknowledged. */
-  readonly isLive: boolean
+  /** The last of them, and how far it may be read; undefined when there is none. */
+  readonly tail: JournalTail | undefined
 }
 
-/** A place in a journal: so many bytes of the segment that begins with that sequence number. */
-export interface JournalEnd {
-  readonly firstSequence: number
+/** The end of a journal as it stood at one moment: where a replay that does not follow ends. */
+export interface JournalTail {
+  readonly segment: Segment
+  /** Bytes of it that may be read. */
   readonly bytes: number
+  /** Its prefixes that are known, by its seal or by its writer; shortest first. */
+  readonly checkpoints: readonly SegmentPrefix[]
+  /** Whether every byte of it is known to be acknowledged; if not, its last line may be torn, or not yet whole. */
+  readonly isAcknowledged: boolean
 }
 
 /** Where a reader learns how the journal stands, and that it has changed. */
@@ -33,8 +32,11 @@ export interface JournalSource {
   /**
    * Resolves with true when the journal may have changed since the view was taken, with false when it never will
    * again. Rejects when the signal is aborted.
+   *
+   * @param options.isRestless answers after a while in any case: the last line was not whole, and it may
+   *   become another of the same length.
    */
-  changedSince(view: JournalView, signal: AbortSignal): Promise<boolean>
+  changedSince(view: JournalView, options: { readonly signal: AbortSignal; readonly isRestless: boolean }): Promise<boolean>
   /** Frees what waiting has taken. */
   close(): void
 }

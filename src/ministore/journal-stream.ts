@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { UnderlyingSource } from 'node:stream/web'
 
 import type { JournalCursor } from './journal-cursor.ts'
@@ -67,7 +68,11 @@ export class Replay<Item> implements UnderlyingSource<Item> {
   start(controller: ReadableStreamDefaultController<Item>): void {
     this.#controller = controller
     if (this.#signal?.aborted) this.#onAbort()
-    else this.#signal?.addEventListener('abort', this.#onAbort, { once: true })
+    else if (this.#signal !== undefined) {
+      // Many streams on one signal are no leak: each lets go of it when it ends.
+      setMaxListeners(0, this.#signal)
+      this.#signal.addEventListener('abort', this.#onAbort, { once: true })
+    }
   }
 
   /**
@@ -172,15 +177,18 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     return this.#inOrder(() => this.#next())
   }
 
-  return(): Promise<IteratorResult<Item, undefined>> {
-    return this.#inOrder(async () => {
-      if (!this.#isFinished) {
-        this.#isFinished = true
+  /** Ends the iteration. A `next` that still waits, as that of a follower may for long, is answered at once: done. */
+  async return(): Promise<IteratorResult<Item, undefined>> {
+    if (!this.#isFinished) {
+      this.#isFinished = true
+      try {
         if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
+        await this.#last?.catch(() => {})
+      } finally {
         this.#reader.releaseLock()
       }
-      return { done: true, value: undefined }
-    })
+    }
+    return { done: true, value: undefined }
   }
 
   [Symbol.asyncIterator](): this {
@@ -196,6 +204,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     try {
       if (this.#replay.hasItem || (await this.#replay.advance())) return { done: false, value: this.#replay.take() }
     } catch (error) {
+      if (this.#isFinished) return { done: true, value: undefined }
       this.#finish()
       throw error
     }
@@ -204,6 +213,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   #finish(): void {
+    // Else `return` was called meanwhile and does it.
+    if (this.#isFinished) return
     this.#isFinished = true
     this.#reader.releaseLock()
   }

@@ -1,18 +1,23 @@
 import PQueue from 'p-queue'
 
-import { ioError, messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
-import { writeFully } from '../fs/atomic-replace.ts'
+import { ioError, messageOf, MiniStoreError } from '../errors.ts'
+import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
-import { appendChannel, poisonChannel, rotateChannel, traced } from './channels.ts'
+import { ChangeSignal } from './change-signal.ts'
+import { appendChannel, rotateChannel, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
-import type { JournalView } from './journal-source.ts'
+import type { JournalTail, JournalView } from './journal-source.ts'
 import { type ActiveSegment, orPoison, PoisoningError } from './next-segment.ts'
 import type { RecoveredJournal } from './recovery.ts'
 import { rotateSegment } from './rotation.ts'
-import { writeSeal } from './seal.ts'
+import { writeSealIfRoom } from './seal.ts'
 import { extendPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import type { Segment } from './segments.ts'
+import { isSameSegment, type Segment } from './segments.ts'
+import type { WriterSettings } from './settings.ts'
+import { Soundness } from './soundness.ts'
+
+type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
 /**
  * The one who writes: everything that changes a journal goes through its queue, one at a time, in call order.
@@ -22,26 +27,24 @@ import type { Segment } from './segments.ts'
 export class JournalWriter {
   readonly files: JournalFiles
   readonly #fs: FileSystem
-  readonly #limits: { readonly maxBytesPerSegment: number; readonly maxSegments: number }
+  readonly #limits: Limits
   readonly #queue = new PQueue({ concurrency: 1 })
   #sealed: readonly Segment[]
   #active: ActiveSegment
   /** What the seal on disk says; undefined when there is none. */
   #seal: SegmentPrefix | undefined
-  #poison: MiniStoreError | undefined
+  readonly #soundness: Soundness
   #isClosing = false
   #isClosed = false
-  readonly #waiting = new Set<() => void>()
+  readonly #change = new ChangeSignal()
+  /** Settles when the names on the disk are those of the view again; undefined while they are. */
+  #renaming: Promise<unknown> | undefined
 
-  constructor(
-    fs: FileSystem,
-    files: JournalFiles,
-    journal: RecoveredJournal,
-    limits: { readonly maxBytesPerSegment: number; readonly maxSegments: number },
-  ) {
+  constructor(fs: FileSystem, files: JournalFiles, journal: RecoveredJournal, limits: Limits) {
     this.#fs = fs
     this.files = files
     this.#limits = limits
+    this.#soundness = new Soundness(files.path)
     this.#sealed = journal.sealed
     this.#active = journal.active
     this.#seal = journal.seal
@@ -59,32 +62,46 @@ export class JournalWriter {
     return this.#isClosed
   }
 
+  /** Whether it is open and not poisoned: then its view is how the journal stands. */
+  get isSound(): boolean {
+    return !this.#isClosed && this.#soundness.isSound
+  }
+
   /** How the journal stands, as far as it is acknowledged: for readers in this process. */
   view(): JournalView {
     const { segment, prefix } = this.#active
+    const checkpoints = this.#seal === undefined ? [prefix] : [this.#seal, prefix]
     return {
       segments: [...this.#sealed, segment],
-      end: { firstSequence: segment.firstSequence, bytes: prefix.bytes },
-      checkpoints: this.#seal === undefined ? [prefix] : [this.#seal, prefix],
-      isLive: true,
+      tail: { segment, bytes: prefix.bytes, checkpoints, isAcknowledged: true },
     }
   }
 
-  /** Resolves at the next acknowledged append, rotation, deletion, poisoning or close. */
-  changed(): Promise<void> {
-    return new Promise((resolve) => this.#waiting.add(resolve))
+  /** Whether the journal still ends where a view says. */
+  isAt(tail: JournalTail | undefined): boolean {
+    const { segment, prefix } = this.#active
+    return tail !== undefined && tail.bytes === prefix.bytes && isSameSegment(tail.segment, segment)
+  }
+
+  /** Resolves at the next acknowledged append, rotation, deletion, poisoning or close; rejects when aborted. */
+  changed(signal: AbortSignal): Promise<void> {
+    return this.#change.next(signal)
+  }
+
+  /** Resolves when no rotation or deletion is under way, which have names on the disk that no view has. */
+  async namesSettled(): Promise<void> {
+    while (this.#renaming !== undefined) await this.#renaming.catch(() => {})
   }
 
   /** @throws {MiniStoreError} unless it is open and sound. */
   assertUsable(): void {
-    if (this.#isClosing) throw this.#error('ERR_MINISTORE_CLOSED', `The store of ${this.files.path} is closed`)
+    const { path } = this.files
+    if (this.#isClosing) throw new MiniStoreError('ERR_MINISTORE_CLOSED', `The store of ${path} is closed`, { path })
     this.assertSound()
   }
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once a write or an fsync has failed beyond repair. */
   assertSound(): void {
-    if (this.#poison === undefined) return
-    throw this.#error('ERR_MINISTORE_POISONED', `Only close() works: ${this.#poison.message}`, this.#poison)
+    this.#soundness.assert()
   }
 
   /**
@@ -93,6 +110,10 @@ export class JournalWriter {
    * @param validation awaited when the lines' turn has come; when it rejects, nothing is written.
    */
   append(lines: Buffer, records: number, validation?: Promise<unknown>): Promise<number> {
+    // Once more: the record's own toJSON, its schema or its codec may have closed the store.
+    this.assertUsable()
+    // It is awaited when the turn has come, and must not count as unhandled until then.
+    validation?.catch(() => {})
     const context = { path: this.files.path, bytes: lines.length, records }
     return this.#queue.add(() =>
       traced(appendChannel, context, async () => {
@@ -107,6 +128,11 @@ export class JournalWriter {
         return sequence
       }),
     )
+  }
+
+  /** Resolves with the last sequence number there is when all that was called before is done. */
+  settled(): Promise<number> {
+    return this.#queue.add(() => this.lastSequence)
   }
 
   /** Seals the active segment, unless it is empty, and begins the next one. */
@@ -139,27 +165,29 @@ export class JournalWriter {
     this.#isClosing = true
     await this.#queue.onIdle()
     try {
-      if (this.#poison === undefined) await this.sealActive()
+      if (this.#soundness.isSound) await this.#sealActive()
     } finally {
       this.#isClosed = true
-      this.#wake()
+      this.#change.wake()
       await this.#active.file.close()
     }
   }
 
-  /**
-   * Writes the seal, unless there is one that says the same. A full disk is no reason to fail: a seal is an extra, and
-   * the older one, if there is any, stays true.
-   */
-  async sealActive(): Promise<void> {
+  /** Seals what recovery has found. When that fails the writer is done with: its file is closed. */
+  async sealOnOpen(): Promise<void> {
+    try {
+      await this.#sealActive()
+    } catch (error) {
+      await this.#active.file.close().catch(() => {})
+      throw error
+    }
+  }
+
+  /** Writes the seal, unless there is one that says the same. */
+  async #sealActive(): Promise<void> {
     const { prefix } = this.#active
     if (this.#seal !== undefined && samePrefix(this.#seal, prefix)) return
-    try {
-      await writeSeal(this.#fs, this.files.seal, prefix)
-      this.#seal = prefix
-    } catch (error) {
-      if (!isOutOfSpace(error)) throw ioError('write the seal', error, { path: this.files.path })
-    }
+    if (await writeSealIfRoom(this.#fs, this.files.seal, prefix)) this.#seal = prefix
   }
 
   async #write(lines: Buffer, records: number): Promise<void> {
@@ -174,20 +202,18 @@ export class JournalWriter {
     try {
       await file.dataSync()
     } catch (error) {
-      this.#setPoison('fsync', error)
+      this.#poison('fsync', error)
       // The record stays visible to whoever opens the journal next on this system, and their fsync would succeed without
       // writing it: the kernel takes its pages for clean. Cut off it cannot pass for durable. Should the cut fail or not
       // last, the outcome is as unknown as it is.
       await file.truncate(prefix.bytes).catch(() => {})
-      const context = { path: this.files.path, segment: segment.name, sequence: this.lastSequence + 1, cause: error }
-      throw new MiniStoreError(
-        'ERR_MINISTORE_OUTCOME_UNKNOWN',
-        `The fsync of record ${context.sequence} failed (${messageOf(error)}): it may or may not be on the disk`,
-        context,
-      )
+      const sequence = this.lastSequence + 1
+      const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
+      const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
+      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
     }
     this.#active = { segment, file, prefix: extendPrefix(prefix, lines, records) }
-    this.#wake()
+    this.#change.wake()
   }
 
   /** Cuts what a failed write may have left, so that the next append finds the file as the last one left it. */
@@ -198,15 +224,23 @@ export class JournalWriter {
       await file.truncate(prefix.bytes)
       await file.sync()
     } catch (error) {
-      this.#setPoison('roll back a failed write', error)
+      this.#poison('roll back a failed write', error)
       const message = `A write failed (${messageOf(cause)}) and could not be rolled back (${messageOf(error)})`
-      return this.#error('ERR_MINISTORE_OUTCOME_UNKNOWN', message, cause)
+      return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...context, cause })
     }
     const hint = isOutOfSpace(cause) ? ' (no space left: the disk, the quota or the largest file is full)' : ''
     return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
   }
 
   async #rotate(): Promise<void> {
+    const { file } = this.#active
+    await this.#whileRenaming(() => this.#sealAndBegin())
+    // Every byte of it is durable, so nothing that closing could report would matter.
+    await file.close().catch(() => {})
+    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
+  }
+
+  async #sealAndBegin(): Promise<void> {
     const from = this.#active
     // Where earlier ones were deleted the numbers go on from what is left.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
@@ -215,27 +249,37 @@ export class JournalWriter {
       segment: this.files.sealedName(number),
       sequence: from.segment.firstSequence + from.prefix.records,
     }
-    const hasSeal = this.#seal !== undefined
-    const { sealed, active } = await traced(rotateChannel, context, () =>
-      this.#guard('rotate', rotateSegment(this.#fs, this.files, from, { number, hasSeal })),
-    )
+    // Removed first, and gone even when the rest fails.
     this.#seal = undefined
+    const { sealed, active } = await traced(rotateChannel, context, () =>
+      this.#guard('rotate', rotateSegment(this.#fs, this.files, from, number)),
+    )
     this.#sealed = [...this.#sealed, sealed]
     this.#active = active
-    this.#wake()
-    // Every byte of it is durable, so nothing that closing could report would matter.
-    await from.file.close().catch(() => {})
-    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
+    this.#change.wake()
   }
 
-  async #deleteOldest(): Promise<void> {
-    const [oldest, ...kept] = this.#sealed
-    if (oldest === undefined) return
-    await this.#guard(`delete ${oldest.name}`, this.#fs.unlink(oldest.path))
-    this.#sealed = kept
-    this.#wake()
-    // Durable before the next goes, or a crash could leave a gap.
-    await this.#guard(`delete ${oldest.name}`, orPoison(this.#fs.syncDirectory(this.files.directory)))
+  #deleteOldest(): Promise<void> {
+    return this.#whileRenaming(async () => {
+      const [oldest, ...kept] = this.#sealed
+      if (oldest === undefined) return
+      // One that somebody else has removed already is as good as deleted.
+      await this.#guard(`delete ${oldest.name}`, removeIfPresent(this.#fs, oldest.path))
+      this.#sealed = kept
+      this.#change.wake()
+      // Durable before the next goes, or a crash could leave a gap.
+      await this.#guard(`delete ${oldest.name}`, orPoison(this.#fs.syncDirectory(this.files.directory)))
+    })
+  }
+
+  /** Keeps readers from looking while the names on the disk are none that a view has. */
+  async #whileRenaming(task: () => Promise<void>): Promise<void> {
+    this.#renaming = task()
+    try {
+      await this.#renaming
+    } finally {
+      this.#renaming = undefined
+    }
   }
 
   /** Turns a failed step into the error for the caller, and poisons when the state on disk is unknown. */
@@ -244,26 +288,15 @@ export class JournalWriter {
       return await step
     } catch (error) {
       if (error instanceof PoisoningError) {
-        this.#setPoison(doing, error.cause)
+        this.#poison(doing, error.cause)
         this.assertSound()
       }
       throw ioError(doing, error, { path: this.files.path })
     }
   }
 
-  #setPoison(doing: string, cause: unknown): void {
-    const message = `could not ${doing} (${messageOf(cause)}), and what is on the disk is unknown until it is opened anew`
-    this.#poison = this.#error('ERR_MINISTORE_POISONED', message, cause)
-    poisonChannel.publish({ path: this.files.path, error: this.#poison })
-    this.#wake()
-  }
-
-  #error(code: MiniStoreErrorCode, message: string, cause?: unknown): MiniStoreError {
-    return new MiniStoreError(code, message, { path: this.files.path, cause })
-  }
-
-  #wake(): void {
-    for (const resolve of this.#waiting) resolve()
-    this.#waiting.clear()
+  #poison(doing: string, cause: unknown): void {
+    this.#soundness.poison(doing, cause)
+    this.#change.wake()
   }
 }

@@ -1,47 +1,46 @@
+import type { DiskSource } from './disk-source.ts'
 import type { JournalSource, JournalView } from './journal-source.ts'
 import type { JournalWriter } from './journal-writer.ts'
 
-/** A journal as its writer in this process knows it: nothing is polled, nothing unacknowledged is seen. */
+/** A journal as its writer in this thread knows it: nothing is polled, nothing unacknowledged is seen. */
 export class LiveSource implements JournalSource {
   readonly #writer: JournalWriter
+  readonly #disk: DiskSource
+  #isOver = false
 
-  constructor(writer: JournalWriter) {
+  /** @param disk where a stream looks that outlives its store. */
+  constructor(writer: JournalWriter, disk: DiskSource) {
     this.#writer = writer
+    this.#disk = disk
   }
 
   get path(): string {
     return this.#writer.files.path
   }
 
-  look(): Promise<JournalView> {
-    return Promise.resolve(this.#writer.view())
+  /** The writer's view, once no rename is under way; of a writer that is closed or poisoned, what is on the disk. */
+  async look(): Promise<JournalView> {
+    await this.#writer.namesSettled()
+    return this.#writer.isSound ? this.#writer.view() : this.#disk.look()
   }
 
-  async changedSince(view: JournalView, signal: AbortSignal): Promise<boolean> {
-    while (this.#isSame(view)) {
+  async changedSince(view: JournalView, { signal }: { readonly signal: AbortSignal }): Promise<boolean> {
+    while (this.#writer.isAt(view.tail)) {
       if (this.#writer.isClosed) return false
       this.#writer.assertSound()
-      await settledOrAborted(this.#writer.changed(), signal)
+      await this.#writer.changed(signal)
+    }
+    if (this.#writer.isClosed) {
+      // What was acknowledged before is read on; what another writer adds is not this store's.
+      if (this.#isOver) return false
+      this.#isOver = true
+    } else {
+      this.#writer.assertSound()
     }
     return true
   }
 
-  close(): void {}
-
-  #isSame(view: JournalView): boolean {
-    const { end } = this.#writer.view()
-    return end?.firstSequence === view.end?.firstSequence && end?.bytes === view.end?.bytes
+  close(): void {
+    this.#disk.close()
   }
-}
-
-/** Waits for a promise, or rejects with the signal's reason as soon as it is aborted. */
-export function settledOrAborted(promise: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason)
-    if (signal.aborted) return onAbort()
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise
-      .then(() => resolve(), reject)
-      .finally(() => signal.removeEventListener('abort', onAbort))
-  })
 }

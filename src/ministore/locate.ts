@@ -1,5 +1,6 @@
 import { basename, dirname, join, resolve } from 'node:path'
 
+import { MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { filePath } from '../options.ts'
 import { JournalFiles } from './journal-files.ts'
@@ -9,16 +10,28 @@ import { JournalFiles } from './journal-files.ts'
  * segments belong beside the file, and a rotation must not rename the link.
  *
  * @throws {TypeError} unless the path is one.
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` when it is a link that leads nowhere: a journal made in its place would hide
+ *   the one that it leads to when that is there again.
  */
 export async function locateJournal(fs: FileSystem, path: unknown): Promise<JournalFiles> {
   const absolute = resolve(filePath(path))
-  try {
-    const directory = await fs.realPath(dirname(absolute))
-    const real = await fs.realPath(absolute)
-    if (real !== join(directory, basename(absolute))) return new JournalFiles(real)
-  } catch (error) {
-    // Nothing there yet, or not to be seen: opening it will make it, or tell.
-    if (!isNotFound(error)) return new JournalFiles(absolute)
+  const directory = await realPathIfPresent(fs, dirname(absolute))
+  if (directory === undefined) return new JournalFiles(absolute)
+  // A name that is listed and leads nowhere is a link, or was renamed between the two calls: so it is asked again.
+  for (let asked = 0; asked < 3; asked++) {
+    const real = await realPathIfPresent(fs, absolute)
+    if (real === join(directory, basename(absolute))) return new JournalFiles(absolute)
+    if (real !== undefined) return new JournalFiles(real)
+    if (!(await fs.list(directory)).includes(basename(absolute))) return new JournalFiles(absolute)
   }
-  return new JournalFiles(absolute)
+  throw new MiniStoreError('ERR_MINISTORE_IO', `${absolute} is a symbolic link that leads nowhere`, { path: absolute })
+}
+
+async function realPathIfPresent(fs: FileSystem, path: string): Promise<string | undefined> {
+  try {
+    return await fs.realPath(path)
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
 }

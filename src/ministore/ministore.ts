@@ -4,6 +4,7 @@ import { ioError } from '../errors.ts'
 import { ensureDirectory } from '../fs/directories.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { acquireLock, type Lock } from '../fs/lock.ts'
+import { iterable } from '../options.ts'
 import { recoverChannel, type RecoverTrace, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
 import type { JournalEntry, JournalStream } from './journal-stream.ts'
@@ -94,11 +95,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
         return recovered
       })
       const writer = new JournalWriter(fs, files, journal, settings)
-      await writer.sealActive()
+      await writer.sealOnOpen()
       holder.writer = writer
-      return new MiniStore({ writer, lock, fs, codec: new RecordCodec(settings), recovery: journal.report })
+      return new MiniStore({ writer, lock, fs, codec: new RecordCodec({ ...settings, path: files.path }), recovery: journal.report })
     } catch (error) {
-      await lock.release()
+      // What went wrong first is what counts.
+      await lock.release().catch(() => {})
       throw error
     }
   }
@@ -156,11 +158,15 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * them, in order, may be there: it is one write, not a transaction.
    *
    * @throws {MiniStoreError} as {@link append}.
+   * @throws {TypeError} for what is no iterable.
    */
   async appendAll(records: Iterable<Input>): Promise<{ first: number; last: number }> {
     this.#writer.assertUsable()
-    const encoded = Array.from(records, (record) => this.#codec.encode(record))
-    if (encoded.length === 0) return { first: this.lastSequence + 1, last: this.lastSequence }
+    const encoded = Array.from(iterable('records', records), (record) => this.#codec.encode(record))
+    if (encoded.length === 0) {
+      const last = await this.#writer.settled()
+      return { first: last + 1, last }
+    }
     const validations = encoded.flatMap(({ validation }) => (validation === undefined ? [] : [validation]))
     const lines = Buffer.concat(encoded.map(({ line }) => line))
     const validation = validations.length === 0 ? undefined : Promise.all(validations)
@@ -243,13 +249,11 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   async #close(): Promise<void> {
-    try {
-      await this.#writer.close()
-    } catch (error) {
-      throw ioError(`close the journal ${this.path}`, error, { path: this.path })
-    } finally {
-      await this.#lock.release()
-    }
+    // The lock is freed whatever happens; of two failures the first is told.
+    const closed = await Promise.allSettled([this.#writer.close()])
+    const freed = await Promise.allSettled([this.#lock.release()])
+    const failed = [...closed, ...freed].find(({ status }) => status === 'rejected')
+    if (failed?.status === 'rejected') throw ioError(`close the journal ${this.path}`, failed.reason, { path: this.path })
   }
 
   #replay(options: unknown): UnstartedReplay<Output> {

@@ -58,8 +58,9 @@ export async function prepareNextSegment(
     const segment = { number: undefined, name, path, header, bytes: bytes.length, inode, firstSequence: start.sequence }
     return { segment, file, prefix: headerPrefix(bytes) }
   } catch (error) {
-    await file.close()
-    // What was begun is removed if that can be done; if not, the next attempt or the next open removes it.
+    // The first error is what counts. What was begun is removed if that can be done; if not, the next attempt or the
+    // next open removes it.
+    await file.close().catch(() => {})
     await removeIfPresent(fs, files.next).catch(() => false)
     throw error
   }

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 import type { Codec } from './settings.ts'
 
 /** A record ready to be written. */
@@ -19,20 +19,24 @@ export interface EncodedRecord {
  * be read back, so a record that was appended can always be read.
  */
 export class RecordCodec<Output, Input> {
-  readonly #encode: (record: Input) => string
+  readonly #encode: (record: Input) => unknown
   readonly #decode: (line: string) => unknown
   readonly #isCustom: boolean
   readonly #schema: StandardSchemaV1 | undefined
   readonly #maxRecordBytes: number
+  readonly #path: string | undefined
 
   constructor(settings: {
     readonly codec?: Pick<Codec, 'decode'> | Codec | undefined
     readonly schema?: StandardSchemaV1 | undefined
     readonly maxRecordBytes?: number
+    /** The journal's, for errors. */
+    readonly path?: string
   }) {
-    const { codec } = settings
+    const { codec, path } = settings
+    this.#path = path
     this.#isCustom = codec !== undefined
-    this.#encode = codec !== undefined && 'encode' in codec ? (record) => codec.encode(record) : toJson
+    this.#encode = codec !== undefined && 'encode' in codec ? (record) => codec.encode(record) : JSON.stringify
     this.#decode = codec === undefined ? JSON.parse : (line) => codec.decode(line)
     this.#schema = settings.schema
     this.#maxRecordBytes = settings.maxRecordBytes ?? Number.POSITIVE_INFINITY
@@ -43,13 +47,14 @@ export class RecordCodec<Output, Input> {
    *   comes through `validation` when the schema is asynchronous.
    */
   encode(record: Input): EncodedRecord {
-    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encode(record)
+    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
     // Cheap first: a text never has more characters than bytes.
     if (text.length > this.#maxRecordBytes) throw this.#tooLarge(Buffer.byteLength(text))
     const line = Buffer.from(`${text}\n`)
     if (line.length - 1 > this.#maxRecordBytes) throw this.#tooLarge(line.length - 1)
     if (this.#schema === undefined) return { line, validation: undefined }
-    const checked = this.#validate(this.#decodeLine(text), nowhere)
+    const where = (): MiniStoreErrorContext => ({ path: this.#path })
+    const checked = this.#validate(this.#decodeLine(text, where), where)
     if (!(checked instanceof Promise)) return { line, validation: undefined }
     // It is awaited when the record's turn comes, and must not count as unhandled until then.
     checked.catch(() => {})
@@ -67,22 +72,37 @@ export class RecordCodec<Output, Input> {
     return this.#validate(decoded, context) as Output | Promise<Output>
   }
 
+  #encodeJson(record: Input): string {
+    let text: unknown
+    try {
+      text = this.#encode(record)
+    } catch (error) {
+      if (error instanceof RangeError && /string length/i.test(error.message)) {
+        throw this.#refused('ERR_MINISTORE_RECORD_TOO_LARGE', 'The record is longer than a string can be', error)
+      }
+      const message = `The record has no JSON form: ${messageOf(error)}`
+      throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', message, error)
+    }
+    if (typeof text === 'string') return text
+    const got = record === undefined ? 'undefined' : `a ${typeof record}`
+    const why = typeof record === 'object' ? ' whose toJSON gives undefined' : ''
+    throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', `Expected a record with a JSON form, got ${got}${why}`)
+  }
+
   #encodeCustom(record: Input): string {
     let text: unknown
     try {
       text = this.#encode(record)
     } catch (error) {
-      throw new MiniStoreError('ERR_MINISTORE_CODEC', `The codec's encode threw: ${messageOf(error)}`, { cause: error })
+      throw this.#refused('ERR_MINISTORE_CODEC', `The codec's encode threw: ${messageOf(error)}`, error)
     }
     const problem = problemOf(text)
     if (problem === undefined) return text as string
-    throw new MiniStoreError(
-      'ERR_MINISTORE_CODEC',
-      `Expected the codec's encode to return a non-empty line of text, got ${problem}`,
-    )
+    const message = `Expected the codec's encode to return a non-empty line of text, got ${problem}`
+    throw this.#refused('ERR_MINISTORE_CODEC', message)
   }
 
-  #decodeLine(line: string, where: () => MiniStoreErrorContext = nowhere): unknown {
+  #decodeLine(line: string, where: () => MiniStoreErrorContext): unknown {
     try {
       return this.#decode(line)
     } catch (error) {
@@ -103,9 +123,10 @@ export class RecordCodec<Output, Input> {
     } catch (error) {
       throw schemaError([{ message: messageOf(error) }], context(), error)
     }
-    if (!(result instanceof Promise)) return outputOf(result, context)
+    // A promise by its `then`: a schema library may bring its own kind.
+    if (!('then' in result)) return outputOf(result, context)
     const where = context()
-    return result.then(
+    return Promise.resolve(result).then(
       (settled) => outputOf(settled, () => where),
       (error: unknown) => {
         throw schemaError([{ message: messageOf(error) }], where, error)
@@ -114,35 +135,13 @@ export class RecordCodec<Output, Input> {
   }
 
   #tooLarge(bytes: number): MiniStoreError {
-    return new MiniStoreError(
-      'ERR_MINISTORE_RECORD_TOO_LARGE',
-      `Expected a record of at most ${this.#maxRecordBytes} bytes (maxRecordBytes), got one of ${bytes}`,
-    )
+    const message = `Expected a record of at most ${this.#maxRecordBytes} bytes (maxRecordBytes), got one of ${bytes}`
+    return this.#refused('ERR_MINISTORE_RECORD_TOO_LARGE', message)
   }
-}
 
-const nowhere = (): MiniStoreErrorContext => ({})
-
-function toJson(record: unknown): string {
-  let text: string | undefined
-  try {
-    text = JSON.stringify(record)
-  } catch (error) {
-    if (error instanceof RangeError && /string length/i.test(error.message)) {
-      throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', 'The record is longer than a string can be', {
-        cause: error,
-      })
-    }
-    throw new MiniStoreError('ERR_MINISTORE_NOT_SERIALIZABLE', `The record has no JSON form: ${messageOf(error)}`, {
-      cause: error,
-    })
+  #refused(code: MiniStoreErrorCode, message: string, cause?: unknown): MiniStoreError {
+    return new MiniStoreError(code, message, { path: this.#path, cause })
   }
-  if (text !== undefined) return text
-  const got = record === undefined ? 'undefined' : `a ${typeof record}`
-  throw new MiniStoreError(
-    'ERR_MINISTORE_NOT_SERIALIZABLE',
-    `Expected a record with a JSON form, got ${got}${typeof record === 'object' ? ' whose toJSON gives undefined' : ''}`,
-  )
 }
 
 function problemOf(text: unknown): string | undefined {

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import type { MiniStoreError } from '../errors.ts'
 import { removeIfPresent } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { JournalFiles } from './journal-files.ts'
@@ -94,7 +94,7 @@ async function restoreActive(
 ): Promise<ActiveSegment> {
   const { last, seal } = found
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
-  const damage = missingActiveDamage(files, seal, before?.atCheckpoint)
+  const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
   if (damage !== undefined) throw damage
   await removeLeftovers(fs, files, found.leftovers)
   // The seal of another active segment would contradict the one made here.
@@ -153,24 +153,29 @@ async function recoverActive(
       isSealKept: !isForeign,
     }
   } catch (error) {
-    await file.close()
+    await file.close().catch(() => {})
     throw error
   }
 }
 
 /**
- * Whether a seal that does not fit the active segment fits the one sealed last. That happens when another program
- * rotated, the Rust crate for one: it writes headers without a sequence number and knows of no seals.
+ * Whether a seal that does not fit the active segment fits a sealed one. That happens when another program rotated, the
+ * Rust crate for one: it writes headers without a sequence number and knows of no seals. So it can be one of the
+ * segments before headers like that, up to the last of ours.
  */
 async function isSealOfSealed(
   fs: FileSystem,
   files: JournalFiles,
   found: { readonly sealed: readonly Segment[]; readonly last: Segment; readonly seal: SegmentPrefix | undefined },
 ): Promise<boolean> {
-  const before = found.sealed.at(-1)
-  if (found.last.header.sequence !== undefined || before === undefined || found.seal === undefined) return false
-  const { atCheckpoint } = await scanSealed(fs, files, before, found.seal)
-  return atCheckpoint !== undefined && samePrefix(atCheckpoint, found.seal)
+  let after = found.last
+  for (const segment of found.sealed.toReversed()) {
+    if (after.header.sequence !== undefined || found.seal === undefined) return false
+    const { atCheckpoint } = await scanSealed(fs, files, segment, found.seal)
+    if (atCheckpoint !== undefined && samePrefix(atCheckpoint, found.seal)) return true
+    after = segment
+  }
+  return false
 }
 
 async function removeLeftovers(fs: FileSystem, files: JournalFiles, names: readonly string[]): Promise<void> {
@@ -183,20 +188,18 @@ function nextOf(segment: Segment, prefix: SegmentPrefix): number {
 }
 
 function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix, reason: string): MiniStoreError {
-  const sequence = nextOf(segment, before)
   // The line after the header and the records before it.
   const line = before.records + 2
-  const error = damaged(files.path, segment.name, `${reason} (line ${line}, offset ${before.bytes})`, sequence)
-  return new MiniStoreError('ERR_MINISTORE_CORRUPT', error.message, {
-    path: files.path, segment: segment.name, line, offset: before.bytes, sequence,
-  })
+  const sequence = nextOf(segment, before)
+  const problem = `${reason} (line ${line}, offset ${before.bytes})`
+  return damaged(files.path, segment.name, problem, { line, offset: before.bytes, sequence })
 }
 
 async function closeOnFailure(active: ActiveSegment, step: Promise<void>): Promise<void> {
   try {
     await step
   } catch (error) {
-    await active.file.close()
+    await active.file.close().catch(() => {})
     throw error
   }
 }

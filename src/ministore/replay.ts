@@ -25,7 +25,8 @@ export function replayStore<T>(
   options: unknown,
 ): UnstartedReplay<T> {
   const settings = streamSettings(options)
-  const cursor = new JournalCursor(fs, new LiveSource(writer), codec, settings, writer.view())
+  const source = new LiveSource(writer, new DiskSource(fs, writer.files.path, { salvage: settings.salvage }))
+  const cursor = new JournalCursor(fs, source, codec, settings, writer.view())
   return unstarted(cursor, settings)
 }
 

@@ -20,20 +20,20 @@ export async function rotateSegment(
   fs: FileSystem,
   files: JournalFiles,
   from: ActiveSegment,
-  options: { readonly number: number; readonly hasSeal: boolean },
+  number: number,
 ): Promise<{ readonly sealed: Segment; readonly active: ActiveSegment }> {
   const { segment, prefix } = from
-  if (options.hasSeal && (await removeIfPresent(fs, files.seal))) await orPoison(fs.syncDirectory(files.directory))
+  if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))
   const sequence = segment.firstSequence + prefix.records
   const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: prefix.crc32 })
-  const name = files.sealedName(options.number)
-  const sealed = { ...segment, number: options.number, name, path: files.at(name), bytes: prefix.bytes }
+  const name = files.sealedName(number)
+  const sealed = { ...segment, number, name, path: files.at(name), bytes: prefix.bytes }
   try {
     await fs.rename(files.path, sealed.path)
     await orPoison(fs.syncDirectory(files.directory))
     await promoteNextSegment(fs, files)
   } catch (error) {
-    await active.file.close()
+    await active.file.close().catch(() => {})
     throw error
   }
   return { sealed, active }

@@ -1,8 +1,9 @@
 import type { MiniStoreError } from '../errors.ts'
+import { formatHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { formatSeal } from './seal.ts'
 import type { SegmentScan } from './segment-scan.ts'
-import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
+import { headerPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
 import { damaged, type Segment } from './segments.ts'
 
 /** The damage a seal shows in the active segment, if it does. */
@@ -23,19 +24,27 @@ export function sealDamage(
 }
 
 /**
- * The damage when there is no active segment but a seal that says there was one with records. A crash never leaves
- * that: a rotation removes the seal, durably, before it renames the segment. It may be the seal of the
- * segment sealed last, when another program rotated.
+ * The damage when there is no active segment but a seal that says there was one, with records or with a place in the
+ * sequence that nothing else tells. A crash never leaves that: a rotation removes the seal, durably, before it renames
+ * the segment. It may be the seal of the segment sealed last, when another program rotated.
+ *
+ * @param lastSealed what the segment sealed last holds up to the seal's bytes; undefined when none is sealed.
  */
 export function missingActiveDamage(
   files: JournalFiles,
   seal: SegmentPrefix | undefined,
-  lastSealed: SegmentPrefix | undefined,
+  lastSealed: { readonly atSeal: SegmentPrefix | undefined } | undefined,
 ): MiniStoreError | undefined {
-  if (seal === undefined || seal.records === 0) return undefined
-  if (lastSealed !== undefined && samePrefix(lastSealed, seal)) return undefined
+  const isHarmless =
+    seal === undefined ||
+    (lastSealed === undefined ? samePrefix(seal, newJournal) : seal.records === 0) ||
+    (lastSealed?.atSeal !== undefined && samePrefix(lastSealed.atSeal, seal))
+  if (isHarmless) return undefined
   const problem =
     `the active segment is gone, and its seal ${files.seal} says that it held ${seal.records} record(s) in ` +
-    `${seal.bytes} bytes. Put the file back; or, to go on without these records, remove the seal`
+    `${seal.bytes} bytes. Put the file back; or, to go on without it, remove the seal`
   return damaged(files.path, files.name, problem)
 }
+
+/** An empty journal that never held a record. */
+const newJournal = headerPrefix(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))

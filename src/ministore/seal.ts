@@ -2,6 +2,7 @@ import { crc32 } from 'node:zlib'
 
 import { replaceFile } from '../fs/atomic-replace.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { formatCrc32, parseCrc32, type SegmentPrefix } from './segment-prefix.ts'
 
 /** The seal's line, `\n` included: what is known of a prefix of the active segment, and a checksum of the line itself. */
@@ -40,9 +41,18 @@ export async function readSeal(fs: FileSystem, sealPath: string): Promise<Segmen
   }
 }
 
-/** Puts a seal in place, atomically and durably. */
-export async function writeSeal(fs: FileSystem, sealPath: string, prefix: SegmentPrefix): Promise<void> {
-  await replaceFile(fs, sealPath, Buffer.from(formatSeal(prefix)))
+/**
+ * Puts a seal in place, atomically and durably; false when there is no space for it. A full disk is no reason to fail:
+ * a seal is an extra, and the older one, if there is any, stays true.
+ */
+export async function writeSealIfRoom(fs: FileSystem, sealPath: string, prefix: SegmentPrefix): Promise<boolean> {
+  try {
+    await replaceFile(fs, sealPath, Buffer.from(formatSeal(prefix)))
+    return true
+  } catch (error) {
+    if (isOutOfSpace(error)) return false
+    throw error
+  }
 }
 
 const maxSealBytes = 256

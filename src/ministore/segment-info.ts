@@ -17,13 +17,13 @@ export interface SegmentInfo {
 }
 
 /** The segments of a view, for users. */
-export function describeSegments({ segments, end }: JournalView, lastSequence: number): SegmentInfo[] {
+export function describeSegments({ segments, tail }: JournalView, lastSequence: number): SegmentInfo[] {
   return segments.map(({ path, number, firstSequence, bytes, header }, index) => ({
     path,
     isSealed: number !== undefined,
     firstSequence,
     lastSequence: (segments[index + 1]?.firstSequence ?? lastSequence + 1) - 1,
-    bytes: number === undefined ? (end?.bytes ?? bytes) : bytes,
+    bytes: number === undefined ? (tail?.bytes ?? bytes) : bytes,
     version: header.version,
   }))
 }

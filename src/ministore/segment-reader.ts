@@ -70,7 +70,7 @@ export class SegmentReader<T> {
       const isSame = header !== undefined && isSameSegment(segment, { ...segment, inode, header, bytes: size })
       if (isSame) return new SegmentReader(path, segment, file, codec)
     } catch (error) {
-      await file.close()
+      await file.close().catch(() => {})
       throw error
     }
     await file.close()
@@ -128,7 +128,7 @@ export class SegmentReader<T> {
       block = await this.#blocks.next(bounds.end)
     } catch (error) {
       if (!(error instanceof LineTooLongError)) throw error
-      throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, this.nextSequence)
+      throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, { sequence: this.nextSequence })
     }
     const isLast = block !== undefined && this.#blocks.offset === bounds.end
     if (block === undefined || !isLast || !bounds.mayBeTorn) return block

@@ -216,7 +216,7 @@ function reportDisorder(files: JournalFiles, segments: readonly Segment[], repor
       before === undefined
         ? `it holds more records than the sequence of the segment after it allows`
         : `it begins with sequence ${firstSequence}, but ${before.name} before it with ${before.firstSequence}`
-    report(damaged(files.path, name, problem, firstSequence))
+    report(damaged(files.path, name, problem, { sequence: firstSequence }))
   }
 }
 
@@ -242,11 +242,13 @@ async function listIfPresent(fs: FileSystem, directory: string): Promise<string[
   }
 }
 
-/** The error for damage to a segment that no single line is to blame for. */
-export function damaged(path: string, segment: string, problem: string, sequence?: number): MiniStoreError {
-  return new MiniStoreError('ERR_MINISTORE_CORRUPT', `The journal ${path} is damaged at ${segment}: ${problem}`, {
-    path,
-    segment,
-    sequence,
-  })
+/** The error for damage to a segment; `at` says where in it, as far as that is known. */
+export function damaged(
+  path: string,
+  segment: string,
+  problem: string,
+  at: { readonly line?: number; readonly offset?: number; readonly sequence?: number } = {},
+): MiniStoreError {
+  const message = `The journal ${path} is damaged at ${segment}: ${problem}`
+  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, ...at })
 }

@@ -145,7 +145,8 @@ export function writerSettings(options: unknown): WriterSettings {
         : integer('maxSegments', given['maxSegments'], { otherwise: Number.POSITIVE_INFINITY }),
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
       otherwise: defaultMaxRecordBytes,
-      most: constants.MAX_STRING_LENGTH,
+      // Its line feed must fit into the string too.
+      most: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], true),
     codec: codec(given['codec'], ['encode', 'decode']),

@@ -57,6 +57,11 @@ export interface FileStat {
   /** Device and inode: the same for every name of one file. An inode may be used again after its file is gone. */
   readonly device: number
   readonly inode: number
+  /**
+   * When the file was last changed, in milliseconds of whatever clock; undefined where that is not known. Only compared:
+   * it tells a change that leaves size and inode as they were.
+   */
+  readonly changedMs?: number | undefined
 }
 
 /** An open file. Calls on one file do not overlap, and `close` is the last. */

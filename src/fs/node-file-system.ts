@@ -126,7 +126,8 @@ function loadKernelLock(): KernelLock {
 }
 
 function toFileStat(stats: fs.Stats): FileStat {
-  return { size: stats.size, isDirectory: stats.isDirectory(), device: stats.dev, inode: stats.ino }
+  const { size, dev: device, ino: inode, ctimeMs: changedMs } = stats
+  return { size, isDirectory: stats.isDirectory(), device, inode, changedMs }
 }
 
 /** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */

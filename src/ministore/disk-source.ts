@@ -163,7 +163,7 @@ export class DiskSource implements JournalSource {
     if (view.tail?.isAcknowledged === true) return true
     const stat = await this.#statActive()
     const seen = this.#activeFiles.get(view)
-    return stat?.inode !== seen?.inode || stat?.size !== seen?.bytes
+    return stat?.inode !== seen?.inode || stat?.size !== seen?.bytes || stat?.changedMs !== seen?.changedMs
   }
 
   async #statActive(): Promise<FileStat | undefined> {

@@ -42,7 +42,9 @@ export function formatHeader(fields: {
 export function parseHeader(text: string, where: { readonly path: string; readonly segment: string }): Header {
   const [version = '', ...fields] = text.slice(headerMagic.length).trimEnd().split(' ')
   const [, major, minor] = /^(\d+)\.(\d+)\.\d+(?:[-+][0-9A-Za-z.+-]+)?$/.exec(version) ?? []
-  if (!text.startsWith(headerMagic) || major === undefined) throw notAHeader(text, where)
+  // Ours are ASCII. A flipped bit can make a byte that is none, and would be counted as three.
+  const isAscii = /^[\x20-\x7e]*\r?$/.test(text)
+  if (!text.startsWith(headerMagic) || major === undefined || !isAscii) throw notAHeader(text, where)
   if (Number(major) > Number.parseInt(formatVersion, 10)) {
     throw new MiniStoreError(
       'ERR_MINISTORE_UNSUPPORTED_VERSION',

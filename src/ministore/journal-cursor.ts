@@ -27,6 +27,7 @@ export class JournalCursor<T> {
   readonly #codec: RecordCodec<T, never>
   readonly #settings: StreamSettings
   readonly #stop = new AbortController()
+  readonly #stopFollowing = new AbortController()
   /** The last look, for the way from segment to segment. */
   #view: JournalView | undefined
   /** Where the replay ends: seen at the first look, or, when it follows, at the last. */
@@ -80,6 +81,11 @@ export class JournalCursor<T> {
    */
   advance(): Promise<boolean> {
     return (this.#advancing = this.#advance())
+  }
+
+  /** Goes no further than what is there: a pending {@link advance} that waits for more resolves with false. */
+  endFollow(): void {
+    this.#stopFollowing.abort()
   }
 
   /** Frees the file. A pending {@link advance} rejects with the reason. */
@@ -202,10 +208,18 @@ export class JournalCursor<T> {
   }
 
   async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
-    const { signal } = this.#stop
-    const mayChange = this.#settings.follow && (await this.#source.changedSince(view, { signal, isRestless }))
-    if (mayChange) this.#checkReplaced(await this.#look(view))
+    if (this.#settings.follow && (await this.#changedSince(view, isRestless))) this.#checkReplaced(await this.#look(view))
     else this.#isDone = true
+  }
+
+  async #changedSince(view: JournalView, isRestless: boolean): Promise<boolean> {
+    const signal = AbortSignal.any([this.#stop.signal, this.#stopFollowing.signal])
+    try {
+      return await this.#source.changedSince(view, { signal, isRestless })
+    } catch (error) {
+      if (this.#stopFollowing.signal.aborted) return false
+      throw error
+    }
   }
 
   /** Another file that begins with the sequence number of the one being read: the journal was deleted and made anew. */

@@ -45,18 +45,21 @@ export class JournalStream<Item> extends ReadableStream<Item> {
   }
 }
 
+type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'endFollow' | 'close'>
+
 /** What a stream and its iterators share: the cursor, and the end of the underlying stream. */
 export class Replay<Item> implements UnderlyingSource<Item> {
-  readonly #cursor: Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>
+  readonly #cursor: ReplayCursor
   readonly #takeItem: () => Item
   readonly #signal: AbortSignal | undefined
   #controller: ReadableStreamDefaultController<Item> | undefined
   #isEnded = false
+  #pulling: Promise<void> | undefined
   #failure: { readonly reason: unknown } | undefined
 
   /** @param takeItem gives the cursor's next record, or more than that, and takes it. */
   constructor(
-    cursor: Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>,
+    cursor: ReplayCursor,
     takeItem: () => Item,
     signal: AbortSignal | undefined,
   ) {
@@ -81,8 +84,23 @@ export class Replay<Item> implements UnderlyingSource<Item> {
    */
   pull(controller: ReadableStreamDefaultController<Item>): void | Promise<void> {
     if (this.hasItem) controller.enqueue(this.take())
-    else return this.#loadAndPull(controller)
+    else return (this.#pulling = this.#loadAndPull(controller))
     return undefined
+  }
+
+  /** Whether an item was asked for that nobody may have taken. */
+  get mayBeQueued(): boolean {
+    return this.#pulling !== undefined || (this.#controller?.desiredSize ?? 0) < 0
+  }
+
+  /** Whether the queue holds an item, once nothing is on its way there. */
+  async isQueued(): Promise<boolean> {
+    await this.#pulling
+    return (this.#controller?.desiredSize ?? 0) < 0
+  }
+
+  endFollow(): void {
+    this.#cursor.endFollow()
   }
 
   async cancel(reason?: unknown): Promise<void> {
@@ -123,6 +141,8 @@ export class Replay<Item> implements UnderlyingSource<Item> {
       if (await this.advance()) controller.enqueue(this.take())
     } catch {
       // The controller has the error already, and through it the reader.
+    } finally {
+      this.#pulling = undefined
     }
   }
 
@@ -159,6 +179,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   readonly #replay: Replay<Item>
   readonly #reader: ReadableStreamDefaultReader<Item>
   readonly #preventCancel: boolean
+  /** Whether the stream's queue may hold an item: a reader asked for one and let go before it came. */
+  #mayBeQueued: boolean
   /** Settles when all that was asked for before is answered; undefined when nothing is under way. */
   #last: Promise<unknown> | undefined
   #isFinished = false
@@ -168,27 +190,33 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     this.#replay = replay
     this.#reader = reader
     this.#preventCancel = preventCancel
+    this.#mayBeQueued = replay.mayBeQueued
   }
 
   next(): Promise<IteratorResult<Item, undefined>> {
-    if (this.#last === undefined && this.#replay.hasItem && !this.#isFinished) {
+    if (this.#last === undefined && this.#replay.hasItem && !this.#isFinished && !this.#mayBeQueued) {
       return Promise.resolve({ done: false, value: this.#replay.take() })
     }
     return this.#inOrder(() => this.#next())
   }
 
-  /** Ends the iteration. A `next` that still waits, as that of a follower may for long, is answered at once: done. */
-  async return(): Promise<IteratorResult<Item, undefined>> {
-    if (!this.#isFinished) {
-      this.#isFinished = true
-      try {
-        if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
-        await this.#last?.catch(() => {})
-      } finally {
-        this.#reader.releaseLock()
+  /**
+   * Ends the iteration, after the calls of `next` that came before. One that waits for records to come, as that of a
+   * follower may for long, is answered at once: done.
+   */
+  return(): Promise<IteratorResult<Item, undefined>> {
+    if (!this.#preventCancel) this.#replay.endFollow()
+    return this.#inOrder(async () => {
+      if (!this.#isFinished) {
+        this.#isFinished = true
+        try {
+          if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
+        } finally {
+          this.#reader.releaseLock()
+        }
       }
-    }
-    return { done: true, value: undefined }
+      return { done: true, value: undefined }
+    })
   }
 
   [Symbol.asyncIterator](): this {
@@ -202,9 +230,12 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   async #next(): Promise<IteratorResult<Item, undefined>> {
     if (this.#isFinished) return { done: true, value: undefined }
     try {
+      if (this.#mayBeQueued) {
+        this.#mayBeQueued = false
+        if (await this.#replay.isQueued()) return (await this.#reader.read()) as IteratorYieldResult<Item>
+      }
       if (this.#replay.hasItem || (await this.#replay.advance())) return { done: false, value: this.#replay.take() }
     } catch (error) {
-      if (this.#isFinished) return { done: true, value: undefined }
       this.#finish()
       throw error
     }
@@ -213,8 +244,6 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   #finish(): void {
-    // Else `return` was called meanwhile and does it.
-    if (this.#isFinished) return
     this.#isFinished = true
     this.#reader.releaseLock()
   }

@@ -209,8 +209,8 @@ export class JournalWriter {
       await file.truncate(prefix.bytes).catch(() => {})
       const sequence = this.lastSequence + 1
       const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
-      const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
-      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
+      const at = { path: this.files.path, segment: segment.name, sequence }
+      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...at, cause: error })
     }
     this.#active = { segment, file, prefix: extendPrefix(prefix, lines, records) }
     this.#change.wake()
@@ -228,7 +228,7 @@ export class JournalWriter {
       const message = `A write failed (${messageOf(cause)}) and could not be rolled back (${messageOf(error)})`
       return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...context, cause })
     }
-    const hint = isOutOfSpace(cause) ? ' (no space left: the disk, the quota or the largest file is full)' : ''
+    const hint = isOutOfSpace(cause) ? ' (no space left: disk, quota or largest file)' : ''
     return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
   }
 
@@ -242,15 +242,13 @@ export class JournalWriter {
 
   async #sealAndBegin(): Promise<void> {
     const from = this.#active
-    // Where earlier ones were deleted the numbers go on from what is left.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
     const context = {
       path: this.files.path,
       segment: this.files.sealedName(number),
       sequence: from.segment.firstSequence + from.prefix.records,
     }
-    // Removed first, and gone even when the rest fails.
-    this.#seal = undefined
+    this.#seal = undefined // Removed first, and gone even when the rest fails.
     const { sealed, active } = await traced(rotateChannel, context, () =>
       this.#guard('rotate', rotateSegment(this.#fs, this.files, from, number)),
     )

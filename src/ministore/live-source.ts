@@ -26,16 +26,15 @@ export class LiveSource implements JournalSource {
 
   async changedSince(view: JournalView, { signal }: { readonly signal: AbortSignal }): Promise<boolean> {
     while (this.#writer.isAt(view.tail)) {
-      if (this.#writer.isClosed) return false
       this.#writer.assertSound()
+      if (this.#writer.isClosed) return false
       await this.#writer.changed(signal)
     }
+    this.#writer.assertSound()
     if (this.#writer.isClosed) {
       // What was acknowledged before is read on; what another writer adds is not this store's.
       if (this.#isOver) return false
       this.#isOver = true
-    } else {
-      this.#writer.assertSound()
     }
     return true
   }

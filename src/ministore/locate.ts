@@ -2,19 +2,17 @@ import { basename, dirname, join, resolve } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { filePath } from '../options.ts'
 import { JournalFiles } from './journal-files.ts'
 
 /**
  * The files of the journal at a path. A journal that is itself a symbolic link is taken where it really lies: its
  * segments belong beside the file, and a rotation must not rename the link.
  *
- * @throws {TypeError} unless the path is one.
  * @throws {MiniStoreError} `ERR_MINISTORE_IO` when it is a link that leads nowhere: a journal made in its place would hide
  *   the one that it leads to when that is there again.
  */
-export async function locateJournal(fs: FileSystem, path: unknown): Promise<JournalFiles> {
-  const absolute = resolve(filePath(path))
+export async function locateJournal(fs: FileSystem, path: string): Promise<JournalFiles> {
+  const absolute = resolve(path)
   const directory = await realPathIfPresent(fs, dirname(absolute))
   if (directory === undefined) return new JournalFiles(absolute)
   // A name that is listed and leads nowhere is a link, or was renamed between the two calls: so it is asked again.

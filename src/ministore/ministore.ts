@@ -1,10 +1,12 @@
+import { resolve } from 'node:path'
+
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { ioError } from '../errors.ts'
 import { ensureDirectory } from '../fs/directories.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { acquireLock, type Lock } from '../fs/lock.ts'
-import { iterable } from '../options.ts'
+import { filePath, iterable } from '../options.ts'
 import { recoverChannel, type RecoverTrace, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
 import type { JournalEntry, JournalStream } from './journal-stream.ts'
@@ -73,12 +75,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   static open<T = unknown>(path: string, options?: OpenOptions<T>): Promise<MiniStore<T>>
   static async open(path: string, options?: unknown): Promise<MiniStore<unknown, never>> {
     const settings = writerSettings(options)
-    const files = await locateJournal(settings.fileSystem, path)
+    const given = filePath(path)
     try {
-      return await MiniStore.#open(files, settings)
+      return await MiniStore.#open(await locateJournal(settings.fileSystem, given), settings)
     } catch (error) {
       const cause = error instanceof PoisoningError ? error.cause : error
-      throw ioError(`open the journal ${files.path}`, cause, { path: files.path })
+      throw ioError(`open the journal ${given}`, cause, { path: resolve(given) })
     }
   }
 

@@ -52,10 +52,11 @@ export async function prepareNextSegment(
     const bytes = Buffer.from(line)
     await writeFully(file, bytes, 0)
     await orPoison(file.sync())
-    const { inode } = await file.stat()
+    const { inode, changedMs } = await file.stat()
     const header: Header = parseHeader(line.trimEnd(), { path: files.path, segment: files.name })
     const { name, path } = files
-    const segment = { number: undefined, name, path, header, bytes: bytes.length, inode, firstSequence: start.sequence }
+    const found = { number: undefined, name, path, header, bytes: bytes.length, inode, changedMs }
+    const segment = { ...found, firstSequence: start.sequence }
     return { segment, file, prefix: headerPrefix(bytes) }
   } catch (error) {
     // The first error is what counts. What was begun is removed if that can be done; if not, the next attempt or the

@@ -64,10 +64,10 @@ export class SegmentReader<T> {
   ): Promise<SegmentReader<T> | undefined> {
     const file = await fs.open(segment.path, 'read')
     try {
-      const { inode, size } = await file.stat()
+      const { inode } = await file.stat()
       // A header that was damaged when it was looked at is so still; what counts is that it is the same.
       const header = await readHeader(file, { path, segment: segment.name }, () => {})
-      const isSame = header !== undefined && isSameSegment(segment, { ...segment, inode, header, bytes: size })
+      const isSame = header !== undefined && isSameSegment(segment, { inode, header })
       if (isSame) return new SegmentReader(path, segment, file, codec)
     } catch (error) {
       await file.close().catch(() => {})

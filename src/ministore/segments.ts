@@ -15,6 +15,7 @@ export interface SegmentFile {
   readonly bytes: number
   /** With the header it tells a file from another that took its name. */
   readonly inode: number
+  readonly changedMs: number | undefined
 }
 
 /** A segment with its place in the journal. */
@@ -28,6 +29,7 @@ export interface UnfinishedFile {
   readonly name: string
   readonly bytes: number
   readonly inode: number
+  readonly changedMs: number | undefined
 }
 
 /** What a look at the directory found. */
@@ -102,7 +104,10 @@ export async function surveySegments(
 }
 
 /** Whether two looks saw the same file, perhaps under another name. */
-export function isSameSegment(one: SegmentFile, other: SegmentFile): boolean {
+export function isSameSegment(
+  one: Pick<SegmentFile, 'inode' | 'header'>,
+  other: Pick<SegmentFile, 'inode' | 'header'>,
+): boolean {
   return one.inode === other.inode && one.header.text === other.header.text
 }
 
@@ -143,7 +148,7 @@ async function inspect(
   const path = files.at(name)
   const file = await fs.open(path, 'read')
   try {
-    const { size, inode, isDirectory } = await file.stat()
+    const { size, inode, changedMs, isDirectory } = await file.stat()
     if (isDirectory) {
       throw new MiniStoreError('ERR_MINISTORE_IO', `Expected a journal file at ${path}, got a directory`, {
         path: files.path,
@@ -151,7 +156,8 @@ async function inspect(
       })
     }
     const header = await readHeader(file, { path: files.path, segment: name }, report)
-    return header === undefined ? { name, bytes: size, inode } : { number, name, path, header, bytes: size, inode }
+    const found = { name, bytes: size, inode, changedMs }
+    return header === undefined ? found : { ...found, number, path, header }
   } finally {
     await file.close()
   }
@@ -207,17 +213,25 @@ async function numberRecords(
   return firsts as number[]
 }
 
-/** Reports every segment that begins before the one before it does, which no journal that was written does. */
+/** Reports every segment that cannot follow the one before it. */
 function reportDisorder(files: JournalFiles, segments: readonly Segment[], report: ReportDamage): void {
-  for (const [at, { name, firstSequence }] of segments.entries()) {
-    const before = segments[at - 1]
-    if (firstSequence >= (before?.firstSequence ?? 1)) continue
-    const problem =
-      before === undefined
-        ? `it holds more records than the sequence of the segment after it allows`
-        : `it begins with sequence ${firstSequence}, but ${before.name} before it with ${before.firstSequence}`
-    report(damaged(files.path, name, problem, { sequence: firstSequence }))
+  for (const [at, segment] of segments.entries()) {
+    const problem = disorder(segment, segments[at - 1])
+    if (problem !== undefined) report(damaged(files.path, segment.name, problem, { sequence: segment.firstSequence }))
   }
+}
+
+function disorder({ firstSequence, header }: Segment, before: Segment | undefined): string | undefined {
+  if (before === undefined) {
+    return firstSequence < 1 ? 'it holds more records than the sequence of the segment after it allows' : undefined
+  }
+  // No segment of ours is sealed while it is empty, so the next begins later. One of version 0.1 may be empty.
+  const isLater = firstSequence > before.firstSequence || before.header.sequence === undefined
+  if (!isLater || firstSequence < before.firstSequence) {
+    return `it begins with sequence ${firstSequence}, but ${before.name} before it with ${before.firstSequence}`
+  }
+  const isUnchained = header.sequence !== undefined && header.previousCrc32 === undefined
+  return isUnchained ? `its header has no prev, though ${before.name} is before it` : undefined
 }
 
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {

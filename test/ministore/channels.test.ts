@@ -1,0 +1,306 @@
+import { subscribe, tracingChannel, unsubscribe } from 'node:diagnostics_channel'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { describe, expect, onTestFinished, test } from 'vitest'
+
+import {
+  type AppendTrace,
+  MiniStore,
+  type PoisonMessage,
+  type RecoverTrace,
+  type RotateTrace,
+} from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+type EventName = 'start' | 'end' | 'asyncStart' | 'asyncEnd' | 'error'
+
+interface TraceEvent<Context> {
+  readonly event: EventName
+  /** As it was then. */
+  readonly seen: Context & { readonly error?: unknown; readonly result?: unknown }
+  /** The object itself, the same for all events of one call. */
+  readonly context: object
+}
+
+/** What a tracing channel says from now on, about the journal at this path only. */
+function listen<Context extends { readonly path: string }>(
+  channel: 'ministore:append' | 'ministore:rotate' | 'ministore:recover',
+  path: string,
+): Array<TraceEvent<Context>> {
+  const events: Array<TraceEvent<Context>> = []
+  const on =
+    (event: EventName) =>
+    (message: object): void => {
+      const context = message as Context
+      if (context.path === path) events.push({ event, seen: { ...context }, context })
+    }
+  const tracing = tracingChannel<object, object>(channel)
+  const subscribers = {
+    start: on('start'),
+    end: on('end'),
+    asyncStart: on('asyncStart'),
+    asyncEnd: on('asyncEnd'),
+    error: on('error'),
+  }
+  tracing.subscribe(subscribers)
+  onTestFinished(() => {
+    tracing.unsubscribe(subscribers)
+  })
+  return events
+}
+
+/** What the poison channel says from now on. */
+function listenToPoison(): PoisonMessage[] {
+  const messages: PoisonMessage[] = []
+  const listener = (message: unknown): void => void messages.push(message as PoisonMessage)
+  subscribe('ministore:poison', listener)
+  onTestFinished(() => {
+    unsubscribe('ministore:poison', listener)
+  })
+  return messages
+}
+
+const settled: EventName[] = ['start', 'end', 'asyncStart', 'asyncEnd']
+const failed: EventName[] = ['start', 'end', 'error', 'asyncStart', 'asyncEnd']
+
+function names(events: ReadonlyArray<{ readonly event: EventName }>): EventName[] {
+  return events.map(({ event }) => event)
+}
+
+async function journalPath(): Promise<string> {
+  return join(await temporaryDirectory(), 'journal.jsonl')
+}
+
+describe('the tracing channel ministore:append', () => {
+  test('tells of an append: path, bytes, records, and the sequence number once it is durable', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    const size = readFileSync(path).length
+    const events = listen<AppendTrace>('ministore:append', path)
+    await store.append('é')
+    expect(names(events)).toEqual(settled)
+    const bytes = readFileSync(path).length - size
+    expect(bytes).toBe(Buffer.byteLength('"é"\n'))
+    const [start, end, ...done] = events.map(({ seen }) => seen)
+    expect(start).toEqual({ path, bytes, records: 1 })
+    expect(end).toEqual({ path, bytes, records: 1 })
+    for (const seen of done) expect(seen).toEqual({ path, bytes, records: 1, sequence: 1, result: 1 })
+  })
+
+  test('tells of an appendAll as one, with the last sequence number', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    await store.append('before')
+    const events = listen<AppendTrace>('ministore:append', path)
+    await store.appendAll(['a', 'b', 'c'])
+    expect(names(events)).toEqual(settled)
+    expect(events.at(-1)?.seen).toMatchObject({ path, bytes: 12, records: 3, sequence: 4 })
+  })
+
+  test('tells nothing of an appendAll of nothing', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    const events = listen<AppendTrace>('ministore:append', path)
+    await store.appendAll([])
+    expect(events).toEqual([])
+  })
+
+  test('tells of overlapping appends one after another, each with a context of its own', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    const events = listen<AppendTrace>('ministore:append', path)
+    await Promise.all(['a', 'b', 'c'].map((record) => store.append(record)))
+    expect(names(events)).toEqual([...settled, ...settled, ...settled])
+    expect(new Set(events.map(({ context }) => context)).size).toBe(3)
+    const ends = events.filter(({ event }) => event === 'asyncEnd')
+    expect(ends.map(({ seen }) => seen.sequence)).toEqual([1, 2, 3])
+  })
+
+  test('tells of a failure, with the error that the caller gets and no sequence number', async () => {
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    files.failOn({ operation: 'write' }, 'ENOSPC')
+    const events = listen<AppendTrace>('ministore:append', '/journal.jsonl')
+    const error: unknown = await store.append('record').catch((thrown: unknown) => thrown)
+    expect(names(events)).toEqual(failed)
+    for (const { seen } of events.slice(2)) {
+      expect(seen.error).toBe(error)
+      expect(seen).toMatchObject({ records: 1, error: { code: 'ERR_MINISTORE_IO' } })
+      expect(seen.sequence).toBeUndefined()
+    }
+  })
+
+  test('tells of a record that an asynchronous schema refuses', async () => {
+    const path = await journalPath()
+    const validate = async (): Promise<StandardSchemaV1.FailureResult> => ({ issues: [{ message: 'never' }] })
+    const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
+    await using store = await MiniStore.open(path, { schema })
+    const events = listen<AppendTrace>('ministore:append', path)
+    await expect(store.append('record')).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
+    expect(names(events)).toEqual(failed)
+    expect(events.at(-1)?.seen.error).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
+  })
+
+  test('changes nothing about what append gives', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    expect(await store.append('unheard')).toBe(1)
+    listen<AppendTrace>('ministore:append', path)
+    expect(await store.append('heard')).toBe(2)
+    expect(await store.replay()).toEqual(['unheard', 'heard'])
+  })
+})
+
+describe('the tracing channel ministore:rotate', () => {
+  test('tells of a rotation: the segment that is sealed and the first sequence of the next', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    await store.appendAll(['a', 'b'])
+    const events = listen<RotateTrace>('ministore:rotate', path)
+    await store.rotate()
+    expect(names(events)).toEqual(settled)
+    expect(events[0]?.seen).toEqual({ path, segment: 'journal.jsonl.001', sequence: 3 })
+    expect(store.segments[0]?.path).toBe(`${path}.001`)
+    await store.append('c')
+    await store.rotate()
+    expect(events.at(-1)?.seen).toMatchObject({ path, segment: 'journal.jsonl.002', sequence: 4 })
+  })
+
+  test('tells nothing while the active segment is empty', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    const events = listen<RotateTrace>('ministore:rotate', path)
+    await store.rotate()
+    expect(events).toEqual([])
+  })
+
+  test('tells of the rotation of an append within that append', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path, { maxBytesPerSegment: 1 })
+    await store.append('a')
+    const told: string[] = []
+    const on =
+      (what: string) =>
+      (message: object): void => {
+        if ((message as { path: string }).path === path) told.push(what)
+      }
+    for (const channel of ['append', 'rotate']) {
+      for (const event of ['start', 'asyncEnd']) {
+        const name = `tracing:ministore:${channel}:${event}`
+        const listener = on(`${channel} ${event}`) as (message: unknown) => void
+        subscribe(name, listener)
+        onTestFinished(() => {
+          unsubscribe(name, listener)
+        })
+      }
+    }
+    await store.append('b')
+    expect(told).toEqual(['append start', 'rotate start', 'rotate asyncEnd', 'append asyncEnd'])
+  })
+
+  test('tells of a failure', async () => {
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    await store.append('a')
+    files.failOn({ operation: 'open', path: '/journal.jsonl.next' }, 'EMFILE')
+    const events = listen<RotateTrace>('ministore:rotate', '/journal.jsonl')
+    const error: unknown = await store.rotate().catch((thrown: unknown) => thrown)
+    expect(names(events)).toEqual(failed)
+    expect(events.at(-1)?.seen.error).toBe(error)
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EMFILE' } })
+  })
+})
+
+describe('the tracing channel ministore:recover', () => {
+  test('tells of each open, with the report once it has succeeded', async () => {
+    const path = await journalPath()
+    const events = listen<RecoverTrace>('ministore:recover', path)
+    const first = await MiniStore.open(path)
+    expect(names(events)).toEqual(settled)
+    expect(events[0]?.seen).toEqual({ path })
+    expect(events.at(-1)?.seen.report).toBe(first.recovery)
+    expect(events.at(-1)?.seen.report).toMatchObject({ isNew: true })
+    await first.close()
+
+    events.length = 0
+    await using second = await MiniStore.open(path)
+    expect(names(events)).toEqual(settled)
+    expect(events.at(-1)?.seen.report).toBe(second.recovery)
+    expect(events.at(-1)?.seen.report).toMatchObject({ isNew: false })
+  })
+
+  test('tells of damage, without a report', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile('/journal.jsonl', 'not a journal\n')
+    const events = listen<RecoverTrace>('ministore:recover', '/journal.jsonl')
+    const error: unknown = await MiniStore.open('/journal.jsonl', { fileSystem: files }).catch(
+      (thrown: unknown) => thrown,
+    )
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    expect(names(events)).toEqual(failed)
+    expect(events.at(-1)?.seen.error).toBe(error)
+    expect(events.at(-1)?.seen.report).toBeUndefined()
+  })
+
+  test('tells nothing of readers, which recover nothing', async () => {
+    const path = await journalPath()
+    await (await MiniStore.open(path)).close()
+    const events = listen<RecoverTrace>('ministore:recover', path)
+    expect(await MiniStore.replay(path)).toEqual([])
+    expect(events).toEqual([])
+  })
+})
+
+describe('the channel ministore:poison', () => {
+  test('tells once, with the error that all later calls get as their cause', async () => {
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    const messages = listenToPoison()
+    await store.append('a')
+    expect(messages).toEqual([])
+    files.failOn({ operation: 'dataSync' }, 'EIO')
+    const [inFlight, queued] = await Promise.allSettled([store.append('b'), store.append('c')])
+    await expect(store.rotate()).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+    expect(messages).toHaveLength(1)
+    expect(messages[0]).toMatchObject({
+      path: '/journal.jsonl',
+      error: {
+        name: 'MiniStoreError',
+        code: 'ERR_MINISTORE_POISONED',
+        cause: { code: 'EIO', syscall: 'fdatasync' },
+      },
+    })
+    expect(inFlight).toMatchObject({ reason: { code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' } })
+    expect(queued).toMatchObject({ reason: { code: 'ERR_MINISTORE_POISONED' } })
+    expect(queued.status === 'rejected' && (queued.reason as Error).cause).toBe(messages[0]?.error)
+  })
+
+  test('tells of a write that could not be rolled back, and of a rotation whose sync failed', async () => {
+    const messages = listenToPoison()
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/written.jsonl', { fileSystem: files })
+    files.failOn({ operation: 'write' }, 'ENOSPC')
+    files.failOn({ operation: 'truncate' }, 'EIO')
+    await expect(store.append('a')).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+
+    await using other = await MiniStore.open('/rotated.jsonl', { fileSystem: files })
+    await other.append('a')
+    files.failOn({ operation: 'sync', path: '/rotated.jsonl.next' }, 'EIO')
+    await expect(other.rotate()).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+    expect(messages.map(({ path }) => path)).toEqual(['/written.jsonl', '/rotated.jsonl'])
+    expect(messages[0]?.error.message).toMatch(/roll back a failed write/)
+    expect(messages[1]?.error.message).toMatch(/rotate/)
+  })
+
+  test('tells nothing of a failure that the store survives', async () => {
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    const messages = listenToPoison()
+    files.failOn({ operation: 'write' }, 'ENOSPC')
+    await expect(store.append('a')).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(messages).toEqual([])
+  })
+})

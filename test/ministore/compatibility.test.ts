@@ -1,0 +1,432 @@
+import { cp, readdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { basename, dirname, extname, join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { collect, outcomeOf } from '../support/consume.ts'
+import { addBytes, editFile, numbers } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+/**
+ * Journals as they lie on disks. Those of the Rust crate were made after its sources (mini-rs/ministore
+ * 0.1.0 and 0.1.4), not by it: the rotated one was kept at three files, so its first sealed segment has
+ * number 4. The one of version 0.2.0 was written by this library once, its first segment truncated, and must
+ * never be written again.
+ */
+interface Fixture {
+  readonly name: string
+  readonly records: readonly unknown[]
+  /** Sequence number of its first record. */
+  readonly first: number
+  /** How many records each file holds, oldest first. */
+  readonly sizes: readonly number[]
+  readonly sealedNames: readonly string[]
+  /** What the next segment to be sealed is called. */
+  readonly nextSealedName: string
+}
+
+const mix = (rate: number): object => ({ Mix: { rate, list: [1, null, true], at: null } })
+
+const fixtures: readonly Fixture[] = [
+  {
+    name: 'rust-v0.1.0',
+    records: [
+      { Set: { value: 10 } },
+      { Inc: { by: 5 } },
+      'Reset',
+      { Note: 'text' },
+      { Note: 'Grüße, 世界 🚀 "quoted" \\ \n \u001f /' },
+      { Inc: { by: -1 } },
+    ],
+    first: 1,
+    sizes: [6],
+    sealedNames: [],
+    nextSealedName: 'journal.jsonl.001',
+  },
+  {
+    name: 'rust-v0.1.4',
+    records: [
+      { Inc: { by: 11 } },
+      'Reset',
+      { Note: '13: Grüße, 世界 🚀' },
+      mix(14),
+      { Set: { value: 15 } },
+      { Inc: { by: 16 } },
+      'Reset',
+      { Note: '18: Grüße, 世界 🚀' },
+      mix(19),
+    ],
+    first: 1,
+    sizes: [4, 4, 1],
+    sealedNames: ['journal.jsonl.000004', 'journal.jsonl.000005'],
+    nextSealedName: 'journal.jsonl.006',
+  },
+  {
+    name: 'v0.2.0',
+    records: [
+      { EventType: 'UserCreated', user_id: 123 },
+      { EventType: 'OrderPlaced', order_id: 456, note: 'Grüße, 世界 🚀 \u2028 "q" \\ \n' },
+      'plain text',
+      null,
+      [1, [2, {}]],
+      -0.5e-7,
+      { nested: { deep: [true, false, null] } },
+      { last: 'record' },
+    ],
+    first: 4,
+    sizes: [2, 4, 2],
+    sealedNames: ['journal.jsonl.002', 'journal.jsonl.003'],
+    nextSealedName: 'journal.jsonl.004',
+  },
+]
+
+const rustFixtures = fixtures.filter(({ name }) => name.startsWith('rust'))
+const ours = fixtures.filter(({ name }) => !name.startsWith('rust'))
+
+/** A copy of a fixture, to be changed. */
+async function copyOf({ name }: Fixture): Promise<string> {
+  const directory = await temporaryDirectory()
+  await cp(join(import.meta.dirname, '../fixtures', name), directory, { recursive: true })
+  return join(directory, 'journal.jsonl')
+}
+
+async function contentsOf(path: string): Promise<Record<string, string>> {
+  const directory = dirname(path)
+  const names = (await readdir(directory)).toSorted()
+  return Object.fromEntries(
+    await Promise.all(
+      names.map(async (name) => [name, await readFile(join(directory, name), 'latin1')] as const),
+    ),
+  )
+}
+
+const entriesOf = (records: readonly unknown[], first: number): unknown[] =>
+  records.map((record, index) => ({ sequence: first + index, record }))
+
+const lastOf = ({ first, records }: Fixture): number => first + records.length - 1
+
+/** The names of the journal's segments as the store orders them. */
+const segmentNames = (store: MiniStore): string[] => store.segments.map(({ path }) => basename(path))
+
+describe.each(fixtures)('the journal $name', (fixture) => {
+  const { records, first, sizes, sealedNames, nextSealedName } = fixture
+  const last = lastOf(fixture)
+
+  test('is replayed by its path without a change to its files', async () => {
+    const path = await copyOf(fixture)
+    const before = await contentsOf(path)
+    expect(await MiniStore.replay(path)).toEqual(records)
+    expect(await collect(MiniStore.entries(path))).toEqual(entriesOf(records, first))
+    expect(await MiniStore.replay(path, { from: last - 1, to: last })).toEqual(records.slice(-2))
+    expect(await contentsOf(path)).toEqual(before)
+  })
+
+  test('opens with nothing to recover, and knows its segments and sequence numbers', async () => {
+    const path = await copyOf(fixture)
+    const before = await contentsOf(path)
+    await using store = await MiniStore.open(path)
+    expect(store.recovery).toMatchObject({
+      isNew: false,
+      isActiveRestored: false,
+      torn: undefined,
+      removedFiles: [],
+    })
+    expect([store.firstSequence, store.lastSequence]).toEqual([first, last])
+    expect(segmentNames(store)).toEqual([...sealedNames, 'journal.jsonl'])
+    expect(store.segments.map((segment) => segment.lastSequence - segment.firstSequence + 1)).toEqual(sizes)
+    expect(await store.replay()).toEqual(records)
+    expect(await contentsOf(path)).toMatchObject(
+      Object.fromEntries(Object.entries(before).filter(([name]) => !name.endsWith('.seal'))),
+    )
+  })
+
+  test('is appended to: what was there stays byte for byte, and the numbers go on', async () => {
+    const path = await copyOf(fixture)
+    const before = await readFile(path, 'utf8')
+    const store = await MiniStore.open(path)
+    expect(await store.append({ Set: { value: 20 } })).toBe(last + 1)
+    expect(await store.append('Reset')).toBe(last + 2)
+    await store.close()
+    expect(await readFile(path, 'utf8')).toBe(`${before}{"Set":{"value":20}}\n"Reset"\n`)
+    expect(await MiniStore.replay(path)).toEqual([...records, { Set: { value: 20 } }, 'Reset'])
+    expect(await rustReplay(path)).toEqual([...records, { Set: { value: 20 } }, 'Reset'])
+  })
+
+  test('is rotated: segment numbers go on and the order stays right', async () => {
+    const path = await copyOf(fixture)
+    const store = await MiniStore.open(path)
+    const added: number[] = []
+    for (const n of numbers(1, 12)) {
+      await store.rotate()
+      await store.append(n)
+      added.push(n)
+    }
+    const names = segmentNames(store)
+    expect(names[sealedNames.length]).toBe(nextSealedName)
+    expect(names).toHaveLength(sizes.length + 12)
+    await store.close()
+    const all = [...records, ...added]
+    expect(await collect(MiniStore.entries(path))).toEqual(entriesOf(all, first))
+    expect(await rustReplay(path)).toEqual(all)
+    await using again = await MiniStore.open(path)
+    expect(segmentNames(again)).toEqual(names)
+    expect(await again.replay()).toEqual(all)
+  })
+
+  test('rotates by size with its old segments in place', async () => {
+    const path = await copyOf(fixture)
+    const store = await MiniStore.open(path, { maxBytesPerSegment: 120 })
+    for (const n of numbers(1, 40)) await store.append({ Inc: { by: n } })
+    const count = store.segments.length
+    expect(count).toBeGreaterThan(8)
+    await store.close()
+    const all = [...records, ...numbers(1, 40).map((by) => ({ Inc: { by } }))]
+    expect(await MiniStore.replay(path)).toEqual(all)
+    expect(await rustReplay(path)).toEqual(all)
+  })
+
+  test('keeps its sequence numbers when it is truncated, over every reopening', async () => {
+    const path = await copyOf(fixture)
+    // Truncated to the end of each file in turn; one more record and one more rotation each time.
+    let expected = entriesOf(records, first)
+    for (const index of sizes.keys()) {
+      const before = first + sizes.slice(0, index + 1).reduce((sum, size) => sum + size, 0)
+      const store = await MiniStore.open(path)
+      const sequence = store.lastSequence + 1
+      await store.rotate()
+      expect(await store.append({ at: sequence })).toBe(sequence)
+      expected = [...expected, { sequence, record: { at: sequence } }].slice(before - store.firstSequence)
+      await store.truncateBefore(before)
+      expect(store.firstSequence).toBe(before)
+      expect(await collect(store.entries())).toEqual(expected)
+      await store.close()
+      await using again = await MiniStore.open(path)
+      expect([again.firstSequence, again.lastSequence]).toEqual([before, sequence])
+      expect(await collect(again.entries())).toEqual(expected)
+      expect(await collect(MiniStore.entries(path))).toEqual(expected)
+    }
+  })
+
+  test('keeps its sequence numbers when the first thing done to it is a truncation', async () => {
+    const path = await copyOf(fixture)
+    const deleted = sizes.length === 1 ? 0 : (sizes[0] as number)
+    const store = await MiniStore.open(path)
+    await store.truncateBefore(first + deleted)
+    const expected = entriesOf(records.slice(deleted), first + deleted)
+    expect(await collect(store.entries())).toEqual(expected)
+    await store.close()
+    expect(await collect(MiniStore.entries(path))).toEqual(expected)
+    await using again = await MiniStore.open(path)
+    expect([again.firstSequence, again.lastSequence]).toEqual([first + deleted, last])
+    expect(await collect(again.entries())).toEqual(expected)
+    expect(await again.append('next')).toBe(last + 1)
+  })
+
+  test('is emptied and still knows where its sequence stands', async () => {
+    const path = await copyOf(fixture)
+    const store = await MiniStore.open(path)
+    await store.rotate()
+    await store.truncateBefore(last + 1)
+    await store.close()
+    await using again = await MiniStore.open(path)
+    expect([again.firstSequence, again.lastSequence]).toEqual([last + 1, last])
+    expect(await again.append('next')).toBe(last + 1)
+    expect(await rustReplay(path)).toEqual(['next'])
+  })
+
+  test('is held to maxSegments by the next rotation, not by opening, and keeps its numbers', async () => {
+    const path = await copyOf(fixture)
+    const store = await MiniStore.open(path, { maxSegments: 2 })
+    expect(segmentNames(store)).toHaveLength(sizes.length)
+    await store.rotate()
+    expect(await store.append('after')).toBe(last + 1)
+    expect(store.segments).toHaveLength(2)
+    const active = sizes.at(-1) as number
+    const expected = entriesOf([...records.slice(-active), 'after'], last - active + 1)
+    expect(await collect(store.entries())).toEqual(expected)
+    await store.close()
+    expect(await collect(MiniStore.entries(path))).toEqual(expected)
+    await using again = await MiniStore.open(path, { maxSegments: 2 })
+    expect(again.firstSequence).toBe(last - active + 1)
+    expect(await rustReplay(path)).toEqual([...records.slice(-active), 'after'])
+  })
+
+  test('goes on in the Rust crate and comes back, in turns', async () => {
+    const path = await copyOf(fixture)
+    const expected = [...records]
+    for (const turn of numbers(1, 4)) {
+      const store = await MiniStore.open(path)
+      expect(await store.append({ Ours: turn })).toBe(first + expected.length)
+      expected.push({ Ours: turn })
+      if (turn % 2 === 0) await store.rotate()
+      await store.close()
+      await rustAppend(path, [{ Theirs: turn }, 'Reset'], { rotate: turn !== 2 })
+      expected.push({ Theirs: turn }, 'Reset')
+      expect(await rustReplay(path), `turn ${turn}`).toEqual(expected)
+      expect(await collect(MiniStore.entries(path)), `turn ${turn}`).toEqual(entriesOf(expected, first))
+    }
+    await using store = await MiniStore.open(path)
+    expect(await collect(store.entries())).toEqual(entriesOf(expected, first))
+  })
+
+  test('with a byte order mark in front of a file is ERR_MINISTORE_CORRUPT and says so', async () => {
+    for (const name of [...sealedNames, 'journal.jsonl']) {
+      const path = await copyOf(fixture)
+      await editFile(join(dirname(path), name), (content) => Buffer.concat([Buffer.from('\uFEFF'), content]))
+      const corrupt = { code: 'ERR_MINISTORE_CORRUPT', segment: name, line: 1, offset: 0 }
+      await expect(MiniStore.open(path)).rejects.toMatchObject(corrupt)
+      await expect(MiniStore.open(path)).rejects.toThrow(/byte order mark/)
+      const { error } = await outcomeOf(MiniStore.stream(path))
+      expect(error).toMatchObject(corrupt)
+      expect((error as Error).message).toMatch(/byte order mark/)
+    }
+  })
+})
+
+describe('line ends of an editor', () => {
+  const toCrlf = (content: Buffer): Buffer =>
+    Buffer.from(content.toString('latin1').replaceAll('\n', '\r\n'), 'latin1')
+
+  test.each(rustFixtures)('CRLF in $name is read, opened and appended to', async (fixture) => {
+    const path = await copyOf(fixture)
+    for (const name of [...fixture.sealedNames, 'journal.jsonl'])
+      await editFile(join(dirname(path), name), toCrlf)
+    expect(await collect(MiniStore.entries(path))).toEqual(entriesOf(fixture.records, fixture.first))
+    const store = await MiniStore.open(path)
+    expect(await store.append('Reset')).toBe(lastOf(fixture) + 1)
+    await store.rotate()
+    await store.append('Reset')
+    await store.close()
+    const all = [...fixture.records, 'Reset', 'Reset']
+    expect(await MiniStore.replay(path)).toEqual(all)
+    expect(await rustReplay(path)).toEqual(all)
+    await using again = await MiniStore.open(path)
+    expect(await again.replay()).toEqual(all)
+  })
+
+  test.each(
+    ours.flatMap((fixture) => [...fixture.sealedNames, 'journal.jsonl'].map((name) => ({ fixture, name }))),
+  )('CRLF in $name of version 0.2.0 is told by its checksum', async ({ fixture, name }) => {
+    const path = await copyOf(fixture)
+    await editFile(join(dirname(path), name), toCrlf)
+    const { error } = await outcomeOf(MiniStore.stream(path))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: name })
+    const told: unknown[] = []
+    const salvaged = await collect(
+      MiniStore.stream(path, { salvage: ({ segment }) => void told.push(segment) }),
+    )
+    expect(salvaged).toEqual(fixture.records)
+    expect(told).toContain(name)
+    // Opening reads no sealed segment, so it can tell of the active one only.
+    if (name === 'journal.jsonl')
+      await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+})
+
+describe('the reading rules of the Rust crate', () => {
+  test('hold for what is written here: every file, header and line', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open(path, { maxBytesPerSegment: 80 })
+    const records = [
+      0,
+      -1.5,
+      'text',
+      '',
+      null,
+      true,
+      [],
+      {},
+      { Set: { value: 10 } },
+      'Reset',
+      'a\nb\r\n\u2028',
+      '🚀',
+      { '': '' },
+      ...numbers(1, 100),
+    ]
+    await store.appendAll(records.slice(0, 3))
+    for (const record of records.slice(3)) await store.append(record)
+    expect(store.segments.length).toBeGreaterThan(5)
+    await store.close()
+    expect(await rustReplay(path)).toEqual(records)
+  })
+
+  test('see the thousandth segment after the nine hundred and ninety-ninth', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open(path)
+    await store.append(1)
+    await store.rotate()
+    await store.append(2)
+    await store.close()
+    await rename(`${path}.001`, `${path}.998`)
+    await using again = await MiniStore.open(path)
+    for (const n of [3, 4, 5]) {
+      await again.rotate()
+      await again.append(n)
+    }
+    expect(segmentNames(again)).toEqual(
+      ['998', '999', '1000', '1001', ''].map((ending) => `journal.jsonl.${ending}`.replace(/\.$/, '')),
+    )
+    expect(await rustReplay(path)).toEqual([1, 2, 3, 4, 5])
+    expect(await MiniStore.replay(path)).toEqual([1, 2, 3, 4, 5])
+  })
+
+  test('and ours pass over the same foreign files', async () => {
+    const fixture = fixtures[1] as Fixture
+    const path = await copyOf(fixture)
+    for (const name of [
+      'journal.jsonl.bak',
+      'journal.jsonl.4x',
+      'journal.jsonl.old.003',
+      'other.jsonl.006',
+      'journal.006',
+    ]) {
+      await writeFile(join(dirname(path), name), 'not a journal\n')
+    }
+    expect(await rustReplay(path)).toEqual(fixture.records)
+    expect(await MiniStore.replay(path)).toEqual(fixture.records)
+    await using store = await MiniStore.open(path)
+    expect(await store.replay()).toEqual(fixture.records)
+  })
+})
+
+/**
+ * What `MiniStore::replay` of the Rust crate 0.1.4 reads: segments are the files whose extension is all
+ * digits and parses as a u32, and whose stem is the journal's name, in order of that number; then the active
+ * file if it is not empty. Line 1 must begin with the magic prefix; every other line must be UTF-8 and JSON.
+ */
+async function rustReplay(path: string): Promise<unknown[]> {
+  const directory = dirname(path)
+  const segments = (await readdir(directory))
+    .flatMap((name) => {
+      const extension = extname(name).slice(1)
+      const isSegment = /^\d+$/.test(extension) && basename(name, `.${extension}`) === basename(path)
+      return isSegment && Number(extension) < 2 ** 32 ? [{ number: Number(extension), name }] : []
+    })
+    .toSorted((left, right) => left.number - right.number)
+  const records: unknown[] = []
+  for (const name of [...segments.map((segment) => segment.name), basename(path)]) {
+    const bytes = await readFile(join(directory, name))
+    if (bytes.length === 0) continue
+    const lines = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes).split('\n')
+    if (lines.at(-1) === '') lines.pop()
+    const [magic, ...rest] = lines.map((line) => line.replace(/\r$/, ''))
+    if (magic?.startsWith('// MINISTORE JOURNAL v') !== true) throw new Error(`${name}: MissingInitialState`)
+    for (const line of rest) records.push(JSON.parse(line))
+  }
+  return records
+}
+
+/** What the Rust crate's `append` does, and its rotation if asked for: six digits, one above the greatest. */
+async function rustAppend(
+  path: string,
+  records: readonly unknown[],
+  options: { readonly rotate: boolean },
+): Promise<void> {
+  await addBytes(path, records.map((record) => `${JSON.stringify(record)}\n`).join(''))
+  if (!options.rotate) return
+  const taken = (await readdir(dirname(path))).map((name) => (/\.(\d+)$/.exec(name) ?? [])[1]).map(Number)
+  const next = Math.max(0, ...taken.filter((number) => Number.isInteger(number))) + 1
+  await rename(path, `${path}.${String(next).padStart(6, '0')}`)
+  await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n', { flag: 'wx' })
+}

@@ -1,0 +1,258 @@
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore, MiniStoreError } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+
+// On the simulated file system, because each of the many thousand damaged journals is opened and every open syncs.
+
+const path = '/data/journal.jsonl'
+const active = 'journal.jsonl'
+
+/**
+ * What became of a damaged journal.
+ *
+ * - `harmless`: every record is there under its number.
+ * - `refused`: open says that it is damaged, and changes nothing.
+ * - `found`: it opens, reading everything says that it is damaged.
+ * - `torn`: open reports a torn tail; every record before it is there.
+ * - `unseen`: something else is read than was written, and nobody says so.
+ */
+type Outcome = 'harmless' | 'refused' | 'found' | 'torn' | 'unseen'
+type Counts = Record<Outcome, number>
+type Files = ReadonlyMap<string, Buffer>
+type Entries = ReadonlyArray<readonly [number, string]>
+
+interface Journal {
+  readonly files: Files
+  readonly entries: Entries
+  /** Bytes of the active segment that its seal covers. */
+  readonly sealedBytes: number
+}
+
+interface Damage {
+  readonly name: string
+  /** First byte that is not what it was. */
+  readonly offset: number
+  readonly bytes: Buffer
+}
+
+/** Texts with bytes that one flipped bit turns into NUL, into a line feed, or into something that is not UTF-8. */
+const records = [
+  { at: '@', n: 1 }, 2, { n: 3, text: ' ä€' }, 'JKHNBZ*', { n: 5 }, [6, ' @'], { n: 7 }, 8, { n: 9 }, ' @ ', { n: 11 }, '😀@',
+]
+
+async function writeJournal(how: 'closed' | 'with an older seal' | 'without a seal'): Promise<Journal> {
+  const files = new SimulatedFileSystem()
+  const options = { fileSystem: files, maxBytesPerSegment: 75 }
+  const first = await MiniStore.open(path, options)
+  for (const record of records.slice(0, 9)) await first.append(record)
+  await first.close()
+  // Without a seal: the rotation has taken it away, and nothing has made another.
+  const store = await MiniStore.open(path, how === 'without a seal' ? { ...options, maxBytesPerSegment: 1 } : { fileSystem: files })
+  if (how === 'without a seal') await store.append(records[9])
+  await store.appendAll(how === 'without a seal' ? records.slice(10) : records.slice(9))
+  if (how === 'closed') await store.close()
+  const copy = new Map([...files.snapshot()].map(([at, bytes]) => [at.slice('/data/'.length), bytes]))
+  const seal = copy.get(`${active}.seal`)?.toString() ?? 'bytes=0 '
+  if (how !== 'closed') await store.close()
+  const entries = records.map((record, index) => [index + 1, JSON.stringify(record)] as const)
+  return { files: copy, entries, sealedBytes: Number(/bytes=(\d+) /.exec(seal)?.[1]) }
+}
+
+function* truncations(bytes: Buffer): Generator<Damage> {
+  for (let length = 0; length < bytes.length; length++) {
+    yield { name: `cut to ${length} bytes`, offset: length, bytes: bytes.subarray(0, length) }
+  }
+}
+
+function* flips(bytes: Buffer): Generator<Damage> {
+  for (let offset = 0; offset < bytes.length; offset++) {
+    for (let bit = 0; bit < 8; bit++) {
+      const flipped = Buffer.from(bytes)
+      flipped[offset] = (flipped[offset] ?? 0) ^ (1 << bit)
+      yield { name: `bit ${bit} of byte ${offset} flipped`, offset, bytes: flipped }
+    }
+  }
+}
+
+function damagedCopy(journal: Journal, name: string, bytes: Buffer): SimulatedFileSystem {
+  const files = new SimulatedFileSystem()
+  for (const [at, content] of journal.files) files.writeFile(`/data/${at}`, at === name ? bytes : content)
+  return files
+}
+
+/** Everything a reader gives, or the damage that it ends with. */
+async function readAll(stream: AsyncIterable<{ sequence: number; record: unknown }>): Promise<Entries | MiniStoreError> {
+  const entries: Array<readonly [number, string]> = []
+  try {
+    for await (const { sequence, record } of stream) entries.push([sequence, JSON.stringify(record)])
+    return entries
+  } catch (error) {
+    return damageOf(error)
+  }
+}
+
+/** Only these two codes speak of damage; everything else is a failure of the test. */
+function damageOf(error: unknown): MiniStoreError {
+  const codes = ['ERR_MINISTORE_CORRUPT', 'ERR_MINISTORE_UNSUPPORTED_VERSION']
+  if (error instanceof MiniStoreError && codes.includes(error.code)) return error
+  throw error
+}
+
+async function readStatically(files: SimulatedFileSystem, expected: Entries): Promise<'harmless' | 'found' | 'unseen'> {
+  const before = textOf(files)
+  const read = await readAll(MiniStore.entries(path, { fileSystem: files }))
+  expect(textOf(files), 'a static reader changes nothing').toBe(before)
+  if (read instanceof MiniStoreError) return 'found'
+  return JSON.stringify(read) === JSON.stringify(expected) ? 'harmless' : 'unseen'
+}
+
+async function openAndRead(files: SimulatedFileSystem, expected: Entries): Promise<Outcome> {
+  const before = textOf(files)
+  let store: MiniStore
+  try {
+    store = await MiniStore.open(path, { fileSystem: files })
+  } catch (error) {
+    damageOf(error)
+    expect(textOf(files), 'an open that finds damage changes nothing').toBe(before)
+    return 'refused'
+  }
+  const read = await readAll(store.entries())
+  const { torn } = store.recovery
+  await store.close()
+  if (read instanceof MiniStoreError) return 'found'
+  if (JSON.stringify(read) === JSON.stringify(expected)) return 'harmless'
+  const whole = expected.slice(0, read.length)
+  return torn !== undefined && JSON.stringify(read) === JSON.stringify(whole) ? 'torn' : 'unseen'
+}
+
+function textOf(files: SimulatedFileSystem): string {
+  return JSON.stringify([...files.snapshot()].map(([at, bytes]) => [at, bytes.toString('latin1')]))
+}
+
+/** Where in the active segment the line ends that holds the record of this number. */
+function endOfRecord(journal: Journal, sequence: number): number {
+  const bytes = journal.files.get(active) ?? Buffer.alloc(0)
+  const first = Number(/ seq=(\d+)/.exec(bytes.toString())?.[1])
+  let end = 0
+  for (let line = 0; line <= sequence - first + 1; line++) end = bytes.indexOf(0x0a, end) + 1
+  return end
+}
+
+/** Damages one file in every way, and counts what becomes of it, for those who open and for those who only read. */
+async function damageEverywhere(
+  journal: Journal,
+  name: string,
+  damages: Iterable<Damage>,
+): Promise<{ opened: Counts; read: Counts; wrong: string[] }> {
+  const opened: Counts = { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 }
+  const read: Counts = { ...opened }
+  const wrong: string[] = []
+  for (const damage of damages) {
+    const byReader = await readStatically(damagedCopy(journal, name, damage.bytes), journal.entries)
+    const byOpen = await openAndRead(damagedCopy(journal, name, damage.bytes), journal.entries)
+    read[byReader] += 1
+    opened[byOpen] += 1
+    const mayGoUnseen = name === active && damage.offset >= journal.sealedBytes
+    const isUnseen = byOpen === 'unseen' || byOpen === 'torn' || byReader === 'unseen'
+    if (isUnseen && !mayGoUnseen) wrong.push(`${name} ${damage.name}: opened ${byOpen}, read ${byReader}`)
+  }
+  return { opened, read, wrong }
+}
+
+/** Every file of a journal, damaged everywhere. */
+async function damageAll(journal: Journal, how: (bytes: Buffer) => Iterable<Damage>): Promise<{ opened: Counts; read: Counts; wrong: string[] }> {
+  const sum = { opened: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 }, read: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 } }
+  const wrong: string[] = []
+  for (const [name, bytes] of journal.files) {
+    const counts = await damageEverywhere(journal, name, how(bytes))
+    for (const key of Object.keys(sum.opened) as Outcome[]) {
+      sum.opened[key] += counts.opened[key]
+      sum.read[key] += counts.read[key]
+    }
+    wrong.push(...counts.wrong)
+  }
+  return { ...sum, wrong }
+}
+
+const shown = (counts: Counts): string => Object.entries(counts).map(([outcome, count]) => `${count} ${outcome}`).join(', ')
+
+describe('the undamaged journal', () => {
+  test.each(['closed', 'with an older seal', 'without a seal'] as const)('%s: has several segments and is read whole', async (how) => {
+    const journal = await writeJournal(how)
+    const names = [...journal.files.keys()].filter((name) => /\.\d+$/.test(name))
+    expect(names.length).toBeGreaterThanOrEqual(2)
+    expect(await readStatically(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe('harmless')
+    expect(await openAndRead(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe('harmless')
+    const size = journal.files.get(active)?.length ?? 0
+    if (how === 'closed') expect(journal.sealedBytes).toBe(size)
+    else expect(journal.sealedBytes).toBeLessThan(size)
+    expect(journal.sealedBytes > 0).toBe(how !== 'without a seal')
+  })
+})
+
+describe('after a clean close nothing goes unseen', () => {
+  test('cut at every length of every file', async () => {
+    const { opened, read, wrong } = await damageAll(await writeJournal('closed'), truncations)
+    console.log(`closed, cut: opened ${shown(opened)}; read ${shown(read)}`)
+    expect(wrong).toEqual([])
+    expect([opened.unseen, opened.torn, read.unseen]).toEqual([0, 0, 0])
+    expect(opened.refused + opened.found).toBeGreaterThan(250)
+  }, 120_000)
+
+  test('every single bit of every file flipped', async () => {
+    const { opened, read, wrong } = await damageAll(await writeJournal('closed'), flips)
+    console.log(`closed, flipped: opened ${shown(opened)}; read ${shown(read)}`)
+    expect(wrong).toEqual([])
+    expect([opened.unseen, opened.torn, read.unseen]).toEqual([0, 0, 0])
+    expect(opened.refused + opened.found).toBeGreaterThan(2000)
+  }, 240_000)
+
+  test('damage of the seal itself loses nothing and is no error', async () => {
+    const journal = await writeJournal('closed')
+    const name = `${active}.seal`
+    const seal = journal.files.get(name) ?? Buffer.alloc(0)
+    for (const damages of [truncations(seal), flips(seal)]) {
+      const { opened, read } = await damageEverywhere(journal, name, damages)
+      expect(opened).toEqual({ harmless: read.harmless, refused: 0, found: 0, torn: 0, unseen: 0 })
+      expect(opened.harmless).toBeGreaterThanOrEqual(seal.length)
+    }
+  }, 120_000)
+})
+
+describe.each(['with an older seal', 'without a seal'] as const)('a journal left open, %s', (how) => {
+  test.each([['cut', truncations], ['flipped', flips]] as const)(
+    'goes unseen or torn only behind the last seal: %s everywhere',
+    async (name, damages) => {
+      const { opened, read, wrong } = await damageAll(await writeJournal(how), damages)
+      console.log(`left open ${how}, ${name}: opened ${shown(opened)}; read ${shown(read)}`)
+      expect(wrong).toEqual([])
+      expect(opened.torn).toBeGreaterThan(5)
+      expect(opened.refused + opened.found).toBeGreaterThan(250)
+    },
+    240_000,
+  )
+
+  test('what is cut behind the last seal is a torn tail or whole lines, and every record before it is there', async () => {
+    const journal = await writeJournal(how)
+    const bytes = journal.files.get(active) ?? Buffer.alloc(0)
+    let tested = 0
+    for (const { offset, bytes: cut } of truncations(bytes)) {
+      if (offset < Math.max(journal.sealedBytes, endOfRecord(journal, 0))) continue
+      const files = damagedCopy(journal, active, cut)
+      const store = await MiniStore.open(path, { fileSystem: files })
+      const expected = journal.entries.filter(([sequence]) => sequence < firstInActive(journal) || endOfRecord(journal, sequence) <= offset)
+      expect(await readAll(store.entries())).toEqual(expected)
+      const isAtLine = cut.at(-1) === 0x0a
+      if (!isAtLine && store.recovery.torn === undefined) expect(store.recovery.isActiveRestored).toBe(true)
+      if (isAtLine) expect(store.recovery.torn).toBeUndefined()
+      await store.close()
+      tested += 1
+    }
+    expect(tested).toBeGreaterThan(20)
+  }, 120_000)
+})
+
+function firstInActive(journal: Journal): number {
+  return Number(/ seq=(\d+)/.exec(journal.files.get(active)?.toString() ?? '')?.[1])
+}

@@ -1,0 +1,458 @@
+import { appendFile } from 'node:fs/promises'
+import { join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { type FileStat, type JournalEntry, type JournalIterator, MiniStore } from '../../src/index.ts'
+import { collect, outcomeOf, take, turn } from '../support/consume.ts'
+import { numbers, writeJournal } from '../support/journals.ts'
+import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
+import { RemoteStore } from '../support/remote-store.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
+
+/** What a promise has come to after everything that was ready has run. */
+async function stateOf(promise: Promise<unknown>): Promise<'pending' | 'settled'> {
+  let state: 'pending' | 'settled' = 'pending'
+  const settle = (): void => {
+    state = 'settled'
+  }
+  promise.then(settle, settle)
+  for (let turns = 0; turns < 5; turns++) await turn()
+  return state
+}
+
+/** Takes entries and checks that they are the ones from `first` to `last`, each record being its number. */
+async function expectEntries(
+  iterator: JournalIterator<JournalEntry<number>>,
+  first: number,
+  last: number,
+): Promise<void> {
+  const entries = await take(iterator, last - first + 1)
+  expect(entries).toEqual(numbers(first, last).map((n) => ({ sequence: n, record: n })))
+}
+
+describe.each(['instance', 'static'] as const)('a follower in the process of the writer, %s', (kind) => {
+  const follower = (
+    store: MiniStore<number>,
+    options: { from?: number; to?: number; signal?: AbortSignal } = {},
+  ): JournalIterator<JournalEntry<number>> =>
+    (kind === 'instance'
+      ? store.entries({ ...options, follow: true })
+      : MiniStore.entries<number>(store.path, { ...options, follow: true })
+    ).values()
+
+  test('gives the history, then each record as it is acknowledged', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    await store.appendAll(numbers(1, 5))
+    const live = follower(store)
+    await expectEntries(live, 1, 5)
+    for (const n of numbers(6, 20)) {
+      const next = live.next()
+      expect(await stateOf(next)).toBe('pending')
+      await store.append(n)
+      expect(await next).toEqual({ done: false, value: { sequence: n, record: n } })
+    }
+    await live.return()
+  })
+
+  test('goes on through rotations, deletions of what it has read, and empty segments', async () => {
+    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 60 })
+    const live = follower(store)
+    for (let n = 1; n <= 30; n += 3) {
+      await store.appendAll([n, n + 1, n + 2])
+      await expectEntries(live, n, n + 2)
+      if (n % 2 === 0) await store.rotate()
+      if (n % 5 === 0) await store.truncateBefore(store.lastSequence + 1)
+    }
+    expect(store.firstSequence).toBeGreaterThan(1)
+    await live.return()
+  })
+
+  test('starts with `from`, even before that record is there', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    await store.appendAll(numbers(1, 5))
+    const inside = follower(store, { from: 4 })
+    const ahead = follower(store, { from: 8 })
+    await expectEntries(inside, 4, 5)
+    const next = ahead.next()
+    await store.append(6)
+    await store.rotate()
+    await store.append(7)
+    expect(await stateOf(next)).toBe('pending')
+    await store.append(8)
+    expect((await next).value).toEqual({ sequence: 8, record: 8 })
+    await expectEntries(inside, 6, 8)
+    await Promise.all([inside.return(), ahead.return()])
+  })
+
+  test.each([2, 5, 7])('ends with `to` %i, in the history, at its end or beyond it', async (to) => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    await store.appendAll(numbers(1, 5))
+    const all = collect(follower(store, { to }))
+    if (to <= 5) expect((await all).map(({ record }) => record)).toEqual(numbers(1, to))
+    else expect(await stateOf(all)).toBe('pending')
+    await store.append(6)
+    await store.rotate()
+    await store.appendAll([7, 8])
+    expect((await all).map(({ record }) => record)).toEqual(numbers(1, to))
+  })
+
+  test('ends when its signal is aborted, with the reason', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    await store.append(1)
+    const abort = new AbortController()
+    const live = follower(store, { signal: abort.signal })
+    await expectEntries(live, 1, 1)
+    const next = live.next()
+    const reason = new Error('enough')
+    abort.abort(reason)
+    await expect(next).rejects.toBe(reason)
+    expect(await live.next()).toEqual({ done: true, value: undefined })
+  })
+
+  test('sees no record before it is acknowledged', async () => {
+    const fs = new ObservedFileSystem()
+    const path = await journalPath()
+    await using store = await MiniStore.open<number>(path, { fileSystem: fs })
+    await store.append(1)
+    const gate = new Gate()
+    fs.hook = ({ operation }) => (operation === 'dataSync' ? gate.wait() : undefined)
+    const options = { follow: true, fileSystem: fs }
+    const live =
+      kind === 'instance' ? store.stream({ follow: true }) : MiniStore.stream<number>(path, options)
+    const iterator = live.values()
+    expect(await take(iterator, 1)).toEqual([1])
+    const acknowledged = store.append(2)
+    await gate.reached
+    const next = iterator.next()
+    expect(await stateOf(next)).toBe('pending')
+    expect(await MiniStore.replay(path, { fileSystem: fs })).toEqual([1])
+    expect(await store.replay()).toEqual([1])
+    expect(await stateOf(acknowledged)).toBe('pending')
+    fs.hook = () => {}
+    gate.open()
+    expect(await acknowledged).toBe(2)
+    expect((await next).value).toBe(2)
+    await iterator.return()
+  })
+
+  test('a slow one keeps what it has not read on the disk: at most a block is parsed ahead', async () => {
+    let parsed = 0
+    const codec = {
+      encode: (record: number) => JSON.stringify(record).padEnd(1000),
+      decode: (line: string) => {
+        parsed++
+        return JSON.parse(line) as number
+      },
+    }
+    const store = await MiniStore.open<number>(await journalPath(), { codec, maxBytesPerSegment: 300_000 })
+    const live =
+      kind === 'instance'
+        ? store.stream({ follow: true, to: 2000 })
+        : MiniStore.stream<number>(store.path, { codec, follow: true, to: 2000 })
+    const iterator = live.values()
+    let furthest = 0
+    let taken = 0
+    // The writer is always hundreds of records ahead of the reader.
+    for (let n = 1; n <= 2000; n += 100) {
+      await store.appendAll(numbers(n, n + 99))
+      expect(await take(iterator, 20)).toEqual(numbers(taken + 1, taken + 20))
+      taken += 20
+      furthest = Math.max(furthest, parsed - taken)
+    }
+    for await (const record of iterator) {
+      expect(record).toBe(++taken)
+      furthest = Math.max(furthest, parsed - taken)
+    }
+    expect(taken).toBe(2000)
+    expect(furthest).toBeGreaterThan(0)
+    expect(furthest).toBeLessThanOrEqual(Math.ceil((64 * 1024) / 1000))
+    await store.close()
+  })
+
+  test('many followers at once each get everything', async () => {
+    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 200 })
+    const followers = Array.from({ length: 20 }, () => collect(follower(store, { to: 100 })))
+    for (const n of numbers(1, 100)) await store.append(n)
+    for (const entries of await Promise.all(followers)) {
+      expect(entries.map(({ record }) => record)).toEqual(numbers(1, 100))
+    }
+  })
+})
+
+describe('a follower made from a store', () => {
+  test('ends after the last record when the store is closed, waiting or reading', async () => {
+    const store = await MiniStore.open<number>(await journalPath())
+    await store.appendAll(numbers(1, 5))
+    const waiting = collect(store.stream({ follow: true }))
+    const reading = store.stream({ follow: true }).values()
+    expect(await take(reading, 2)).toEqual([1, 2])
+    expect(await stateOf(waiting)).toBe('pending')
+    const appended = store.append(6)
+    const closed = store.close()
+    await Promise.all([appended, closed])
+    expect(await waiting).toEqual(numbers(1, 6))
+    expect(await collect(reading)).toEqual([3, 4, 5, 6])
+  })
+
+  test('ends with ERR_MINISTORE_POISONED after every acknowledged record', async () => {
+    const fs = new ObservedFileSystem()
+    const store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
+    await store.appendAll([1, 2])
+    const waiting = outcomeOf(store.stream({ follow: true }))
+    const reading = store.stream({ follow: true }).values()
+    expect(await take(reading, 1)).toEqual([1])
+    expect(await stateOf(waiting)).toBe('pending')
+    fs.hook = ({ operation }) => {
+      if (operation === 'dataSync')
+        throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' })
+    }
+    await expect(store.append(3)).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+    expect(await waiting).toMatchObject({ items: [1, 2], error: { code: 'ERR_MINISTORE_POISONED' } })
+    expect(await outcomeOf(reading)).toMatchObject({ items: [2], error: { code: 'ERR_MINISTORE_POISONED' } })
+    await store.close()
+  })
+
+  test('ends with ERR_MINISTORE_POISONED even after the poisoned store was closed', async () => {
+    const fs = new ObservedFileSystem()
+    const store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
+    await store.appendAll([1, 2])
+    const reading = store.stream({ follow: true }).values()
+    expect(await take(reading, 1)).toEqual([1])
+    fs.hook = ({ operation }) => {
+      if (operation === 'dataSync') throw new Error('EIO: i/o error, fdatasync')
+    }
+    await expect(store.append(3)).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+    await store.close()
+    expect(await outcomeOf(reading)).toMatchObject({ items: [2], error: { code: 'ERR_MINISTORE_POISONED' } })
+  })
+
+  test('whose next record is deleted ends with ERR_MINISTORE_SEQUENCE_GONE', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    await store.appendAll([1, 2])
+    const live = store.stream({ follow: true }).values()
+    expect(await take(live, 2)).toEqual([1, 2])
+    await store.rotate()
+    await store.appendAll([3, 4])
+    await store.rotate()
+    await store.append(5)
+    await store.truncateBefore(5)
+    expect(await outcomeOf(live)).toMatchObject({
+      items: [],
+      error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 3 },
+    })
+  })
+
+  test('an append that is rolled back is never seen', async () => {
+    const fs = new ObservedFileSystem()
+    await using store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
+    await store.append(1)
+    const live = store.stream({ follow: true }).values()
+    expect(await take(live, 1)).toEqual([1])
+    const next = live.next()
+    fs.hook = ({ operation }) => {
+      if (operation === 'write')
+        throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+    }
+    await expect(store.append(2)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(await stateOf(next)).toBe('pending')
+    fs.hook = () => {}
+    expect(await store.append(22)).toBe(2)
+    expect((await next).value).toBe(22)
+    await live.return()
+  })
+})
+
+describe('a follower by path', () => {
+  test('outlives the writer in its process, and goes on with the next one', async () => {
+    const path = await journalPath()
+    const first = await MiniStore.open<number>(path)
+    await first.append(1)
+    const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 5 }).values()
+    expect(await take(live, 1)).toEqual([1])
+    const next = live.next()
+    await first.append(2)
+    expect((await next).value).toBe(2)
+    const later = live.next()
+    await first.close()
+    expect(await stateOf(later)).toBe('pending')
+    const second = await MiniStore.open<number>(path)
+    await second.rotate()
+    await second.append(3)
+    expect((await later).value).toBe(3)
+    await second.close()
+    await live.return()
+  })
+
+  test.each(['beside what is there', 'in directories that are not there'])(
+    'may start before the journal exists, %s',
+    async (where) => {
+      const directory = await temporaryDirectory()
+      const path = where.startsWith('beside')
+        ? join(directory, 'journal.jsonl')
+        : join(directory, 'a/b/journal.jsonl')
+      const live = MiniStore.entries<number>(path, { follow: true, pollIntervalMs: 5 }).values()
+      const next = live.next()
+      expect(await stateOf(next)).toBe('pending')
+      const writer = RemoteStore.inProcess()
+      await writer.open(path)
+      expect(await stateOf(next)).toBe('pending')
+      await writer.append(1)
+      expect((await next).value).toEqual({ sequence: 1, record: 1 })
+      await writer.appendAll([2, 3])
+      await expectEntries(live, 2, 3)
+      await live.return()
+    },
+  )
+
+  test('follows another process through appends, rotations and deletions without a gap', async () => {
+    const path = await journalPath()
+    const writer = RemoteStore.inProcess()
+    await writer.open(path, { maxBytesPerSegment: 120 })
+    const live = MiniStore.entries<number>(path, { follow: true, pollIntervalMs: 5 }).values()
+    let last = 0
+    for (let round = 1; round <= 25; round++) {
+      const size = 1 + ((round * 7) % 5)
+      const next = live.next()
+      if (round % 2 === 0) await writer.appendAll(numbers(last + 1, last + size))
+      else for (const n of numbers(last + 1, last + size)) await writer.append(n)
+      expect((await next).value).toEqual({ sequence: last + 1, record: last + 1 })
+      await expectEntries(live, last + 2, last + size)
+      last += size
+      if (round % 3 === 0) await writer.rotate()
+      // Everything before was read, so nothing that is deleted is missed.
+      if (round % 4 === 0) await writer.truncateBefore(last + 1)
+    }
+    expect(last).toBeGreaterThan(60)
+    await live.return()
+  })
+
+  test('reads what it has open to the end when it is deleted, then says what is gone', async () => {
+    const path = await journalPath()
+    const writer = RemoteStore.inProcess()
+    await writer.open(path)
+    await writer.appendAll([1, 2])
+    const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 5 }).values()
+    expect(await take(live, 1)).toEqual([1])
+    await writer.append(3)
+    await writer.rotate()
+    await writer.append(4)
+    await writer.rotate()
+    await writer.append(5)
+    await writer.truncateBefore(5)
+    expect(await outcomeOf(live)).toMatchObject({
+      items: [2, 3],
+      error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 4 },
+    })
+  })
+
+  test.each([
+    { name: 'half a line', tail: '{"half": "a rec' },
+    { name: 'half a character', tail: Buffer.from('"€', 'utf8').subarray(0, 3) },
+    { name: 'a whole line of zeros', tail: Buffer.concat([Buffer.alloc(20), Buffer.from('\n')]) },
+    { name: 'nothing but zeros', tail: Buffer.alloc(20) },
+    { name: 'many blocks of half a line', tail: `"${'x'.repeat(200_000)}` },
+  ])(
+    'goes on across kill -9 of the writer that leaves $name, and the recovery by another',
+    async ({ tail }) => {
+      const path = await journalPath()
+      const killed = RemoteStore.inProcess()
+      await killed.open(path)
+      await killed.appendAll([1, 2])
+      const fs = new ObservedFileSystem()
+      const live = MiniStore.entries<number>(path, {
+        follow: true,
+        pollIntervalMs: 5,
+        fileSystem: fs,
+      }).values()
+      await expectEntries(live, 1, 2)
+      const next = live.next()
+      await killed.append(3)
+      expect((await next).value).toEqual({ sequence: 3, record: 3 })
+      const later = live.next()
+      // Looks of the follower at what the dead writer has left.
+      const looked = new Gate()
+      await killed.tear(tail)
+      fs.hook = ({ operation, path: file }) => {
+        if (operation === 'stat' && file === path) void looked.wait()
+      }
+      await looked.reached
+      expect(await stateOf(later)).toBe('pending')
+      const recoverer = RemoteStore.inProcess()
+      const { recovery } = await recoverer.open(path)
+      expect(recovery).toMatchObject({ torn: { sequence: 4, bytes: tail.length } })
+      await recoverer.append(4)
+      expect((await later).value).toEqual({ sequence: 4, record: 4 })
+      await recoverer.rotate()
+      await recoverer.append(5)
+      await expectEntries(live, 5, 5)
+      await live.return()
+    },
+  )
+
+  test('a line that comes in pieces is given when it is whole, never before', async () => {
+    const path = await journalPath()
+    await writeJournal(path, [[1]])
+    const looks = { count: 0 }
+    const fs = new ObservedFileSystem(({ operation, path: file }) => {
+      if (operation === 'stat' && file === path) looks.count++
+    })
+    const live = MiniStore.stream(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
+    expect(await take(live, 1)).toEqual([1])
+    const next = live.next()
+    for (const piece of ['{"a', '":"', 'é'.repeat(40_000), '"}']) {
+      await appendFile(path, piece)
+      const { count } = looks
+      while (looks.count < count + 3) await turn()
+      expect(await stateOf(next)).toBe('pending')
+    }
+    await appendFile(path, '\n')
+    expect((await next).value).toEqual({ a: 'é'.repeat(40_000) })
+    await live.return()
+  })
+
+  test('notices a journal that went on in files of the same inode and size', async () => {
+    // A file system may use the inode of a deleted file again: here every file has the same one.
+    class OneInode extends ObservedFileSystem {
+      override async stat(path: string): Promise<FileStat> {
+        return { ...(await super.stat(path)), inode: 7 }
+      }
+
+      override async open(
+        ...parameters: Parameters<ObservedFileSystem['open']>
+      ): ReturnType<ObservedFileSystem['open']> {
+        const file = await super.open(...parameters)
+        const stat = file.stat.bind(file)
+        return Object.assign(file, { stat: async () => ({ ...(await stat()), inode: 7 }) })
+      }
+    }
+    const path = await journalPath()
+    const store = await MiniStore.open<string>(path)
+    // `prev=` and its value make the header of a later segment this much longer.
+    await store.append(`first${'-'.repeat(' prev=00000000'.length)}`)
+    const fs = new OneInode()
+    const gate = new Gate()
+    const looks = { count: 0 }
+    const live = MiniStore.stream<string>(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
+    expect(await take(live, 1)).toHaveLength(1)
+    fs.hook = ({ operation, path: file }) => {
+      if (operation !== 'stat' || file !== path) return undefined
+      looks.count++
+      return gate.wait()
+    }
+    const next = live.next()
+    await gate.reached
+    const { bytes } = store.segments[0] as { bytes: number }
+    await store.rotate()
+    await store.append('other')
+    expect(store.segments.at(-1)?.bytes).toBe(bytes)
+    gate.open()
+    while (looks.count < 50 && (await stateOf(next)) === 'pending');
+    expect(await stateOf(next), 'after fifty looks').toBe('settled')
+    expect((await next).value).toBe('other')
+    await live.return()
+    await store.close()
+  })
+})

@@ -1,0 +1,275 @@
+import { mkdir, symlink } from 'node:fs/promises'
+import { join, relative } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore, MiniStoreError } from '../../src/index.ts'
+import { collect, take } from '../support/consume.ts'
+import { writeJournal } from '../support/journals.ts'
+import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
+import { RemoteStore } from '../support/remote-store.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const locked = { code: 'ERR_MINISTORE_LOCKED' }
+
+async function heldJournal(): Promise<{ directory: string; path: string; store: MiniStore<number> }> {
+  const directory = await temporaryDirectory()
+  await mkdir(join(directory, 'state'))
+  const path = join(directory, 'state/journal.jsonl')
+  await writeJournal(path, [[1, 2]])
+  return { directory, path, store: await MiniStore.open<number>(path) }
+}
+
+describe('a second writer in the same process is refused at once', () => {
+  test.each<{ name: string; other: (directory: string, path: string) => Promise<string> }>([
+    { name: 'the same path', other: (_, path) => Promise.resolve(path) },
+    { name: 'a relative path', other: (_, path) => Promise.resolve(relative(process.cwd(), path)) },
+    {
+      name: 'a path with dots in it',
+      other: (directory) => Promise.resolve(`${directory}/./state/../state/journal.jsonl`),
+    },
+    {
+      name: 'a symbolic link to the directory',
+      other: async (directory) => {
+        await symlink(join(directory, 'state'), join(directory, 'linked'))
+        return join(directory, 'linked/journal.jsonl')
+      },
+    },
+    {
+      name: 'a symbolic link to the file',
+      other: async (directory, path) => {
+        await symlink(path, join(directory, 'linked.jsonl'))
+        return join(directory, 'linked.jsonl')
+      },
+    },
+    {
+      name: 'a symbolic link to a symbolic link to the file, in a linked directory',
+      other: async (directory) => {
+        await symlink(join(directory, 'state'), join(directory, 'linked'))
+        await symlink('state/journal.jsonl', join(directory, 'one.jsonl'))
+        await symlink('../one.jsonl', join(directory, 'state/two.jsonl'))
+        return join(directory, 'linked/two.jsonl')
+      },
+    },
+  ])('by $name', async ({ other }) => {
+    const { directory, path, store } = await heldJournal()
+    const second = await other(directory, path)
+    for (const options of [{}, { lock: false }]) {
+      const refusal = MiniStore.open(second, options)
+      await expect(refusal).rejects.toBeInstanceOf(MiniStoreError)
+      await expect(refusal).rejects.toMatchObject(locked)
+    }
+    // The refusals have taken nothing away from the holder.
+    expect(await store.append(3)).toBe(3)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    await store.close()
+    await using next = await MiniStore.open<number>(second)
+    expect(await next.append(4)).toBe(4)
+  })
+
+  test('of many that open at the same moment one wins', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const outcomes = await Promise.allSettled(Array.from({ length: 10 }, () => MiniStore.open(path)))
+    const stores = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+    expect(stores).toHaveLength(1)
+    for (const outcome of outcomes)
+      if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject(locked)
+    await stores[0]?.close()
+  })
+
+  test('while the first still opens, and the lock is free again when that opening fails', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const gate = new Gate()
+    // Recovery looks for the active segment first, when it has the lock.
+    const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (operation !== 'open' || file !== path) return
+      await gate.wait()
+      throw new Error('EIO: i/o error, open')
+    })
+    const first = MiniStore.open(path, { fileSystem: fs })
+    await gate.reached
+    await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(locked)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    gate.open()
+    await expect(first).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(fs.openFiles).toBe(0)
+    await using store = await MiniStore.open(path)
+    expect(store.lastSequence).toBe(0)
+  })
+
+  test('through another FileSystem object too: the kernel sees what the registry does not', async () => {
+    const { path, store } = await heldJournal()
+    const fs = new ObservedFileSystem()
+    await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(locked)
+    expect(fs.openFiles).toBe(0)
+    await store.close()
+  })
+
+  test('but not when it opens another journal in the same directory', async () => {
+    const directory = await temporaryDirectory()
+    await using one = await MiniStore.open<number>(join(directory, 'one.jsonl'))
+    await using two = await MiniStore.open<number>(join(directory, 'two.jsonl'))
+    expect(await Promise.all([one.append(1), two.append(1)])).toEqual([1, 1])
+  })
+})
+
+describe.each([
+  { where: 'another process', start: () => RemoteStore.inProcess() },
+  { where: 'a worker thread', start: () => RemoteStore.inThread() },
+])('a writer in $where', ({ start }) => {
+  test('is refused while this one holds the journal, and let in when it has closed', async () => {
+    const { path, store } = await heldJournal()
+    const other = start()
+    await expect(other.open(path)).rejects.toMatchObject(locked)
+    expect(await store.append(3)).toBe(3)
+    await expect(other.open(path)).rejects.toMatchObject(locked)
+    await store.close()
+    expect(await other.open(path)).toMatchObject({ firstSequence: 1, lastSequence: 3 })
+    expect(await other.append(4)).toBe(4)
+  })
+
+  test('keeps this one out until it closes', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const other = start()
+    await other.open(path)
+    await other.append(1)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    await other.close()
+    await using store = await MiniStore.open(path)
+    expect(store.lastSequence).toBe(1)
+  })
+
+  test('keeps this one out until it is killed, and what it had acknowledged is there', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const other = start()
+    await other.open(path)
+    await other.appendAll(['a', 'b'])
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    await other.kill()
+    await using store = await MiniStore.open<string>(path)
+    expect(await store.replay()).toEqual(['a', 'b'])
+    expect(await store.append('c')).toBe(3)
+  })
+
+  test('and readers on either side never need the lock', async () => {
+    const { path, store } = await heldJournal()
+    const reader = start()
+    expect(await reader.replay(path)).toEqual([1, 2])
+    const writer = start()
+    await store.close()
+    await writer.open(path)
+    await writer.append(3)
+    expect(await MiniStore.replay(path)).toEqual([1, 2, 3])
+    expect(await reader.replay(path)).toEqual([1, 2, 3])
+  })
+})
+
+describe('readers', () => {
+  test('take no lock, make no file and keep no writer out', async () => {
+    const { path, store } = await heldJournal()
+    await store.close()
+    const operations = new Set<string>()
+    const fs = new ObservedFileSystem(({ operation }) => void operations.add(operation))
+    const iterator = MiniStore.stream<number>(path, { fileSystem: fs }).values()
+    expect(await take(iterator, 1)).toEqual([1])
+    await using writer = await MiniStore.open<number>(path)
+    await writer.append(3)
+    expect(await collect(iterator)).toEqual([2])
+    const changing = [
+      'lock',
+      'write',
+      'rename',
+      'unlink',
+      'makeDirectory',
+      'truncate',
+      'sync',
+      'dataSync',
+      'syncDirectory',
+    ]
+    expect(changing.filter((operation) => operations.has(operation))).toEqual([])
+  })
+})
+
+describe('without the kernel lock', () => {
+  const noLock = (): ObservedFileSystem =>
+    new ObservedFileSystem(({ operation }) => {
+      if (operation === 'lock')
+        throw Object.assign(new Error('ENOLCK: no locks available'), { code: 'ENOLCK' })
+    })
+
+  test('open fails with ERR_MINISTORE_LOCK_UNAVAILABLE and has changed nothing', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const fs = noLock()
+    const refusal = MiniStore.open(path, { fileSystem: fs })
+    await expect(refusal).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_LOCK_UNAVAILABLE',
+      path,
+      cause: { code: 'ENOLCK' },
+    })
+    await expect(refusal).rejects.toThrow(/lock: false/)
+    expect(fs.openFiles).toBe(0)
+    expect(await fs.list(join(path, '..'))).toEqual(['journal.jsonl.lock'])
+    await using store = await MiniStore.open(path)
+    expect(store.recovery.isNew).toBe(true)
+  })
+
+  test('lock: false opens all the same and never asks for it; the same thread is still refused', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const fs = noLock()
+    const store = await MiniStore.open<number>(path, { fileSystem: fs, lock: false })
+    expect(await store.append(1)).toBe(1)
+    await expect(MiniStore.open(path, { fileSystem: fs, lock: false })).rejects.toMatchObject(locked)
+    await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(locked)
+    await store.close()
+    await using next = await MiniStore.open<number>(path, { fileSystem: fs, lock: false })
+    expect(next.lastSequence).toBe(1)
+  })
+
+  test('lock: false takes no kernel lock: a writer with one is let in from outside', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await using store = await MiniStore.open<number>(path, { lock: false })
+    const other = RemoteStore.inProcess()
+    expect(await other.open(path)).toMatchObject({ lastSequence: 0 })
+    await other.close()
+    expect(store.lastSequence).toBe(0)
+  })
+})
+
+describe('the lock', () => {
+  test('is freed when closing fails', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const fs = new ObservedFileSystem()
+    const store = await MiniStore.open<number>(path, { fileSystem: fs })
+    await store.append(1)
+    fs.hook = ({ operation }) => {
+      if (operation === 'rename') throw Object.assign(new Error('EIO: i/o error, rename'), { code: 'EIO' })
+    }
+    await expect(store.close()).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(fs.openFiles).toBe(0)
+    await using next = await MiniStore.open<number>(path)
+    expect(next.lastSequence).toBe(1)
+  })
+
+  test('is freed when opening finds damage', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [[1], [2]])
+    const fs = new ObservedFileSystem()
+    await fs.rename(`${path}.001`, `${path}.003`)
+    await fs.rename(path, `${path}.001`)
+    await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
+    expect(fs.openFiles).toBe(0)
+    await fs.rename(`${path}.001`, path)
+    await fs.rename(`${path}.003`, `${path}.001`)
+    await using store = await MiniStore.open(path, { fileSystem: fs })
+    expect(store.lastSequence).toBe(2)
+  })
+
+  test('is a file that stays when the store is closed', async () => {
+    const { path, store } = await heldJournal()
+    await store.close()
+    const fs = new ObservedFileSystem()
+    expect(await fs.list(join(path, '..'))).toContain('journal.jsonl.lock')
+  })
+})

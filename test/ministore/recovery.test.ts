@@ -1,0 +1,644 @@
+import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+
+import { describe, expect, test } from 'vitest'
+
+import { type File, type FileSystem, MiniStore, MiniStoreError, nodeFileSystem, type TornTail } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const name = 'journal.jsonl'
+const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
+
+type Content = Readonly<Record<string, string | Uint8Array>>
+
+/** A directory with these files; each key is what follows the name of the journal. */
+async function journalWith(content: Content): Promise<string> {
+  const directory = await temporaryDirectory()
+  for (const [ending, bytes] of Object.entries(content)) await writeFile(join(directory, name + ending), bytes)
+  return directory
+}
+
+/** Every file byte for byte, by what follows the name of the journal; the lock's file is no part of a journal. */
+async function filesOf(directory: string): Promise<Record<string, string>> {
+  const files: Record<string, string> = {}
+  for (const file of (await readdir(directory)).toSorted()) {
+    if (file === `${name}.lock`) continue
+    files[file.slice(name.length)] = (await readFile(join(directory, file))).toString('latin1')
+  }
+  return files
+}
+
+function latin1(bytes: string | Uint8Array): string {
+  return Buffer.from(bytes).toString('latin1')
+}
+
+function sealOf(text: string | Uint8Array): string {
+  const bytes = Buffer.from(text)
+  const lines = bytes.filter((byte) => byte === 0x0a).length
+  const facts = `bytes=${bytes.length} records=${lines - 1} crc32=${hex(bytes)}`
+  return `${facts} check=${hex(Buffer.from(facts))}\n`
+}
+
+function hex(bytes: string | Uint8Array): string {
+  return crc32(Buffer.from(bytes)).toString(16).padStart(8, '0')
+}
+
+/** Two sealed segments and an active one, with 2, 2 and 1 records, by hand. */
+function threeSegments(): { '.001': string; '.002': string; '': string } {
+  const first = `${header}1\n2\n`
+  const second = `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${hex(first)}\n3\n4\n`
+  return { '.001': first, '.002': second, '': `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n5\n` }
+}
+
+async function readWithoutOpening(directory: string): Promise<unknown[]> {
+  const before = await filesOf(directory)
+  const records = await MiniStore.replay(join(directory, name))
+  expect(await filesOf(directory), 'a reader changes no byte').toEqual(before)
+  return records
+}
+
+interface Healed {
+  readonly records: readonly unknown[]
+  readonly torn?: Omit<TornTail, 'savedAs'> & { readonly savedAs: string }
+  readonly isNew?: boolean
+  readonly isActiveRestored?: boolean
+  readonly removedFiles?: readonly string[]
+  readonly scannedBytes: number
+  /** All files afterwards, but for the seal, which is checked against the active segment. */
+  readonly files: Content
+}
+
+/** A reader gives the valid prefix; open heals, reports and leaves these files; a second open changes nothing. */
+async function expectHealed(directory: string, healed: Healed): Promise<void> {
+  const { records, torn, isNew = false, isActiveRestored = false, removedFiles = [], scannedBytes, files } = healed
+  const path = join(directory, name)
+  expect(await readWithoutOpening(directory)).toEqual(records)
+
+  const store = await MiniStore.open(path)
+  expect(store.recovery).toEqual({
+    isNew,
+    isActiveRestored,
+    torn: torn && { ...torn, savedAs: path + torn.savedAs },
+    removedFiles: removedFiles.map((ending) => name + ending),
+    scannedBytes,
+  })
+  expect(await store.replay()).toEqual(records)
+  const expected = Object.fromEntries(Object.entries(files).map(([ending, bytes]) => [ending, latin1(bytes)]))
+  expected['.seal'] = sealOf(Buffer.from(expected[''] ?? '', 'latin1'))
+  expect(await filesOf(directory)).toEqual(expected)
+  await store.close()
+  expect(await filesOf(directory), 'close has nothing to add').toEqual(expected)
+
+  const again = await MiniStore.open(path)
+  const nothingDone = { isNew: false, isActiveRestored: false, torn: undefined, removedFiles: [] }
+  expect(again.recovery).toEqual({ ...nothingDone, scannedBytes: expected['']?.length })
+  expect(await filesOf(directory), 'the second open changes nothing').toEqual(expected)
+  expect(await again.append('next')).toBe(store.lastSequence + 1)
+  expect(await again.replay()).toEqual([...records, 'next'])
+  await again.close()
+}
+
+/** Open refuses with `ERR_MINISTORE_CORRUPT` (or another code) and this context, and no byte is changed. */
+async function expectRefused(
+  directory: string,
+  where: { code?: string; message: RegExp; segment?: string; line?: number; offset?: number; sequence?: number },
+): Promise<void> {
+  const before = await filesOf(directory)
+  const { code = 'ERR_MINISTORE_CORRUPT', message, segment, ...rest } = where
+  const path = join(directory, name)
+  const context = { path, ...(segment === undefined ? {} : { segment: name + segment }), ...rest }
+  for (let times = 0; times < 2; times++) {
+    const error: unknown = await MiniStore.open(path).then((store) => store.close(), (thrown: unknown) => thrown)
+    expect(error).toBeInstanceOf(MiniStoreError)
+    expect(error).toMatchObject({ code, ...context })
+    expect(String(error)).toMatch(message)
+    expect(await filesOf(directory), 'nothing is changed').toEqual(before)
+  }
+}
+
+/** Reading everything ends with damage, before and after an open that cannot see it; nothing is changed. */
+async function expectFoundByReading(directory: string, message: RegExp): Promise<void> {
+  const path = join(directory, name)
+  const before = await filesOf(directory)
+  const damage = { code: 'ERR_MINISTORE_CORRUPT', message: expect.stringMatching(message) as string }
+  await expect(MiniStore.replay(path)).rejects.toMatchObject(damage)
+  expect(await filesOf(directory)).toEqual(before)
+  const store = await MiniStore.open(path)
+  await expect(store.replay()).rejects.toMatchObject(damage)
+  await store.close()
+  const after = await filesOf(directory)
+  delete after['.seal']
+  delete before['.seal']
+  expect(after, 'the segments are as they were').toEqual(before)
+}
+
+describe('nothing there', () => {
+  test('open makes the directory, its parents and an empty active segment', async () => {
+    const directory = join(await temporaryDirectory(), 'a', 'b')
+    expect(await MiniStore.replay(join(directory, name))).toEqual([])
+    await expect(readdir(directory)).rejects.toThrow('ENOENT')
+    const store = await MiniStore.open(join(directory, name))
+    expect(store.recovery).toEqual({
+      isNew: true, isActiveRestored: false, torn: undefined, removedFiles: [], scannedBytes: 0,
+    })
+    expect([store.firstSequence, store.lastSequence]).toEqual([1, 0])
+    expect(await filesOf(directory)).toEqual({ '': header, '.seal': sealOf(header) })
+    await store.close()
+    await expectHealed(directory, { records: [], scannedBytes: header.length, files: { '': header } })
+  })
+
+  test('what open has made survives a crash right after it, new parents included', async () => {
+    const files = new SimulatedFileSystem()
+    const path = '/new/parents/journal.jsonl'
+    const store = await MiniStore.open(path, { fileSystem: files })
+    const [crashed] = [...files.crashStates()]
+    expect(files.afterCrash({ keep: 'none' }).snapshot().get(path)?.toString()).toBe(header)
+    expect(crashed?.snapshot().get(path)?.toString()).toBe(header)
+    await store.close()
+  })
+})
+
+describe('the last line of the active segment is torn', () => {
+  const whole = `${header}1\n{"n":2}\n`
+  const tails: ReadonlyArray<readonly [title: string, tail: string | Uint8Array, reason: string]> = [
+    ['no line feed', '{"n":', 'the line has no line feed'],
+    ['one byte', '{', 'the line has no line feed'],
+    ['no line feed, but it parses: 12 may be a torn 123', '12', 'the line has no line feed'],
+    ['no line feed, and half a character', Buffer.from([0x22, 0xe2, 0x82]), 'the line has no line feed'],
+    ['NULs and no line feed', '{"n\0\0\0\0', 'the line has no line feed'],
+    ['NULs and a line feed', '\0\0\0\0}\n', 'the line holds a NUL byte'],
+    ['one NUL at its end', '{"n":3}\0\n', 'the line holds a NUL byte'],
+    ['blank', '\n', 'the line is blank'],
+    ['not UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a]), 'the line is not UTF-8'],
+    ['longer than one read', 'x'.repeat(200_000), 'the line has no line feed'],
+    ['NULs longer than one read', Buffer.concat([Buffer.alloc(150_000), Buffer.from('}\n')]), 'the line holds a NUL byte'],
+  ]
+  test.each(tails)('%s: it is saved, cut off and reported', async (_, tail, reason) => {
+    const active = Buffer.concat([Buffer.from(whole), Buffer.from(tail)])
+    const directory = await journalWith({ '': active })
+    await expectHealed(directory, {
+      records: [1, { n: 2 }],
+      torn: { sequence: 3, offset: whole.length, bytes: active.length - whole.length, reason, savedAs: '.torn-3' },
+      scannedBytes: active.length,
+      files: { '': whole, '.torn-3': tail },
+    })
+  })
+
+  test('the very first line: no record is left, and the header is', async () => {
+    await expectHealed(await journalWith({ '': `${header}{"n":` }), {
+      records: [],
+      torn: { sequence: 1, offset: header.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-1' },
+      scannedBytes: header.length + 5,
+      files: { '': header, '.torn-1': '{"n":' },
+    })
+  })
+
+  test('a line behind the seal, which stays true', async () => {
+    await expectHealed(await journalWith({ '': `${whole}{`, '.seal': sealOf(whole) }), {
+      records: [1, { n: 2 }],
+      torn: { sequence: 3, offset: whole.length, bytes: 1, reason: 'the line has no line feed', savedAs: '.torn-3' },
+      scannedBytes: whole.length + 1,
+      files: { '': whole, '.torn-3': '{' },
+    })
+  })
+
+  test('after sealed segments: named by its number in the whole journal', async () => {
+    const segments = threeSegments()
+    const { '': active } = segments
+    await expectHealed(await journalWith({ ...segments, '': `${active}[` }), {
+      records: [1, 2, 3, 4, 5],
+      torn: { sequence: 6, offset: active.length, bytes: 1, reason: 'the line has no line feed', savedAs: '.torn-6' },
+      scannedBytes: active.length + 1,
+      files: { ...segments, '.torn-6': '[' },
+    })
+  })
+
+  test('evidence is never overwritten: the same number torn twice makes a second file, then a third', async () => {
+    const directory = await journalWith({ '': header })
+    const path = join(directory, name)
+    const tails = ['{"first', '{"second', '{"third']
+    const names = ['.torn-1', '.torn-1-2', '.torn-1-3']
+    for (const [index, tail] of tails.entries()) {
+      await writeFile(path, header + tail)
+      const store = await MiniStore.open(path)
+      expect(store.recovery.torn?.savedAs).toBe(path + String(names[index]))
+      await store.close()
+    }
+    const files = await filesOf(directory)
+    expect(names.map((ending) => files[ending])).toEqual(tails)
+  })
+
+  test('a recovery that was cut short after saving the evidence makes no second copy of it', async () => {
+    await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"n":' }), {
+      records: [1, { n: 2 }],
+      torn: { sequence: 3, offset: whole.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-3' },
+      scannedBytes: whole.length + 5,
+      files: { '': whole, '.torn-3': '{"n":' },
+    })
+  })
+
+  test('evidence of the same length but of other bytes stays, and a second file is made', async () => {
+    await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"m":' }), {
+      records: [1, { n: 2 }],
+      torn: { sequence: 3, offset: whole.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-3-2' },
+      scannedBytes: whole.length + 5,
+      files: { '': whole, '.torn-3': '{"m":', '.torn-3-2': '{"n":' },
+    })
+  })
+
+  test('the evidence is whole and durable before the tail is cut', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile('/journal.jsonl', `${whole}{"n":`)
+    let cuts = 0
+    files.onOperation(({ operation, path }) => {
+      if (operation !== 'truncate' || path !== '/journal.jsonl') return
+      cuts += 1
+      expect(files.afterCrash({ keep: 'none' }).readFile('/journal.jsonl.torn-3').toString()).toBe('{"n":')
+    })
+    const store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    expect(cuts).toBe(1)
+    expect(files.afterCrash({ keep: 'none' }).readFile('/journal.jsonl').toString()).toBe(whole)
+    await store.close()
+  })
+})
+
+describe('the active segment holds only a part of a header, or nothing', () => {
+  test.each(Array.from({ length: header.length }, (_, length) => length))('its first %i bytes: it is written anew', async (length) => {
+    await expectHealed(await journalWith({ '': header.slice(0, length) }), {
+      records: [], isNew: true, scannedBytes: 0, files: { '': header },
+    })
+  })
+
+  test.each([1, 34, 512])('%i NUL bytes: it is written anew', async (length) => {
+    await expectHealed(await journalWith({ '': Buffer.alloc(length) }), {
+      records: [], isNew: true, scannedBytes: 0, files: { '': header },
+    })
+  })
+
+  test('every length of a header after sealed segments: it is written anew, numbered and chained', async () => {
+    const segments = threeSegments()
+    const next = segments[''].slice(0, segments[''].indexOf('\n') + 1)
+    for (let length = 0; length < next.length; length++) {
+      await expectHealed(await journalWith({ ...segments, '': next.slice(0, length) }), {
+        records: [1, 2, 3, 4], isActiveRestored: true, scannedBytes: 0, files: { ...segments, '': next },
+      })
+    }
+  })
+
+  test('with a seal that counts no records: it is written anew', async () => {
+    await expectHealed(await journalWith({ '': '', '.seal': sealOf(header) }), {
+      records: [], isNew: true, scannedBytes: 0, files: { '': header },
+    })
+  })
+})
+
+describe('what a crash in a rotation or in another write leaves', () => {
+  test('no active segment, sealed ones: the next is made, numbered and chained', async () => {
+    const { '.001': first, '.002': second } = threeSegments()
+    const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
+    await expectHealed(await journalWith({ '.001': first, '.002': second }), {
+      records: [1, 2, 3, 4], isActiveRestored: true, scannedBytes: 0, files: { '.001': first, '.002': second, '': active },
+    })
+  })
+
+  test('no active segment, the next one half-made', async () => {
+    const { '.001': first, '.002': second } = threeSegments()
+    const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
+    await expectHealed(await journalWith({ '.001': first, '.002': second, '.next': active.slice(0, 30) }), {
+      records: [1, 2, 3, 4],
+      isActiveRestored: true,
+      removedFiles: ['.next'],
+      scannedBytes: 0,
+      files: { '.001': first, '.002': second, '': active },
+    })
+  })
+
+  test.each([['.next'], ['.seal.tmp'], ['.torn-5.tmp'], ['.torn-5-2.tmp']])('%s left over: it is removed', async (ending) => {
+    const segments = threeSegments()
+    await expectHealed(await journalWith({ ...segments, [ending]: 'half' }), {
+      records: [1, 2, 3, 4, 5], removedFiles: [ending], scannedBytes: segments[''].length, files: segments,
+    })
+  })
+
+  test('files that are not its own are left alone', async () => {
+    const segments = threeSegments()
+    const others = { '.tmp': 'a', '.next.bak': 'b', '.001.gz': 'c', '.torn-x': 'd', 'x.next': 'e', '.broken': 'f' }
+    await expectHealed(await journalWith({ ...segments, ...others }), {
+      records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: { ...segments, ...others },
+    })
+  })
+
+  test('a seal that is missing or not whole is no error, and is made anew', async () => {
+    const segments = threeSegments()
+    const seal = sealOf(segments[''])
+    for (const broken of ['', 'bytes=', seal.slice(0, -1), seal.replace('records=1', 'records=2'), 'x'.repeat(300)]) {
+      await expectHealed(await journalWith({ ...segments, '.seal': broken }), {
+        records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: segments,
+      })
+    }
+  })
+
+  test('what a killed writer had not synced is durable when open resolves', async () => {
+    const files = new SimulatedFileSystem()
+    const file = await files.open('/journal.jsonl', 'create')
+    await file.write(Buffer.from(`${header}1\n2\n`), 0)
+    const killed = files.afterKill()
+    expect(killed.afterCrash({ keep: 'none' }).exists('/journal.jsonl')).toBe(false)
+    const store = await MiniStore.open('/journal.jsonl', { fileSystem: killed })
+    expect(await store.replay()).toEqual([1, 2])
+    const crashed = killed.afterCrash({ keep: 'none' })
+    expect(crashed.readFile('/journal.jsonl').toString()).toBe(`${header}1\n2\n`)
+    await store.close()
+  })
+})
+
+describe('recovery of recovery', () => {
+  test('a process that stops at any operation of it leaves what the next one heals', async () => {
+    const damaged = new SimulatedFileSystem()
+    damaged.writeFile('/journal.jsonl', `${header}1\n2\n{"n":`)
+    damaged.writeFile('/journal.jsonl.torn-3', 'older')
+    damaged.writeFile('/journal.jsonl.next', 'half')
+    let stops = 0
+    for (let index = 0; ; index++) {
+      const files = damaged.afterKill()
+      files.stopAt(index)
+      try {
+        const store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+        await store.close()
+      } catch (error) {
+        expect(String(error)).toContain('has stopped')
+      }
+      if (!files.isStopped) break
+      stops += 1
+      for (const state of [files.afterKill(), ...files.crashStates({ seed: index, limit: 20 })]) {
+        const store = await MiniStore.open('/journal.jsonl', { fileSystem: state })
+        expect(await store.replay()).toEqual([1, 2])
+        await store.close()
+        expect(state.readFile('/journal.jsonl').toString()).toBe(`${header}1\n2\n`)
+        expect(state.readFile('/journal.jsonl.torn-3').toString()).toBe('older')
+        expect(state.readFile('/journal.jsonl.torn-3-2').toString()).toBe('{"n":')
+        expect(state.names('/').filter((file) => /torn|next|tmp/.test(file))).toHaveLength(2)
+      }
+    }
+    expect(stops).toBeGreaterThan(30)
+  })
+})
+
+describe('corruption is refused, and nothing is changed', () => {
+  const lines = `${header}1\n2\n`
+  const bad: ReadonlyArray<readonly [string, string | Uint8Array, RegExp]> = [
+    ['a NUL', '\0{}\n', /NUL/],
+    ['a blank line', '\n', /blank/],
+    ['a byte that is not UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a]), /UTF-8/],
+  ]
+  test.each(bad)('%s before the last line of the active segment', async (_, line, message) => {
+    const active = Buffer.concat([Buffer.from(lines), Buffer.from(line), Buffer.from('4\n')])
+    const directory = await journalWith({ '': active })
+    await expectRefused(directory, { message, segment: '', line: 4, offset: lines.length, sequence: 3 })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT', segment: name, line: 4, offset: lines.length, sequence: 3,
+    })
+  })
+
+  test.each(bad)('%s before a torn tail', async (_, line, message) => {
+    const active = Buffer.concat([Buffer.from(lines), Buffer.from(line), Buffer.from('{"torn')])
+    await expectRefused(await journalWith({ '': active }), { message, segment: '', line: 4, offset: lines.length, sequence: 3 })
+  })
+
+  test('a bad line far before the end, with more than one read behind it', async () => {
+    const active = Buffer.concat([Buffer.from(`${lines}\0\n`), Buffer.from('4\n'.repeat(100_000))])
+    await expectRefused(await journalWith({ '': active }), { message: /NUL/, segment: '', line: 4, offset: lines.length })
+  })
+
+  test('a line that is no JSON: found when it is read, with its place', async () => {
+    const directory = await journalWith({ '': `${lines}{oops\n4\n` })
+    await expectFoundByReading(directory, /not JSON/)
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      segment: name, line: 4, offset: lines.length, sequence: 3,
+    })
+  })
+
+  test('a gap in the numbers of segments', async () => {
+    const { '.001': first, '.002': second, '': active } = threeSegments()
+    const directory = await journalWith({ '.001': first, '.003': second, '': active })
+    await expectRefused(directory, { message: /missing/, segment: '.003' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test('one number twice', async () => {
+    const { '.001': first, '.002': second, '': active } = threeSegments()
+    const directory = await journalWith({ '.001': first, '.000001': first, '.002': second, '': active })
+    await expectRefused(directory, { message: /two segments have number 1/ })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test('swapped segments: the sequence goes backwards', async () => {
+    const segments = threeSegments()
+    const directory = await journalWith(segments)
+    await rename(join(directory, `${name}.001`), join(directory, `${name}.x`))
+    await rename(join(directory, `${name}.002`), join(directory, `${name}.001`))
+    await rename(join(directory, `${name}.x`), join(directory, `${name}.002`))
+    await expectRefused(directory, { message: /begins with sequence 1/, segment: '.002', sequence: 1 })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test('a sequence that leaves numbers out between two segments: found when it is read', async () => {
+    const { '.001': first } = threeSegments()
+    const active = `// MINISTORE JOURNAL v0.2.0 seq=4 prev=${hex(first)}\n4\n`
+    await expectFoundByReading(await journalWith({ '.001': first, '': active }), /begins with sequence 4, expected 3/)
+  })
+
+  test('a sequence that says that a sealed segment with records is empty', async () => {
+    const { '.001': first } = threeSegments()
+    const active = `// MINISTORE JOURNAL v0.2.0 seq=1 prev=${hex(first)}\n3\n`
+    const directory = await journalWith({ '.001': first, '': active })
+    // Whether open sees it or the first reader does: the records 1 and 2 must not vanish without a word.
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test('a sealed segment that has changed, to lines as good: found when it is read', async () => {
+    const segments = threeSegments()
+    await expectFoundByReading(await journalWith({ ...segments, '.001': segments['.001'].replace('2', '7') }), /wrong checksum/)
+  })
+
+  test('a wrong prev: found when it is read', async () => {
+    const segments = threeSegments()
+    const active = segments[''].replace(/prev=\w+/, 'prev=00000000')
+    await expectFoundByReading(await journalWith({ ...segments, '': active }), /wrong checksum/)
+  })
+
+  test('a sealed segment cut short, in a line or between lines: found when it is read', async () => {
+    const segments = threeSegments()
+    for (const cut of [1, 2]) {
+      const directory = await journalWith({ ...segments, '.001': segments['.001'].slice(0, -cut) })
+      await expectFoundByReading(directory, cut === 1 ? /no line feed/ : /wrong checksum/)
+    }
+  })
+
+  test('a sealed segment without a whole header', async () => {
+    const segments = threeSegments()
+    for (const rest of ['', header.slice(0, 10)]) {
+      await expectRefused(await journalWith({ ...segments, '.001': rest }), { message: /no whole header/, segment: '.001' })
+    }
+  })
+
+  test('a wrong seal: a byte of the active segment has changed since', async () => {
+    const directory = await journalWith({ '': lines.replace('2', '3'), '.seal': sealOf(lines) })
+    await expectRefused(directory, { message: /a byte among the first \d+ has changed/, segment: '' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toThrow(/wrong checksum/)
+  })
+
+  test('an active segment shorter than its seal, at a line or in one', async () => {
+    for (const cut of [2, 1]) {
+      const directory = await journalWith({ '': lines.slice(0, -cut), '.seal': sealOf(lines) })
+      await expectRefused(directory, { message: /the seal covers 38 bytes/, segment: '' })
+      await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    }
+  })
+
+  test.each([['gone', undefined], ['empty', ''], ['half a header', header.slice(0, 9)], ['NULs', '\0'.repeat(38)]])(
+    'an active segment that is %s, though its seal counts records',
+    async (_, rest) => {
+      const { '.001': first, '.002': second, '': active } = threeSegments()
+      const sealed = { '.001': first, '.002': second, '.seal': sealOf(active) }
+      for (const before of [sealed, { '.seal': sealOf(lines) }]) {
+        const directory = await journalWith(rest === undefined ? before : { ...before, '': rest })
+        await expectRefused(directory, { message: /the active segment is gone/, segment: '' })
+        await expect(MiniStore.replay(join(directory, name))).rejects.toThrow(/the active segment is gone/)
+      }
+    },
+  )
+
+  test.each([
+    ['another text', 'hello, this is not a journal\n1\n'],
+    ['another text without an end', 'hello'],
+    ['a record in its place', '{"n":1}\n'],
+    ['a byte order mark', `\uFEFF${header}1\n`],
+    ['no version', '// MINISTORE JOURNAL v\n1\n'],
+    ['no sequence', '// MINISTORE JOURNAL v0.2.0\n1\n'],
+    ['a sequence of 0', '// MINISTORE JOURNAL v0.2.0 seq=0\n1\n'],
+    ['a sequence that is no number', '// MINISTORE JOURNAL v0.2.0 seq=1x\n1\n'],
+    ['a damaged prev', '// MINISTORE JOURNAL v0.2.0 seq=1 prev=123\n1\n'],
+    ['another case', `${header.toLowerCase()}1\n`],
+    ['too many NULs', '\0'.repeat(513)],
+    ['no end', header.trimEnd().padEnd(600, 'x')],
+  ])('a header that is not ours: %s', async (_, active) => {
+    const directory = await journalWith({ '': active })
+    await expectRefused(directory, { message: /not a journal or its header is damaged/, segment: '', line: 1, offset: 0 })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test.each(['', '.001'])('a newer major version, in %s', async (ending) => {
+    const newer = '// MINISTORE JOURNAL v1.0.0 seq=1\n1\n'
+    const directory = await journalWith({ ...threeSegments(), [ending]: newer })
+    const code = 'ERR_MINISTORE_UNSUPPORTED_VERSION'
+    await expectRefused(directory, { code, message: /version 1\.0\.0/, segment: ending, line: 1, offset: 0 })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code })
+  })
+
+  test('the journal opens again once the damage is put right', async () => {
+    const segments = threeSegments()
+    const directory = await journalWith({ ...segments, '.004': 'x' })
+    await expectRefused(directory, { message: /missing|not a journal/ })
+    await rm(join(directory, `${name}.004`))
+    await expectHealed(directory, { records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: segments })
+  })
+})
+
+describe('an I/O error while reading', () => {
+  test('is that error at every read of open, never the end of the file; nothing is changed', async () => {
+    const damaged = new SimulatedFileSystem()
+    for (const [ending, text] of Object.entries(threeSegments())) damaged.writeFile(`/${name}${ending}`, text)
+    damaged.writeFile(`/${name}.lock`, '')
+    let failures = 0
+    for (let nth = 1; ; nth++) {
+      const files = damaged.afterKill()
+      const fault = files.failOn({ operation: 'read', nth }, 'EIO')
+      const before = files.snapshot()
+      const opened: unknown = await MiniStore.open(`/${name}`, { fileSystem: files }).catch((error: unknown) => error)
+      if (fault.hits === 0) {
+        await (opened as MiniStore).close()
+        break
+      }
+      failures += 1
+      expect(opened).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO', syscall: 'read' } })
+      expect(files.snapshot()).toEqual(before)
+    }
+    // The headers of three segments, the active one, at least.
+    expect(failures).toBeGreaterThanOrEqual(4)
+  })
+
+  test('is that error at every read of a reader', async () => {
+    const damaged = new SimulatedFileSystem()
+    for (const [ending, text] of Object.entries(threeSegments())) damaged.writeFile(`/${name}${ending}`, text)
+    let failures = 0
+    for (let nth = 1; ; nth++) {
+      const files = damaged.afterKill()
+      const fault = files.failOn({ operation: 'read', nth }, 'EIO')
+      const read: unknown = await MiniStore.replay(`/${name}`, { fileSystem: files }).catch((error: unknown) => error)
+      if (fault.hits === 0) {
+        expect(read).toEqual([1, 2, 3, 4, 5])
+        break
+      }
+      failures += 1
+      expect(read).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO', syscall: 'read' } })
+    }
+    expect(failures).toBeGreaterThanOrEqual(6)
+  })
+})
+
+/** The real file system, with a count of the bytes read from each file, by the end of its name. */
+function counting(): { readonly fileSystem: FileSystem; readonly read: Map<string, number> } {
+  const read = new Map<string, number>()
+  const fileSystem: FileSystem = {
+    ...nodeFileSystem,
+    lock: async () => true,
+    open: async (path, mode) => {
+      const file = await nodeFileSystem.open(path, mode)
+      const counted: File = {
+        read: async (buffer, position) => {
+          const bytes = await file.read(buffer, position)
+          read.set(path, (read.get(path) ?? 0) + bytes)
+          return bytes
+        },
+        write: (bytes, position) => file.write(bytes, position),
+        truncate: (length) => file.truncate(length),
+        sync: () => file.sync(),
+        dataSync: () => file.dataSync(),
+        stat: () => file.stat(),
+        close: () => file.close(),
+      }
+      return counted
+    },
+  }
+  return { fileSystem, read }
+}
+
+describe('the cost of open', () => {
+  test('is a read of the active segment and of the headers of the sealed ones, however long they are', async () => {
+    const path = join(await temporaryDirectory(), name)
+    const writer = await MiniStore.open(path)
+    const record = 'x'.repeat(5000)
+    for (let segment = 0; segment < 50; segment++) {
+      await writer.appendAll([record, record])
+      await writer.rotate()
+    }
+    await writer.append(record)
+    await writer.close()
+
+    const { fileSystem, read } = counting()
+    const store = await MiniStore.open(path, { fileSystem })
+    expect(store.segments).toHaveLength(51)
+    expect(store.lastSequence).toBe(101)
+    const sealed = [...read].filter(([file]) => /\.\d+$/.test(file))
+    expect(sealed).toHaveLength(50)
+    // 513 bytes are what a header may have, and one more.
+    for (const [file, bytes] of sealed) expect(bytes, file).toBeLessThanOrEqual(513)
+    const active = store.segments.at(-1)?.bytes ?? 0
+    expect(read.get(path)).toBeGreaterThanOrEqual(active)
+    expect(read.get(path)).toBeLessThanOrEqual(active + 513)
+    await store.close()
+  })
+})

@@ -1,0 +1,382 @@
+import { appendFile, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import * as v from 'valibot'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import * as z from 'zod'
+
+import { MiniStore, type MiniStoreError } from '../../src/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+/** What goes in: dates as texts, a role that may be missing. */
+interface UserInput {
+  readonly name: string
+  readonly born: string
+  readonly role?: 'admin' | 'guest' | undefined
+}
+
+/** What comes out. */
+interface User {
+  readonly name: string
+  readonly born: Date
+  readonly role: 'admin' | 'guest'
+}
+
+const zodUser = z.object({
+  name: z.string().trim().min(1),
+  born: z.iso.date().transform((text) => new Date(text)),
+  role: z.enum(['admin', 'guest']).default('guest'),
+})
+
+const valibotUser = v.object({
+  name: v.pipe(v.string(), v.trim(), v.minLength(1)),
+  born: v.pipe(
+    v.string(),
+    v.isoDate(),
+    v.transform((text) => new Date(text)),
+  ),
+  role: v.optional(v.picklist(['admin', 'guest']), 'guest'),
+})
+
+/** The same by hand, and asynchronous. */
+const asyncUser: StandardSchemaV1<UserInput, User> = {
+  '~standard': {
+    version: 1,
+    vendor: 'test',
+    validate: async (value) => {
+      await nextTurn()
+      const { name, born, role = 'guest' } = value as UserInput
+      const trimmed = typeof name === 'string' ? name.trim() : ''
+      if (trimmed === '') return { issues: [{ message: 'Expected a name', path: ['name'] }] }
+      if (!/^\d{4}-\d\d-\d\d$/.test(born))
+        return { issues: [{ message: 'Expected a date', path: [{ key: 'born' }] }] }
+      return { value: { name: trimmed, born: new Date(born), role } }
+    },
+  },
+}
+
+const schemas: Array<[vendor: string, schema: StandardSchemaV1<UserInput, User>]> = [
+  ['zod', zodUser],
+  ['valibot', valibotUser],
+  ['a hand-made asynchronous schema', asyncUser],
+]
+
+async function journalPath(): Promise<string> {
+  return join(await temporaryDirectory(), 'journal.jsonl')
+}
+
+async function linesIn(path: string): Promise<string[]> {
+  return (await readFile(path, 'utf8')).split('\n').slice(1, -1)
+}
+
+async function collect<T>(
+  stream: AsyncIterable<T>,
+): Promise<{ items: T[]; error: MiniStoreError | undefined }> {
+  const items: T[] = []
+  try {
+    for await (const item of stream) items.push(item)
+  } catch (error) {
+    return { items, error: error as MiniStoreError }
+  }
+  return { items, error: undefined }
+}
+
+const ada: UserInput = { name: ' Ada ', born: '1815-12-10', role: 'admin' }
+const bob: UserInput = { name: 'Bob', born: '1990-01-02' }
+const readAda: User = { name: 'Ada', born: new Date('1815-12-10'), role: 'admin' }
+const readBob: User = { name: 'Bob', born: new Date('1990-01-02'), role: 'guest' }
+
+describe.each(schemas)('%s', (_vendor, schema) => {
+  test('takes its input when appending and gives its output when reading', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path, { schema })
+    expect(await store.append(ada)).toBe(1)
+    expect(await store.appendAll([bob, ada])).toEqual({ first: 2, last: 3 })
+    const users = [readAda, readBob, readAda]
+    const numbered = users.map((record, at) => ({ sequence: at + 1, record }))
+
+    expect(await store.replay()).toEqual(users)
+    expect(await collect(store.stream())).toEqual({ items: users })
+    expect(await collect(store.entries())).toEqual({ items: numbered })
+    expect(await MiniStore.replay(path, { schema })).toEqual(users)
+    expect(await collect(MiniStore.stream(path, { schema }))).toEqual({ items: users })
+    expect(await collect(MiniStore.entries(path, { schema, from: 2 }))).toEqual({ items: numbered.slice(1) })
+    const reader = store.stream().getReader()
+    expect(await reader.read()).toEqual({ done: false, value: readAda })
+    await reader.cancel()
+  })
+
+  test('keeps the input on disk, so that its transformations run once, when reading', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path, { schema })
+    await store.appendAll([ada, bob])
+    expect(await linesIn(path)).toEqual([JSON.stringify(ada), JSON.stringify(bob)])
+    // Without a schema the same journal gives the input.
+    expect(await MiniStore.replay(path)).toEqual([ada, bob])
+  })
+
+  test('gives followers its output', async () => {
+    await using store = await MiniStore.open(await journalPath(), { schema })
+    await store.append(ada)
+    const follower = store.stream({ follow: true }).values()
+    expect(await follower.next()).toEqual({ done: false, value: readAda })
+    const waiting = follower.next()
+    await store.append(bob)
+    expect(await waiting).toEqual({ done: false, value: readBob })
+    await follower.return()
+  })
+
+  test('refuses what does not fit, with its issues, and nothing is written', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path, { schema })
+    for (const [bad, key] of [
+      [{ ...bob, name: ' ' }, 'name'],
+      [{ ...bob, born: 'then' }, 'born'],
+    ] as const) {
+      const appending = store.append(bad)
+      await expect(appending).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA', sequence: undefined })
+      const { message, issues } = (await appending.catch((error: unknown) => error)) as MiniStoreError
+      expect(message).toMatch(new RegExp(`^The record fails the schema: .+ at ${key}$`))
+      expect(issues).toHaveLength(1)
+    }
+    expect(await linesIn(path)).toEqual([])
+    expect(await store.append(bob)).toBe(1)
+  })
+
+  test('ends a stream at a record that does not fit, with its place, after the good ones', async () => {
+    const path = await journalPath()
+    const bad = { name: '', born: '1990-01-02' }
+    await using store = await MiniStore.open(path)
+    await store.appendAll([ada, bob, bad, ada])
+    const offset = (await readFile(path)).indexOf(JSON.stringify(bad))
+    const { items, error } = await collect(MiniStore.stream(path, { schema }))
+    expect(items).toEqual([readAda, readBob])
+    expect(error).toMatchObject({
+      code: 'ERR_MINISTORE_SCHEMA',
+      path,
+      segment: 'journal.jsonl',
+      line: 4,
+      offset,
+      sequence: 3,
+      message: expect.stringMatching(/journal\.jsonl, line 4, fails the schema: .+ at name$/) as string,
+    })
+    await expect(MiniStore.replay(path, { schema })).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_SCHEMA',
+      sequence: 3,
+    })
+    expect(await collect(MiniStore.stream(path, { schema, to: 2 }))).toEqual({ items: [readAda, readBob] })
+  })
+
+  test('passes a record that does not fit over when it is salvaged, and says so', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    await store.appendAll([ada, { name: '' }, { born: 'then' }, bob])
+    const salvage = vi.fn<(damage: MiniStoreError) => void>()
+    expect(await collect(MiniStore.entries(path, { schema, salvage }))).toEqual({
+      items: [
+        { sequence: 1, record: readAda },
+        { sequence: 4, record: readBob },
+      ],
+    })
+    expect(salvage.mock.calls).toMatchObject([
+      [{ code: 'ERR_MINISTORE_SCHEMA', sequence: 2 }],
+      [{ code: 'ERR_MINISTORE_SCHEMA', sequence: 3 }],
+    ])
+  })
+
+  test('does not hinder opening a journal whose records do not fit any more: reading tells', async () => {
+    const path = await journalPath()
+    const before = await MiniStore.open(path)
+    await before.append('not a user')
+    await before.close()
+    await using store = await MiniStore.open(path, { schema })
+    expect(await store.append(bob)).toBe(2)
+    await expect(store.replay()).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA', sequence: 1, line: 2 })
+    expect(await collect(store.stream({ from: 2 }))).toEqual({ items: [readBob] })
+  })
+})
+
+describe('a schema', () => {
+  test('is asked about the record as it will be read back, not as it is in memory', async () => {
+    await using store = await MiniStore.open(await journalPath(), { schema: z.object({ at: z.date() }) })
+    // JSON makes a text of a Date, which this schema would refuse when reading.
+    await expect(store.append({ at: new Date() })).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
+    expect(store.lastSequence).toBe(0)
+  })
+
+  test('accepts only what can be read again: whatever was accepted comes back', async () => {
+    const schema = z.object({ at: z.coerce.date(), note: z.string().optional() })
+    await using store = await MiniStore.open(await journalPath(), { schema })
+    const at = new Date('2026-01-02T03:04:05.678Z')
+    await store.append({ at })
+    await store.append({ at: at.toISOString(), note: undefined })
+    expect(await store.replay()).toEqual([{ at }, { at }])
+  })
+
+  test('whose output is not its own input is applied once, and not to its output', async () => {
+    const path = await journalPath()
+    const schema = z.string().transform((text) => text.length)
+    await using store = await MiniStore.open(path, { schema })
+    await store.append('four')
+    await store.append('sixsix')
+    expect(await store.replay()).toEqual([4, 6])
+    await store.close()
+    await using again = await MiniStore.open(path, { schema })
+    expect(await again.append('x')).toBe(3)
+    expect(await again.replay()).toEqual([4, 6, 1])
+  })
+
+  test('is asked once for each record that is appended and once for each that is read', async () => {
+    const validate = vi.fn<(value: unknown) => { value: unknown }>((value) => ({ value }))
+    const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
+    await using store = await MiniStore.open(await journalPath(), { schema })
+    await store.appendAll(['a', 'b'])
+    expect(validate.mock.calls).toEqual([['a'], ['b']])
+    validate.mockClear()
+    expect(await store.replay()).toEqual(['a', 'b'])
+    expect(validate.mock.calls).toEqual([['a'], ['b']])
+  })
+
+  test('works together with a codec: it sees what decode gives', async () => {
+    const path = await journalPath()
+    const codec = {
+      encode: ({ at }: { at: Date }) => at.toISOString(),
+      decode: (line: string): { at: Date } => ({ at: new Date(line) }),
+    }
+    const schema = z.object({ at: z.date().min(new Date('2020-01-01')) })
+    await using store = await MiniStore.open(path, { schema, codec })
+    const at = new Date('2026-01-02T03:04:05.678Z')
+    await store.append({ at })
+    await expect(store.append({ at: new Date('2019-01-01') })).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_SCHEMA',
+    })
+    expect(await linesIn(path)).toEqual([at.toISOString()])
+    expect(await store.replay()).toEqual([{ at }])
+  })
+
+  test.each([
+    [
+      'throws',
+      () => {
+        throw new Error('validator broke')
+      },
+    ],
+    ['rejects', () => Promise.reject(new Error('validator broke'))],
+  ] as const)('that %s when reading ends the stream with the place of the record', async (_how, fail) => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    await store.appendAll(['good', 'bad', 'good'])
+    const validate = (value: unknown): Promise<never> | { value: unknown } =>
+      value === 'bad' ? fail() : { value }
+    const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
+    const { items, error } = await collect(MiniStore.stream(path, { schema }))
+    expect(items).toEqual(['good'])
+    expect(error).toMatchObject({
+      code: 'ERR_MINISTORE_SCHEMA',
+      segment: 'journal.jsonl',
+      line: 3,
+      sequence: 2,
+      cause: expect.objectContaining({ message: 'validator broke' }) as Error,
+    })
+  })
+
+  test('is not asked about a line that is not even JSON: that is corruption', async () => {
+    const path = await journalPath()
+    const store = await MiniStore.open(path)
+    await store.append('good')
+    await store.close()
+    await appendFile(path, '{"cut\n')
+    const { items, error } = await collect(MiniStore.stream(path, { schema: z.string() }))
+    expect(items).toEqual(['good'])
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', line: 3, sequence: 2 })
+  })
+})
+
+describe('an asynchronous schema', () => {
+  /** A schema whose answers the test gives. */
+  function schemaOnRequest(): {
+    schema: StandardSchemaV1
+    answers: Array<{ value: unknown; accept: () => void; refuse: () => void }>
+  } {
+    const answers: Array<{ value: unknown; accept: () => void; refuse: () => void }> = []
+    const validate: StandardSchemaV1.Props['validate'] = (value) =>
+      new Promise((resolve) => {
+        const accept = (): void => resolve({ value })
+        const refuse = (): void => resolve({ issues: [{ message: 'refused' }] })
+        answers.push({ value, accept, refuse })
+      })
+    return { schema: { '~standard': { version: 1, vendor: 'test', validate } }, answers }
+  }
+
+  /** Rejections that nobody handles from now on; vitest is not told of them. */
+  function collectUnhandled(): unknown[] {
+    const unhandled: unknown[] = []
+    const others = process.listeners('unhandledRejection')
+    const listener = (reason: unknown): void => void unhandled.push(reason)
+    process.removeAllListeners('unhandledRejection')
+    process.on('unhandledRejection', listener)
+    onTestFinished(() => {
+      process.off('unhandledRejection', listener)
+      for (const other of others) process.on('unhandledRejection', other)
+    })
+    return unhandled
+  }
+
+  test.each([['append'], ['appendAll']] as const)(
+    'that refuses a record of %s before its turn has come rejects that call and nothing else',
+    async (method) => {
+      const unhandled = collectUnhandled()
+      const { schema, answers } = schemaOnRequest()
+      await using store = await MiniStore.open(await journalPath(), { schema })
+      const first = store.append('slow')
+      const second = method === 'append' ? store.append('bad') : store.appendAll(['bad', 'bad too'])
+      const outcome = Promise.allSettled([second])
+      const [slow, ...bad] = answers
+      for (const { refuse } of bad) refuse()
+      // Long enough for Node to find a rejection that has no handler.
+      await nextTurn()
+      await nextTurn()
+      slow?.accept()
+      expect(await first).toBe(1)
+      expect(await outcome).toMatchObject([{ status: 'rejected', reason: { code: 'ERR_MINISTORE_SCHEMA' } }])
+      expect(unhandled).toEqual([])
+    },
+  )
+
+  test('is waited for before the records behind it are written', async () => {
+    const path = await journalPath()
+    const { schema, answers } = schemaOnRequest()
+    await using store = await MiniStore.open(path, { schema })
+    const appending = [store.append('a'), store.append('b')]
+    answers[1]?.accept()
+    await nextTurn()
+    expect(await linesIn(path)).toEqual([])
+    answers[0]?.accept()
+    expect(await Promise.all(appending)).toEqual([1, 2])
+    expect(await linesIn(path)).toEqual(['"a"', '"b"'])
+  })
+
+  test('is waited for by close', async () => {
+    const path = await journalPath()
+    const { schema, answers } = schemaOnRequest()
+    const store = await MiniStore.open(path, { schema })
+    const appending = store.append('a')
+    const closing = store.close()
+    answers[0]?.accept()
+    expect(await appending).toBe(1)
+    await closing
+    expect(await linesIn(path)).toEqual(['"a"'])
+  })
+
+  test('reads many records, in their order', async () => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    const records = Array.from({ length: 5000 }, (_, at) => ({ name: `user ${at}`, born: '2000-01-01' }))
+    await store.appendAll(records)
+    const { items, error } = await collect(MiniStore.stream(path, { schema: asyncUser }))
+    expect(error).toBeUndefined()
+    expect(items.map(({ name }) => name)).toEqual(records.map(({ name }) => name))
+  })
+})

@@ -1,0 +1,1196 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
+
+import { describe, expect, test } from 'vitest'
+
+import {
+  type JournalEntry,
+  JournalStream,
+  MiniStore,
+  MiniStoreError,
+  type ReadOptions,
+  type StreamOptions,
+} from '../../src/index.ts'
+import { collect, outcomeOf, take, turn } from '../support/consume.ts'
+import { crc32Of, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { descriptorsIn, Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+interface Numbered {
+  readonly n: number
+  readonly pad: string
+}
+
+/** Records of about 80 bytes: three thousand of them are several blocks of 64 KiB. */
+const numbered = (first: number, last: number): Numbered[] =>
+  numbers(first, last).map((n) => ({ n, pad: 'x'.repeat(60) }))
+const numbersOf = (records: readonly Numbered[]): number[] => records.map(({ n }) => n)
+
+/** A journal of three segments, each several blocks long: 9000 records. */
+async function longJournal(): Promise<{ directory: string; path: string; last: number }> {
+  const directory = await temporaryDirectory()
+  const path = join(directory, 'journal.jsonl')
+  await writeJournal(path, [numbered(1, 3000), numbered(3001, 6000), numbered(6001, 9000)])
+  return { directory, path, last: 9000 }
+}
+
+async function journalOf(...segments: ReadonlyArray<readonly unknown[]>): Promise<string> {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await writeJournal(path, segments)
+  return path
+}
+
+/** The two kinds of stream over one long journal, watched through the port. */
+const kinds = ['static', 'instance'] as const
+
+async function watched(kind: (typeof kinds)[number]): Promise<{
+  stream: (options?: StreamOptions) => JournalStream<Numbered>
+  append: () => Promise<unknown>
+  fs: ObservedFileSystem
+  expectOpen: (count: number) => void
+  expectNothingOpen: () => void
+  untilNothingOpen: () => Promise<void>
+}> {
+  const { directory, path } = await longJournal()
+  const fs = new ObservedFileSystem()
+  // A static stream over a wrapper of its own reads the disk, as another process would.
+  const store = await MiniStore.open<Numbered>(path, kind === 'instance' ? { fileSystem: fs } : {})
+  const opened = fs.openFiles
+  const descriptors = descriptorsIn(directory)
+  const expectOpen = (count: number): void => {
+    expect(fs.openFiles - opened, 'files open through the port').toBe(count)
+    if (process.platform === 'linux')
+      expect(descriptorsIn(directory) - descriptors, 'descriptors').toBe(count)
+  }
+  return {
+    stream: (options) =>
+      kind === 'instance'
+        ? store.stream(options)
+        : MiniStore.stream<Numbered>(path, { ...options, fileSystem: fs }),
+    append: () => store.append({ n: store.lastSequence + 1, pad: '' }),
+    fs,
+    expectOpen,
+    expectNothingOpen: () => {
+      expectOpen(0)
+      expect(fs.watching, 'directory watches').toBe(0)
+    },
+    untilNothingOpen: async () => {
+      await fs.untilOpen(opened)
+      expectOpen(0)
+    },
+  }
+}
+
+describe.each(kinds)('a JournalStream, %s', (kind) => {
+  test('is a ReadableStream and an AsyncIterable', async () => {
+    const { stream } = await watched(kind)
+    expect(stream()).toBeInstanceOf(JournalStream)
+    expect(stream()).toBeInstanceOf(ReadableStream)
+    expect(stream()[Symbol.asyncIterator]).toBeTypeOf('function')
+    expect(numbersOf(await collect(stream()))).toEqual(numbers(1, 9000))
+  })
+
+  test('asks nothing of the file system until it is first pulled', async () => {
+    const { stream, fs, expectOpen, expectNothingOpen } = await watched(kind)
+    const { calls } = fs
+    const streams = [
+      stream(),
+      stream({ from: 10 }),
+      stream({ follow: true }),
+      stream({ signal: AbortSignal.timeout(2 ** 30) }),
+    ]
+    const readers = streams.map((each) => each.getReader())
+    await turn()
+    expect(fs.calls).toBe(calls)
+    expect((await readers[0]?.read())?.value).toMatchObject({ n: 1 })
+    expectOpen(1)
+    await Promise.all(readers.map((reader) => reader.cancel()))
+    expectNothingOpen()
+  })
+
+  test('holds one segment file at a time', async () => {
+    const { stream, fs, expectNothingOpen } = await watched(kind)
+    const before = fs.openFiles
+    const seen = new Set<number>()
+    for await (const record of stream()) if (record.n % 100 === 0) seen.add(fs.openFiles - before)
+    expect([...seen]).toEqual([1])
+    expectNothingOpen()
+  })
+
+  test('is locked while it is iterated, and unlocked and closed afterwards', async () => {
+    const { stream } = await watched(kind)
+    const source = stream()
+    expect(source.locked).toBe(false)
+    for await (const { n } of source) {
+      if (n !== 1) continue
+      expect(source.locked).toBe(true)
+      expect(() => source.getReader()).toThrow(TypeError)
+      expect(() => source.values()).toThrow(TypeError)
+      expect(() => source.tee()).toThrow(TypeError)
+      await expect(source.cancel()).rejects.toThrow(TypeError)
+      await expect(source.pipeTo(new WritableStream())).rejects.toThrow(TypeError)
+    }
+    expect(source.locked).toBe(false)
+    await expect(source.getReader().closed).resolves.toBeUndefined()
+  })
+
+  test('is one-shot: what was read is not given again', async () => {
+    const { stream } = await watched(kind)
+    const source = stream({ from: 8990 })
+    expect(await collect(source)).toHaveLength(11)
+    expect(await collect(source)).toEqual([])
+    expect(await source.getReader().read()).toEqual({ done: true, value: undefined })
+  })
+
+  test.each<{
+    name: string
+    leave: (stream: JournalStream<Numbered>, midway: (record?: Numbered) => void) => Promise<void>
+  }>([
+    {
+      name: 'break',
+      leave: async (stream, midway) => {
+        for await (const record of stream) {
+          midway(record)
+          if (record.n === 3100) break
+        }
+      },
+    },
+    {
+      name: 'a throw in the loop',
+      leave: async (stream, midway) => {
+        const loop = async (): Promise<void> => {
+          for await (const record of stream) {
+            midway(record)
+            if (record.n === 3100) throw new Error('enough')
+          }
+        }
+        await expect(loop()).rejects.toThrow('enough')
+      },
+    },
+    {
+      name: 'return() of the iterator',
+      leave: async (stream, midway) => {
+        const iterator = stream.values()
+        for (const n of numbers(1, 3100)) expect((await iterator.next()).value).toMatchObject({ n })
+        midway()
+        expect(await iterator.return()).toEqual({ done: true, value: undefined })
+        expect(await iterator.next()).toEqual({ done: true, value: undefined })
+        expect(await iterator.return()).toEqual({ done: true, value: undefined })
+      },
+    },
+    {
+      name: 'disposal of the iterator',
+      leave: async (stream, midway) => {
+        await using iterator = stream.values()
+        await iterator.next()
+        midway()
+      },
+    },
+    {
+      name: 'cancel() of a reader',
+      leave: async (stream, midway) => {
+        const reader = stream.getReader()
+        await reader.read()
+        midway()
+        await reader.cancel()
+        expect(await reader.read()).toEqual({ done: true, value: undefined })
+        reader.releaseLock()
+      },
+    },
+    {
+      name: 'cancel() after a reader let go',
+      leave: async (stream, midway) => {
+        const reader = stream.getReader()
+        await reader.read()
+        reader.releaseLock()
+        midway()
+        await stream.cancel(new Error('not needed any more'))
+      },
+    },
+    {
+      name: 'the failure of what it is piped to',
+      leave: async (stream, midway) => {
+        const target = new WritableStream<Numbered>({
+          write: (record) => {
+            midway(record)
+            if (record.n === 100) throw new Error('full')
+          },
+        })
+        await expect(stream.pipeTo(target)).rejects.toThrow('full')
+      },
+    },
+  ])('left by $name frees its file', async ({ leave }) => {
+    const { stream, expectOpen, expectNothingOpen } = await watched(kind)
+    const left = stream()
+    let midways = 0
+    await leave(left, (record) => {
+      if (record !== undefined && record.n % 100 !== 0) return
+      expectOpen(1)
+      midways++
+    })
+    expect(midways).toBeGreaterThan(0)
+    expectNothingOpen()
+    expect(left.locked).toBe(false)
+    expect(await collect(left)).toEqual([])
+    expectNothingOpen()
+  })
+
+  test('cancelled before it is pulled opens nothing at all', async () => {
+    const { stream, fs } = await watched(kind)
+    const { calls } = fs
+    const unread = stream()
+    await unread.cancel()
+    expect(await collect(unread)).toEqual([])
+    expect(fs.calls).toBe(calls)
+  })
+
+  test('made with a signal that is aborted already fails with its reason and opens nothing', async () => {
+    const { stream, fs } = await watched(kind)
+    const { calls } = fs
+    const reason = new Error('changed my mind')
+    const { items, error } = await outcomeOf(stream({ signal: AbortSignal.abort(reason) }))
+    expect(items).toEqual([])
+    expect(error).toBe(reason)
+    await expect(
+      stream({ signal: AbortSignal.abort(reason) })
+        .getReader()
+        .read(),
+    ).rejects.toBe(reason)
+    expect(fs.calls).toBe(calls)
+  })
+
+  test('aborted before it is pulled fails with the reason and opens nothing', async () => {
+    const { stream, fs } = await watched(kind)
+    const { calls } = fs
+    const abort = new AbortController()
+    const [iterated, read] = [stream({ signal: abort.signal }), stream({ signal: abort.signal })]
+    abort.abort()
+    expect((await outcomeOf(iterated)).error).toMatchObject({ name: 'AbortError' })
+    await expect(read.getReader().read()).rejects.toMatchObject({ name: 'AbortError' })
+    expect(fs.calls).toBe(calls)
+  })
+
+  test('aborted mid-way while nobody asks fails the next read and frees its file', async () => {
+    const { stream, expectOpen, untilNothingOpen } = await watched(kind)
+    const abort = new AbortController()
+    const reason = new Error('stop')
+    const iterated = stream({ signal: abort.signal })
+    const iterator = iterated.values()
+    expect(numbersOf(await take(iterator, 10))).toEqual(numbers(1, 10))
+    const reader = stream({ signal: abort.signal }).getReader()
+    await reader.read()
+    expectOpen(2)
+    abort.abort(reason)
+    await expect(iterator.next()).rejects.toBe(reason)
+    expect(await iterator.next()).toEqual({ done: true, value: undefined })
+    await expect(reader.read()).rejects.toBe(reason)
+    await expect(reader.closed).rejects.toBe(reason)
+    await untilNothingOpen()
+    expect(iterated.locked).toBe(false)
+  })
+
+  test('aborted in the body of the loop gives no further record', async () => {
+    const { stream, untilNothingOpen } = await watched(kind)
+    const abort = new AbortController()
+    const seen: number[] = []
+    const loop = async (): Promise<void> => {
+      for await (const { n } of stream({ signal: abort.signal })) {
+        seen.push(n)
+        if (n === 5) abort.abort()
+      }
+    }
+    await expect(loop()).rejects.toMatchObject({ name: 'AbortError' })
+    expect(seen).toEqual([1, 2, 3, 4, 5])
+    await untilNothingOpen()
+  })
+
+  test('aborted while it waits for the disk fails and closes its file after that read', async () => {
+    const { stream, fs, untilNothingOpen } = await watched(kind)
+    for (const way of ['iterator', 'reader']) {
+      const gate = new Gate()
+      fs.hook = ({ operation }) => (operation === 'read' ? gate.wait() : undefined)
+      const abort = new AbortController()
+      const source = stream({ signal: abort.signal })
+      const pending = way === 'iterator' ? source.values().next() : source.getReader().read()
+      await gate.reached
+      const reason = new Error('no patience')
+      abort.abort(reason)
+      gate.open()
+      await expect(pending).rejects.toBe(reason)
+      await untilNothingOpen()
+    }
+  })
+
+  test('aborted while it waits for new records fails and stops watching', async () => {
+    const { stream, untilNothingOpen } = await watched(kind)
+    for (const way of ['iterator', 'reader']) {
+      const abort = new AbortController()
+      const source = stream({ signal: abort.signal, follow: true, from: 9000 })
+      const iterator = way === 'iterator' ? source.values() : undefined
+      const reader = iterator === undefined ? source.getReader() : undefined
+      const next = async (): Promise<unknown> => (iterator === undefined ? reader?.read() : iterator.next())
+      expect(await next()).toMatchObject({ value: { n: 9000 } })
+      const pending = next()
+      await turn()
+      const reason = new Error('no more')
+      abort.abort(reason)
+      await expect(pending).rejects.toBe(reason)
+      await untilNothingOpen()
+    }
+  })
+
+  test('cancelled while it waits for new records ends and stops watching', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const reader = stream({ follow: true, from: 9000 }).getReader()
+    await reader.read()
+    const pending = reader.read()
+    await turn()
+    await reader.cancel()
+    expect(await pending).toEqual({ done: true, value: undefined })
+    expectNothingOpen()
+  })
+
+  test('leaves no listener behind on a signal that outlives it', async () => {
+    const { stream } = await watched(kind)
+    const { signal } = new AbortController()
+    let listeners = 0
+    const add = signal.addEventListener.bind(signal)
+    const remove = signal.removeEventListener.bind(signal)
+    signal.addEventListener = (...parameters: Parameters<typeof add>) => {
+      listeners++
+      add(...parameters)
+    }
+    signal.removeEventListener = (...parameters: Parameters<typeof remove>) => {
+      listeners--
+      remove(...parameters)
+    }
+    const ended = stream({ signal })
+    expect(listeners).toBe(1)
+    await collect(ended)
+    expect(listeners).toBe(0)
+    const cancelled = stream({ signal })
+    await cancelled.cancel()
+    expect(listeners).toBe(0)
+  })
+
+  test('answers overlapping calls of next() in order, to the end and beyond', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const iterator = stream({ from: 2990, to: 3010 }).values()
+    const answers = await Promise.all(Array.from({ length: 25 }, () => iterator.next()))
+    expect(answers.slice(0, 21).map(({ value }) => value?.n)).toEqual(numbers(2990, 3010))
+    expect(answers.slice(21)).toEqual(Array.from({ length: 4 }, () => ({ done: true, value: undefined })))
+    expectNothingOpen()
+  })
+
+  test('answers calls of next() that return() overtakes: first with records, then as done', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const iterator = stream().values()
+    const [first, second, returned, third] = await Promise.all([
+      iterator.next(),
+      iterator.next(),
+      iterator.return(),
+      iterator.next(),
+    ])
+    const records = [first, second].flatMap((answer) => (answer.done === true ? [] : [answer.value.n]))
+    expect(records).toEqual(numbers(1, records.length))
+    expect([returned, third]).toEqual(Array.from({ length: 2 }, () => ({ done: true, value: undefined })))
+    expectNothingOpen()
+  })
+
+  test('goes on with a reader where an iterator with preventCancel stopped, and back', async () => {
+    const { stream, expectOpen, expectNothingOpen } = await watched(kind)
+    const shared = stream()
+    const seen: number[] = []
+    for await (const { n } of shared.values({ preventCancel: true })) {
+      seen.push(n)
+      if (n === 2500) break
+    }
+    expect(shared.locked).toBe(false)
+    expectOpen(1)
+    const reader = shared.getReader()
+    while (seen.length < 5000) {
+      const { value } = await reader.read()
+      if (value !== undefined) seen.push(value.n)
+    }
+    reader.releaseLock()
+    expectOpen(1)
+    for await (const { n } of shared) seen.push(n)
+    expect(seen).toEqual(numbers(1, 9000))
+    expectNothingOpen()
+  })
+
+  test('goes on with for await where a reader let go', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const shared = stream()
+    const reader = shared.getReader()
+    expect((await reader.read()).value).toMatchObject({ n: 1 })
+    reader.releaseLock()
+    expect(numbersOf(await collect(shared))).toEqual(numbers(2, 9000))
+    expectNothingOpen()
+  })
+
+  test.each(['after', 'before'])(
+    'loses no record when a reader lets go while it waits for one, and for await begins %s that is read',
+    async (when) => {
+      const { stream, fs, expectNothingOpen } = await watched(kind)
+      const gate = new Gate()
+      fs.hook = ({ operation }) => (operation === 'read' ? gate.wait() : undefined)
+      const shared = stream()
+      const reader = shared.getReader()
+      const refused = reader.read()
+      await gate.reached
+      reader.releaseLock()
+      await expect(refused).rejects.toThrow(TypeError)
+      const early = when === 'before' ? collect(shared) : undefined
+      gate.open()
+      fs.hook = () => {}
+      // A second reader waits in line behind what is under way: when it has its record, the first is settled.
+      if (when === 'after') await collect(stream({ to: 1 }))
+      expect(numbersOf(await (early ?? collect(shared)))).toEqual(numbers(1, 9000))
+      expectNothingOpen()
+    },
+  )
+
+  test('pipes through a transform into a sink', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const sums: number[] = []
+    const transform = new TransformStream<Numbered, number>({
+      transform: ({ n }, controller) => controller.enqueue(n * 2),
+    })
+    await stream({ from: 2900, to: 3100 })
+      .pipeThrough(transform)
+      .pipeTo(new WritableStream({ write: (n) => void sums.push(n) }))
+    expect(sums).toEqual(numbers(2900, 3100).map((n) => n * 2))
+    expectNothingOpen()
+  })
+
+  test('pipes into another store', async () => {
+    const { stream } = await watched(kind)
+    const copy = join(await temporaryDirectory(), 'copy.jsonl')
+    await using store = await MiniStore.open<Numbered>(copy)
+    await stream({ from: 2951, to: 3050 }).pipeTo(store.writable())
+    expect(store.lastSequence).toBe(100)
+    expect(numbersOf(await store.replay())).toEqual(numbers(2951, 3050))
+    await store.append({ n: 0, pad: 'the store stays open when its writable ends' })
+  })
+
+  test('a pipe aborted by its own signal frees the file', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const abort = new AbortController()
+    let written = 0
+    const target = new WritableStream<Numbered>({
+      write: () => {
+        if (++written === 50) abort.abort(new Error('enough'))
+      },
+    })
+    await expect(stream().pipeTo(target, { signal: abort.signal })).rejects.toThrow('enough')
+    expect(written).toBeLessThan(9000)
+    expectNothingOpen()
+  })
+
+  test('tees into two branches with the same records', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const [left, right] = stream().tee()
+    const [lefts, rights] = await Promise.all([collect(left), collect(right)])
+    expect(numbersOf(lefts)).toEqual(numbers(1, 9000))
+    expect(rights).toEqual(lefts)
+    expectNothingOpen()
+  })
+
+  test('tees, and frees the file when both branches are cancelled', async () => {
+    const { stream, expectOpen, expectNothingOpen } = await watched(kind)
+    const [left, right] = stream().tee()
+    const reader = left.getReader()
+    await reader.read()
+    expectOpen(1)
+    await Promise.all([reader.cancel(), right.cancel()])
+    expectNothingOpen()
+  })
+
+  test('becomes a Node stream, read whole or destroyed early', async () => {
+    const { stream, expectNothingOpen, untilNothingOpen } = await watched(kind)
+    const whole = await collect<Numbered>(Readable.fromWeb(stream() as never, { objectMode: true }))
+    expect(numbersOf(whole)).toEqual(numbers(1, 9000))
+    expectNothingOpen()
+    const early = Readable.fromWeb(stream() as never, { objectMode: true })
+    for await (const record of early as AsyncIterable<Numbered>) if (record.n === 10) break
+    expect(early.destroyed).toBe(true)
+    await untilNothingOpen()
+  })
+
+  test('parses no more than one block of lines ahead of a slow consumer', async () => {
+    const { path } = await longJournal()
+    let parsed = 0
+    const codec = {
+      encode: (record: unknown) => JSON.stringify(record),
+      decode: (line: string) => {
+        parsed++
+        return JSON.parse(line) as unknown
+      },
+    }
+    await using store = await MiniStore.open(path, { codec })
+    const source = kind === 'instance' ? store.stream() : MiniStore.stream(path, { codec })
+    // The shortest record is longer than 70 bytes, so this many fit into 64 KiB.
+    const most = Math.ceil((64 * 1024) / 70)
+    let taken = 0
+    let furthest = 0
+    for await (const record of source) {
+      taken++
+      furthest = Math.max(furthest, parsed - taken)
+      if (taken % 500 === 0) await turn()
+      expect(record).toMatchObject({ n: taken })
+    }
+    expect(taken).toBe(9000)
+    expect(furthest).toBeGreaterThan(0)
+    expect(furthest).toBeLessThanOrEqual(most)
+  })
+})
+
+describe('the range of a stream', () => {
+  const cases: Array<{ name: string; options: StreamOptions; expected: number[] }> = [
+    { name: 'all', options: {}, expected: numbers(4, 12) },
+    { name: 'from the first', options: { from: 4 }, expected: numbers(4, 12) },
+    { name: 'from the middle of a segment', options: { from: 6 }, expected: numbers(6, 12) },
+    { name: 'from the first record of a segment', options: { from: 7 }, expected: numbers(7, 12) },
+    { name: 'from the last record of a segment', options: { from: 9 }, expected: numbers(9, 12) },
+    { name: 'from the last record', options: { from: 12 }, expected: [12] },
+    { name: 'from just beyond the end', options: { from: 13 }, expected: [] },
+    { name: 'from far beyond the end', options: { from: 10 ** 12 }, expected: [] },
+    { name: 'to the middle of a segment', options: { to: 8 }, expected: numbers(4, 8) },
+    { name: 'to the last record of a segment', options: { to: 6 }, expected: [4, 5, 6] },
+    { name: 'to the first record of a segment', options: { to: 7 }, expected: [4, 5, 6, 7] },
+    { name: 'to beyond the end', options: { to: 10 ** 12 }, expected: numbers(4, 12) },
+    { name: 'to below the first', options: { to: 3 }, expected: [] },
+    { name: 'across a rotation', options: { from: 6, to: 7 }, expected: [6, 7] },
+    { name: 'of one record', options: { from: 8, to: 8 }, expected: [8] },
+  ]
+
+  /** Records 4 to 12 in segments of three, the ones before were truncated, the active one is empty. */
+  async function truncatedJournal(): Promise<{ path: string; store: MiniStore<number> }> {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12], []])
+    const store = await MiniStore.open<number>(path)
+    await store.truncateBefore(4)
+    return { path, store }
+  }
+
+  test.each(cases)('is inclusive: $name', async ({ options, expected }) => {
+    const { path, store } = await truncatedJournal()
+    const entries = expected.map((record) => ({ sequence: record, record }))
+    expect(await collect(store.stream(options))).toEqual(expected)
+    expect(await store.replay(options)).toEqual(expected)
+    expect(await collect(store.entries(options))).toEqual(entries)
+    await store.close()
+    expect(await collect(MiniStore.stream(path, options))).toEqual(expected)
+    expect(await MiniStore.replay(path, options)).toEqual(expected)
+    expect(await collect(MiniStore.entries(path, options))).toEqual(entries)
+  })
+
+  test.each([1, 3])(
+    'from %i, below the first record there is, is ERR_MINISTORE_SEQUENCE_GONE',
+    async (from) => {
+      const { path, store } = await truncatedJournal()
+      const gone = { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: from, path }
+      expect(await outcomeOf(store.stream({ from }))).toMatchObject({ items: [], error: gone })
+      await expect(store.replay({ from, to: 5 })).rejects.toMatchObject(gone)
+      await store.close()
+      expect(await outcomeOf(MiniStore.entries(path, { from }))).toMatchObject({ items: [], error: gone })
+      await expect(MiniStore.stream(path, { from }).getReader().read()).rejects.toMatchObject(gone)
+    },
+  )
+
+  test.each<ReadOptions>([
+    { from: 0 },
+    { from: 1.5 },
+    { to: -1 },
+    { from: Number.NaN },
+    { from: 5, to: 4 },
+    { pollIntervalMs: 0 },
+  ])('refuses %o with a RangeError', (options) => {
+    expect(() => MiniStore.stream('anywhere', options)).toThrow(RangeError)
+  })
+
+  test.each([{ form: 1 }, { from: '1' }, { signal: {} }, { follow: 1 }, { salvage: true }, 7])(
+    'refuses %o with a TypeError',
+    (options) => {
+      expect(() => MiniStore.stream('anywhere', options as ReadOptions)).toThrow(TypeError)
+    },
+  )
+
+  test('refuses to put a journal that never ends into an array', async () => {
+    const path = await journalOf([1])
+    await expect(MiniStore.replay(path, { follow: true } as ReadOptions)).rejects.toThrow(TypeError)
+  })
+})
+
+describe('the end of a stream', () => {
+  test('of a store is the last record acknowledged when it was made', async () => {
+    await using store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
+    await store.appendAll([1, 2, 3])
+    const stream = store.stream()
+    const entries = store.entries()
+    const replayed = store.replay()
+    await store.appendAll([4, 5])
+    expect(await collect(stream)).toEqual([1, 2, 3])
+    expect((await collect(entries)).map(({ sequence }) => sequence)).toEqual([1, 2, 3])
+    expect(await replayed).toEqual([1, 2, 3])
+    expect(await store.replay()).toEqual([1, 2, 3, 4, 5])
+  })
+
+  test('of a path is what was there when it was first pulled', async () => {
+    const path = await journalOf([1, 2, 3])
+    const stream = MiniStore.stream(path)
+    await writeJournal(path, [[4], [5, 6]])
+    const iterator = stream.values()
+    expect(await iterator.next()).toEqual({ done: false, value: 1 })
+    await writeJournal(path, [[7], [8]])
+    expect(await collect(iterator)).toEqual([2, 3, 4, 5, 6])
+  })
+
+  test.each([
+    { name: 'grows longer', after: ['a long text '.repeat(20)] },
+    { name: 'stays shorter', after: [0] },
+    { name: 'stays empty', after: [] },
+  ])(
+    'is the same when the store rotates before it is read, and the new active segment $name',
+    async ({ after }) => {
+      await using store = await MiniStore.open(join(await temporaryDirectory(), 'journal.jsonl'))
+      await store.appendAll(['one', 'two'])
+      const stream = store.stream()
+      await store.rotate()
+      await store.appendAll(after)
+      expect(await outcomeOf(stream)).toEqual({ items: ['one', 'two'], error: undefined })
+    },
+  )
+
+  test('is the same when another process rotates just before the file is opened', async () => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, 'journal.jsonl')
+    await writeJournal(path, [['one', 'two']])
+    let opened = 0
+    const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+      // The first opening of the active segment reads its header, the second its records.
+      if (operation !== 'open' || file !== path || ++opened !== 2) return
+      await writeJournal(path, [[], ['a long text '.repeat(20)]])
+    })
+    expect(await outcomeOf(MiniStore.stream(path, { fileSystem: fs }))).toEqual({
+      items: ['one', 'two'],
+      error: undefined,
+    })
+    expect(opened).toBeGreaterThan(1)
+  })
+
+  test('is before a line that was half written, even if it is sealed meanwhile', async () => {
+    const path = await journalOf(['one'])
+    const line = '"two"\n'
+    await editFile(path, (content) => Buffer.concat([content, Buffer.from(line.slice(0, 3))]))
+    let opened = 0
+    const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (operation !== 'open' || file !== path || ++opened !== 2) return
+      await editFile(path, (content) => Buffer.concat([content, Buffer.from(line.slice(3))]))
+      await rm(`${path}.seal`)
+      await rename(path, `${path}.001`)
+      await writeSegment(path, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${await crc32Of(`${path}.001`)}`, [
+        '"three"',
+      ])
+    })
+    expect(await outcomeOf(MiniStore.stream(path, { fileSystem: fs }))).toEqual({
+      items: ['one'],
+      error: undefined,
+    })
+    expect(opened).toBeGreaterThan(1)
+  })
+
+  test('comes at once for a journal, or a directory, that is not there; nothing is made', async () => {
+    const directory = await temporaryDirectory()
+    for (const path of [
+      join(directory, 'missing.jsonl'),
+      join(directory, 'no/such/directory/journal.jsonl'),
+    ]) {
+      expect(await collect(MiniStore.stream(path))).toEqual([])
+      expect(await MiniStore.replay(path, { from: 7 })).toEqual([])
+      expect(await collect(MiniStore.entries(path))).toEqual([])
+    }
+    const fs = new ObservedFileSystem()
+    expect(await fs.list(directory)).toEqual([])
+  })
+
+  test('comes at once for an empty journal', async () => {
+    const path = await journalOf([])
+    expect(await MiniStore.replay(path)).toEqual([])
+    await using store = await MiniStore.open(path)
+    expect(await collect(store.stream())).toEqual([])
+  })
+
+  test('is before a torn tail, which stays where it is', async () => {
+    const path = await journalOf([1, 2])
+    await editFile(path, (content) => Buffer.concat([content, Buffer.from('{"torn":')]))
+    expect(await outcomeOf(MiniStore.stream(path))).toEqual({ items: [1, 2], error: undefined })
+    await editFile(path, (content) => {
+      expect(content.toString()).toMatch(/\{"torn":$/)
+      return content
+    })
+  })
+
+  test('a stream of a store that was closed is read all the same', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open<number>(path)
+    await store.appendAll([1, 2, 3])
+    const stream = store.stream()
+    await store.close()
+    expect(await collect(stream)).toEqual([1, 2, 3])
+    expect(() => store.stream()).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_CLOSED' }))
+  })
+
+  test('a stream of a closed store is read all the same after the next writer rotated', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open<number>(path)
+    await store.appendAll([1, 2, 3])
+    const stream = store.stream()
+    await store.close()
+    await writeJournal(path, [[4], [5]])
+    expect(await outcomeOf(stream)).toEqual({ items: [1, 2, 3], error: undefined })
+  })
+
+  test('truncation before the first read is ERR_MINISTORE_SEQUENCE_GONE, not a shorter stream', async () => {
+    await using store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
+    await store.appendAll([1, 2])
+    await store.rotate()
+    await store.append(3)
+    const stream = store.stream()
+    await store.truncateBefore(3)
+    expect(await outcomeOf(stream)).toMatchObject({
+      items: [],
+      error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 1 },
+    })
+  })
+
+  test('an open segment is read to its end though deleted; the next one gone is an error', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ])
+    await using store = await MiniStore.open<number>(path)
+    const iterator = store.stream().values()
+    expect(await take(iterator, 1)).toEqual([1])
+    await store.truncateBefore(5)
+    expect(await outcomeOf(iterator)).toMatchObject({
+      items: [2],
+      error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 3 },
+    })
+  })
+})
+
+describe('damage', () => {
+  const good = [{ a: 'one' }, { b: 'two' }, { c: 'thrèe' }]
+  const segments = [good, good, good] as const
+  const names = ['journal.jsonl.001', 'journal.jsonl.002', 'journal.jsonl'] as const
+
+  /** The journal with line `line` of a segment replaced, and its seal removed. */
+  async function damagedLine(
+    segment: number,
+    line: number,
+    bytes: string | Buffer,
+  ): Promise<{ path: string; offset: number }> {
+    const path = await journalOf(...segments)
+    await rm(`${path}.seal`)
+    let offset = 0
+    await editFile(segment === 2 ? path : `${path}.00${segment + 1}`, (content) => {
+      const lines = content.toString().split('\n')
+      offset = Buffer.byteLength(lines.slice(0, line - 1).join('\n')) + 1
+      const length = Buffer.byteLength(lines[line - 1] as string)
+      return Buffer.concat([
+        content.subarray(0, offset),
+        Buffer.from(bytes as string),
+        content.subarray(offset + length),
+      ])
+    })
+    return { path, offset }
+  }
+
+  const lines = [
+    { kind: 'a line that is not JSON', bytes: '{"b":' },
+    { kind: 'a line that is not UTF-8', bytes: Buffer.from([0x22, 0xc3, 0x28, 0x22]) },
+    { kind: 'a blank line', bytes: '' },
+    { kind: 'a line with a NUL', bytes: '"\0"' },
+  ]
+  const places = [0, 1, 2].flatMap((segment) => [2, 3, 4].map((line) => ({ segment, line })))
+  const cases = lines
+    .flatMap((line) => places.map((place) => ({ ...line, ...place })))
+    // In the last line of the active segment everything but well-formed text that is no JSON is a torn tail.
+    .filter(({ kind, segment, line }) => segment !== 2 || line !== 4 || kind === 'a line that is not JSON')
+    .map(({ line, ...rest }) => ({ ...rest, at: line }))
+
+  test.each(cases)(
+    '$kind, line $at of segment $segment: error with its place, after every record before it',
+    async (damage) => {
+      const { path, offset } = await damagedLine(damage.segment, damage.at, damage.bytes)
+      const sequence = damage.segment * 3 + damage.at - 1
+      const where = { path, segment: names[damage.segment], line: damage.at, offset, sequence }
+      const { items, error } = await outcomeOf(MiniStore.stream(path))
+      expect(items).toEqual([...good, ...good, ...good].slice(0, sequence - 1))
+      expect(error).toBeInstanceOf(MiniStoreError)
+      expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', ...where })
+      const reader = MiniStore.stream(path).getReader()
+      for (const index of numbers(0, sequence - 2))
+        expect((await reader.read()).value).toEqual(good[index % 3])
+      await expect(reader.read()).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', ...where })
+      await expect(reader.closed).rejects.toMatchObject(where)
+      await expect(MiniStore.replay(path)).rejects.toMatchObject(where)
+    },
+  )
+
+  test.each(cases)(
+    '$kind, line $at of segment $segment: salvage is told in its place and the rest is given',
+    async (damage) => {
+      const { path, offset } = await damagedLine(damage.segment, damage.at, damage.bytes)
+      const sequence = damage.segment * 3 + damage.at - 1
+      const told: Array<number | MiniStoreError> = []
+      const salvage = (error: MiniStoreError): void => void told.push(error)
+      for await (const entry of MiniStore.entries(path, { salvage })) {
+        expect(entry.record).toEqual(good[(entry.sequence - 1) % 3])
+        told.push(entry.sequence)
+      }
+      expect(told.filter((each) => typeof each === 'number')).toEqual(
+        numbers(1, 9).filter((n) => n !== sequence),
+      )
+      expect(told[sequence - 1]).toMatchObject({
+        code: 'ERR_MINISTORE_CORRUPT',
+        path,
+        segment: names[damage.segment],
+        line: damage.at,
+        offset,
+        sequence,
+      })
+      // A changed sealed segment also fails its checksum: told once more, after its records.
+      expect(told.filter((each) => typeof each !== 'number')).toHaveLength(damage.segment === 2 ? 1 : 2)
+    },
+  )
+
+  test('a byte that changed a value in a sealed segment is found at its end', async () => {
+    const path = await journalOf([10, 20], [30], [40])
+    await editFile(`${path}.002`, (content) => Buffer.from(content.toString().replace('30', '31')))
+    const { items, error } = await outcomeOf(MiniStore.stream(path))
+    expect(items).toEqual([10, 20, 31])
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl.002' })
+    const told: unknown[] = []
+    for await (const record of MiniStore.stream(path, {
+      salvage: (damage) => void told.push(damage.segment),
+    }))
+      told.push(record)
+    expect(told).toEqual([10, 20, 31, 'journal.jsonl.002', 40])
+  })
+
+  test('a byte that changed a value under the seal is found, by a reader and on opening', async () => {
+    const path = await journalOf([10, 20, 30])
+    await editFile(path, (content) => Buffer.from(content.toString().replace('20', '21')))
+    const { error } = await outcomeOf(MiniStore.stream(path))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl' })
+    await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    const told: unknown[] = []
+    const salvage = (damage: MiniStoreError): void => void told.push(damage.code)
+    for await (const record of MiniStore.stream(path, { salvage })) told.push(record)
+    expect(told).toEqual([10, 21, 30, 'ERR_MINISTORE_CORRUPT'])
+  })
+
+  test('an active segment shorter than its seal says is not taken for the end of the journal', async () => {
+    const path = await journalOf([10, 20, 30])
+    await editFile(path, (content) => content.subarray(0, content.lastIndexOf('30')))
+    const { items, error } = await outcomeOf(MiniStore.stream(path))
+    expect(items).toEqual([10, 20])
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl' })
+    const told: string[] = []
+    expect(await collect(MiniStore.stream(path, { salvage: ({ code }) => void told.push(code) }))).toEqual([
+      10, 20,
+    ])
+    expect(told).toEqual(['ERR_MINISTORE_CORRUPT'])
+  })
+
+  test.each([
+    { name: 'cut within a line', cut: 3 },
+    { name: 'cut at the end of a line', cut: 4 + 8 },
+  ])('a sealed segment that was $name is found', async ({ cut }) => {
+    const path = await journalOf([1, 'two', 'three'], [4])
+    await editFile(`${path}.001`, (content) => content.subarray(0, content.length - cut))
+    const { items, error } = await outcomeOf(MiniStore.stream(path))
+    expect(items).toEqual([1, 'two', 'three'].slice(0, cut === 3 ? 2 : 1))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl.001' })
+    const told: unknown[] = []
+    const salvage = (damage: MiniStoreError): void => void told.push(damage.code)
+    expect((await collect(MiniStore.stream(path, { salvage }))).at(-1)).toBe(4)
+    expect(told.length).toBeGreaterThan(0)
+  })
+
+  test('a missing segment is an error, salvage is told and gives the others with their numbers', async () => {
+    const path = await journalOf(...segments, [{ d: 'four' }])
+    await rm(`${path}.002`)
+    expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    const told: MiniStoreError[] = []
+    const entries = await collect(MiniStore.entries(path, { salvage: (damage) => void told.push(damage) }))
+    expect(entries.map(({ sequence }) => sequence)).toEqual([1, 2, 3, 7, 8, 9, 10])
+    expect(told.length).toBeGreaterThan(0)
+    expect(told.map(({ message }) => message).join('\n')).toMatch(/missing/)
+  })
+
+  test('a missing active segment is an error when its seal tells of it, and salvage is told', async () => {
+    const path = await journalOf([1, 2], [3, 4])
+    await rm(path)
+    expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    const told: string[] = []
+    expect(await collect(MiniStore.stream(path, { salvage: ({ code }) => void told.push(code) }))).toEqual([
+      1, 2,
+    ])
+    expect(told).toEqual(['ERR_MINISTORE_CORRUPT'])
+  })
+
+  test.each([0, 1, 2])(
+    'a damaged header of segment %i is an error, salvage is told and gives every record',
+    async (segment) => {
+      const path = await journalOf(...segments)
+      const file = segment === 2 ? path : `${path}.00${segment + 1}`
+      await editFile(file, (content) => {
+        const changed = Buffer.from(content)
+        changed.write('/* ', 0)
+        return changed
+      })
+      expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({
+        code: 'ERR_MINISTORE_CORRUPT',
+        segment: names[segment],
+        line: 1,
+        offset: 0,
+      })
+      const told: MiniStoreError[] = []
+      const entries = await collect(MiniStore.entries(path, { salvage: (damage) => void told.push(damage) }))
+      expect(entries).toEqual(
+        [...good, ...good, ...good].map((record, index) => ({ sequence: index + 1, record })),
+      )
+      expect(told[0]).toMatchObject({ segment: names[segment], line: 1 })
+    },
+  )
+
+  test.each(Array.from({ length: 8 }, (_, bit) => bit))(
+    'bit %i flipped anywhere in a header never changes or shifts a record without a word',
+    async (bit) => {
+      const path = await journalOf([111, 222], [333, 444])
+      await rm(`${path}.seal`)
+      const header = '// MINISTORE JOURNAL v0.2.0 seq=3 prev=00000000\n'
+      for (const at of numbers(0, header.length - 1)) {
+        await editFile(path, (content) => flipped(content, at, bit))
+        const { items, error } = await outcomeOf(MiniStore.stream<number>(path))
+        const isTold = error !== undefined
+        const isWhole = items.length === 4
+        if (!isTold) expect(isWhole, `byte ${at}: ends early without an error`).toBe(true)
+        expect([111, 222, 333, 444].slice(0, items.length), `byte ${at}`).toEqual(items)
+        await editFile(path, (content) => flipped(content, at, bit))
+      }
+      expect(await MiniStore.replay(path)).toEqual([111, 222, 333, 444])
+    },
+  )
+
+  test('a newer major version is refused by name', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeSegment(path, '// MINISTORE JOURNAL v1.0.0 seq=1', ['1'])
+    const { error } = await outcomeOf(MiniStore.stream(path))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_UNSUPPORTED_VERSION', segment: 'journal.jsonl' })
+    expect((error as Error).message).toContain('1.0.0')
+  })
+
+  test('a read that fails is an error with the system error as its cause, never the end', async () => {
+    const path = await journalOf(numbered(1, 3000))
+    const failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' })
+    let reads = 0
+    const fs = new ObservedFileSystem(({ operation, path: file }) => {
+      if (operation === 'read' && file === path && ++reads === 4) throw failure
+    })
+    const { items, error } = await outcomeOf(MiniStore.stream<Numbered>(path, { fileSystem: fs }))
+    expect(items.length).toBeGreaterThan(0)
+    expect(numbersOf(items)).toEqual(numbers(1, items.length))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: failure, path })
+    expect(fs.openFiles).toBe(0)
+  })
+
+  test('after an error the stream is unlocked, its file is closed, and it gives nothing more', async () => {
+    const { path } = await damagedLine(1, 3, '{"b":')
+    const fs = new ObservedFileSystem()
+    const stream = MiniStore.stream(path, { fileSystem: fs })
+    const { error } = await outcomeOf(stream)
+    expect(stream.locked).toBe(false)
+    expect(fs.openFiles).toBe(0)
+    await expect(stream.getReader().read()).rejects.toBe(error)
+    const iterator = MiniStore.stream(path).values()
+    await take(iterator, 4)
+    await expect(iterator.next()).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    expect(await iterator.next()).toEqual({ done: true, value: undefined })
+  })
+
+  test('overlapping calls of next() before damage: the records, the error once, then the end', async () => {
+    const { path } = await damagedLine(0, 3, '{"b":')
+    const iterator = MiniStore.stream(path).values()
+    const answers = await Promise.allSettled([iterator.next(), iterator.next(), iterator.next()])
+    expect(answers.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+    expect(answers[2]).toMatchObject({ value: { done: true } })
+  })
+
+  test('what salvage throws ends the stream', async () => {
+    const { path } = await damagedLine(0, 3, '{"b":')
+    const fs = new ObservedFileSystem()
+    const salvage = (): void => {
+      throw new Error('too much damage')
+    }
+    const { items, error } = await outcomeOf(MiniStore.stream(path, { fileSystem: fs, salvage }))
+    expect(items).toEqual([good[0]])
+    expect((error as Error).message).toContain('too much damage')
+    expect(fs.openFiles).toBe(0)
+  })
+})
+
+describe('lines and blocks', () => {
+  const block = 64 * 1024
+  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+
+  /** A segment whose second record begins so many bytes before the first border of 64 KiB. */
+  async function alignedJournal(
+    before: number,
+    records: readonly string[],
+  ): Promise<{ path: string; filler: string }> {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const taken = header.length + 1 + 3
+    const filler = 'f'.repeat(block - taken - before)
+    await writeSegment(
+      path,
+      header,
+      [filler, ...records].map((record) => JSON.stringify(record)),
+    )
+    return { path, filler }
+  }
+
+  test.each(numbers(0, 12))(
+    'characters of 2, 3 and 4 bytes lie across the border of a block, %i bytes before it',
+    async (before) => {
+      const records = ['é', '€', '😀', 'é€😀', '😀😀😀😀', 'plain', '\u2028\u2029'].map(
+        (text) => `${text}${before}`,
+      )
+      const { path, filler } = await alignedJournal(before, records)
+      const told: unknown[] = []
+      const all = await collect(MiniStore.stream(path, { salvage: (damage) => void told.push(damage) }))
+      expect(all).toEqual([filler, ...records])
+      expect(told).toEqual([])
+      await using store = await MiniStore.open<string>(path)
+      expect(store.recovery.torn).toBeUndefined()
+      expect(await collect(store.stream({ from: 2 }))).toEqual(records)
+    },
+  )
+
+  test.each(numbers(0, 4))(
+    'a character of 4 bytes inside one long line, border after its byte %i',
+    async (bytes) => {
+      const path = join(await temporaryDirectory(), 'journal.jsonl')
+      const text = `${'a'.repeat(block - header.length - 1 - 1 - bytes)}😀${'é'.repeat(block)}`
+      await writeSegment(path, header, [JSON.stringify(text), '"next"'])
+      expect(await MiniStore.replay(path)).toEqual([text, 'next'])
+    },
+  )
+
+  test.each(
+    [-2, -1, 0, 1, 2].flatMap((more) => [1, 2, 3].map((blocks) => ({ bytes: blocks * block + more }))),
+  )('lines of $bytes bytes, alone and one after another', async ({ bytes }) => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    // Two quotes and the line feed belong to the line.
+    const text = (letter: string): string => letter.repeat(bytes - 3)
+    const records = ['short', text('a'), text('b'), 'between', text('c')]
+    await using store = await MiniStore.open<string>(path)
+    for (const record of records) await store.append(record)
+    expect(await store.replay()).toEqual(records)
+    expect(await collect(MiniStore.stream(path, { fileSystem: new ObservedFileSystem() }))).toEqual(records)
+    expect(await store.replay({ from: 4 })).toEqual(records.slice(3))
+  })
+
+  test('a line of 16 MiB comes back whole, and the lines around it', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const large = 'ü'.repeat(8 * 1024 * 1024 - 1)
+    await writeJournal(path, [['before', large, 'after']])
+    const records = await MiniStore.replay<string>(path)
+    expect(records.map((record) => record.length)).toEqual([6, large.length, 5])
+    expect(records[1] === large).toBe(true)
+    await using store = await MiniStore.open<string>(path)
+    expect(store.lastSequence).toBe(3)
+    await expect(store.append(`${large}x`)).rejects.toMatchObject({ code: 'ERR_MINISTORE_RECORD_TOO_LARGE' })
+  })
+
+  test('lines of one byte fill several blocks', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const digits = Array.from({ length: 200_000 }, (_, index) => index % 10)
+    await writeJournal(path, [digits])
+    expect(await MiniStore.replay(path)).toEqual(digits)
+  })
+
+  test('records of every JSON type come back, null and false and 0 among them', async () => {
+    const records = [
+      0,
+      1.5,
+      -7,
+      '',
+      'text',
+      null,
+      false,
+      true,
+      [],
+      [1, [2, null]],
+      {},
+      { a: { b: [] } },
+      'line\nfeed\r\n\t\0',
+    ]
+    const path = await journalOf(records.slice(0, 5), records.slice(5))
+    expect(await MiniStore.replay(path)).toEqual(records)
+    const reader = MiniStore.stream(path).getReader()
+    for (const record of records) expect(await reader.read()).toEqual({ done: false, value: record })
+    const entries: Array<JournalEntry<unknown>> = await collect(MiniStore.entries(path))
+    expect(entries).toEqual(records.map((record, index) => ({ sequence: index + 1, record })))
+  })
+})
+
+describe('memory', () => {
+  test('stays flat over a journal of 200 MiB', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open(path)
+    const batch = numbers(1, 50_000).map((n) => ({
+      n,
+      type: 'UserCreated',
+      name: `user ${n}`,
+      tags: ['a', 'b'],
+      pad: 'p'.repeat(60),
+    }))
+    let count = 0
+    while (store.segments.reduce((sum, { bytes }) => sum + bytes, 0) < 200 * 1024 * 1024) {
+      await store.appendAll(batch)
+      count += batch.length
+    }
+    await store.close()
+    const script = fileURLToPath(new URL('../support/measure-replay.js', import.meta.url))
+    for (const way of ['iterator', 'reader']) {
+      const child = fork(script, [path, way], { execArgv: ['--expose-gc'] })
+      const [measured] = (await once(child, 'message')) as [
+        { records: number; growth: number; samples: number },
+      ]
+      console.log(
+        `replay of 200 MiB through ${way}: rss grew by ${(measured.growth / 2 ** 20).toFixed(1)} MiB`,
+      )
+      expect(measured.records).toBe(count)
+      expect(measured.samples).toBeGreaterThan(50)
+      expect(measured.growth).toBeLessThan(32 * 1024 * 1024)
+    }
+  }, 120_000)
+})
+
+function flipped(content: Buffer, at: number, bit: number): Buffer {
+  const changed = Buffer.from(content)
+  changed.writeUInt8(changed.readUInt8(at) ^ (1 << bit), at)
+  return changed
+}

@@ -1,0 +1,31 @@
+// Replays a journal in a process of its own and reports by how much its memory grew: the most that any sample
+// showed, not the last one. Run with --expose-gc.
+import { MiniStore } from '../../dist/index.js'
+
+const [path, way] = process.argv.slice(2)
+const sampleEvery = 20_000
+
+const walk = async (options, onRecord) => {
+  if (way === 'iterator') {
+    for await (const record of MiniStore.stream(path, options)) onRecord(record)
+    return
+  }
+  const reader = MiniStore.stream(path, options).getReader()
+  for (let read = await reader.read(); !read.done; read = await reader.read()) onRecord(read.value)
+}
+
+// Code, shapes and pools are there before the measuring begins.
+await walk({ to: 50_000 }, () => {})
+globalThis.gc()
+const before = process.memoryUsage.rss()
+
+let records = 0
+let samples = 0
+let most = 0
+await walk({}, () => {
+  if (++records % sampleEvery !== 0) return
+  samples++
+  most = Math.max(most, process.memoryUsage.rss())
+})
+process.send({ records, samples, growth: most - before })
+process.disconnect()

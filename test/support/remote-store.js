@@ -1,0 +1,43 @@
+// A writer in another process or in a worker thread: takes commands, answers each when it is done. See
+// remote-store.ts, which starts it. Plain JavaScript, since it runs uncompiled, on what was built.
+import { appendFileSync } from 'node:fs'
+import { parentPort } from 'node:worker_threads'
+
+import { MiniStore } from '../../dist/index.js'
+
+let store
+
+const commands = {
+  open: async (path, options) => {
+    store = await MiniStore.open(path, options)
+    return { firstSequence: store.firstSequence, lastSequence: store.lastSequence, recovery: store.recovery }
+  },
+  append: (record) => store.append(record),
+  appendAll: (records) => store.appendAll(records),
+  rotate: () => store.rotate(),
+  truncateBefore: (sequence) => store.truncateBefore(sequence),
+  close: () => store.close(),
+  replay: (path) => MiniStore.replay(path),
+  // Dies as a crash in the middle of a write leaves it: some bytes are in the file, the rest never comes.
+  tear: (bytes) => {
+    appendFileSync(store.path, Buffer.from(bytes))
+    process.kill(process.pid, 'SIGKILL')
+  },
+}
+
+const answer = (message) => {
+  if (parentPort === null) process.send(message)
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread is no window
+  else parentPort.postMessage(message)
+}
+
+const take = async ({ id, name, parameters }) => {
+  try {
+    answer({ id, result: await commands[name](...parameters) })
+  } catch (error) {
+    answer({ id, error: { message: error.message, code: error.code } })
+  }
+}
+
+if (parentPort === null) process.on('message', take)
+else parentPort.on('message', take)

@@ -1,0 +1,35 @@
+// Tries a journal as a user without rights, which a process of root can become but not leave: hence a process
+// of its own. Reports the outcome of each attempt.
+import { MiniStore } from '../../dist/index.js'
+
+const [user, ...paths] = process.argv.slice(2)
+process.setgid(Number(user))
+process.setgroups([Number(user)])
+process.setuid(Number(user))
+
+const outcomeOf = async (attempt) => {
+  try {
+    return { result: await attempt() }
+  } catch (error) {
+    return {
+      code: error.code,
+      cause: error.cause?.code,
+      message: error.message,
+      isKnown: error.name === 'MiniStoreError',
+    }
+  }
+}
+
+const outcomes = []
+for (const path of paths) {
+  outcomes.push({
+    replay: await outcomeOf(() => MiniStore.replay(path)),
+    open: await outcomeOf(async () => {
+      const store = await MiniStore.open(path)
+      await store.close()
+      return 'opened'
+    }),
+  })
+}
+process.send(outcomes)
+process.disconnect()

@@ -5,6 +5,7 @@ import type { File } from '../fs/file-system.ts'
 /** Reads of 64 KiB: smaller and larger ones were slower. */
 const blockBytes = 64 * 1024
 const newline = 0x0a
+const nothing = Buffer.alloc(0)
 
 /**
  * Reads a file front to back in blocks of whole lines, so that whoever frames or checks them never meets
@@ -15,9 +16,9 @@ const newline = 0x0a
  */
 export class LineBlocks {
   readonly #file: File
-  #buffer: Buffer = Buffer.allocUnsafeSlow(blockBytes)
+  #buffer: Buffer = nothing
   /** What is read ahead, after a copy of {@link rest}. */
-  #spare: Buffer = Buffer.allocUnsafeSlow(blockBytes)
+  #spare: Buffer = nothing
   /** Resolves with how many bytes were read into the spare buffer. */
   #ahead: Promise<number> | undefined
   /** Bytes at the front of the buffer that were given out as the last block. */
@@ -75,7 +76,10 @@ export class LineBlocks {
 
   async #read(end: number): Promise<number> {
     this.#discardGiven()
-    if (this.#filled === this.#buffer.length) this.#grow()
+    // No more than there can be to read: most files of a test, and many of a device, are small.
+    const useful = Math.min(blockBytes, Math.max(end - this.#offset, 1))
+    if (this.#buffer.length < useful) this.#resize(useful)
+    else if (this.#filled === this.#buffer.length) this.#grow()
     const at = this.#offset + this.#filled
     // A long line is read in steps as long as what there is of it, so the steps are few.
     const wanted = Math.min(
@@ -99,6 +103,7 @@ export class LineBlocks {
     const at = this.#offset + this.#filled
     // In the midst of a long line there is no room behind what is there of it.
     if (at >= end || rest.length > blockBytes / 2) return
+    if (this.#spare.length < blockBytes) this.#spare = Buffer.allocUnsafeSlow(blockBytes)
     rest.copy(this.#spare)
     const wanted = Math.min(blockBytes - rest.length, end - at)
     this.#ahead = this.#file.read(this.#spare.subarray(rest.length, rest.length + wanted), at)
@@ -113,7 +118,7 @@ export class LineBlocks {
     const used = this.#buffer
     this.#buffer = this.#spare
     // One that has grown for a long line is let go.
-    this.#spare = used.length > blockBytes ? Buffer.allocUnsafeSlow(blockBytes) : used
+    this.#spare = used.length > blockBytes ? nothing : used
     this.#offset = offset
     this.#given = 0
     this.#filled = rest.length + read
@@ -130,7 +135,11 @@ export class LineBlocks {
   #grow(): void {
     // No line that long can become a string; reading on would only fill the memory.
     if (this.#filled > constants.MAX_STRING_LENGTH) throw new LineTooLongError(this.#offset, this.#filled)
-    const larger = Buffer.allocUnsafeSlow(this.#buffer.length * 2)
+    this.#resize(this.#buffer.length * 2)
+  }
+
+  #resize(bytes: number): void {
+    const larger = Buffer.allocUnsafeSlow(bytes)
     this.#buffer.copy(larger, 0, 0, this.#filled)
     this.#buffer = larger
   }

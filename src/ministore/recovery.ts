@@ -1,6 +1,8 @@
 import type { MiniStoreError } from '../errors.ts'
-import { removeIfPresent } from '../fs/atomic-replace.ts'
-import type { FileSystem } from '../fs/file-system.ts'
+import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
+import { isOutOfSpace } from '../fs/out-of-space.ts'
+import { readRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { type ActiveSegment, prepareNextSegment, promoteNextSegment } from './next-segment.ts'
 import { readSeal } from './seal.ts'
@@ -145,6 +147,7 @@ async function recoverActive(
     if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
     const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
     const savedAs = torn === undefined ? undefined : await removeTornTail(fs, files, file, torn)
+    await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
     await file.sync()
     await fs.syncDirectory(files.directory)
     return {
@@ -155,6 +158,28 @@ async function recoverActive(
   } catch (error) {
     await file.close().catch(() => {})
     throw error
+  }
+}
+
+/**
+ * Writes the bytes behind the seal again, as they are, in their place.
+ *
+ * If the fsync of an append failed and its process died before it could cut the record off, these bytes may be in the
+ * page cache and nowhere else, and the kernel takes their pages for clean: an fsync would succeed without writing them
+ * (https://lwn.net/Articles/752063/). Written again they are dirty, and the fsync means what it says.
+ *
+ * A crash in the middle changes nothing, since a sector holds the same before and after; every append that begins within
+ * a sector relies on that too.
+ */
+async function writeAgain(file: File, range: { readonly from: number; readonly to: number }): Promise<void> {
+  const { from, to } = range
+  try {
+    for await (const { bytes, position } of readRange(file, { offset: from, bytes: to - from })) {
+      await writeFully(file, bytes, from + position)
+    }
+  } catch (error) {
+    // A file system that never writes in place may have no room for it, and a full disk must be openable all the same.
+    if (!isOutOfSpace(error)) throw error
   }
 }
 

@@ -2,9 +2,8 @@ import { dirname } from 'node:path'
 
 import { removeIfPresent, temporarySuffix, writeFully } from '../fs/atomic-replace.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
+import { rangeChunkBytes, readFully, readRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
-
-const copyBytes = 64 * 1024
 
 /**
  * Moves the bytes from `offset` to the end of the active segment into a file of their own, as evidence, and
@@ -57,7 +56,7 @@ async function copyTail(
   await removeIfPresent(fs, temporary)
   const target = await fs.open(temporary, 'create')
   try {
-    for await (const { bytes, position } of chunks(source, tail)) await writeFully(target, bytes, position)
+    for await (const { bytes, position } of readRange(source, tail)) await writeFully(target, bytes, position)
     await target.sync()
   } finally {
     await target.close()
@@ -75,8 +74,8 @@ async function holdsSame(
   const evidence = await fs.open(path, 'read')
   try {
     if ((await evidence.stat()).size !== tail.bytes) return false
-    const same = Buffer.alloc(copyBytes)
-    for await (const { bytes, position } of chunks(source, tail)) {
+    const same = Buffer.alloc(rangeChunkBytes)
+    for await (const { bytes, position } of readRange(source, tail)) {
       const other = same.subarray(0, bytes.length)
       await readFully(evidence, other, position)
       if (!other.equals(bytes)) return false
@@ -84,25 +83,5 @@ async function holdsSame(
     return true
   } finally {
     await evidence.close()
-  }
-}
-
-async function* chunks(
-  source: File,
-  tail: { readonly offset: number; readonly bytes: number },
-): AsyncGenerator<{ readonly bytes: Buffer; readonly position: number }> {
-  const buffer = Buffer.alloc(copyBytes)
-  for (let position = 0; position < tail.bytes; position += copyBytes) {
-    const bytes = buffer.subarray(0, Math.min(copyBytes, tail.bytes - position))
-    await readFully(source, bytes, tail.offset + position)
-    yield { bytes, position }
-  }
-}
-
-async function readFully(file: File, buffer: Buffer, position: number): Promise<void> {
-  for (let done = 0; done < buffer.length; ) {
-    const read = await file.read(buffer.subarray(done), position + done)
-    if (read === 0) throw new Error(`The file ended at ${position + done}, expected ${buffer.length - done} more bytes`)
-    done += read
   }
 }

@@ -12,7 +12,8 @@ import type { Random } from './random.ts'
  * - `garbage-newline`: the same, and the last byte is a newline and there may be more: a format of lines
  *   cannot tell such a tail from a damaged line unless every line has a checksum.
  *
- * Bytes that never came read as what the file held there before; as NUL where it had not been so long.
+ * Bytes that never came read as what the file held there before; as NUL where it had not been so long. Bytes that are
+ * written over the same bytes stay as they are, whatever happens.
  */
 export type TornVariant = 'cut' | 'zeros' | 'head-lost' | 'garbage' | 'garbage-newline'
 
@@ -59,7 +60,20 @@ export function applyTear(
   content.write(bytes.subarray(0, at), position)
   if (variant === 'cut') return
   if (variant === 'zeros') content.extend(position + bytes.length)
-  else content.write(garbage(bytes.length - at, { variant, random: options.random }), position + at)
+  else content.write(unlessSame(content, { bytes, position }, options.tear, options.random), position + at)
+}
+
+/** Garbage for the rest of a write, but for the bytes that were there before and are the same: they cannot tear. */
+function unlessSame(
+  content: Bytes,
+  { bytes, position }: { readonly bytes: Uint8Array; readonly position: number },
+  { variant, at }: Tear,
+  random: Random,
+): Uint8Array {
+  const torn = garbage(bytes.length - at, { variant, random })
+  const before = content.view().subarray(position + at, position + bytes.length)
+  for (const [index, byte] of before.entries()) if (byte === bytes[at + index]) torn[index] = byte
+  return torn
 }
 
 /**

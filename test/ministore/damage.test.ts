@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { MiniStore, MiniStoreError } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 
-// On the simulated file system, because each of the many thousand damaged journals is opened and every open syncs.
+// On the simulated file system, because each of the many thousand damaged journals is opened and every
+// open syncs.
 
 const path = '/data/journal.jsonl'
 const active = 'journal.jsonl'
@@ -36,9 +37,23 @@ interface Damage {
   readonly bytes: Buffer
 }
 
-/** Texts with bytes that one flipped bit turns into NUL, into a line feed, or into something that is not UTF-8. */
+/**
+ * Texts with bytes that one flipped bit turns into NUL, into a line feed, or into something that is
+ * not UTF-8.
+ */
 const records = [
-  { at: '@', n: 1 }, 2, { n: 3, text: ' ä€' }, 'JKHNBZ*', { n: 5 }, [6, ' @'], { n: 7 }, 8, { n: 9 }, ' @ ', { n: 11 }, '😀@',
+  { at: '@', n: 1 },
+  2,
+  { n: 3, text: ' ä€' },
+  'JKHNBZ*',
+  { n: 5 },
+  [6, ' @'],
+  { n: 7 },
+  8,
+  { n: 9 },
+  ' @ ',
+  { n: 11 },
+  '😀@',
 ]
 
 async function writeJournal(how: 'closed' | 'with an older seal' | 'without a seal'): Promise<Journal> {
@@ -48,7 +63,10 @@ async function writeJournal(how: 'closed' | 'with an older seal' | 'without a se
   for (const record of records.slice(0, 9)) await first.append(record)
   await first.close()
   // Without a seal: the rotation has taken it away, and nothing has made another.
-  const store = await MiniStore.open(path, how === 'without a seal' ? { ...options, maxBytesPerSegment: 1 } : { fileSystem: files })
+  const store = await MiniStore.open(
+    path,
+    how === 'without a seal' ? { ...options, maxBytesPerSegment: 1 } : { fileSystem: files },
+  )
   if (how === 'without a seal') await store.append(records[9])
   await store.appendAll(how === 'without a seal' ? records.slice(10) : records.slice(9))
   if (how === 'closed') await store.close()
@@ -82,7 +100,9 @@ function damagedCopy(journal: Journal, name: string, bytes: Buffer): SimulatedFi
 }
 
 /** Everything a reader gives, or the damage that it ends with. */
-async function readAll(stream: AsyncIterable<{ sequence: number; record: unknown }>): Promise<Entries | MiniStoreError> {
+async function readAll(
+  stream: AsyncIterable<{ sequence: number; record: unknown }>,
+): Promise<Entries | MiniStoreError> {
   const entries: Array<readonly [number, string]> = []
   try {
     for await (const { sequence, record } of stream) entries.push([sequence, JSON.stringify(record)])
@@ -99,7 +119,10 @@ function damageOf(error: unknown): MiniStoreError {
   throw error
 }
 
-async function readStatically(files: SimulatedFileSystem, expected: Entries): Promise<'harmless' | 'found' | 'unseen'> {
+async function readStatically(
+  files: SimulatedFileSystem,
+  expected: Entries,
+): Promise<'harmless' | 'found' | 'unseen'> {
   const before = textOf(files)
   const read = await readAll(MiniStore.entries(path, { fileSystem: files }))
   expect(textOf(files), 'a static reader changes nothing').toBe(before)
@@ -139,7 +162,10 @@ function endOfRecord(journal: Journal, sequence: number): number {
   return end
 }
 
-/** Damages one file in every way, and counts what becomes of it, for those who open and for those who only read. */
+/**
+ * Damages one file in every way, and counts what becomes of it, for those who open and for those who
+ * only read.
+ */
 async function damageEverywhere(
   journal: Journal,
   name: string,
@@ -161,8 +187,14 @@ async function damageEverywhere(
 }
 
 /** Every file of a journal, damaged everywhere. */
-async function damageAll(journal: Journal, how: (bytes: Buffer) => Iterable<Damage>): Promise<{ opened: Counts; read: Counts; wrong: string[] }> {
-  const sum = { opened: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 }, read: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 } }
+async function damageAll(
+  journal: Journal,
+  how: (bytes: Buffer) => Iterable<Damage>,
+): Promise<{ opened: Counts; read: Counts; wrong: string[] }> {
+  const sum = {
+    opened: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 },
+    read: { harmless: 0, refused: 0, found: 0, torn: 0, unseen: 0 },
+  }
   const wrong: string[] = []
   for (const [name, bytes] of journal.files) {
     const counts = await damageEverywhere(journal, name, how(bytes))
@@ -175,20 +207,28 @@ async function damageAll(journal: Journal, how: (bytes: Buffer) => Iterable<Dama
   return { ...sum, wrong }
 }
 
-const shown = (counts: Counts): string => Object.entries(counts).map(([outcome, count]) => `${count} ${outcome}`).join(', ')
+const shown = (counts: Counts): string =>
+  Object.entries(counts)
+    .map(([outcome, count]) => `${count} ${outcome}`)
+    .join(', ')
 
 describe('the undamaged journal', () => {
-  test.each(['closed', 'with an older seal', 'without a seal'] as const)('%s: has several segments and is read whole', async (how) => {
-    const journal = await writeJournal(how)
-    const names = [...journal.files.keys()].filter((name) => /\.\d+$/.test(name))
-    expect(names.length).toBeGreaterThanOrEqual(2)
-    expect(await readStatically(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe('harmless')
-    expect(await openAndRead(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe('harmless')
-    const size = journal.files.get(active)?.length ?? 0
-    if (how === 'closed') expect(journal.sealedBytes).toBe(size)
-    else expect(journal.sealedBytes).toBeLessThan(size)
-    expect(journal.sealedBytes > 0).toBe(how !== 'without a seal')
-  })
+  test.each(['closed', 'with an older seal', 'without a seal'] as const)(
+    '%s: has several segments and is read whole',
+    async (how) => {
+      const journal = await writeJournal(how)
+      const names = [...journal.files.keys()].filter((name) => /\.\d+$/.test(name))
+      expect(names.length).toBeGreaterThanOrEqual(2)
+      expect(await readStatically(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe(
+        'harmless',
+      )
+      expect(await openAndRead(damagedCopy(journal, '', Buffer.alloc(0)), journal.entries)).toBe('harmless')
+      const size = journal.files.get(active)?.length ?? 0
+      if (how === 'closed') expect(journal.sealedBytes).toBe(size)
+      else expect(journal.sealedBytes).toBeLessThan(size)
+      expect(journal.sealedBytes > 0).toBe(how !== 'without a seal')
+    },
+  )
 })
 
 describe('after a clean close nothing goes unseen', () => {
@@ -221,7 +261,10 @@ describe('after a clean close nothing goes unseen', () => {
 })
 
 describe.each(['with an older seal', 'without a seal'] as const)('a journal left open, %s', (how) => {
-  test.each([['cut', truncations], ['flipped', flips]] as const)(
+  test.each([
+    ['cut', truncations],
+    ['flipped', flips],
+  ] as const)(
     'goes unseen or torn only behind the last seal: %s everywhere',
     async (name, damages) => {
       const { opened, read, wrong } = await damageAll(await writeJournal(how), damages)
@@ -241,7 +284,9 @@ describe.each(['with an older seal', 'without a seal'] as const)('a journal left
       if (offset < Math.max(journal.sealedBytes, endOfRecord(journal, 0))) continue
       const files = damagedCopy(journal, active, cut)
       const store = await MiniStore.open(path, { fileSystem: files })
-      const expected = journal.entries.filter(([sequence]) => sequence < firstInActive(journal) || endOfRecord(journal, sequence) <= offset)
+      const expected = journal.entries.filter(
+        ([sequence]) => sequence < firstInActive(journal) || endOfRecord(journal, sequence) <= offset,
+      )
       expect(await readAll(store.entries())).toEqual(expected)
       const isAtLine = cut.at(-1) === 0x0a
       if (!isAtLine && store.recovery.torn === undefined) expect(store.recovery.isActiveRestored).toBe(true)

@@ -4,7 +4,14 @@ import { crc32 } from 'node:zlib'
 
 import { describe, expect, test } from 'vitest'
 
-import { type File, type FileSystem, MiniStore, MiniStoreError, nodeFileSystem, type TornTail } from '../../src/index.ts'
+import {
+  type File,
+  type FileSystem,
+  MiniStore,
+  MiniStoreError,
+  nodeFileSystem,
+  type TornTail,
+} from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
@@ -16,11 +23,15 @@ type Content = Readonly<Record<string, string | Uint8Array>>
 /** A directory with these files; each key is what follows the name of the journal. */
 async function journalWith(content: Content): Promise<string> {
   const directory = await temporaryDirectory()
-  for (const [ending, bytes] of Object.entries(content)) await writeFile(join(directory, name + ending), bytes)
+  for (const [ending, bytes] of Object.entries(content))
+    await writeFile(join(directory, name + ending), bytes)
   return directory
 }
 
-/** Every file byte for byte, by what follows the name of the journal; the lock's file is no part of a journal. */
+/**
+ * Every file byte for byte, by what follows the name of the journal; the lock's file is no part of a
+ * journal.
+ */
 async function filesOf(directory: string): Promise<Record<string, string>> {
   const files: Record<string, string> = {}
   for (const file of (await readdir(directory)).toSorted()) {
@@ -70,9 +81,20 @@ interface Healed {
   readonly files: Content
 }
 
-/** A reader gives the valid prefix; open heals, reports and leaves these files; a second open changes nothing. */
+/**
+ * A reader gives the valid prefix; open heals, reports and leaves these files; a second open changes
+ * nothing.
+ */
 async function expectHealed(directory: string, healed: Healed): Promise<void> {
-  const { records, torn, isNew = false, isActiveRestored = false, removedFiles = [], scannedBytes, files } = healed
+  const {
+    records,
+    torn,
+    isNew = false,
+    isActiveRestored = false,
+    removedFiles = [],
+    scannedBytes,
+    files,
+  } = healed
   const path = join(directory, name)
   expect(await readWithoutOpening(directory)).toEqual(records)
 
@@ -103,14 +125,24 @@ async function expectHealed(directory: string, healed: Healed): Promise<void> {
 /** Open refuses with `ERR_MINISTORE_CORRUPT` (or another code) and this context, and no byte is changed. */
 async function expectRefused(
   directory: string,
-  where: { code?: string; message: RegExp; segment?: string; line?: number; offset?: number; sequence?: number },
+  where: {
+    code?: string
+    message: RegExp
+    segment?: string
+    line?: number
+    offset?: number
+    sequence?: number
+  },
 ): Promise<void> {
   const before = await filesOf(directory)
   const { code = 'ERR_MINISTORE_CORRUPT', message, segment, ...rest } = where
   const path = join(directory, name)
   const context = { path, ...(segment === undefined ? {} : { segment: name + segment }), ...rest }
   for (let times = 0; times < 2; times++) {
-    const error: unknown = await MiniStore.open(path).then((store) => store.close(), (thrown: unknown) => thrown)
+    const error: unknown = await MiniStore.open(path).then(
+      (store) => store.close(),
+      (thrown: unknown) => thrown,
+    )
     expect(error).toBeInstanceOf(MiniStoreError)
     expect(error).toMatchObject({ code, ...context })
     expect(String(error)).toMatch(message)
@@ -141,7 +173,11 @@ describe('nothing there', () => {
     await expect(readdir(directory)).rejects.toThrow('ENOENT')
     const store = await MiniStore.open(join(directory, name))
     expect(store.recovery).toEqual({
-      isNew: true, isActiveRestored: false, torn: undefined, removedFiles: [], scannedBytes: 0,
+      isNew: true,
+      isActiveRestored: false,
+      torn: undefined,
+      removedFiles: [],
+      scannedBytes: 0,
     })
     expect([store.firstSequence, store.lastSequence]).toEqual([1, 0])
     expect(await filesOf(directory)).toEqual({ '': header, '.seal': sealOf(header) })
@@ -162,7 +198,7 @@ describe('nothing there', () => {
 
 describe('the last line of the active segment is torn', () => {
   const whole = `${header}1\n{"n":2}\n`
-  const tails: ReadonlyArray<readonly [title: string, tail: string | Uint8Array, reason: string]> = [
+  const tornTails: ReadonlyArray<readonly [title: string, tail: string | Uint8Array, reason: string]> = [
     ['no line feed', '{"n":', 'the line has no line feed'],
     ['one byte', '{', 'the line has no line feed'],
     ['no line feed, but it parses: 12 may be a torn 123', '12', 'the line has no line feed'],
@@ -173,14 +209,24 @@ describe('the last line of the active segment is torn', () => {
     ['blank', '\n', 'the line is blank'],
     ['not UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a]), 'the line is not UTF-8'],
     ['longer than one read', 'x'.repeat(200_000), 'the line has no line feed'],
-    ['NULs longer than one read', Buffer.concat([Buffer.alloc(150_000), Buffer.from('}\n')]), 'the line holds a NUL byte'],
+    [
+      'NULs longer than one read',
+      Buffer.concat([Buffer.alloc(150_000), Buffer.from('}\n')]),
+      'the line holds a NUL byte',
+    ],
   ]
-  test.each(tails)('%s: it is saved, cut off and reported', async (_, tail, reason) => {
+  test.each(tornTails)('%s: it is saved, cut off and reported', async (_, tail, reason) => {
     const active = Buffer.concat([Buffer.from(whole), Buffer.from(tail)])
     const directory = await journalWith({ '': active })
     await expectHealed(directory, {
       records: [1, { n: 2 }],
-      torn: { sequence: 3, offset: whole.length, bytes: active.length - whole.length, reason, savedAs: '.torn-3' },
+      torn: {
+        sequence: 3,
+        offset: whole.length,
+        bytes: active.length - whole.length,
+        reason,
+        savedAs: '.torn-3',
+      },
       scannedBytes: active.length,
       files: { '': whole, '.torn-3': tail },
     })
@@ -189,7 +235,13 @@ describe('the last line of the active segment is torn', () => {
   test('the very first line: no record is left, and the header is', async () => {
     await expectHealed(await journalWith({ '': `${header}{"n":` }), {
       records: [],
-      torn: { sequence: 1, offset: header.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-1' },
+      torn: {
+        sequence: 1,
+        offset: header.length,
+        bytes: 5,
+        reason: 'the line has no line feed',
+        savedAs: '.torn-1',
+      },
       scannedBytes: header.length + 5,
       files: { '': header, '.torn-1': '{"n":' },
     })
@@ -198,7 +250,13 @@ describe('the last line of the active segment is torn', () => {
   test('a line behind the seal, which stays true', async () => {
     await expectHealed(await journalWith({ '': `${whole}{`, '.seal': sealOf(whole) }), {
       records: [1, { n: 2 }],
-      torn: { sequence: 3, offset: whole.length, bytes: 1, reason: 'the line has no line feed', savedAs: '.torn-3' },
+      torn: {
+        sequence: 3,
+        offset: whole.length,
+        bytes: 1,
+        reason: 'the line has no line feed',
+        savedAs: '.torn-3',
+      },
       scannedBytes: whole.length + 1,
       files: { '': whole, '.torn-3': '{' },
     })
@@ -209,7 +267,13 @@ describe('the last line of the active segment is torn', () => {
     const { '': active } = segments
     await expectHealed(await journalWith({ ...segments, '': `${active}[` }), {
       records: [1, 2, 3, 4, 5],
-      torn: { sequence: 6, offset: active.length, bytes: 1, reason: 'the line has no line feed', savedAs: '.torn-6' },
+      torn: {
+        sequence: 6,
+        offset: active.length,
+        bytes: 1,
+        reason: 'the line has no line feed',
+        savedAs: '.torn-6',
+      },
       scannedBytes: active.length + 1,
       files: { ...segments, '.torn-6': '[' },
     })
@@ -218,22 +282,28 @@ describe('the last line of the active segment is torn', () => {
   test('evidence is never overwritten: the same number torn twice makes a second file, then a third', async () => {
     const directory = await journalWith({ '': header })
     const path = join(directory, name)
-    const tails = ['{"first', '{"second', '{"third']
+    const torn = ['{"first', '{"second', '{"third']
     const names = ['.torn-1', '.torn-1-2', '.torn-1-3']
-    for (const [index, tail] of tails.entries()) {
+    for (const [index, tail] of torn.entries()) {
       await writeFile(path, header + tail)
       const store = await MiniStore.open(path)
       expect(store.recovery.torn?.savedAs).toBe(path + String(names[index]))
       await store.close()
     }
     const files = await filesOf(directory)
-    expect(names.map((ending) => files[ending])).toEqual(tails)
+    expect(names.map((ending) => files[ending])).toEqual(torn)
   })
 
   test('a recovery that was cut short after saving the evidence makes no second copy of it', async () => {
     await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"n":' }), {
       records: [1, { n: 2 }],
-      torn: { sequence: 3, offset: whole.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-3' },
+      torn: {
+        sequence: 3,
+        offset: whole.length,
+        bytes: 5,
+        reason: 'the line has no line feed',
+        savedAs: '.torn-3',
+      },
       scannedBytes: whole.length + 5,
       files: { '': whole, '.torn-3': '{"n":' },
     })
@@ -242,7 +312,13 @@ describe('the last line of the active segment is torn', () => {
   test('evidence of the same length but of other bytes stays, and a second file is made', async () => {
     await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"m":' }), {
       records: [1, { n: 2 }],
-      torn: { sequence: 3, offset: whole.length, bytes: 5, reason: 'the line has no line feed', savedAs: '.torn-3-2' },
+      torn: {
+        sequence: 3,
+        offset: whole.length,
+        bytes: 5,
+        reason: 'the line has no line feed',
+        savedAs: '.torn-3-2',
+      },
       scannedBytes: whole.length + 5,
       files: { '': whole, '.torn-3': '{"m":', '.torn-3-2': '{"n":' },
     })
@@ -265,15 +341,24 @@ describe('the last line of the active segment is torn', () => {
 })
 
 describe('the active segment holds only a part of a header, or nothing', () => {
-  test.each(Array.from({ length: header.length }, (_, length) => length))('its first %i bytes: it is written anew', async (length) => {
-    await expectHealed(await journalWith({ '': header.slice(0, length) }), {
-      records: [], isNew: true, scannedBytes: 0, files: { '': header },
-    })
-  })
+  test.each(Array.from({ length: header.length }, (_, length) => length))(
+    'its first %i bytes: it is written anew',
+    async (length) => {
+      await expectHealed(await journalWith({ '': header.slice(0, length) }), {
+        records: [],
+        isNew: true,
+        scannedBytes: 0,
+        files: { '': header },
+      })
+    },
+  )
 
   test.each([1, 34, 512])('%i NUL bytes: it is written anew', async (length) => {
     await expectHealed(await journalWith({ '': Buffer.alloc(length) }), {
-      records: [], isNew: true, scannedBytes: 0, files: { '': header },
+      records: [],
+      isNew: true,
+      scannedBytes: 0,
+      files: { '': header },
     })
   })
 
@@ -282,14 +367,20 @@ describe('the active segment holds only a part of a header, or nothing', () => {
     const next = segments[''].slice(0, segments[''].indexOf('\n') + 1)
     for (let length = 0; length < next.length; length++) {
       await expectHealed(await journalWith({ ...segments, '': next.slice(0, length) }), {
-        records: [1, 2, 3, 4], isActiveRestored: true, scannedBytes: 0, files: { ...segments, '': next },
+        records: [1, 2, 3, 4],
+        isActiveRestored: true,
+        scannedBytes: 0,
+        files: { ...segments, '': next },
       })
     }
   })
 
   test('with a seal that counts no records: it is written anew', async () => {
     await expectHealed(await journalWith({ '': '', '.seal': sealOf(header) }), {
-      records: [], isNew: true, scannedBytes: 0, files: { '': header },
+      records: [],
+      isNew: true,
+      scannedBytes: 0,
+      files: { '': header },
     })
   })
 })
@@ -299,7 +390,10 @@ describe('what a crash in a rotation or in another write leaves', () => {
     const { '.001': first, '.002': second } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
     await expectHealed(await journalWith({ '.001': first, '.002': second }), {
-      records: [1, 2, 3, 4], isActiveRestored: true, scannedBytes: 0, files: { '.001': first, '.002': second, '': active },
+      records: [1, 2, 3, 4],
+      isActiveRestored: true,
+      scannedBytes: 0,
+      files: { '.001': first, '.002': second, '': active },
     })
   })
 
@@ -315,27 +409,50 @@ describe('what a crash in a rotation or in another write leaves', () => {
     })
   })
 
-  test.each([['.next'], ['.seal.tmp'], ['.torn-5.tmp'], ['.torn-5-2.tmp']])('%s left over: it is removed', async (ending) => {
-    const segments = threeSegments()
-    await expectHealed(await journalWith({ ...segments, [ending]: 'half' }), {
-      records: [1, 2, 3, 4, 5], removedFiles: [ending], scannedBytes: segments[''].length, files: segments,
-    })
-  })
+  test.each([['.next'], ['.seal.tmp'], ['.torn-5.tmp'], ['.torn-5-2.tmp']])(
+    '%s left over: it is removed',
+    async (ending) => {
+      const segments = threeSegments()
+      await expectHealed(await journalWith({ ...segments, [ending]: 'half' }), {
+        records: [1, 2, 3, 4, 5],
+        removedFiles: [ending],
+        scannedBytes: segments[''].length,
+        files: segments,
+      })
+    },
+  )
 
   test('files that are not its own are left alone', async () => {
     const segments = threeSegments()
-    const others = { '.tmp': 'a', '.next.bak': 'b', '.001.gz': 'c', '.torn-x': 'd', 'x.next': 'e', '.broken': 'f' }
+    const others = {
+      '.tmp': 'a',
+      '.next.bak': 'b',
+      '.001.gz': 'c',
+      '.torn-x': 'd',
+      'x.next': 'e',
+      '.broken': 'f',
+    }
     await expectHealed(await journalWith({ ...segments, ...others }), {
-      records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: { ...segments, ...others },
+      records: [1, 2, 3, 4, 5],
+      scannedBytes: segments[''].length,
+      files: { ...segments, ...others },
     })
   })
 
   test('a seal that is missing or not whole is no error, and is made anew', async () => {
     const segments = threeSegments()
     const seal = sealOf(segments[''])
-    for (const broken of ['', 'bytes=', seal.slice(0, -1), seal.replace('records=1', 'records=2'), 'x'.repeat(300)]) {
+    for (const broken of [
+      '',
+      'bytes=',
+      seal.slice(0, -1),
+      seal.replace('records=1', 'records=2'),
+      'x'.repeat(300),
+    ]) {
       await expectHealed(await journalWith({ ...segments, '.seal': broken }), {
-        records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: segments,
+        records: [1, 2, 3, 4, 5],
+        scannedBytes: segments[''].length,
+        files: segments,
       })
     }
   })
@@ -398,25 +515,43 @@ describe('corruption is refused, and nothing is changed', () => {
     const directory = await journalWith({ '': active })
     await expectRefused(directory, { message, segment: '', line: 4, offset: lines.length, sequence: 3 })
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
-      code: 'ERR_MINISTORE_CORRUPT', segment: name, line: 4, offset: lines.length, sequence: 3,
+      code: 'ERR_MINISTORE_CORRUPT',
+      segment: name,
+      line: 4,
+      offset: lines.length,
+      sequence: 3,
     })
   })
 
   test.each(bad)('%s before a torn tail', async (_, line, message) => {
     const active = Buffer.concat([Buffer.from(lines), Buffer.from(line), Buffer.from('{"torn')])
-    await expectRefused(await journalWith({ '': active }), { message, segment: '', line: 4, offset: lines.length, sequence: 3 })
+    await expectRefused(await journalWith({ '': active }), {
+      message,
+      segment: '',
+      line: 4,
+      offset: lines.length,
+      sequence: 3,
+    })
   })
 
   test('a bad line far before the end, with more than one read behind it', async () => {
     const active = Buffer.concat([Buffer.from(`${lines}\0\n`), Buffer.from('4\n'.repeat(100_000))])
-    await expectRefused(await journalWith({ '': active }), { message: /NUL/, segment: '', line: 4, offset: lines.length })
+    await expectRefused(await journalWith({ '': active }), {
+      message: /NUL/,
+      segment: '',
+      line: 4,
+      offset: lines.length,
+    })
   })
 
   test('a line that is no JSON: found when it is read, with its place', async () => {
     const directory = await journalWith({ '': `${lines}{oops\n4\n` })
     await expectFoundByReading(directory, /not JSON/)
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
-      segment: name, line: 4, offset: lines.length, sequence: 3,
+      segment: name,
+      line: 4,
+      offset: lines.length,
+      sequence: 3,
     })
   })
 
@@ -424,14 +559,18 @@ describe('corruption is refused, and nothing is changed', () => {
     const { '.001': first, '.002': second, '': active } = threeSegments()
     const directory = await journalWith({ '.001': first, '.003': second, '': active })
     await expectRefused(directory, { message: /missing/, segment: '.003' })
-    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
   })
 
   test('one number twice', async () => {
     const { '.001': first, '.002': second, '': active } = threeSegments()
     const directory = await journalWith({ '.001': first, '.000001': first, '.002': second, '': active })
     await expectRefused(directory, { message: /two segments have number 1/ })
-    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
   })
 
   test('swapped segments: the sequence goes backwards', async () => {
@@ -441,13 +580,18 @@ describe('corruption is refused, and nothing is changed', () => {
     await rename(join(directory, `${name}.002`), join(directory, `${name}.001`))
     await rename(join(directory, `${name}.x`), join(directory, `${name}.002`))
     await expectRefused(directory, { message: /begins with sequence 1/, segment: '.002', sequence: 1 })
-    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
   })
 
   test('a sequence that leaves numbers out between two segments: found when it is read', async () => {
     const { '.001': first } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=4 prev=${hex(first)}\n4\n`
-    await expectFoundByReading(await journalWith({ '.001': first, '': active }), /begins with sequence 4, expected 3/)
+    await expectFoundByReading(
+      await journalWith({ '.001': first, '': active }),
+      /begins with sequence 4, expected 3/,
+    )
   })
 
   test('a sequence that says that a sealed segment with records is empty', async () => {
@@ -455,12 +599,17 @@ describe('corruption is refused, and nothing is changed', () => {
     const active = `// MINISTORE JOURNAL v0.2.0 seq=1 prev=${hex(first)}\n3\n`
     const directory = await journalWith({ '.001': first, '': active })
     // Whether open sees it or the first reader does: the records 1 and 2 must not vanish without a word.
-    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
   })
 
   test('a sealed segment that has changed, to lines as good: found when it is read', async () => {
     const segments = threeSegments()
-    await expectFoundByReading(await journalWith({ ...segments, '.001': segments['.001'].replace('2', '7') }), /wrong checksum/)
+    await expectFoundByReading(
+      await journalWith({ ...segments, '.001': segments['.001'].replace('2', '7') }),
+      /wrong checksum/,
+    )
   })
 
   test('a wrong prev: found when it is read', async () => {
@@ -480,7 +629,10 @@ describe('corruption is refused, and nothing is changed', () => {
   test('a sealed segment without a whole header', async () => {
     const segments = threeSegments()
     for (const rest of ['', header.slice(0, 10)]) {
-      await expectRefused(await journalWith({ ...segments, '.001': rest }), { message: /no whole header/, segment: '.001' })
+      await expectRefused(await journalWith({ ...segments, '.001': rest }), {
+        message: /no whole header/,
+        segment: '.001',
+      })
     }
   })
 
@@ -494,22 +646,26 @@ describe('corruption is refused, and nothing is changed', () => {
     for (const cut of [2, 1]) {
       const directory = await journalWith({ '': lines.slice(0, -cut), '.seal': sealOf(lines) })
       await expectRefused(directory, { message: /the seal covers 38 bytes/, segment: '' })
-      await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+      await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+        code: 'ERR_MINISTORE_CORRUPT',
+      })
     }
   })
 
-  test.each([['gone', undefined], ['empty', ''], ['half a header', header.slice(0, 9)], ['NULs', '\0'.repeat(38)]])(
-    'an active segment that is %s, though its seal counts records',
-    async (_, rest) => {
-      const { '.001': first, '.002': second, '': active } = threeSegments()
-      const sealed = { '.001': first, '.002': second, '.seal': sealOf(active) }
-      for (const before of [sealed, { '.seal': sealOf(lines) }]) {
-        const directory = await journalWith(rest === undefined ? before : { ...before, '': rest })
-        await expectRefused(directory, { message: /the active segment is gone/, segment: '' })
-        await expect(MiniStore.replay(join(directory, name))).rejects.toThrow(/the active segment is gone/)
-      }
-    },
-  )
+  test.each([
+    ['gone', undefined],
+    ['empty', ''],
+    ['half a header', header.slice(0, 9)],
+    ['NULs', '\0'.repeat(38)],
+  ])('an active segment that is %s, though its seal counts records', async (_, rest) => {
+    const { '.001': first, '.002': second, '': active } = threeSegments()
+    const sealed = { '.001': first, '.002': second, '.seal': sealOf(active) }
+    for (const before of [sealed, { '.seal': sealOf(lines) }]) {
+      const directory = await journalWith(rest === undefined ? before : { ...before, '': rest })
+      await expectRefused(directory, { message: /the active segment is gone/, segment: '' })
+      await expect(MiniStore.replay(join(directory, name))).rejects.toThrow(/the active segment is gone/)
+    }
+  })
 
   test.each([
     ['another text', 'hello, this is not a journal\n1\n'],
@@ -526,8 +682,15 @@ describe('corruption is refused, and nothing is changed', () => {
     ['no end', header.trimEnd().padEnd(600, 'x')],
   ])('a header that is not ours: %s', async (_, active) => {
     const directory = await journalWith({ '': active })
-    await expectRefused(directory, { message: /not a journal or its header is damaged/, segment: '', line: 1, offset: 0 })
-    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    await expectRefused(directory, {
+      message: /not a journal or its header is damaged/,
+      segment: '',
+      line: 1,
+      offset: 0,
+    })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CORRUPT',
+    })
   })
 
   test.each(['', '.001'])('a newer major version, in %s', async (ending) => {
@@ -543,7 +706,11 @@ describe('corruption is refused, and nothing is changed', () => {
     const directory = await journalWith({ ...segments, '.004': 'x' })
     await expectRefused(directory, { message: /missing|not a journal/ })
     await rm(join(directory, `${name}.004`))
-    await expectHealed(directory, { records: [1, 2, 3, 4, 5], scannedBytes: segments[''].length, files: segments })
+    await expectHealed(directory, {
+      records: [1, 2, 3, 4, 5],
+      scannedBytes: segments[''].length,
+      files: segments,
+    })
   })
 })
 
@@ -557,7 +724,9 @@ describe('an I/O error while reading', () => {
       const files = damaged.afterKill()
       const fault = files.failOn({ operation: 'read', nth }, 'EIO')
       const before = files.snapshot()
-      const opened: unknown = await MiniStore.open(`/${name}`, { fileSystem: files }).catch((error: unknown) => error)
+      const opened: unknown = await MiniStore.open(`/${name}`, { fileSystem: files }).catch(
+        (error: unknown) => error,
+      )
       if (fault.hits === 0) {
         await (opened as MiniStore).close()
         break
@@ -577,7 +746,9 @@ describe('an I/O error while reading', () => {
     for (let nth = 1; ; nth++) {
       const files = damaged.afterKill()
       const fault = files.failOn({ operation: 'read', nth }, 'EIO')
-      const read: unknown = await MiniStore.replay(`/${name}`, { fileSystem: files }).catch((error: unknown) => error)
+      const read: unknown = await MiniStore.replay(`/${name}`, { fileSystem: files }).catch(
+        (error: unknown) => error,
+      )
       if (fault.hits === 0) {
         expect(read).toEqual([1, 2, 3, 4, 5])
         break

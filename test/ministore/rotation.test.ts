@@ -16,14 +16,19 @@ async function journalPath(): Promise<string> {
 /** Endings of the sealed segments in the directory, in the order of their numbers. */
 async function sealedNumbers(path: string): Promise<string[]> {
   const endings = (await readdir(join(path, '..'))).map((file) => file.slice(name.length + 1))
-  return endings.filter((ending) => /^\d+$/.test(ending)).toSorted((left, right) => Number(left) - Number(right))
+  return endings
+    .filter((ending) => /^\d+$/.test(ending))
+    .toSorted((left, right) => Number(left) - Number(right))
 }
 
 function hex(bytes: Buffer): string {
   return crc32(bytes).toString(16).padStart(8, '0')
 }
 
-/** Walks the real bytes of all segments: every header names its first record and the bytes of the segment before. */
+/**
+ * Walks the real bytes of all segments: every header names its first record and the bytes of the
+ * segment before.
+ */
 async function expectWholeChain(path: string, first = 1): Promise<number> {
   const paths = [...(await sealedNumbers(path)).map((number) => `${path}.${number}`), path]
   let sequence = first
@@ -36,7 +41,8 @@ async function expectWholeChain(path: string, first = 1): Promise<number> {
     const previous = before === undefined ? '' : ` prev=${hex(before)}`
     // What remains after deletions begins with a prev of a segment that is gone.
     const expected = `// MINISTORE JOURNAL v0.2.0 seq=${sequence}`
-    if (before === undefined && first > 1) expect(header).toMatch(new RegExp(`^${expected} prev=[0-9a-f]{8}$`))
+    if (before === undefined && first > 1)
+      expect(header).toMatch(new RegExp(`^${expected} prev=[0-9a-f]{8}$`))
     else expect(header).toBe(expected + previous)
     for (const record of records) expect(() => void JSON.parse(record), record).not.toThrow()
     sequence += records.length
@@ -54,7 +60,7 @@ async function expectSealOfActive(path: string): Promise<void> {
   expect(seal).toBe(`${facts} check=${hex(Buffer.from(facts))}\n`)
 }
 
-async function open(path: string, options: OpenOptions<unknown> = {}): Promise<MiniStore> {
+async function open(path: string, options: OpenOptions = {}): Promise<MiniStore> {
   return MiniStore.open(path, options)
 }
 
@@ -64,9 +70,23 @@ describe('the names of sealed segments', () => {
     const store = await open(path, { maxBytesPerSegment: 1 })
     for (let n = 1; n <= 4; n++) await store.append(n)
     expect(await sealedNumbers(path)).toEqual(['001', '002', '003'])
-    expect(store.segments.map((segment) => segment.path)).toEqual([`${path}.001`, `${path}.002`, `${path}.003`, path])
-    expect(store.segments.map(({ isSealed, firstSequence, lastSequence }) => [isSealed, firstSequence, lastSequence])).toEqual([
-      [true, 1, 1], [true, 2, 2], [true, 3, 3], [false, 4, 4],
+    expect(store.segments.map((segment) => segment.path)).toEqual([
+      `${path}.001`,
+      `${path}.002`,
+      `${path}.003`,
+      path,
+    ])
+    expect(
+      store.segments.map(({ isSealed, firstSequence, lastSequence }) => [
+        isSealed,
+        firstSequence,
+        lastSequence,
+      ]),
+    ).toEqual([
+      [true, 1, 1],
+      [true, 2, 2],
+      [true, 3, 3],
+      [false, 4, 4],
     ])
     await store.close()
   })
@@ -88,7 +108,14 @@ describe('the names of sealed segments', () => {
     expect(await sealedNumbers(path)).toEqual(['997', '998', '999', '1000', '1001'])
     expect(await expectWholeChain(path, 997)).toBe(1002)
     const again = await open(path)
-    expect(again.segments.map((segment) => segment.path.slice(path.length))).toEqual(['.997', '.998', '.999', '.1000', '.1001', ''])
+    expect(again.segments.map((segment) => segment.path.slice(path.length))).toEqual([
+      '.997',
+      '.998',
+      '.999',
+      '.1000',
+      '.1001',
+      '',
+    ])
     expect(await MiniStore.replay(path)).toEqual([997, 998, 999, 1000, 1001, 1002])
     await again.close()
   })
@@ -189,7 +216,11 @@ describe('maxBytesPerSegment', () => {
     await store.appendAll([long, long, long])
     await store.append(3)
     expect(store.segments.map(({ firstSequence, lastSequence }) => [firstSequence, lastSequence])).toEqual([
-      [1, 1], [2, 2], [3, 3], [4, 6], [7, 7],
+      [1, 1],
+      [2, 2],
+      [3, 3],
+      [4, 6],
+      [7, 7],
     ])
     expect(await store.replay()).toEqual([1, long, 2, long, long, long, 3])
     await store.close()
@@ -265,8 +296,19 @@ describe('rotate', () => {
   test('takes its turn among appends', async () => {
     const path = await journalPath()
     const store = await open(path)
-    await Promise.all([store.append(1), store.rotate(), store.append(2), store.append(3), store.rotate(), store.append(4)])
-    expect(store.segments.map(({ firstSequence, lastSequence }) => [firstSequence, lastSequence])).toEqual([[1, 1], [2, 3], [4, 4]])
+    await Promise.all([
+      store.append(1),
+      store.rotate(),
+      store.append(2),
+      store.append(3),
+      store.rotate(),
+      store.append(4),
+    ])
+    expect(store.segments.map(({ firstSequence, lastSequence }) => [firstSequence, lastSequence])).toEqual([
+      [1, 1],
+      [2, 3],
+      [4, 4],
+    ])
     await store.close()
   })
 })
@@ -283,7 +325,13 @@ describe('truncateBefore', () => {
   }
 
   test.each([
-    [1, 1], [2, 1], [3, 3], [4, 3], [5, 5], [6, 5], [7, 5],
+    [1, 1],
+    [2, 1],
+    [3, 3],
+    [4, 3],
+    [5, 5],
+    [6, 5],
+    [7, 5],
   ])('%i: only whole segments below it go, so the first record left is %i', async (sequence, first) => {
     const { path, store } = await sixInThree()
     await store.truncateBefore(sequence)
@@ -321,7 +369,9 @@ describe('truncateBefore', () => {
     const again = await open(path)
     expect([again.firstSequence, again.lastSequence]).toEqual([7, 6])
     expect(again.recovery).toMatchObject({ isNew: false, isActiveRestored: false, torn: undefined })
-    await expect(MiniStore.replay(path, { from: 6 })).rejects.toMatchObject({ code: 'ERR_MINISTORE_SEQUENCE_GONE' })
+    await expect(MiniStore.replay(path, { from: 6 })).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_SEQUENCE_GONE',
+    })
     expect(await again.append('seven')).toBe(7)
     await again.rotate()
     await again.close()
@@ -340,7 +390,15 @@ function readAsRustCrate(text: string): unknown[] {
 describe('the Rust crate', () => {
   test('can read every segment by its rules: a magic prefix, then one JSON value a line', async () => {
     const path = await journalPath()
-    const records = [{ text: 'two\nlines, \u2028 and \r' }, null, 0, '', [], 'ä€😀\0', { __proto__: null, deep: [[{}]] }]
+    const records = [
+      { text: 'two\nlines, \u2028 and \r' },
+      null,
+      0,
+      '',
+      [],
+      'ä€😀\0',
+      { __proto__: null, deep: [[{}]] },
+    ]
     const store = await open(path, { maxBytesPerSegment: 80 })
     for (const record of records) await store.append(record)
     await store.close()
@@ -357,7 +415,10 @@ describe('the Rust crate', () => {
     await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n3\n')
     const store = await open(path)
     expect([store.firstSequence, store.lastSequence]).toEqual([1, 3])
-    expect(store.segments.map(({ version, firstSequence }) => [version, firstSequence])).toEqual([['0.1.4', 1], ['0.1.4', 3]])
+    expect(store.segments.map(({ version, firstSequence }) => [version, firstSequence])).toEqual([
+      ['0.1.4', 1],
+      ['0.1.4', 3],
+    ])
     await store.rotate()
     expect(await store.append(4)).toBe(4)
     expect(await store.replay()).toEqual([1, 2, 3, 4])

@@ -98,9 +98,12 @@ async function restoreActive(
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
   const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
   if (damage !== undefined) throw damage
-  await removeLeftovers(fs, files, found.leftovers)
+  for (const name of found.leftovers) await removeIfPresent(fs, files.at(name))
   // The seal of another active segment would contradict the one made here.
-  if (await removeIfPresent(fs, files.seal)) await fs.syncDirectory(files.directory)
+  await removeIfPresent(fs, files.seal)
+  // A process killed in a rotation may have left a rename that is not durable yet. It must be before the active name is
+  // given to another file: else a crash could keep the second rename alone, which then replaces the segment.
+  await fs.syncDirectory(files.directory)
   const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
   const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: before?.prefix.crc32 })
   await closeOnFailure(active, promoteNextSegment(fs, files))

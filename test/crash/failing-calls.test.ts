@@ -2,18 +2,16 @@ import { afterAll, describe, expect, test } from 'vitest'
 
 import { type MiniStore, MiniStoreError, type MiniStoreErrorCode } from '../../src/index.ts'
 import { type Fault, type Operation, SimulatedFileSystem } from '../../src/testing/index.ts'
-import {
-  CrashHarness,
-  type ExpectedJournal,
-  type FoundJournal,
-  JournalModel,
-  JournalOracle,
-} from './harness.ts'
+import { scaled } from '../support/crash-scale.ts'
+import { CrashHarness } from './harness.ts'
+import { type ExpectedJournal, JournalModel } from './journal-model.ts'
+import { type FoundJournal, JournalOracle } from './journal-oracle.ts'
 
 const oracle = new JournalOracle()
 const harness = new CrashHarness<ExpectedJournal, FoundJournal>(oracle)
 const codes = new Map<string, number>()
 let faultyRuns = 0
+let nestedRuns = 0
 
 /** How the nth operation, counted from 0, and perhaps all after it, go wrong. */
 interface Kind {
@@ -26,7 +24,7 @@ interface Kind {
 
 function failing(
   name: string,
-  code: 'EIO' | 'ENOSPC' | 'EDQUOT',
+  code: 'EIO' | 'ENOSPC' | 'EDQUOT' | 'EFBIG',
   isPersistent: boolean,
   only: (operation: Operation) => boolean,
 ): Kind {
@@ -60,6 +58,9 @@ const kinds: readonly Kind[] = [
   failing('one growing call', 'ENOSPC', false, needsRoom),
   failing('one growing call', 'ENOSPC', true, needsRoom),
   failing('one growing call', 'EDQUOT', false, needsRoom),
+  failing('one growing call', 'EDQUOT', true, needsRoom),
+  failing('one write', 'EFBIG', false, ({ operation }) => operation === 'write'),
+  failing('one write', 'EFBIG', true, ({ operation }) => operation === 'write'),
   {
     name: 'one write is short',
     isPersistent: false,
@@ -106,14 +107,24 @@ class Process {
   }
 
   async live(): Promise<void> {
-    for (let session = 0; session < 2; session++) {
-      const opened = await this.#attempt('open', () =>
-        this.#model.open(this.#files, { maxBytesPerSegment: 70, maxSegments: 3 }),
-      )
-      if (opened === undefined) continue
-      await this.#use(opened)
-      await this.#attempt('close', () => opened.close())
-    }
+    for (let session = 0; session < 2; session++) await this.session()
+  }
+
+  /** Only the first session of a life. */
+  async session(): Promise<void> {
+    const store = await this.#attempt('open', () =>
+      this.#model.open(this.#files, { maxBytesPerSegment: 70, maxSegments: 3 }),
+    )
+    if (store === undefined) return
+    await this.#use(store)
+    await this.#attempt('close', () => store.close())
+  }
+
+  async recover(): Promise<void> {
+    const store = await this.#attempt('open', () => this.#model.open(this.#files))
+    if (store === undefined) return
+    await this.#attempt('write', () => this.#model.append(store, 'after recovery'))
+    await this.#attempt('close', () => store.close())
   }
 
   async #use(store: MiniStore): Promise<void> {
@@ -222,11 +233,69 @@ describe('a failing call loses nothing that was acknowledged, and says what it d
   )
 })
 
+/** Opens once, appends once, closes, each as well as it can. */
+async function recoverWithFault(
+  kind: Kind,
+  nth: number,
+  left: { readonly model: JournalModel; readonly files: SimulatedFileSystem },
+): Promise<number> {
+  const files = left.files.afterKill()
+  const model = left.model.fork()
+  const fault = kind.strike(files, nth)
+  await new Process(model, files, kind.code).recover()
+  for (const state of [files.afterKill(), files.afterCrash({ keep: 'none' }), files.afterCrash({ keep: 'all' })]) {
+    oracle.check(await oracle.find(state), model.expected(), { isHarsh: false })
+  }
+  return fault.hits
+}
+
+describe('a failing call in the recovery from a failing call loses nothing either', () => {
+  // The ordinary suite takes every twelfth call of the run as the first to fail; of the recovery it takes every one.
+  const stride = scaled(12, 1)
+  test.each(kinds)('$name', { timeout: scaled(120_000, 1_200_000) }, async (kind) => {
+    const before = nestedRuns
+    for (let nth = 0; ; nth += stride) {
+      const files = new SimulatedFileSystem()
+      const model = new JournalModel()
+      const fault = kind.strike(files, nth)
+      await new Process(model, files, kind.code).session()
+      if (fault.hits === 0) break
+      // The system lives on, or the power fails as well: then nothing is left that is not durable.
+      for (const left of [files.afterKill(), files.afterCrash({ keep: 'none' })]) {
+        for (let inner = 0; ; inner++) {
+          let hits = 0
+          try {
+            hits = await recoverWithFault(kind, inner, { model, files: left })
+          } catch (error) {
+            throw new Error(`${kind.name}: call ${nth} of the run, then call ${inner} of recovery: ${String(error)}`, {
+              cause: error,
+            })
+          }
+          if (hits === 0) break
+          nestedRuns += 1
+        }
+      }
+    }
+    expect(nestedRuns - before).toBeGreaterThan(kind.code === undefined ? 3 : 5)
+  })
+})
+
 afterAll(() => {
   const { moments, judged, distinct } = harness.counts
   const seen = [...codes].map(([code, count]) => `${count} ${code}`).join(', ')
   console.log(
-    `failing calls: ${faultyRuns} runs with a fault, ${moments} moments, ${judged} states judged, ${distinct} distinct; ` +
+    `failing calls: ${faultyRuns} runs with a fault, ${nestedRuns} with another one in recovery, ${moments} moments, ${judged} states judged, ${distinct} distinct; ` +
       seen,
   )
+})
+
+test('the suite is as large as it was', () => {
+  expect(faultyRuns).toBeGreaterThan(500)
+  expect(nestedRuns).toBeGreaterThan(scaled(500, 6000))
+  expect([...codes.keys()].toSorted()).toEqual([
+    'ERR_MINISTORE_IO',
+    'ERR_MINISTORE_LOCK_UNAVAILABLE',
+    'ERR_MINISTORE_OUTCOME_UNKNOWN',
+    'ERR_MINISTORE_POISONED',
+  ])
 })

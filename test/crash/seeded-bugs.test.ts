@@ -1,0 +1,64 @@
+import { afterAll, describe, expect, test } from 'vitest'
+
+import { isFullCrashSuite } from '../support/crash-scale.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { findDefects, type Finding } from './seeded-bugs/checks.ts'
+import { type Defect, defects } from './seeded-bugs/defects.ts'
+import { loadPatched, replaceOnce } from './seeded-bugs/patched-copy.ts'
+
+if (!isFullCrashSuite) {
+  const reason = 'they take minutes; npm run test:crash tries them'
+  console.log(`seeded bugs: ${defects.length} defects are not tried: ${reason}`)
+}
+
+/** The sabotage of a sound file system. */
+const none = (): void => {}
+const table: string[] = []
+
+const textOf = ({ check, why }: Finding): string => `${check}: ${why}`
+
+/** What the suite finds, up to the finding that is this defect's. */
+async function findingsOf({ patches, sabotage = none, finding }: Defect): Promise<readonly string[]> {
+  const isPatched = patches !== undefined
+  const checks = isPatched ? await loadPatched(await temporaryDirectory(), patches) : { findDefects }
+  const { findings } = await checks.findDefects(sabotage, (found) => finding.test(textOf(found)))
+  return findings.map((found) => textOf(found))
+}
+
+describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
+  afterAll(() => {
+    console.log(`seeded bugs: defect → the finding that caught it\n${table.join('\n')}`)
+  })
+
+  test('without a defect the suite is green', async () => {
+    const { findings, distinctStates } = await findDefects(none)
+    expect(findings).toEqual([])
+    console.log(`seeded bugs: the suite opens ${distinctStates} distinct states`)
+    // A floor: a suite that looks at little is green as well.
+    expect(distinctStates).toBeGreaterThan(2000)
+  })
+
+  test('on a copy without a patch the suite is green', async () => {
+    const copy = await loadPatched(await temporaryDirectory(), [])
+    expect(copy.findDefects).not.toBe(findDefects)
+    const { findings } = await copy.findDefects(none)
+    expect(findings).toEqual([])
+  })
+
+  test.each(defects)('it is red with: $name', async (defect) => {
+    const began = performance.now()
+    const found = await findingsOf(defect)
+    const fitting = found.find((text) => defect.finding.test(text))
+    const seconds = ((performance.now() - began) / 1000).toFixed(1)
+    table.push(`${defect.name} (${seconds} s)\n    → ${fitting?.slice(0, 200) ?? 'NOT CAUGHT'}`)
+    expect(fitting, `found was:\n${found.join('\n')}`).toBeDefined()
+  })
+})
+
+describe('a patch', () => {
+  test('applies where its text occurs once, and nowhere else', () => {
+    expect(replaceOnce('a b c', { find: 'b', by: '$&' })).toBe('a $& c')
+    expect(() => replaceOnce('a b b', { find: 'b', by: 'x' })).toThrow('exactly one occurrence, got 2')
+    expect(() => replaceOnce('a', { find: 'b', by: 'x' })).toThrow('exactly one occurrence, got 0')
+  })
+})

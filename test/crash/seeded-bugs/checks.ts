@@ -1,0 +1,298 @@
+import { crc32 } from 'node:zlib'
+
+import { MiniStore, MiniStoreError } from '../../../src/index.ts'
+import { type FileSystem, SimulatedFileSystem } from '../../../src/testing/index.ts'
+import { CrashHarness, type Workload } from '../harness.ts'
+import { type ExpectedJournal, JournalModel, journalPath } from '../journal-model.ts'
+import { type FoundJournal, JournalOracle } from '../journal-oracle.ts'
+import { faultChecks } from './fault-checks.ts'
+import type { Sabotage } from './sabotage.ts'
+
+/** What a check found wrong: its name and the first words of why. */
+export interface Finding {
+  readonly check: string
+  readonly why: string
+}
+
+/** What the checks share: one harness, so that a state which comes up in several is opened once. */
+export interface CheckContext {
+  /** A fresh disk, sabotaged. */
+  readonly newFiles: () => SimulatedFileSystem
+  readonly sabotage: Sabotage
+  readonly harness: CrashHarness<ExpectedJournal, FoundJournal>
+}
+
+/** Throws when the library does not keep its promise. */
+export type Check = readonly [name: string, run: (context: CheckContext) => Promise<void>]
+
+/** An oracle whose own opening of a state is sabotaged too: a defect of recovery must show in it. */
+class SabotagedOracle extends JournalOracle {
+  readonly #sabotage: Sabotage
+
+  constructor(sabotage: Sabotage) {
+    super()
+    this.#sabotage = sabotage
+  }
+
+  override find(state: SimulatedFileSystem): Promise<FoundJournal> {
+    this.#sabotage(state)
+    return super.find(state)
+  }
+
+  override recover(state: SimulatedFileSystem): Promise<void> {
+    this.#sabotage(state)
+    return super.recover(state)
+  }
+}
+
+/**
+ * Runs the compact crash suite, each check up to the first thing it finds, and gives what was found: nothing
+ * when the library is sound.
+ *
+ * It works with whatever library lies in `src` three directories above this file. In the checkout that is the
+ * real one, in a patched copy the one with the defect.
+ *
+ * @param isEnough ends the suite at a finding; without it every check runs.
+ */
+export async function findDefects(
+  sabotage: Sabotage,
+  isEnough: (finding: Finding) => boolean = () => false,
+): Promise<{ readonly findings: readonly Finding[]; readonly distinctStates: number }> {
+  const harness = new CrashHarness<ExpectedJournal, FoundJournal>(new SabotagedOracle(sabotage))
+  const newFiles = (): SimulatedFileSystem => {
+    const files = new SimulatedFileSystem()
+    sabotage(files)
+    return files
+  }
+  const findings: Finding[] = []
+  for (const [check, run] of [...directChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks]) {
+    try {
+      await run({ newFiles, sabotage, harness })
+    } catch (error) {
+      const finding = { check, why: reasonOf(error) }
+      findings.push(finding)
+      if (isEnough(finding)) break
+    }
+  }
+  return { findings, distinctStates: harness.counts.distinct }
+}
+
+/** Without the place it comes from and the disk, which take a page. */
+function reasonOf(error: unknown): string {
+  const { cause } = error instanceof Error ? error : {}
+  return String(cause ?? error).split('\n')[0] ?? ''
+}
+
+// Small: the suite runs once for each defect.
+const options = { seed: 1, limit: 24, insideEvery: 40 }
+
+/** A scripted workload, crashed before every operation. */
+function workloadCheck(
+  name: string,
+  run: (model: JournalModel, files: SimulatedFileSystem) => Promise<void>,
+): Check {
+  return [
+    name,
+    ({ harness, newFiles }) => {
+      const model = new JournalModel()
+      const { expected } = model
+      return harness.run({ name, run: (files) => run(model, files), expected }, options, newFiles())
+    },
+  ]
+}
+
+const workloadChecks: readonly Check[] = [
+  workloadCheck('made, appended to, closed, opened again', async (model, files) => {
+    const store = await model.open(files)
+    await model.append(store, { n: 1 })
+    await model.append(store, 123_456)
+    await store.close()
+    const again = await model.open(files)
+    await model.append(again, 'ä€😀')
+    await again.close()
+  }),
+  workloadCheck('appendAll, alone and after others', async (model, files) => {
+    const store = await model.open(files)
+    await model.appendAll(store, [1, { n: 2 }, 3])
+    await model.append(store, 4)
+    await model.appendAll(store, [5, 6])
+    await store.close()
+  }),
+  workloadCheck('appends that overlap, a close behind them', async (model, files) => {
+    const store = await model.open(files, { maxBytesPerSegment: 80 })
+    const appends = [1, 2, 3, 4, 5].map((n) => model.append(store, { n }))
+    await Promise.all([...appends, model.appendAll(store, [6, 7]), store.close()])
+  }),
+  workloadCheck('rotations, asked for and by size', async (model, files) => {
+    const store = await model.open(files, { maxBytesPerSegment: 70 })
+    for (let n = 1; n <= 5; n++) await model.append(store, { n })
+    await model.rotate(store)
+    await model.append(store, 6)
+    await store.close()
+    const again = await model.open(files)
+    await model.rotate(again)
+    await model.append(again, 7)
+    await again.close()
+  }),
+  workloadCheck('retention, of one segment and of several', async (model, files) => {
+    const store = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 4 })
+    for (let n = 1; n <= 6; n++) await model.append(store, { n })
+    await store.close()
+    const again = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 1 })
+    for (let n = 7; n <= 8; n++) await model.append(again, { n })
+    await again.close()
+  }),
+  workloadCheck('truncateBefore of several segments, then of all', async (model, files) => {
+    const store = await model.open(files, { maxBytesPerSegment: 60 })
+    for (let n = 1; n <= 6; n++) await model.append(store, { n })
+    await model.truncateBefore(store, 5)
+    await model.rotate(store)
+    await model.truncateBefore(store, 7)
+    await store.close()
+    const emptied = await model.open(files)
+    await model.append(emptied, 7)
+    await emptied.close()
+  }),
+  [
+    'rotations past segment number 999',
+    ({ harness, newFiles }) => harness.run(pastThreeDigits(), options, newFiles()),
+  ],
+]
+
+const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
+
+/** Begins with segment 998, so that a thousand rotations need not be made. */
+function pastThreeDigits(): Workload<ExpectedJournal> {
+  const issued = ['1', '2', '3']
+  let acknowledged = 3
+  return {
+    name: 'past segment 999',
+    expected: () => ({
+      issued: [...issued],
+      acknowledged,
+      floor: { lowest: 1, highest: 1 },
+      isManyLines: false,
+    }),
+    run: async (files) => {
+      const sealed = `${header}1\n2\n`
+      const previous = crc32(sealed).toString(16).padStart(8, '0')
+      files.writeFile(`${journalPath}.998`, sealed)
+      files.writeFile(journalPath, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${previous}\n3\n`)
+      const store = await MiniStore.open(journalPath, { fileSystem: files })
+      for (const record of [4, 5]) {
+        await store.rotate()
+        issued.push(String(record))
+        await store.append(record)
+        acknowledged = record
+      }
+      await store.close()
+    },
+  }
+}
+
+const half = '{"n":'
+/** Files beside the journal by the ending of their names. */
+const found: ReadonlyArray<readonly [name: string, files: Record<string, string>, records: string[]]> = [
+  ['a torn tail', { '': `${header}1\n2\n${half}` }, ['1', '2']],
+  ['a torn tail that parses', { '': `${header}1\n2\n12` }, ['1', '2']],
+  ['a torn tail, evidence of another', { '': `${header}1\n2\n${half}`, '.torn-3': 'other' }, ['1', '2']],
+  ['a torn tail, half its evidence', { '': `${header}1\n2\n${half}`, '.torn-3.tmp': '{' }, ['1', '2']],
+  ['half a header', { '': header.slice(0, 20), '.next': header }, []],
+  ['no active segment', { '.001': `${header}1\n2\n`, '.next': '', '.seal.tmp': 'bytes=' }, ['1', '2']],
+]
+
+const recoveryChecks: readonly Check[] = found.map(([name, content, records]) => [
+  `recovery of ${name}`,
+  async ({ harness, newFiles, sabotage }) => {
+    const expected: ExpectedJournal = {
+      issued: records,
+      acknowledged: records.length,
+      floor: { lowest: 1, highest: 1 },
+      isManyLines: false,
+    }
+    const recovery: Workload<ExpectedJournal> = {
+      name,
+      expected: () => expected,
+      run: (files) => new SabotagedOracle(sabotage).recover(files),
+    }
+    const files = newFiles()
+    for (const [ending, text] of Object.entries(content)) files.writeFile(journalPath + ending, text)
+    await harness.run(recovery, { seed: 7, limit: 60, insideEvery: 4 }, files)
+  },
+])
+
+const directChecks: readonly Check[] = [
+  [
+    // The oracle judges one opening. After a crash in the middle the next one may find nothing torn any more,
+    // and the oracle then asks for no evidence: whether it was saved first can only be seen here.
+    'at every crash in a recovery the torn bytes are in the journal or in the evidence',
+    async ({ newFiles }) => {
+      const files = newFiles()
+      files.writeFile(journalPath, `${header}1\n2\n${half}`)
+      const states: Array<Iterable<SimulatedFileSystem>> = []
+      files.onOperation(() => states.push(files.crashStates({ seed: 1, limit: 200 })))
+      const store = await MiniStore.open(journalPath, { fileSystem: files })
+      await store.close()
+      states.push(files.crashStates({ seed: 1, limit: 200 }))
+      for (const state of states.flatMap((some) => [...some])) {
+        const isThere = [...state.snapshot()].some(
+          ([path, bytes]) =>
+            (path === journalPath && bytes.toString().endsWith(`\n${half}`)) ||
+            (/\.torn-3(?:-\d+)?$/.test(path) && bytes.equals(Buffer.from(half))),
+        )
+        if (!isThere) throw new Error('torn bytes were cut, and no evidence holds them')
+      }
+    },
+  ],
+  [
+    'a second process is refused while the first writes, and admitted when it has closed',
+    async ({ newFiles }) => {
+      const files = newFiles()
+      const first = await MiniStore.open(journalPath, { fileSystem: process(files) })
+      await expectLocked(process(files), true)
+      await first.append(1)
+      await first.rotate()
+      await expectLocked(process(files), true)
+      await first.close()
+      const second = await MiniStore.open(journalPath, { fileSystem: process(files) })
+      await second.close()
+    },
+  ],
+  [
+    'a second writer in the same process is refused without a kernel lock too',
+    async ({ newFiles }) => {
+      const files = newFiles()
+      const first = await MiniStore.open(journalPath, { fileSystem: files, lock: false })
+      await expectLocked(files, false)
+      await first.close()
+    },
+  ],
+]
+
+/** The disk as one more process sees it: what is kept by file system in memory does not know the others. */
+function process(files: SimulatedFileSystem): FileSystem {
+  return {
+    open: (path, mode) => files.open(path, mode),
+    list: (directory) => files.list(directory),
+    stat: (path) => files.stat(path),
+    realPath: (path) => files.realPath(path),
+    rename: (from, to) => files.rename(from, to),
+    unlink: (path) => files.unlink(path),
+    makeDirectory: (path) => files.makeDirectory(path),
+    syncDirectory: (directory) => files.syncDirectory(directory),
+    lock: (file) => files.lock(file),
+    watch: (directory, onChange) => files.watch(directory, onChange),
+  }
+}
+
+async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void> {
+  let second: MiniStore
+  try {
+    second = await MiniStore.open(journalPath, { fileSystem, lock })
+  } catch (error) {
+    if (error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_LOCKED') return
+    throw error
+  }
+  await second.close()
+  throw new Error('a second writer was admitted')
+}

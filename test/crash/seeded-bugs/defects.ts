@@ -1,0 +1,406 @@
+import type { Patch } from './patched-copy.ts'
+import {
+  acknowledgesFirst, endsShortWrites, locksNothing, readsErrorsAsEnd, retriesSync, type Sabotage,
+  withoutDirectorySync,
+} from './sabotage.ts'
+
+/**
+ * A deliberate defect: a file system that does less than was asked of it, or a library patched to ask for
+ * less.
+ */
+export interface Defect {
+  readonly name: string
+  readonly sabotage?: Sabotage
+  readonly patches?: readonly Patch[]
+  /**
+   * Fits one of the findings. Anything red would be no proof: a patch that merely breaks the library is red
+   * as well.
+   */
+  readonly finding: RegExp
+}
+
+export const defects: readonly Defect[] = [
+  {
+    name: 'no directory fsync after create',
+    sabotage: withoutDirectorySync(
+      (changes) =>
+        changes.length > 0 &&
+        changes.every(({ operation }) => operation === 'open' || operation === 'makeDirectory'),
+    ),
+    finding: /a crash right after open leaves 0 of|0 is the last record, but \d+ were acknowledged/,
+  },
+  {
+    name: 'no directory fsync after rename',
+    sabotage: withoutDirectorySync((changes) => changes.some(({ operation }) => operation === 'rename')),
+    finding: /0 is the last record, but \d+ were acknowledged/,
+  },
+  {
+    name: 'acknowledge before fsync',
+    sabotage: acknowledgesFirst,
+    finding: /is the last record, but \d+ were acknowledged/,
+  },
+  {
+    name: 'retry after a failed fsync',
+    sabotage: retriesSync,
+    finding: /^one sync fails: .*(?:does not open|were acknowledged|of \d+ acknowledged)/,
+  },
+  {
+    name: 'no rollback of a failed write',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: 'await file.truncate(prefix.bytes)\n      await file.sync()\n',
+        by: '',
+      },
+    ],
+    finding: /^one write ends for want of space.*(?:not JSON|issued|before its bytes are durable)/,
+  },
+  {
+    name: 'a short write passes for a whole one',
+    sabotage: endsShortWrites,
+    finding: /^one write is short: .*(?:damaged|not JSON|issued|acknowledged)/,
+  },
+  {
+    name: 'a torn tail is kept because it parses',
+    patches: [
+      {
+        file: 'ministore/recovery.ts',
+        find: '    const { prefix } = scan\n',
+        by: `    const { prefix } = scan
+    if (scan.torn !== undefined) {
+      const tail = Buffer.alloc(scan.torn.bytes)
+      await file.read(tail, prefix.bytes)
+      if (parses(tail)) {
+        await writeFully(file, Buffer.from('\\n'), last.bytes)
+        await file.sync()
+        await file.close()
+        return await recoverActive(fs, files, { ...found, last: { ...last, bytes: last.bytes + 1 } })
+      }
+    }
+`,
+      },
+      {
+        file: 'ministore/recovery.ts',
+        find: '/** Makes an active segment where there is none, or only the beginning of a header. */\n',
+        by: `function parses(line: Buffer): boolean {
+  try {
+    JSON.parse(line.toString())
+    return true
+  } catch {
+    return false
+  }
+}
+`,
+      },
+    ],
+    finding: /^recovery of a torn tail that parses: .*\[3,"12"\]/,
+  },
+  {
+    name: 'truncateBefore deletes newest first',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: '      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()\n',
+        by: `      const after = [...this.#sealed.slice(1), this.#active.segment]
+      const covered = after.filter(({ firstSequence }) => firstSequence <= sequence).length
+      for (const { path } of this.#sealed.slice(0, covered).toReversed()) {
+        await removeIfPresent(this.#fs, path)
+        await this.#fs.syncDirectory(this.files.directory)
+      }
+      this.#sealed = this.#sealed.slice(covered)
+`,
+      },
+    ],
+    finding: /is removed before the older|missing between/,
+  },
+  {
+    name: 'no directory fsync between two deletions, one at the end',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: 'orPoison(this.#fs.syncDirectory(this.files.directory))',
+        by: 'Promise.resolve()',
+      },
+      {
+        file: 'ministore/journal-writer.ts',
+        find: '      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()\n',
+        by: `      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()
+      await this.#guard('delete', orPoison(this.#fs.syncDirectory(this.files.directory)))
+`,
+      },
+      {
+        file: 'ministore/journal-writer.ts',
+        find: '    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()\n',
+        by: `    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
+    await this.#guard('delete', orPoison(this.#fs.syncDirectory(this.files.directory)))
+`,
+      },
+    ],
+    finding: /is removed before the change of names before it is durable|missing between/,
+  },
+  {
+    name: 'a header without prev',
+    patches: [
+      {
+        file: 'ministore/next-segment.ts',
+        find: 'formatHeader(start)',
+        by: 'formatHeader({ ...start, previousCrc32: undefined })',
+      },
+    ],
+    finding: /its header has no prev/,
+  },
+  {
+    name: 'a header with a wrong prev',
+    patches: [
+      {
+        file: 'ministore/rotation.ts',
+        find: 'previousCrc32: prefix.crc32',
+        by: 'previousCrc32: (prefix.crc32 ^ 1) >>> 0',
+      },
+    ],
+    finding: /it has changed since it was sealed \(wrong checksum\)/,
+  },
+  {
+    name: 'the seal is written ahead of the data it covers',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: '    try {\n      await file.dataSync()\n',
+        by: `    try {
+      await writeSealIfRoom(this.#fs, this.files.seal, extendPrefix(prefix, lines, records))
+      await file.dataSync()
+`,
+      },
+    ],
+    finding: /the seal says \d+ bytes before they are durable|the seal covers \d+ bytes, but only/,
+  },
+  {
+    name: 'the seal stays when the segment is rotated',
+    patches: [
+      {
+        file: 'ministore/rotation.ts',
+        find: 'if (await removeIfPresent(fs, files.seal)) await orPoison(',
+        by: 'await orPoison(',
+      },
+    ],
+    finding: /while a seal may still speak of it|the seal covers \d+ bytes, but only/,
+  },
+  {
+    name: 'the removal of the seal is not durable before the rotation',
+    patches: [
+      {
+        file: 'ministore/rotation.ts',
+        find: 'if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))',
+        by: 'await removeIfPresent(fs, files.seal)',
+      },
+    ],
+    finding: /while a seal may still speak of it|the seal covers \d+ bytes, but only/,
+  },
+  {
+    name: 'segments are ordered by name instead of number',
+    patches: [
+      {
+        file: 'ministore/segments.ts',
+        find: 'left.number - right.number',
+        by: '(left.name < right.name ? -1 : 1)',
+      },
+    ],
+    finding: /segments \d+ to \d+ are missing between journal\.jsonl\.1000/,
+  },
+  {
+    name: 'a reader repairs a torn tail',
+    patches: [
+      {
+        file: 'ministore/disk-source.ts',
+        find: '    const active = await inspectActive(fs, files, report)\n',
+        by: `    const active = await inspectActive(fs, files, report)
+    if (active !== undefined && 'header' in active) {
+      const file = await fs.open(files.path, 'write')
+      const { prefix, torn } = await scanSegment(file, { end: active.bytes })
+      if (torn !== undefined) await file.truncate(prefix.bytes)
+      await file.close()
+    }
+`,
+      },
+    ],
+    finding: /a static reader (?:changed files|did)/,
+  },
+  {
+    name: 'the kernel lock is not held',
+    sabotage: locksNothing,
+    finding: /^a second process is refused.*a second writer was admitted/,
+  },
+  {
+    name: 'the kernel lock is freed as soon as it is taken',
+    patches: [
+      {
+        file: 'fs/lock.ts',
+        find: '  const held = key\n',
+        by: '  const held = key\n  await file.close()\n',
+      },
+      {
+        file: 'fs/lock.ts',
+        find: '      registry.delete(held)\n      await file.close()\n',
+        by: '      registry.delete(held)\n',
+      },
+    ],
+    finding: /^a second process is refused.*a second writer was admitted/,
+  },
+  {
+    name: 'the registry of the process is not asked',
+    patches: [
+      {
+        file: 'fs/lock.ts',
+        find: "    if (registry.has(identity)) throw lockedError(options.journalPath, 'in this process')\n",
+        by: '',
+      },
+    ],
+    finding: /^a second writer in the same process.*a second writer was admitted/,
+  },
+  {
+    name: 'no directory fsync between the two renames of a rotation',
+    patches: [
+      {
+        file: 'ministore/rotation.ts',
+        find: '    await orPoison(fs.syncDirectory(files.directory))\n    await promoteNextSegment',
+        by: '    await promoteNextSegment',
+      },
+    ],
+    finding: /\.next is renamed to .* before the change of names|wrong checksum|records are gone/,
+  },
+  {
+    name: 'a torn tail is cut before its evidence is saved',
+    patches: [
+      {
+        file: 'ministore/torn-tail.ts',
+        find: `  const name = await saveTail(fs, files, file, tail)
+  await file.truncate(tail.offset)
+  await file.sync()
+`,
+        by: `  const bytes = Buffer.alloc(tail.bytes)
+  await readFully(file, bytes, tail.offset)
+  await file.truncate(tail.offset)
+  await file.sync()
+  const copy: File = Object.create(file) as File
+  copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - tail.offset))
+  const name = await saveTail(fs, files, copy, tail)
+`,
+      },
+    ],
+    finding: /torn bytes were cut, and no evidence holds them/,
+  },
+  {
+    name: 'a torn tail is cut without evidence',
+    patches: [
+      {
+        file: 'ministore/torn-tail.ts',
+        find: 'const name = await saveTail(fs, files, file, tail)',
+        by: 'const name = files.tornName(tail.sequence, 1)',
+      },
+    ],
+    finding: /torn bytes were cut, and no evidence holds them/,
+  },
+  {
+    name: 'the evidence is not fsynced before the tail is cut',
+    patches: [{ file: 'ministore/torn-tail.ts', find: '    await target.sync()\n', by: '' }],
+    finding: /torn bytes were cut, and no evidence holds them/,
+  },
+  {
+    name: 'the name of the evidence is not durable before the tail is cut',
+    patches: [
+      {
+        file: 'ministore/torn-tail.ts',
+        find: '  await fs.rename(temporary, path)\n  await fs.syncDirectory(dirname(path))\n',
+        by: '  await fs.rename(temporary, path)\n',
+      },
+    ],
+    finding: /torn bytes were cut, and no evidence holds them/,
+  },
+  {
+    name: 'recovery does not write unsealed bytes again',
+    patches: [
+      {
+        file: 'ministore/recovery.ts',
+        find: 'await writeAgain(file, {',
+        by: 'void ({',
+      },
+    ],
+    finding: /^one sync fails: .*a crash right after open leaves/,
+  },
+  {
+    name: 'recovery does not fsync what a killed writer left',
+    patches: [
+      {
+        file: 'ministore/recovery.ts',
+        find: '    await file.sync()\n    await fs.syncDirectory(files.directory)\n',
+        by: '    await fs.syncDirectory(files.directory)\n',
+      },
+    ],
+    finding: /open has resolved before the bytes of .* are durable|a crash right after open leaves/,
+  },
+  {
+    name: 'appendAll acknowledges its later part before it is synced',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: 'writeFully(file, lines, prefix.bytes)',
+        by: 'writeFully(file, lines.subarray(0, lines.indexOf(0x0a) + 1), prefix.bytes)',
+      },
+      {
+        file: 'ministore/journal-writer.ts',
+        find: '      await file.dataSync()\n',
+        by: `      await file.dataSync()
+      const rest = lines.subarray(lines.indexOf(0x0a) + 1)
+      if (rest.length > 0) await writeFully(file, rest, prefix.bytes + lines.length - rest.length)
+`,
+      },
+    ],
+    finding: /record \d+ is acknowledged before its bytes are synced|were acknowledged/,
+  },
+  {
+    name: 'appendAll skips a sequence number',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: 'prefix: extendPrefix(prefix, lines, records) }',
+        by: 'prefix: extendPrefix(prefix, lines, records > 1 ? records + 1 : records) }',
+      },
+    ],
+    finding: /Expected the sequence numbers 1 to 3, got 2 to 4/,
+  },
+  {
+    name: 'two writes at a time',
+    patches: [{ file: 'ministore/journal-writer.ts', find: 'concurrency: 1 }', by: 'concurrency: 2 }' }],
+    finding: /^appends that overlap.*(?:must not overlap|issued was|Expected the sequence)/,
+  },
+  {
+    name: 'waiting appends are done in the wrong order',
+    patches: [
+      {
+        file: 'ministore/journal-writer.ts',
+        find: `        Object.assign(context, { sequence })
+        return sequence
+      }),
+    )
+`,
+        by: `        Object.assign(context, { sequence })
+        return sequence
+      }),
+      { priority: ++calls },
+    )
+`,
+      },
+      {
+        file: 'ministore/journal-writer.ts',
+        find: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\n",
+        by: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\nlet calls = 0\n",
+      },
+    ],
+    finding: /^appends that overlap.*issued was/,
+  },
+  {
+    name: 'a read that fails passes for the end of the file',
+    sabotage: readsErrorsAsEnd,
+    finding: /^one read fails: .*(?:damaged|were acknowledged)/,
+  },
+]

@@ -1,0 +1,46 @@
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+
+import type * as Checks from './checks.ts'
+
+/** One change of a source file of the library. */
+export interface Patch {
+  /** Below `src`. */
+  readonly file: string
+  /** What is replaced. It occurs exactly once, or the defect could go missing without a word. */
+  readonly find: string
+  readonly by: string
+}
+
+const checkout = fileURLToPath(new URL('../../../', import.meta.url))
+
+/**
+ * The checks on a copy of the library, patched, in an empty directory. The copy holds harness and model too:
+ * they import the library by relative paths, so all of them get the patched one.
+ */
+export async function loadPatched(directory: string, patches: readonly Patch[]): Promise<typeof Checks> {
+  await cp(join(checkout, 'src'), join(directory, 'src'), { recursive: true })
+  for (const name of ['package.json', 'tsconfig.json']) await cp(join(checkout, name), join(directory, name))
+  await symlink(join(checkout, 'node_modules'), join(directory, 'node_modules'))
+  const target = join(directory, 'test/crash')
+  await mkdir(target, { recursive: true })
+  for (const name of await readdir(join(checkout, 'test/crash'))) {
+    const isWanted = name === 'seeded-bugs' || (name.endsWith('.ts') && !name.endsWith('.test.ts'))
+    if (isWanted) await cp(join(checkout, 'test/crash', name), join(target, name), { recursive: true })
+  }
+  for (const { file, find, by } of patches) {
+    const path = join(directory, 'src', file)
+    await writeFile(path, replaceOnce(await readFile(path, 'utf8'), { find, by }))
+  }
+  return (await import(/* @vite-ignore */ join(target, 'seeded-bugs/checks.ts'))) as typeof Checks
+}
+
+/** @throws {Error} unless it occurs exactly once. */
+export function replaceOnce(text: string, { find, by }: Omit<Patch, 'file'>): string {
+  const [before, after, ...more] = text.split(find)
+  if (before === undefined || after === undefined || more.length > 0) {
+    throw new Error(`Expected exactly one occurrence, got ${text.split(find).length - 1}, of:\n${find}`)
+  }
+  return before + by + after
+}

@@ -19,10 +19,10 @@ export interface FoundJournal {
   readonly hasRecovered: boolean
 }
 
-/** The rules of DESIGN.md §5 and §6 that hold whatever was written and wherever the crash came. */
+/** The rules of the durability contract and of recovery that hold whatever was written and wherever the crash came. */
 export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
   /**
-   * How often damage was accepted: a write of many lines that lost its beginning (DESIGN.md §6, NUL
+   * How often damage was accepted: a write of many lines that lost its beginning (FORMAT.md: a NUL
    * before the last line).
    */
   toleratedDamage = 0

@@ -5,8 +5,8 @@ import type { Limits } from './model-commands.ts'
 export type PlainSegment = Pick<SegmentInfo, 'firstSequence' | 'lastSequence' | 'isSealed' | 'bytes'>
 
 /**
- * The model: a plain array of what was acknowledged, and where its segments begin by the rules of
- * DESIGN.md §5.6 and §5.7, written down a second time and without a disk.
+ * The model: a plain array of what was acknowledged, and where its segments begin by the rules of rotation and
+ * retention, written down a second time and without a disk.
  */
 export class PlainJournal {
   /** The JSON of every record that ever was, deleted ones too: record 1 first. */

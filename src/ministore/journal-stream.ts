@@ -12,7 +12,7 @@ export interface JournalEntry<T> {
 /**
  * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, made by `stream()` and `entries()`.
  *
- * It opens nothing until it is first read, holds one segment file and one block of lines at a time, and
+ * It opens nothing until it is first read, holds one segment file and two blocks of lines at a time, and
  * reads on only when asked, so a slow reader costs no memory. It is one-shot and locked while it is consumed. Its
  * file is closed at the end, on an error, on `break`, `return()`, `cancel()`, and when its signal is aborted.
  *

@@ -52,7 +52,7 @@ export function isObject(value: unknown): value is object {
 }
 
 /** The name that was most likely meant, if one is near: one that begins like it, or differs in two letters at most. */
-function nearest(given: string, known: readonly string[]): string | undefined {
+export function nearest(given: string, known: readonly string[]): string | undefined {
   const name = given.toLowerCase()
   const same = known.find((candidate) => candidate.toLowerCase() === name)
   const longer = known.find((candidate) => candidate.toLowerCase().startsWith(name))

@@ -49,6 +49,6 @@ export class JournalFiles {
   isLeftover(name: string): boolean {
     if (!name.startsWith(`${this.name}.`)) return false
     const ending = name.slice(this.name.length + 1)
-    return ending === 'next' || (ending.endsWith(temporarySuffix) && /^(seal|torn-[\d-]+)\./.test(ending))
+    return ending === 'next' || (ending.endsWith(temporarySuffix) && /^(seal|torn-[\d-]+|repair)\./.test(ending))
   }
 }

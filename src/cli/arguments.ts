@@ -1,0 +1,82 @@
+import { parseArgs } from 'node:util'
+
+import { messageOf } from '../errors.ts'
+import { nearest } from '../options.ts'
+import type { Command } from './command.ts'
+import { UsageError } from './exit-codes.ts'
+
+/** What a command was given, checked as it is asked for. */
+export class Arguments {
+  readonly #values: Readonly<Record<string, unknown>>
+  readonly #positionals: readonly string[]
+
+  private constructor(values: Readonly<Record<string, unknown>>, positionals: readonly string[]) {
+    this.#values = values
+    this.#positionals = positionals
+  }
+
+  /**
+   * @throws {UsageError} for options that the command does not have, and for too many or too few of the
+   * others.
+   */
+  static parse(command: Command, given: readonly string[]): Arguments {
+    const names = Object.keys(command.options)
+    const options = Object.fromEntries(
+      Object.entries(command.options).map(([name, { value, short }]) => [
+        name,
+        {
+          type: value === undefined ? ('boolean' as const) : ('string' as const),
+          ...(short === undefined ? {} : { short }),
+        },
+      ]),
+    )
+    let parsed: ReturnType<typeof parseArgs>
+    try {
+      parsed = parseArgs({ args: [...given], options, allowPositionals: true, strict: true })
+    } catch (error) {
+      const unknown = /^Unknown option '--?([^']+)'/.exec(messageOf(error))?.[1]
+      if (unknown === undefined) throw new UsageError(messageOf(error), { cause: error })
+      const near = nearest(unknown, names)
+      const dashes = unknown.length === 1 ? '-' : '--'
+      const hint = near === undefined ? '' : `: did you mean --${near}?`
+      throw new UsageError(`${command.name} has no option ${dashes}${unknown}${hint}`, { cause: error })
+    }
+    const { positionals } = parsed
+    const missing = command.positionals[positionals.length]
+    if (missing !== undefined) throw new UsageError(`Expected ${missing}, got nothing`)
+    const extra = positionals[command.positionals.length]
+    if (extra !== undefined) {
+      const last = command.positionals.at(-1) ?? 'command'
+      throw new UsageError(`Expected nothing behind the ${last}, got ${JSON.stringify(extra)}`)
+    }
+    if (positionals.includes('')) throw new UsageError('Expected a path, got an empty word')
+    return new Arguments(parsed.values, positionals)
+  }
+
+  /** What was given besides options. */
+  positional(index: number): string {
+    return this.#positionals[index] as string
+  }
+
+  flag(name: string): boolean {
+    return this.#values[name] === true
+  }
+
+  /**
+   * The whole number an option was given, or undefined.
+   *
+   * @throws {UsageError} for anything else than a number from `least` to `most`.
+   */
+  integer(
+    name: string,
+    limits: { readonly least?: number; readonly most?: number } = {},
+  ): number | undefined {
+    const text = this.#values[name]
+    if (text === undefined) return undefined
+    const { least = 1, most = Number.MAX_SAFE_INTEGER } = limits
+    const value = typeof text === 'string' && /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
+    if (value >= least && value <= most) return value
+    const range = most === Number.MAX_SAFE_INTEGER ? `${least} or greater` : `from ${least} to ${most}`
+    throw new UsageError(`Expected --${name} to be a whole number, ${range}, got ${JSON.stringify(text)}`)
+  }
+}

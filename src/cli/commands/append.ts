@@ -1,0 +1,129 @@
+import { addAbortSignal } from 'node:stream'
+
+import { messageOf, MiniStoreError } from '../../errors.ts'
+import { MiniStore } from '../../index.ts'
+import type { Arguments } from '../arguments.ts'
+import type { Command } from '../command.ts'
+import { CommandFailure, exitCodes, Interrupted } from '../exit-codes.ts'
+import { type InputLine, BadInputError, inputLines } from '../input-lines.ts'
+import type { Io } from '../io.ts'
+import { ProgressBar } from '../terminal/progress-bar.ts'
+import { plural } from '../terminal/units.ts'
+
+const mostInBatch = 100_000
+/** A record may not be longer, and a batch is written when it has so many bytes. */
+const maxRecordBytes = 16 * 1024 * 1024
+
+export const append: Command = {
+  name: 'append',
+  summary: 'appends records, lines of JSON from standard input',
+  positionals: ['JOURNAL'],
+  options: {
+    batch: { value: 'N', help: 'so many lines with one fsync; 1 unless said otherwise' },
+    json: { help: 'prints the result as an object' },
+  },
+  details: [
+    'Each line is on stable storage before the next is taken; with --batch N, each N lines, or 16 MiB, or',
+    'what there is when the input ends. Prints the sequence number of the last record. A line is stored',
+    'as it came, byte for byte, without its line ending; blank lines are passed over. A line that is not',
+    'JSON ends it: nothing of it is written, every line before it is durable. Makes the journal when',
+    'there is none.',
+  ],
+  examples: [
+    'jq -c .[] events.json | ministore append state/journal.jsonl',
+    'ministore append state/journal.jsonl --batch 1000 < events.jsonl',
+  ],
+  run: runAppend,
+}
+
+async function runAppend(args: Arguments, io: Io): Promise<number> {
+  const size = args.integer('batch', { most: mostInBatch }) ?? 1
+  // A valid line goes to the disk unchanged: a number that no double can hold stays what it is.
+  const codec = { encode: (line: string) => line, decode: (line: string) => line }
+  await using store = await MiniStore.open<string>(args.positional(0), { codec, maxRecordBytes })
+  const before = store.lastSequence
+  const bar = new ProgressBar(io.stderr, 'append')
+  try {
+    await appendLines(store, { io, size, bar })
+  } catch (error) {
+    bar.clear()
+    const done = store.lastSequence - before
+    if (error instanceof Interrupted) {
+      await io.stderr.write(
+        `Interrupted after ${plural(done, 'record')}; the last has sequence ${store.lastSequence}.\n`,
+      )
+    }
+    if (!(error instanceof BadInputError) && !(error instanceof MiniStoreError)) throw error
+    throw failure(error, done, store.lastSequence)
+  }
+  bar.clear()
+  const { lastSequence } = store
+  const result = { firstSequence: before + 1, lastSequence, records: lastSequence - before }
+  await io.stdout.write(args.flag('json') ? `${JSON.stringify(result)}\n` : `${lastSequence}\n`)
+  return exitCodes.ok
+}
+
+async function appendLines(
+  store: MiniStore<string>,
+  { io, size, bar }: { readonly io: Io; readonly size: number; readonly bar: ProgressBar },
+): Promise<void> {
+  let batch: string[] = []
+  let batchBytes = 0
+  let records = 0
+  let bytes = 0
+  const write = async (): Promise<void> => {
+    const lines = batch
+    batch = []
+    batchBytes = 0
+    if (lines.length === 0) return
+    await store.appendAll(lines)
+    records += lines.length
+    bar.update({ bytes, records })
+  }
+  try {
+    for await (const line of inputLines(untilAborted(io), maxRecordBytes)) {
+      checkJson(line)
+      batch.push(line.text)
+      batchBytes += line.text.length + 1
+      bytes += line.text.length + 1
+      if (batch.length >= size || batchBytes >= maxRecordBytes) await write()
+    }
+  } catch (error) {
+    // The lines before a bad one are as good as any.
+    if (error instanceof BadInputError) await write()
+    throw error
+  }
+  await write()
+}
+
+function checkJson({ number, text }: InputLine): void {
+  try {
+    JSON.parse(text)
+  } catch (error) {
+    throw new BadInputError(number, `is not JSON: ${messageOf(error)}`)
+  }
+}
+
+/** Standard input, until the process is asked to end: a read that waits for a person would never do. */
+async function* untilAborted({ stdin, signal }: Io): AsyncGenerator<Uint8Array> {
+  addAbortSignal(signal, stdin)
+  try {
+    yield* stdin as AsyncIterable<Uint8Array>
+  } catch (error) {
+    throw signal.aborted ? signal.reason : error
+  }
+}
+
+function failure(error: BadInputError | MiniStoreError, done: number, lastSequence: number): CommandFailure {
+  const kept =
+    done === 0
+      ? 'Nothing was appended'
+      : `Durable before it: ${plural(done, 'record')}, the last with sequence ${lastSequence}`
+  const line = error instanceof BadInputError ? error.line : undefined
+  const code = error instanceof BadInputError ? 'ERR_BAD_INPUT' : error.code
+  return new CommandFailure(`${error.message}. ${kept}`, {
+    cause: error,
+    code,
+    details: { line, records: done, lastSequence },
+  })
+}

@@ -1,0 +1,111 @@
+import { MiniStore } from '../../index.ts'
+import type { JournalOutline } from '../../ministore/journal-outline.ts'
+import type { Arguments } from '../arguments.ts'
+import { type Command, commonOptions } from '../command.ts'
+import { exitCodes, UsageError } from '../exit-codes.ts'
+import type { Io } from '../io.ts'
+import { outlineOf } from '../journal.ts'
+import { visible } from '../terminal/style.ts'
+import { formatTable } from '../terminal/table.ts'
+import { plural, sizeText } from '../terminal/units.ts'
+
+export const compact: Command = {
+  name: 'compact',
+  summary: 'deletes old segments',
+  positionals: ['JOURNAL'],
+  options: {
+    before: { value: 'SEQ', help: 'deletes sealed segments whose records are all below this; needed' },
+    write: { help: 'does it; without it nothing is changed' },
+    json: commonOptions.json,
+  },
+  details: [
+    'Deletes whole segments only, oldest first, and never the active one: some records below SEQ may',
+    'stay. Deleted records are gone for good. What stays keeps its sequence numbers.',
+  ],
+  examples: [
+    'ministore compact state/journal.jsonl --before 5000',
+    'ministore compact state/journal.jsonl --before 5000 --write',
+  ],
+  run: runCompact,
+}
+
+/** A segment that would go. */
+interface Doomed {
+  readonly file: string
+  readonly firstSequence: number
+  readonly lastSequence: number
+  readonly bytes: number
+}
+
+async function runCompact(args: Arguments, io: Io): Promise<number> {
+  const path = args.positional(0)
+  const before = args.integer('before')
+  if (before === undefined) throw new UsageError('Expected --before SEQ, got nothing')
+  const outline = await outlineOf(path)
+  const next = (outline?.lastSequence ?? 0) + 1
+  if (before > next)
+    throw new UsageError(`Expected --before to be at most ${next}, the next sequence number, got ${before}`)
+  const doomed = doomedSegments(outline, before)
+  const isWritten = args.flag('write')
+  let { firstSequence = 1 } =
+    doomed.at(-1) === undefined ? (outline ?? {}) : { firstSequence: (doomed.at(-1)?.lastSequence ?? 0) + 1 }
+  if (isWritten && doomed.length > 0) {
+    await using store = await MiniStore.open(path)
+    await store.truncateBefore(before)
+    firstSequence = store.firstSequence
+  }
+  await io.stdout.write(
+    args.flag('json')
+      ? jsonText({ path, before, isWritten, doomed, firstSequence })
+      : text({ doomed, isWritten, firstSequence }),
+  )
+  return exitCodes.ok
+}
+
+function doomedSegments(outline: JournalOutline | undefined, before: number): Doomed[] {
+  const { segments } = outline?.view ?? { segments: [] }
+  return segments.flatMap(({ name, number, firstSequence, bytes }, at) => {
+    const after = segments[at + 1]?.firstSequence
+    if (number === undefined || after === undefined || after > before) return []
+    return [{ file: name, firstSequence, lastSequence: after - 1, bytes }]
+  })
+}
+
+interface Outcome {
+  readonly doomed: readonly Doomed[]
+  readonly isWritten: boolean
+  /** Of the journal as it is, or would be, then. */
+  readonly firstSequence: number
+}
+
+function jsonText({
+  path,
+  before,
+  isWritten,
+  doomed,
+  firstSequence,
+}: Outcome & { readonly path: string; readonly before: number }): string {
+  return `${JSON.stringify({ journal: path, before, isWritten, removed: doomed, firstSequence })}\n`
+}
+
+function text({ doomed, isWritten, firstSequence }: Outcome): string {
+  if (doomed.length === 0) return 'Nothing to delete: no sealed segment has only records below that.\n'
+  const records = doomed.reduce((sum, segment) => sum + segment.lastSequence - segment.firstSequence + 1, 0)
+  const bytes = doomed.reduce((sum, segment) => sum + segment.bytes, 0)
+  const what = `${plural(records, 'record')} in ${plural(doomed.length, 'segment')}, ${sizeText(bytes)}`
+  const rows = doomed.map(({ file, firstSequence: first, lastSequence: last, bytes: size }) => [
+    visible(file),
+    String(first),
+    String(last),
+    sizeText(size),
+  ])
+  return [
+    ...formatTable([['segment', 'first', 'last', 'size'], ...rows], [1, 2, 3]),
+    '',
+    `${isWritten ? 'Deleted' : 'Would delete'} ${what}.`,
+    isWritten
+      ? `The journal begins with ${firstSequence} now.`
+      : 'Nothing was changed. To do it, say --write.',
+    '',
+  ].join('\n')
+}

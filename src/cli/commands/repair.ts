@@ -1,0 +1,187 @@
+import { nodeFileSystem } from '../../fs/node-file-system.ts'
+import type { JournalFiles } from '../../ministore/journal-files.ts'
+import { locateJournal } from '../../ministore/locate.ts'
+import { repairJournal, type RepairResult } from '../../ministore/repair.ts'
+import type { CheckLine } from '../../ministore/repair-lines.ts'
+import {
+  isLossy,
+  isSound,
+  refusalOf,
+  type RepairChoice,
+  type RepairPlan,
+} from '../../ministore/repair-plan.ts'
+import { planRepair } from '../../ministore/repair-planning.ts'
+import { verifyJournal } from '../../ministore/verification.ts'
+import type { Arguments } from '../arguments.ts'
+import { type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
+import type { Io } from '../io.ts'
+import { assertThere } from '../journal.ts'
+import { lineCodec } from '../record-lines.ts'
+import { choicesText, planJson, planText, resultText } from '../repair-report.ts'
+
+export const repair: Command = {
+  name: 'repair',
+  summary: 'says how damage can be mended, and with --write does it',
+  positionals: ['JOURNAL'],
+  options: {
+    'drop-damaged': { help: 'removes bad lines; every record behind one gets a lower sequence number' },
+    'truncate-at': {
+      value: 'SEQ',
+      help: 'removes record SEQ and everything behind it; the rest keeps its numbers',
+    },
+    write: { help: 'does it; without it nothing is changed' },
+    'no-json': commonOptions.noJson,
+    json: commonOptions.json,
+  },
+  details: [
+    'A sequence number is a position. When a line in the middle is dropped, every record behind it moves',
+    'up and is known by another number from then on: snapshots and readers that remember numbers are',
+    'wrong then. With --truncate-at no number changes, but what is behind the cut is gone. So where',
+    'something is lost you must choose.',
+    '',
+    'Before anything is changed, each file that is changed or removed is copied to <file>.broken',
+    '(.broken-2 …). A repair that was cut short, by a crash or a full disk, is run again with the same',
+    'options.',
+  ],
+  examples: [
+    'ministore repair state/journal.jsonl',
+    'ministore repair state/journal.jsonl --truncate-at 4711 --write',
+    'ministore repair state/journal.jsonl --drop-damaged --write',
+  ],
+  run: runRepair,
+}
+
+async function runRepair(args: Arguments, io: Io): Promise<number> {
+  const path = args.positional(0)
+  const choice = choiceOf(args)
+  const isJson = args.flag('json')
+  // A line that is clean is a record, whatever it says.
+  const check: CheckLine | undefined = args.flag('no-json') ? () => {} : undefined
+  const task = { path, choice, check, isJson, io }
+  return args.flag('write') ? doRepair(task) : showPlan(task)
+}
+
+interface Task {
+  readonly path: string
+  /** Undefined when the person has made none. */
+  readonly choice: RepairChoice | undefined
+  readonly check: CheckLine | undefined
+  readonly isJson: boolean
+  readonly io: Io
+}
+
+function choiceOf(args: Arguments): RepairChoice | undefined {
+  const sequence = args.integer('truncate-at')
+  const isDropping = args.flag('drop-damaged')
+  if (isDropping && sequence !== undefined)
+    throw new UsageError('Expected --drop-damaged or --truncate-at, got both')
+  if (sequence !== undefined) return { kind: 'truncate-at', sequence }
+  return isDropping ? { kind: 'drop-damaged' } : undefined
+}
+
+async function showPlan({ path, choice, check, isJson, io }: Task): Promise<number> {
+  const files = await locateJournal(nodeFileSystem, path)
+  const options = { check, signal: io.signal }
+  const plan = await planRepair(nodeFileSystem, files, choice ?? { kind: 'drop-damaged' }, options)
+  if (plan === undefined) return nothingThere(path, isJson, io)
+  if (choice !== undefined) assertPossible(plan)
+  const isOpen = choice === undefined && isLossy(plan)
+  const cut = isOpen ? await planCut(files, plan, options) : undefined
+  if (isJson) {
+    const choices = isOpen
+      ? { dropDamaged: planJson(plan), truncateAt: cut === undefined ? null : planJson(cut) }
+      : null
+    const shown = isOpen ? { findings: plan.findings, findingCount: plan.findingCount } : planJson(plan)
+    const state = { journal: path, isSound: isSound(plan), isWritten: false, needsChoice: isOpen }
+    await io.stdout.write(`${JSON.stringify({ ...state, ...shown, choices })}\n`)
+  } else {
+    await io.stdout.write(isOpen ? choicesText(path, plan, cut, io) : planText(path, plan, io))
+  }
+  return isSound(plan) ? exitCodes.ok : exitCodes.failed
+}
+
+/** What cutting at the first damage would do; undefined when nothing would be left. */
+async function planCut(
+  files: JournalFiles,
+  { firstDamaged }: RepairPlan,
+  options: { readonly check: CheckLine | undefined; readonly signal: AbortSignal },
+): Promise<RepairPlan | undefined> {
+  if (firstDamaged === undefined) return undefined
+  const plan = await planRepair(
+    nodeFileSystem,
+    files,
+    { kind: 'truncate-at', sequence: firstDamaged },
+    options,
+  )
+  return plan === undefined || refusalOf(plan) !== undefined ? undefined : plan
+}
+
+async function doRepair({ path, choice, check, isJson, io }: Task): Promise<number> {
+  await assertThere((await locateJournal(nodeFileSystem, path)).directory)
+  const confirm = (plan: RepairPlan): void => {
+    if (choice === undefined && isLossy(plan)) {
+      throw new UsageError(
+        'Something would be lost, and how is yours to choose: --drop-damaged or --truncate-at SEQ. To see ' +
+          `what each does: ministore repair ${path}`,
+      )
+    }
+    assertPossible(plan)
+  }
+  const options = { choice: choice ?? ({ kind: 'drop-damaged' } as const), check, confirm, signal: io.signal }
+  const result = await repairJournal(nodeFileSystem, path, options)
+  if (result === undefined) return nothingThere(path, isJson, io)
+  const damages = isSound(result.plan) ? 0 : await damagesLeft(path, check !== undefined, io)
+  await io.stdout.write(
+    isJson
+      ? `${JSON.stringify(writtenJson(path, result, damages))}\n`
+      : resultText(path, result, damages, io),
+  )
+  return damages === 0 ? exitCodes.ok : exitCodes.failed
+}
+
+function writtenJson(path: string, { plan, copies }: RepairResult, damageCount: number): object {
+  const isWritten = !isSound(plan)
+  return {
+    journal: path,
+    isSound: damageCount === 0,
+    isWritten,
+    needsChoice: false,
+    ...planJson(plan),
+    copies,
+    damageCount,
+  }
+}
+
+/** What is still damaged, as verify sees it. */
+async function damagesLeft(path: string, isOtherCodec: boolean, io: Io): Promise<number> {
+  const codec = isOtherCodec ? lineCodec({ isJson: false }) : undefined
+  const found = await verifyJournal(nodeFileSystem, path, { onDamage: () => {}, codec, signal: io.signal })
+  return found?.damages ?? 0
+}
+
+/** @throws {UsageError | CommandFailure} for a plan that cannot be carried out. */
+function assertPossible(plan: RepairPlan): void {
+  const refusal = refusalOf(plan)
+  if (refusal === undefined) return
+  if (refusal.because === 'choice') throw new UsageError(refusal.message)
+  throw new CommandFailure(`${refusal.message} Then say --no-json`)
+}
+
+async function nothingThere(path: string, isJson: boolean, io: Io): Promise<number> {
+  await assertThere(path)
+  const facts = {
+    journal: path,
+    isSound: true,
+    isWritten: false,
+    needsChoice: false,
+    findings: [],
+    findingCount: 0,
+  }
+  await io.stdout.write(
+    isJson
+      ? `${JSON.stringify(facts)}\n`
+      : 'The journal is empty: the next open writes its header. There is nothing to repair.\n',
+  )
+  return exitCodes.ok
+}

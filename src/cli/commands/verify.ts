@@ -1,0 +1,182 @@
+import type { MiniStoreError } from '../../errors.ts'
+import { type Verification, verifyJournal } from '../../ministore/verification.ts'
+import type { Arguments } from '../arguments.ts'
+import { type Command, commonOptions } from '../command.ts'
+import { countingFileSystem } from '../counting-file-system.ts'
+import { damageReport, type DamageReport } from '../damage.ts'
+import { exitCodes } from '../exit-codes.ts'
+import type { Io } from '../io.ts'
+import { assertThere, outlineOf } from '../journal.ts'
+import { lineCodec } from '../record-lines.ts'
+import { ProgressBar } from '../terminal/progress-bar.ts'
+import { styleFor, visible } from '../terminal/style.ts'
+import { plural, sizeText } from '../terminal/units.ts'
+
+export const verify: Command = {
+  name: 'verify',
+  summary: 'reads everything and reports every damage',
+  positionals: ['JOURNAL'],
+  options: { 'no-json': commonOptions.noJson, json: commonOptions.json },
+  details: [
+    'Checks headers, order, chain, seal, UTF-8 and that every line is JSON. Changes nothing. The exit',
+    'code is 1 when there is damage. A torn last line is none: it was never acknowledged, and the next',
+    'open cuts it off.',
+  ],
+  examples: [
+    'ministore verify state/journal.jsonl',
+    'ministore verify --json state/journal.jsonl | jq .damages',
+  ],
+  run: runVerify,
+}
+
+async function runVerify(args: Arguments, io: Io): Promise<number> {
+  const path = args.positional(0)
+  const printer = args.flag('json') ? new JsonPrinter(path, io) : new TextPrinter(path, io)
+  const outline = await outlineOf(path, () => {})
+  const totalBytes = outline?.view.segments.reduce((sum, { bytes }) => sum + bytes, 0) ?? 0
+  const bar = new ProgressBar(io.stderr, 'verify')
+  let bytes = 0
+  const fileSystem = countingFileSystem((read) => {
+    bytes += read
+    bar.update({ bytes, totalBytes })
+  })
+  const onDamage = (damage: MiniStoreError): void => {
+    bar.clear()
+    printer.damage(damageReport(damage))
+  }
+  const codec = args.flag('no-json') ? lineCodec({ isJson: false }) : undefined
+  const result = await verifyJournal(fileSystem, path, { onDamage, codec, signal: io.signal }).finally(() =>
+    bar.clear(),
+  )
+  if (result === undefined) await assertThere(path)
+  printer.end(result)
+  return result === undefined || result.damages === 0 ? exitCodes.ok : exitCodes.failed
+}
+
+/** Prints damage as it comes, however much there is of it. */
+interface Printer {
+  damage(report: DamageReport): void
+  end(result: Verification | undefined): void
+}
+
+class TextPrinter implements Printer {
+  readonly #path: string
+  readonly #io: Io
+  #hasHead = false
+
+  constructor(path: string, io: Io) {
+    this.#path = path
+    this.#io = io
+  }
+
+  damage({ segment, line, offset, sequence, reason }: DamageReport): void {
+    const style = styleFor(this.#io.stdout, this.#io)
+    if (!this.#hasHead)
+      this.#print(style('bold', this.#row(['segment', 'line', 'offset', 'sequence', 'damage'])))
+    this.#hasHead = true
+    const numbers = [line, offset, sequence].map((number) => String(number ?? '-'))
+    this.#print(this.#row([visible(segment ?? '-'), ...numbers, style('red', visible(reason))]))
+  }
+
+  end(result: Verification | undefined): void {
+    const style = styleFor(this.#io.stdout, this.#io)
+    if (result === undefined) {
+      this.#print('The journal is empty: the next open writes its header.')
+      return
+    }
+    const { segments, bytes, records, damages, firstSequence, lastSequence } = result
+    const range = records === 0 ? '' : ` (${firstSequence} to ${lastSequence})`
+    const what = `${plural(records, 'record')}${range} in ${plural(segments, 'segment')}, ${sizeText(bytes)}`
+    if (damages === 0) {
+      this.#print(`${style('green', 'ok')}: ${what}`)
+    } else {
+      this.#print(`${style('red', plural(damages, 'damage'))}; readable are ${what}`)
+      this.#print(`To see what can be done: ministore repair ${visible(this.#path)}`)
+      return
+    }
+    for (const note of notesOf(result)) this.#print(`${style('yellow', 'note')}: ${note}`)
+  }
+
+  /** Columns of a fixed width: how wide they would have to be is known only at the end. */
+  #row([segment = '', line = '', offset = '', sequence = '', damage = '']: readonly string[]): string {
+    const numbers = [line.padStart(8), offset.padStart(11), sequence.padStart(10)]
+    return [segment.padEnd(24), ...numbers, damage].join('  ')
+  }
+
+  #print(line: string): void {
+    // Its failure comes back when everything is flushed.
+    this.#io.stdout.write(`${line}\n`)?.catch(() => {})
+  }
+}
+
+function notesOf({ torn, isActiveMissing }: Verification): string[] {
+  const notes: string[] = []
+  if (torn !== undefined) {
+    const { segment, offset, bytes, reason } = torn
+    const where = `${sizeText(bytes)} at the end of ${visible(segment)} (offset ${offset})`
+    notes.push(
+      `${where} are torn: ${reason}. No damage: the next open cuts them off, or a writer is at work.`,
+    )
+  }
+  if (isActiveMissing)
+    notes.push('There is no active segment, as after a crash in a rotation. The next open makes one.')
+  return notes
+}
+
+/** One object: its damages are printed as they come, so that they need not fit into memory. */
+class JsonPrinter implements Printer {
+  readonly #path: string
+  readonly #io: Io
+  #isBegun = false
+
+  constructor(path: string, io: Io) {
+    this.#path = path
+    this.#io = io
+  }
+
+  damage(report: DamageReport): void {
+    this.#print(`${this.#isBegun ? ',' : this.#head()}${JSON.stringify(report)}`)
+    this.#isBegun = true
+  }
+
+  end(result: Verification | undefined): void {
+    const {
+      segments = 0,
+      bytes = 0,
+      records = 0,
+      firstSequence = 1,
+      lastSequence = 0,
+      damages = 0,
+    } = result ?? {}
+    const { torn = null, isActiveMissing = true } = result ?? {}
+    const facts = {
+      isSound: damages === 0,
+      damageCount: damages,
+      segments,
+      bytes,
+      records,
+      firstSequence,
+      lastSequence,
+      torn:
+        torn === null
+          ? null
+          : {
+              segment: torn.segment,
+              sequence: torn.sequence,
+              offset: torn.offset,
+              bytes: torn.bytes,
+              reason: torn.reason,
+            },
+      isActiveMissing,
+    }
+    this.#print(`${this.#isBegun ? '' : this.#head()}],${JSON.stringify(facts).slice(1)}\n`)
+  }
+
+  #head(): string {
+    return `{"journal":${JSON.stringify(this.#path)},"damages":[`
+  }
+
+  #print(text: string): void {
+    this.#io.stdout.write(text)?.catch(() => {})
+  }
+}

@@ -1,0 +1,35 @@
+import { stat } from 'node:fs/promises'
+import { resolve } from 'node:path'
+
+import type { MiniStoreError } from '../errors.ts'
+import { isNotFound } from '../fs/file-system.ts'
+import { nodeFileSystem } from '../fs/node-file-system.ts'
+import { DiskSource } from '../ministore/disk-source.ts'
+import { type JournalOutline, outlineJournal } from '../ministore/journal-outline.ts'
+import { CommandFailure } from './exit-codes.ts'
+
+/**
+ * How the journal at a path stands; undefined for a file that is still empty, as a crash may leave one.
+ *
+ * @throws {CommandFailure} when there is none.
+ */
+export async function outlineOf(
+  path: string,
+  salvage?: (damage: MiniStoreError) => void,
+): Promise<JournalOutline | undefined> {
+  const outline = await outlineJournal(nodeFileSystem, new DiskSource(nodeFileSystem, path, { salvage }))
+  if (outline === undefined) await assertThere(path)
+  return outline
+}
+
+/** @throws {CommandFailure} unless there is something at the path. */
+export async function assertThere(path: string): Promise<void> {
+  try {
+    await stat(path)
+  } catch (error) {
+    if (!isNotFound(error)) throw error
+    const advice = 'Give the path of its active segment, such as state/journal.jsonl'
+    const message = `There is no journal at ${resolve(path)}. ${advice}`
+    throw new CommandFailure(message, { cause: error })
+  }
+}

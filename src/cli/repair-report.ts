@@ -1,0 +1,141 @@
+import type { RepairResult } from '../ministore/repair.ts'
+import { isSound, type RepairFinding, type RepairPlan } from '../ministore/repair-plan.ts'
+import type { Io } from './io.ts'
+import { styleFor, visible } from './terminal/style.ts'
+import { formatTable } from './terminal/table.ts'
+import { countText, plural, sizeText } from './terminal/units.ts'
+
+/** A plan for programs; stable names. */
+export function planJson(plan: RepairPlan): object {
+  const { choice, findings, findingCount, dropped, cut, renumbered, removals, segments, firstDamaged } = plan
+  return {
+    choice: choice.kind,
+    truncateAt: choice.kind === 'truncate-at' ? choice.sequence : null,
+    findings,
+    findingCount,
+    lost: { damagedLines: dropped.lines, damagedBytes: dropped.bytes, cut: cut ?? null },
+    renumbered: renumbered ?? null,
+    firstDamaged: firstDamaged ?? null,
+    removedFiles: removals,
+    changedFiles: segments.filter(({ isChanged }) => isChanged).map(({ source }) => source),
+    recordsLeft: plan.records,
+    firstSequence: plan.firstSequence,
+    lastSequence: plan.firstSequence + plan.records - 1,
+  }
+}
+
+/** What a repair would do, when it is clear what the person wants. */
+export function planText(path: string, plan: RepairPlan, io: Io): string {
+  if (isSound(plan)) return 'There is nothing to repair.\n'
+  return paragraph([
+    ...findingLines(plan, io),
+    '',
+    'This would happen:',
+    ...effectLines(plan, io),
+    ...fileLines(plan),
+    '',
+    `Nothing was changed. To do it: ${commandLine(path, plan)}`,
+  ])
+}
+
+/** What each choice would do, when the person has to make one. */
+export function choicesText(path: string, plan: RepairPlan, cut: RepairPlan | undefined, io: Io): string {
+  const lines = [
+    ...findingLines(plan, io),
+    '',
+    'Something is lost, and how is yours to choose. Nothing was changed.',
+  ]
+  for (const choice of cut === undefined ? [plan] : [plan, cut]) {
+    lines.push('', commandLine(path, choice), ...effectLines(choice, io))
+  }
+  return paragraph(lines)
+}
+
+/** What a repair has done. */
+export function resultText(path: string, { plan, copies }: RepairResult, damages: number, io: Io): string {
+  if (isSound(plan)) return 'There is nothing to repair; nothing was changed.\n'
+  const style = styleFor(io.stdout, io)
+  const state =
+    damages === 0
+      ? `${style('green', 'ok')}: verified, the journal is sound`
+      : `${style('red', plural(damages, 'damage'))} left: ministore verify ${visible(path)}`
+  return paragraph([
+    ...findingLines(plan, io),
+    '',
+    'Done:',
+    ...effectLines(plan, io),
+    `  kept   ${copies.map(visible).join(', ')}`,
+    '',
+    state,
+  ])
+}
+
+const actions: Record<RepairFinding['action'], string> = {
+  remove: 'is removed',
+  rebuild: 'is made anew',
+  accept: 'stays as it is',
+}
+
+function findingLines({ findings, findingCount }: RepairPlan, io: Io): string[] {
+  const style = styleFor(io.stdout, io)
+  const rows = findings.map(({ segment, line, offset, sequence, reason, action }) => [
+    visible(segment),
+    ...[line, offset, sequence].map((number) => String(number ?? '-')),
+    actions[action],
+    visible(reason),
+  ])
+  if (rows.length === 0) return ['No damage stays or is mended: this only cuts.']
+  const [head = '', ...lines] = formatTable(
+    [['segment', 'line', 'offset', 'sequence', 'what', 'why'], ...rows],
+    [1, 2, 3],
+  )
+  const more = findingCount - findings.length
+  return [style('bold', head), ...lines, ...(more > 0 ? [`… and ${countText(more)} more`] : [])]
+}
+
+function effectLines(plan: RepairPlan, io: Io): string[] {
+  const style = styleFor(io.stdout, io)
+  const { dropped, cut, renumbered, records, firstSequence } = plan
+  const lines: string[] = []
+  if (dropped.lines > 0)
+    lines.push(`  lost   ${plural(dropped.lines, 'damaged line')}, ${sizeText(dropped.bytes)}`)
+  if (cut !== undefined) {
+    const range = cut.first === cut.last ? `sequence ${cut.first}` : `sequences ${cut.first} to ${cut.last}`
+    lines.push(`  lost   ${range}: ${plural(cut.records, 'good record')}, ${sizeText(cut.bytes)}`)
+  }
+  if (dropped.lines === 0 && cut === undefined) lines.push('  lost   nothing that is there')
+  if (renumbered !== undefined) {
+    const { first, becomes } = renumbered
+    const moved = plural(renumbered.records, 'record')
+    const text = `${moved} GET OTHER SEQUENCE NUMBERS: ${first} becomes ${becomes}, and so on`
+    lines.push(`  moved  ${style('yellow', text)}`)
+    lines.push('         Snapshots and readers that remember sequence numbers are wrong from there on.')
+  }
+  const range = records === 0 ? '' : ` (${firstSequence} to ${firstSequence + records - 1})`
+  return [...lines, `  stay   ${plural(records, 'record')}${range}`]
+}
+
+function fileLines({ segments, removals, removesSeal }: RepairPlan): string[] {
+  const changed = segments.filter(({ isChanged }) => isChanged).map(({ source }) => source)
+  const renamed = segments
+    .filter(({ source, target }) => source !== target)
+    .map(({ source, target }) => `${source} to ${target}`)
+  const kinds: ReadonlyArray<readonly [string, readonly string[]]> = [
+    ['  files  changed:', changed],
+    ['  files  removed:', removals],
+    ['  files  renamed:', renamed],
+    ['  files  made anew:', removesSeal ? ['the seal'] : []],
+  ]
+  return kinds.flatMap(([label, names]) =>
+    names.length === 0 ? [] : [`${label} ${names.map(visible).join(', ')}`],
+  )
+}
+
+function commandLine(path: string, { choice }: RepairPlan): string {
+  const how = choice.kind === 'drop-damaged' ? '--drop-damaged' : `--truncate-at ${choice.sequence}`
+  return `ministore repair ${visible(path)} ${how} --write`
+}
+
+function paragraph(lines: readonly string[]): string {
+  return `${lines.join('\n')}\n`
+}

@@ -1,0 +1,164 @@
+import { messageOf, MiniStoreError } from '../errors.ts'
+import { systemErrorCode } from '../fs/file-system.ts'
+import { nearest } from '../options.ts'
+import { Arguments } from './arguments.ts'
+import type { Command } from './command.ts'
+import { damageReport, damageText } from './damage.ts'
+import { CommandFailure, exitCodeOfSignal, exitCodes, Interrupted, UsageError } from './exit-codes.ts'
+import { commandHelp, generalHelp } from './help.ts'
+import type { Io } from './io.ts'
+import { lockState } from './lock-state.ts'
+import { isClosedPipe, type Output } from './output.ts'
+import { styleFor, visible } from './terminal/style.ts'
+
+/**
+ * Runs what a command line asks for and resolves with the exit code; everything that was printed is out by
+ * then. Never rejects.
+ */
+export async function run(
+  given: readonly string[],
+  io: Io,
+  program: { readonly commands: readonly Command[]; readonly version: string },
+): Promise<number> {
+  try {
+    const code = await dispatch(given, io, program)
+    await io.stdout.flush()
+    return code
+  } catch (error) {
+    return await report(error, given, io, program)
+  } finally {
+    await tryToFlush(io.stderr)
+  }
+}
+
+async function dispatch(
+  given: readonly string[],
+  io: Io,
+  { commands, version }: { readonly commands: readonly Command[]; readonly version: string },
+): Promise<number> {
+  const [name, ...rest] = given
+  if (name === undefined) throw new UsageError('Expected a command, got nothing')
+  if (['--help', '-h', 'help'].includes(name)) {
+    const topic = commands.find((command) => command.name === rest[0])
+    await io.stdout.write(topic === undefined ? generalHelp(commands) : commandHelp(topic))
+    return exitCodes.ok
+  }
+  if (name === '--version') {
+    await io.stdout.write(`${version}\n`)
+    return exitCodes.ok
+  }
+  const command = commands.find((candidate) => candidate.name === name)
+  if (command === undefined) throw unknownCommand(name, commands)
+  const end = rest.indexOf('--')
+  const options = end === -1 ? rest : rest.slice(0, end)
+  if (options.includes('--help') || options.includes('-h')) {
+    await io.stdout.write(commandHelp(command))
+    return exitCodes.ok
+  }
+  return command.run(Arguments.parse(command, rest), io)
+}
+
+function unknownCommand(name: string, commands: readonly Command[]): UsageError {
+  const near = nearest(
+    name,
+    commands.map((command) => command.name),
+  )
+  const hint = near === undefined ? '' : `: did you mean ${near}?`
+  return new UsageError(`There is no command ${JSON.stringify(name)}${hint}`)
+}
+
+/** Says what went wrong, in words or, with `--json`, as one object; resolves with the exit code. */
+async function report(
+  error: unknown,
+  given: readonly string[],
+  io: Io,
+  program: { readonly commands: readonly Command[] },
+): Promise<number> {
+  if (isClosedPipe(error)) return exitCodes.ok
+  // What was printed before stands before it.
+  await tryToFlush(io.stdout)
+  if (error instanceof Interrupted) return exitCodeOfSignal(error.signal)
+  const isMisuse = error instanceof UsageError
+  const [name] = given
+  const topic = program.commands.some((command) => command.name === name) ? name : undefined
+  const { message, code, advice } = await describe(error, topic)
+  if (given.includes('--json')) {
+    await tell(io, `${JSON.stringify({ error: { code, message, advice, ...detailsOf(error) } })}\n`)
+  } else {
+    const style = styleFor(io.stderr, io)
+    const lines = [
+      `${style('red', 'ministore:')} ${visible(message)}`,
+      ...(advice === undefined ? [] : [visible(advice)]),
+    ]
+    await tell(io, `${lines.join('\n')}\n`)
+  }
+  return isMisuse ? exitCodes.misuse : exitCodes.failed
+}
+
+/** At the end there is nobody left to tell of a failure to print. */
+async function tryToFlush(output: Output): Promise<void> {
+  await output.flush().catch(() => {})
+}
+
+function detailsOf(error: unknown): object {
+  if (error instanceof CommandFailure) return error.details
+  if (!(error instanceof MiniStoreError)) return {}
+  const { path, segment, line, offset, sequence } = error
+  return { path, segment, line, offset, sequence }
+}
+
+async function tell(io: Io, text: string): Promise<void> {
+  try {
+    await io.stderr.write(text)
+  } catch (error) {
+    // Nobody listens to errors; the exit code says it all the same.
+    if (!isClosedPipe(error)) throw error
+  }
+}
+
+interface Description {
+  readonly message: string
+  /** Stable, for programs. */
+  readonly code: string | undefined
+  readonly advice: string | undefined
+}
+
+async function describe(error: unknown, topic: string | undefined): Promise<Description> {
+  const message = messageOf(error)
+  if (error instanceof UsageError) {
+    return {
+      message,
+      code: 'ERR_USAGE',
+      advice: `Try: ministore ${topic === undefined ? '' : `${topic} `}--help`,
+    }
+  }
+  if (error instanceof MiniStoreError) {
+    // What the codec of a command refuses is a line that is not JSON.
+    const isDamage = error.code === 'ERR_MINISTORE_CORRUPT' || error.code === 'ERR_MINISTORE_CODEC'
+    if (!isDamage) return { message, code: error.code, advice: await adviceForLocked(error) }
+    const { path } = error
+    const advice =
+      topic === 'repair' || path === undefined
+        ? undefined
+        : `To see all damage: ministore verify ${path}. To mend it: ministore repair ${path}`
+    const text = `The journal ${path} is damaged at ${damageText(damageReport(error))}`
+    return { message: text, code: 'ERR_MINISTORE_CORRUPT', advice }
+  }
+  if (error instanceof CommandFailure) return { message, code: error.code, advice: undefined }
+  const code = systemErrorCode(error)
+  // Not the system's and not ours: a mistake of this program, which its stack helps to find.
+  const isBug = code === undefined && error instanceof Error
+  return { message: isBug ? (error.stack ?? message) : message, code, advice: undefined }
+}
+
+/** Who to stop. */
+async function adviceForLocked({ code, path }: MiniStoreError): Promise<string | undefined> {
+  if (code !== 'ERR_MINISTORE_LOCKED' || path === undefined) return undefined
+  const lock = await lockState(`${path}.lock`)
+  if (lock.state === 'held' && lock.holder !== undefined) {
+    const { pid, command } = lock.holder
+    return `It is held by process ${pid}${command === '' ? '' : ` (${command})`}. Stop that one first.`
+  }
+  const lockPath = `${path}.lock`
+  return `Stop the program that writes to it first. Which one, as root: fuser -v ${lockPath} (or lsof)`
+}

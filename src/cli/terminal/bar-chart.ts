@@ -1,0 +1,9 @@
+const eighths = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉']
+
+/** A bar of so many columns at most, for a value beside others the greatest of which fills it. */
+export function barOf(value: number, options: { readonly most: number; readonly columns: number }): string {
+  const { most, columns } = options
+  if (most <= 0 || value <= 0) return ''
+  const parts = Math.max(1, Math.round((value / most) * columns * 8))
+  return '█'.repeat(Math.floor(parts / 8)) + (eighths[parts % 8] as string)
+}

@@ -1,0 +1,79 @@
+import type { Output } from '../output.ts'
+import { countText, durationText, sizeText } from './units.ts'
+
+/** Milliseconds between two pictures of a bar. */
+const frameMs = 100
+
+const barColumns = 24
+
+/** What a bar shows: bytes done of a total, or, without a total, bytes and records. */
+export interface Progress {
+  readonly bytes: number
+  readonly totalBytes?: number
+  readonly records?: number
+}
+
+/**
+ * One line on a terminal's standard error that is drawn again and again, with rate and time left; nothing
+ * elsewhere.
+ */
+export class ProgressBar {
+  readonly #output: Output
+  readonly #label: string
+  readonly #now: () => number
+  readonly #start: number
+  #drawnMs: number
+  #isDrawn = false
+
+  /** @param now milliseconds, of whatever clock that only goes forward. */
+  constructor(output: Output, label: string, now: () => number = () => performance.now()) {
+    this.#output = output
+    this.#label = label
+    this.#now = now
+    this.#start = now()
+    this.#drawnMs = this.#start
+  }
+
+  /** Draws, unless it did a moment ago. */
+  update(progress: Progress): void {
+    if (!this.#output.isTerminal) return
+    const now = this.#now()
+    if (now - this.#drawnMs < frameMs) return
+    this.#drawnMs = now
+    this.#isDrawn = true
+    const line = progressLine(this.#label, progress, (now - this.#start) / 1000)
+    // The last column stays free: some terminals go to the next line behind it.
+    this.#draw(line.slice(0, this.#output.columns - 1))
+  }
+
+  /** Takes the line away, at once: what is printed next may go to another stream of the same terminal. */
+  clear(): void {
+    if (this.#isDrawn) this.#draw('')
+    this.#isDrawn = false
+  }
+
+  #draw(line: string): void {
+    // A bar that cannot be drawn is no reason to fail.
+    this.#output.write(`\r\u001B[K${line}`)?.catch(() => {})
+    this.#output.flush().catch(() => {})
+  }
+}
+
+/** The text of a bar after so many seconds. */
+export function progressLine(label: string, progress: Progress, seconds: number): string {
+  const { bytes, totalBytes, records } = progress
+  const rate = `${sizeText(Math.round(bytes / seconds))}/s`
+  if (totalBytes === undefined) {
+    const count =
+      records === undefined
+        ? []
+        : [`${countText(records)} records`, `${countText(Math.round(records / seconds))}/s`]
+    return [label, ...count, sizeText(bytes), rate].join('  ')
+  }
+  const part = totalBytes === 0 ? 1 : Math.min(bytes / totalBytes, 1)
+  const filled = Math.round(part * barColumns)
+  const bar = '█'.repeat(filled) + '░'.repeat(barColumns - filled)
+  const percent = `${String(Math.floor(part * 100)).padStart(3)} %`
+  const left = part === 0 ? '' : `${durationText((seconds / part) * (1 - part))} left`
+  return [label, bar, percent, `${sizeText(bytes)} of ${sizeText(totalBytes)}`, rate, left].join('  ')
+}

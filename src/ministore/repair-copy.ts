@@ -1,0 +1,89 @@
+import { dirname } from 'node:path'
+
+import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
+import { rangeChunkBytes, readFully, readRange } from '../fs/read-range.ts'
+import type { JournalFiles } from './journal-files.ts'
+
+/**
+ * Keeps all bytes of a file under `<file>.broken`, `<file>.broken-2` …, and resolves with the name once the
+ * copy is durable. No file that is there is overwritten; a copy that holds the same already, from a repair
+ * that was cut short, is taken for this one.
+ */
+export async function keepBroken(fs: FileSystem, files: JournalFiles, name: string): Promise<string> {
+  const source = await fs.open(files.at(name), 'read')
+  try {
+    const { size } = await source.stat()
+    const names = await fs.list(files.directory)
+    for (let copy = 1; ; copy++) {
+      const kept = `${name}.broken${copy === 1 ? '' : `-${copy}`}`
+      if (!names.includes(kept)) {
+        await writeWhole(fs, files, kept, (target) => copyBytes(source, target, size))
+        return kept
+      }
+      if (await holdsSame(fs, files.at(kept), source, size)) {
+        // Its name may not be durable yet.
+        await fs.syncDirectory(files.directory)
+        return kept
+      }
+    }
+  } finally {
+    await source.close()
+  }
+}
+
+/**
+ * Puts a file in place, whole or not at all and durably, whatever its length. A crash leaves at most
+ * {@link repairTemporary}, which the next call replaces.
+ */
+export async function writeWhole(
+  fs: FileSystem,
+  files: JournalFiles,
+  name: string,
+  write: (target: File) => Promise<void>,
+): Promise<void> {
+  const temporary = repairTemporary(files)
+  const path = files.at(name)
+  await removeIfPresent(fs, temporary)
+  try {
+    const target = await fs.open(temporary, 'create')
+    try {
+      await write(target)
+      await target.sync()
+    } finally {
+      await target.close()
+    }
+    await fs.rename(temporary, path)
+  } catch (error) {
+    // It may hold the last space of a full disk. What cannot be removed now the next repair removes.
+    await removeIfPresent(fs, temporary).catch(() => false)
+    throw error
+  }
+  await fs.syncDirectory(dirname(path))
+}
+
+/** Where a repair makes a file before it gets its name. */
+export function repairTemporary(files: JournalFiles): string {
+  return `${files.path}.repair.tmp`
+}
+
+async function copyBytes(source: File, target: File, bytes: number): Promise<void> {
+  for await (const chunk of readRange(source, { offset: 0, bytes }))
+    await writeFully(target, chunk.bytes, chunk.position)
+}
+
+async function holdsSame(fs: FileSystem, path: string, source: File, size: number): Promise<boolean> {
+  const kept = await fs.open(path, 'read')
+  try {
+    if ((await kept.stat()).size !== size) return false
+    const buffer = Buffer.alloc(Math.min(rangeChunkBytes, size))
+    for await (const { bytes, position } of readRange(source, { offset: 0, bytes: size })) {
+      const other = buffer.subarray(0, bytes.length)
+      await readFully(kept, other, position)
+      if (!other.equals(bytes)) return false
+    }
+    return true
+  } finally {
+    await kept.close()
+  }
+}

@@ -1,0 +1,265 @@
+import type { File } from '../fs/file-system.ts'
+import { formatHeader } from './header.ts'
+import type { JournalFiles } from './journal-files.ts'
+import { RepairLedger } from './repair-ledger.ts'
+import { type CheckLine, type LineRun, readLineRuns, upToLine } from './repair-lines.ts'
+import type { PlannedSegment, RepairChoice, RepairPlan } from './repair-plan.ts'
+import type { RepairSource } from './repair-survey.ts'
+import { countLines, extendPrefix, headerPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
+
+/** Takes the segments of a journal one after another, oldest first, and decides what becomes of each. */
+export class RepairPlanner {
+  readonly #files: JournalFiles
+  readonly #check: CheckLine
+  readonly #seal: SegmentPrefix | undefined
+  readonly #choice: RepairChoice
+  /** Sequence number from which on everything goes. */
+  readonly #cutAt: number
+  readonly #segments: PlannedSegment[] = []
+  readonly #removals: string[] = []
+  readonly #ledger: RepairLedger
+  /** The next sequence number as the journal is now, bad lines counted, and as it will be. */
+  #nextNow: number | undefined
+  #next: number | undefined
+  #previous:
+    | { readonly name: string; readonly crc32: number; readonly first: number; readonly isBad: boolean }
+    | undefined
+  #doesSealFit = true
+
+  constructor(
+    files: JournalFiles,
+    options: {
+      readonly choice: RepairChoice
+      readonly check: CheckLine
+      readonly seal: SegmentPrefix | undefined
+    },
+  ) {
+    this.#files = files
+    this.#check = options.check
+    this.#seal = options.seal
+    this.#choice = options.choice
+    this.#cutAt = options.choice.kind === 'truncate-at' ? options.choice.sequence : Number.POSITIVE_INFINITY
+    this.#ledger = new RepairLedger(this.#cutAt)
+  }
+
+  /** Takes the next segment, whose file is open for reading. */
+  async add(source: RepairSource, file: File, signal: AbortSignal | undefined): Promise<void> {
+    const first = this.#firstOf(source)
+    this.#checkPlace(source, first)
+    const header = this.#headerOf(source, first)
+    const limit = Math.max(this.#cutAt - first, 0)
+    const taken = await this.#takeLines(source, file, { first, limit, header, signal })
+    const { prefix, lines, raw, hasBad } = taken
+    this.#nextNow = first + lines
+    this.#previous = {
+      name: source.name,
+      crc32: raw.crc32,
+      first,
+      isBad: hasBad || source.header === undefined,
+    }
+    if (source.number === undefined) this.#checkSeal(source, taken)
+    // A sealed segment may not be empty, unless it is of version 0.1; nor may one stay of which all is cut.
+    const wasEmpty = lines === 0 && source.header !== undefined && source.header.sequence === undefined
+    const isEmptied = prefix.records === 0 && source.number !== undefined && !wasEmpty
+    const isRemoved = limit === 0 ? this.#segments.length > 0 : isEmptied
+    if (isRemoved) {
+      // Is it the oldest, those behind it keep their numbers, as they do when retention deletes it.
+      this.#removals.push(source.name)
+      return
+    }
+    this.#next = (this.#next ?? first) + prefix.records
+    const isChanged = prefix.bytes !== taken.soundBytes || header !== `${source.header?.text}\n`
+    const target = this.#nameFor(source)
+    const { name, from, end } = source
+    this.#segments.push({ source: name, target, isChanged, header, from, end, limit, prefix })
+  }
+
+  /** There is no active segment, and a seal that says there was one. */
+  findGoneActive(): void {
+    const reason = `the active segment is gone; its seal says that it held ${this.#seal?.records} record(s)`
+    this.#ledger.find({ segment: this.#files.name, reason, action: 'accept' })
+    this.#doesSealFit = false
+  }
+
+  finish({ hasSealFile }: { readonly hasSealFile: boolean }): RepairPlan {
+    const active = this.#segments.find(({ source }) => source === this.#files.name)
+    // It speaks of the active segment as it is now, or of one that is not there.
+    const isSealStale = !this.#doesSealFit || active === undefined || active.isChanged
+    const segments = this.#segments
+    const records = segments.reduce((sum, { prefix }) => sum + prefix.records, 0)
+    return {
+      choice: this.#choice,
+      check: this.#check,
+      segments,
+      removals: this.#removals,
+      removesSeal: hasSealFile && isSealStale,
+      ...this.#ledger.entries(),
+      records,
+      firstSequence: (this.#next ?? 1) - records,
+      lastSequenceNow: (this.#nextNow ?? 1) - 1,
+    }
+  }
+
+  /** Sequence number of a segment's first record as the journal is now. */
+  #firstOf({ firstSequence: said }: RepairSource): number {
+    const counted = this.#nextNow ?? 1
+    // One that begins earlier is right when those before it only have lines too many that go.
+    return said !== undefined && (said >= counted || said === this.#next) ? said : counted
+  }
+
+  /** Holds a segment against the one before it. */
+  #checkPlace(source: RepairSource, first: number): void {
+    const { name, header } = source
+    const expected = this.#nextNow
+    const previous = this.#previous
+    if (header === undefined) this.#findNoHeader(source, first)
+    if (expected === undefined || previous === undefined) return
+    // What is missing or too many explains a wrong checksum too.
+    if (first > expected) {
+      const range =
+        first - 1 === expected ? `record ${expected} is` : `records ${expected} to ${first - 1} are`
+      this.#ledger.find(
+        { segment: name, sequence: first, reason: `${range} missing before it`, action: 'rebuild' },
+        expected,
+      )
+      return
+    }
+    if ((source.firstSequence ?? first) < first) {
+      const reason = `it begins with sequence ${source.firstSequence}, expected ${expected}`
+      this.#ledger.find({ segment: name, sequence: expected, reason, action: 'rebuild' }, expected)
+      return
+    }
+    if (header?.sequence !== undefined && header.previousCrc32 === undefined) {
+      this.#ledger.find({
+        segment: name,
+        line: 1,
+        offset: 0,
+        reason: 'its header has no prev',
+        action: 'rebuild',
+      })
+    }
+    const isChained = header?.previousCrc32 === undefined || header.previousCrc32 === previous.crc32
+    if (isChained || previous.isBad) return
+    const reason = 'it has changed since it was sealed (wrong checksum), and no line of it shows where'
+    this.#ledger.find({ segment: previous.name, sequence: previous.first, reason, action: 'accept' })
+  }
+
+  #findNoHeader({ name, from, end }: RepairSource, first: number): void {
+    const at = { segment: name, line: 1, offset: 0, sequence: first }
+    if (from < end) {
+      this.#ledger.find({ ...at, reason: 'line 1 is no header', action: 'rebuild' })
+      return
+    }
+    const reason = 'it has neither a header nor a line'
+    this.#ledger.find({ ...at, bytes: end, reason, action: 'remove' }, first)
+  }
+
+  /** Line 1 as it must be: the one that is there if it is right. */
+  #headerOf({ header }: RepairSource, first: number): string {
+    const sequence = this.#next ?? first
+    const before = this.#segments.at(-1)
+    if (header !== undefined) {
+      const { sequence: said, previousCrc32 } = header
+      // Without a number in it, the first one must be the one that is counted from.
+      const isNumbered = said === undefined ? before !== undefined || sequence === 1 : said === sequence
+      const isChained = before === undefined || said === undefined || previousCrc32 === before.prefix.crc32
+      if (isNumbered && isChained) return `${header.text}\n`
+    }
+    return formatHeader({
+      sequence,
+      previousCrc32: before === undefined ? header?.previousCrc32 : before.prefix.crc32,
+    })
+  }
+
+  async #takeLines(
+    source: RepairSource,
+    file: File,
+    at: {
+      readonly first: number
+      readonly limit: number
+      readonly header: string
+      readonly signal: AbortSignal | undefined
+    },
+  ): Promise<TakenLines> {
+    const { from, end } = source
+    // The header is a line and no record.
+    let raw: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
+    let atSeal: SegmentPrefix | undefined
+    const checkpoint = this.#seal?.bytes ?? 0
+    const onBytes = (bytes: Buffer): void => {
+      if (checkpoint > raw.bytes && checkpoint <= raw.bytes + bytes.length) {
+        const upTo = bytes.subarray(0, checkpoint - raw.bytes)
+        atSeal = extendPrefix(raw, upTo, countLines(upTo))
+      }
+      raw = extendPrefix(raw, bytes, countLines(bytes))
+    }
+    let prefix = headerPrefix(Buffer.from(at.header))
+    const taken = { lines: 0, hasBad: false, soundBytes: end }
+    for await (const run of readLineRuns(file, { from, end, check: this.#check, onBytes })) {
+      at.signal?.throwIfAborted()
+      const kept = upToLine(run, at.limit - taken.lines)
+      const now = at.first + taken.lines
+      const isTorn = this.#isTorn(source, run)
+      this.#ledger.renumber({ now, becomes: (this.#next ?? at.first) + prefix.records, records: kept.lines })
+      this.#ledger.cut(isTorn ? { ...run, bad: undefined } : run, kept, now)
+      prefix = extendPrefix(prefix, kept.good, kept.lines)
+      taken.lines += run.lines
+      if (run.bad === undefined) continue
+      if (isTorn) {
+        taken.soundBytes = run.bad.offset
+        continue
+      }
+      taken.lines++
+      taken.hasBad = true
+      if (run.bad.index < at.limit) this.#ledger.drop(source.name, run.bad, at.first)
+    }
+    return { ...taken, prefix, raw, atSeal }
+  }
+
+  /** Whether a run ends in what the next open cuts off and keeps: no damage, unless the seal covers it. */
+  #isTorn(source: RepairSource, { bad }: LineRun): boolean {
+    if (source.number !== undefined || bad?.isUnclean !== true) return false
+    return bad.offset + bad.bytes === source.end && (this.#seal?.bytes ?? 0) <= bad.offset
+  }
+
+  #checkSeal({ name, header }: RepairSource, { atSeal, hasBad }: TakenLines): void {
+    if (this.#seal === undefined || (atSeal !== undefined && samePrefix(atSeal, this.#seal))) return
+    this.#doesSealFit = false
+    // Bad lines say it already; and in front of a header of version 0.1 it may be the seal of another
+    // segment.
+    if (hasBad || (header !== undefined && header.sequence === undefined)) return
+    const { records, bytes } = this.#seal
+    const reason =
+      atSeal === undefined
+        ? `its seal says that it held ${records} record(s) in ${bytes} bytes; the last ones are gone`
+        : 'it has changed since its seal was written (wrong checksum), and no line of it shows where'
+    this.#ledger.find({ segment: name, reason, action: 'accept' })
+  }
+
+  /** Keeps numbers without a gap: the next one behind the segment kept before. */
+  #nameFor({ name, number }: RepairSource): string {
+    const before = this.#segments.at(-1)
+    if (number === undefined || before === undefined) return name
+    const expected = (this.#files.sealedNumber(before.target) ?? 0) + 1
+    if (expected === number) return name
+    // Unless a segment goes, the number was missing before.
+    const reason = `no segment has number ${expected}`
+    if (this.#removals.length === 0) this.#ledger.find({ segment: name, reason, action: 'rebuild' })
+    return this.#files.sealedName(expected)
+  }
+}
+
+/** What was read of a segment, and what of it stays. */
+interface TakenLines {
+  /** Header and lines that stay. */
+  readonly prefix: SegmentPrefix
+  /** Lines that have a sequence number, bad ones too. */
+  readonly lines: number
+  /** Whether any line is bad, which explains a wrong checksum. */
+  readonly hasBad: boolean
+  /** Bytes of the file, a torn end not counted. */
+  readonly soundBytes: number
+  /** All bytes as they are now. */
+  readonly raw: SegmentPrefix
+  readonly atSeal: SegmentPrefix | undefined
+}

@@ -1,0 +1,152 @@
+import { ioError, MiniStoreError } from '../errors.ts'
+import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import { acquireLock } from '../fs/lock.ts'
+import type { JournalFiles } from './journal-files.ts'
+import { JournalWriter } from './journal-writer.ts'
+import { locateJournal } from './locate.ts'
+import { PoisoningError } from './next-segment.ts'
+import { recoverJournal } from './recovery.ts'
+import { keepBroken, repairTemporary, writeWhole } from './repair-copy.ts'
+import { type CheckLine, readLineRuns, upToLine } from './repair-lines.ts'
+import { isSound, type PlannedSegment, refusalOf, type RepairChoice, type RepairPlan } from './repair-plan.ts'
+import { planRepair } from './repair-planning.ts'
+import { extendPrefix, headerPrefix, samePrefix } from './segment-prefix.ts'
+
+/** What a repair has done. */
+export interface RepairResult {
+  readonly plan: RepairPlan
+  /** Names of the copies of every file that was changed or removed. */
+  readonly copies: readonly string[]
+}
+
+/**
+ * Mends a journal under the writer's lock; undefined when there is no segment file. When the journal is sound
+ * nothing is changed.
+ *
+ * **What a crash leaves.** At every instant each file that the repair found is there, unchanged, or a durable
+ * copy of it is, under `<file>.broken` (or `.broken-2` …): all copies are durable before the first change.
+ * The changes are steps, each atomic and durable before the next:
+ *
+ * 1. The seal goes: it speaks of an active segment that changes.
+ * 2. Segments go, newest first, so that what is left of a journal that is being cut is contiguous.
+ * 3. Segments are replaced, oldest first. What a later run would make of a half-replaced journal is the same,
+ *    since it takes the same lines in the same order and counts from the same first number.
+ * 4. Names get numbers without a gap, lowest first, each into a name that is free.
+ * 5. Recovery, as on every open, makes an active segment if there is none, and seals it.
+ *
+ * So a repair that was cut short is run again with the same choice.
+ *
+ * @param options.confirm is given the plan before anything is changed; what it throws ends the repair.
+ * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED`, `…_LOCK_UNAVAILABLE`, `…_UNSUPPORTED_VERSION`, `…_IO`;
+ *   `…_CORRUPT` for what only a person can decide.
+ * @throws {RangeError} for a plan that must be refused, see `refusalOf`.
+ */
+export async function repairJournal(
+  fs: FileSystem,
+  path: string,
+  options: {
+    readonly choice: RepairChoice
+    readonly check?: CheckLine | undefined
+    readonly confirm?: ((plan: RepairPlan) => void) | undefined
+    readonly signal?: AbortSignal | undefined
+  },
+): Promise<RepairResult | undefined> {
+  const { choice, check, confirm, signal } = options
+  const files = await locateJournal(fs, path)
+  const lock = await acquireLock(fs, files.lock, { kernel: true, holder: {}, journalPath: files.path })
+  try {
+    const plan = await planRepair(fs, files, choice, { check, signal })
+    if (plan === undefined) return undefined
+    confirm?.(plan)
+    const refusal = refusalOf(plan)
+    if (refusal !== undefined) throw new RangeError(refusal.message)
+    if (isSound(plan)) return { plan, copies: [] }
+    try {
+      const copies = await keepAll(fs, files, plan, signal)
+      await change(fs, files, plan)
+      await recover(fs, files)
+      return { plan, copies }
+    } catch (error) {
+      if (signal?.aborted === true && error === signal.reason) throw error
+      throw ioError('repair the journal', error instanceof PoisoningError ? error.cause : error, {
+        path: files.path,
+      })
+    }
+  } finally {
+    await lock.release()
+  }
+}
+
+async function keepAll(
+  fs: FileSystem,
+  files: JournalFiles,
+  plan: RepairPlan,
+  signal: AbortSignal | undefined,
+): Promise<string[]> {
+  const changed = plan.segments.filter(({ isChanged }) => isChanged).map(({ source }) => source)
+  const seal = plan.removesSeal ? [`${files.name}.seal`] : []
+  const copies: string[] = []
+  for (const name of [...plan.removals, ...changed, ...seal]) {
+    signal?.throwIfAborted()
+    copies.push(await keepBroken(fs, files, name))
+  }
+  return copies
+}
+
+async function change(fs: FileSystem, files: JournalFiles, plan: RepairPlan): Promise<void> {
+  if (plan.removesSeal) await remove(fs, files, files.seal)
+  for (const name of plan.removals.toReversed()) await remove(fs, files, files.at(name))
+  for (const segment of plan.segments) if (segment.isChanged) await rewrite(fs, files, segment, plan.check)
+  for (const { source, target } of plan.segments) {
+    if (source === target) continue
+    await fs.rename(files.at(source), files.at(target))
+    await fs.syncDirectory(files.directory)
+  }
+}
+
+async function remove(fs: FileSystem, files: JournalFiles, path: string): Promise<void> {
+  await removeIfPresent(fs, path)
+  await fs.syncDirectory(files.directory)
+}
+
+async function rewrite(
+  fs: FileSystem,
+  files: JournalFiles,
+  segment: PlannedSegment,
+  check: CheckLine,
+): Promise<void> {
+  const { from, end, limit, prefix: planned } = segment
+  const source = await fs.open(files.at(segment.source), 'read')
+  try {
+    await writeWhole(fs, files, segment.source, async (target) => {
+      const header = Buffer.from(segment.header)
+      await writeFully(target, header, 0)
+      let written = headerPrefix(header)
+      let lines = 0
+      for await (const run of readLineRuns(source, { from, end, check })) {
+        const { good, lines: taken } = upToLine(run, limit - lines)
+        await writeFully(target, good, written.bytes)
+        written = extendPrefix(written, good, taken)
+        lines += run.lines + (run.bad === undefined ? 0 : 1)
+      }
+      // The next header says this checksum already.
+      if (samePrefix(written, planned)) return
+      throw new MiniStoreError('ERR_MINISTORE_IO', `${segment.source} reads differently than a moment ago`, {
+        path: files.path,
+      })
+    })
+  } finally {
+    await source.close()
+  }
+}
+
+/** As on every open: what is left is made whole, durable and sealed. */
+async function recover(fs: FileSystem, files: JournalFiles): Promise<void> {
+  await removeIfPresent(fs, repairTemporary(files))
+  const journal = await recoverJournal(fs, files)
+  const limits = { maxBytesPerSegment: Number.POSITIVE_INFINITY, maxSegments: Number.POSITIVE_INFINITY }
+  const writer = new JournalWriter(fs, files, journal, limits)
+  await writer.sealOnOpen()
+  await writer.close()
+}

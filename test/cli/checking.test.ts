@@ -1,0 +1,342 @@
+import { spawn } from 'node:child_process'
+import { cp, rename, unlink, writeFile } from 'node:fs/promises'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+
+import { describe, expect, test } from 'vitest'
+
+import { addBytes, editFile, numbers, writeJournal } from '../support/journals.ts'
+import { RemoteStore } from '../support/remote-store.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { main, ministore } from './run-command.ts'
+
+const fixtures = join(import.meta.dirname, '../fixtures')
+
+async function journal(): Promise<string> {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
+  return path
+}
+
+// What vitest gives here is `any`.
+const containing = (part: string): unknown => expect.stringContaining(part) as unknown
+const matching = (pattern: RegExp): unknown => expect.stringMatching(pattern) as unknown
+
+interface Verified {
+  readonly damages: ReadonlyArray<Record<string, unknown>>
+  readonly [name: string]: unknown
+}
+
+async function verified(path: string): Promise<Verified> {
+  const { stdout, code } = await ministore(['verify', '--json', path])
+  const result = JSON.parse(stdout) as Verified
+  expect(code).toBe(result.damages.length === 0 ? 0 : 1)
+  expect(result['damageCount']).toBe(result.damages.length)
+  return result
+}
+
+describe('verify', () => {
+  test('finds a sound journal sound, of any version', async () => {
+    expect(await ministore(['verify', await journal()])).toEqual({
+      code: 0,
+      stdout: 'ok: 8 records (1 to 8) in 3 segments, 146 B\n',
+      stderr: '',
+    })
+    for (const [name, records] of [
+      ['v0.2.0', 8],
+      ['rust-v0.1.0', 6],
+      ['rust-v0.1.4', 9],
+    ] as const) {
+      const directory = await temporaryDirectory()
+      await cp(join(fixtures, name), directory, { recursive: true })
+      expect(await verified(join(directory, 'journal.jsonl')), name).toMatchObject({ isSound: true, records })
+    }
+  })
+
+  test('reports every damage with its place, and exit code 1', async () => {
+    const path = await journal()
+    await editFile(`${path}.001`, (bytes) => Buffer.from(bytes.toString().replace('\n2\n', '\n\0\n')))
+    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n6\n', '\nx\n\n')))
+    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n', '\n9\n')))
+    const { damages, records } = await verified(path)
+    expect(damages).toEqual([
+      { segment: 'journal.jsonl.001', line: 3, offset: 36, sequence: 2, reason: 'the line holds a NUL byte' },
+      { segment: 'journal.jsonl.001', reason: 'it has changed since it was sealed (wrong checksum)' },
+      {
+        segment: 'journal.jsonl.002',
+        line: 3,
+        offset: 50,
+        sequence: 5,
+        reason: containing('the line is not JSON: '),
+      },
+      { segment: 'journal.jsonl.002', line: 4, offset: 52, sequence: 6, reason: 'the line is blank' },
+      { segment: 'journal.jsonl.002', reason: 'it has changed since it was sealed (wrong checksum)' },
+      { segment: 'journal.jsonl', reason: containing('has changed (wrong checksum)') },
+    ])
+    expect(records).toBe(5)
+    const { code, stdout } = await ministore(['verify', path])
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/^journal\.jsonl\.002 +3 +50 +5 {2}the line is not JSON/m)
+    expect(stdout).toContain('6 damages; readable are 5 records')
+  })
+
+  test('reports damage to segments: a header, a gap, an active one that is gone', async () => {
+    const header = await journal()
+    await editFile(`${header}.002`, (bytes) => Buffer.from(bytes.toString().replace('JOURNAL', 'JOURNEY')))
+    expect((await verified(header)).damages[0]).toMatchObject({
+      segment: 'journal.jsonl.002',
+      line: 1,
+      offset: 0,
+    })
+    const gap = await journal()
+    await rename(`${gap}.002`, `${gap}.other`)
+    expect((await verified(gap)).damages).toContainEqual(
+      expect.objectContaining({ segment: 'journal.jsonl', reason: 'it begins with sequence 7, expected 4' }),
+    )
+    const gone = await journal()
+    await unlink(gone)
+    expect((await verified(gone)).damages[0]?.['reason']).toContain('the active segment is gone')
+    const garbage = await journal()
+    await writeFile(garbage, 'x'.repeat(600))
+    expect((await verified(garbage)).damages.length).toBeGreaterThan(0)
+  })
+
+  test.each([
+    ['9', 'no line feed'],
+    ['\0\n', 'NUL'],
+    ['\n', 'blank'],
+  ])('tells a torn end (%j) from damage: a note, and exit code 0', async (end, reason) => {
+    const path = await journal()
+    await addBytes(path, end)
+    const { code, stdout } = await ministore(['verify', path])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(
+      /^ok: 8 records .*\nnote: \d B at the end of journal\.jsonl \(offset \d+\) are torn: /,
+    )
+    expect(await verified(path)).toMatchObject({
+      torn: { sequence: 9, bytes: end.length, reason: containing(reason) },
+    })
+  })
+
+  test('notes a missing active segment, as a crash in a rotation leaves it', async () => {
+    const path = await journal()
+    await unlink(path)
+    await unlink(`${path}.seal`)
+    expect(await ministore(['verify', path])).toMatchObject({
+      code: 0,
+      stdout: containing('note: There is no active segment'),
+    })
+  })
+
+  test('and cat, tail and inspect work while another process writes and rotates', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const writer = RemoteStore.inProcess()
+    await writer.open(path, { maxBytesPerSegment: 200 })
+    const state = { isDone: false }
+    let appended = 0
+    const writing = (async () => {
+      for (; !state.isDone; appended++) await writer.append(appended + 1)
+    })()
+    await ministore(['tail', '-n', '1', path])
+    for (const name of ['cat', 'tail', 'inspect', 'verify', 'cat', 'inspect']) {
+      expect(await ministore([name, path]), name).toMatchObject({ code: 0, stderr: '' })
+    }
+    state.isDone = true
+    await writing
+    expect((await ministore(['cat', path])).stdout).toBe(`${numbers(1, appended).join('\n')}\n`)
+  })
+})
+
+describe('inspect', () => {
+  test('shows segments, totals and the seal', async () => {
+    const path = await journal()
+    const { stdout, code } = await ministore(['inspect', path])
+    expect(code).toBe(0)
+    const lines = stdout.split('\n').map((line) => line.replace(/ +\d{4}-.*/, ''))
+    expect(lines).toEqual([
+      path,
+      '',
+      'segment            first  last  records  size  format  chain  modified (UTC)',
+      'journal.jsonl.001      1     3        3  40 B  v0.2.0  start',
+      'journal.jsonl.002      4     6        3  54 B  v0.2.0  ok',
+      'journal.jsonl          7     8        2  52 B  v0.2.0  ok',
+      '',
+      'total  8 records (1 to 8) in 3 segments, 146 B',
+      'seal   ok, covers 2 records of the active segment',
+      ...(process.platform === 'linux' ? ['lock   free: no writer has it open'] : []),
+      '',
+    ])
+  })
+
+  test('gives programs the same with stable names', async () => {
+    const path = await journal()
+    await addBytes(path, 'half')
+    expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
+      journal: path,
+      firstSequence: 1,
+      lastSequence: 8,
+      records: 8,
+      bytes: 150,
+      segments: [
+        {
+          file: 'journal.jsonl.001',
+          state: 'sealed',
+          firstSequence: 1,
+          lastSequence: 3,
+          records: 3,
+          bytes: 40,
+          formatVersion: '0.2.0',
+          chain: 'start',
+        },
+        { file: 'journal.jsonl.002', chain: 'ok' },
+        {
+          file: 'journal.jsonl',
+          state: 'active',
+          chain: 'ok',
+          modifiedAt: matching(/^\d{4}-\d\d-\d\dT.*Z$/),
+        },
+      ],
+      seal: { state: 'ok', records: 2 },
+      torn: { bytes: 4 },
+      evidence: [],
+      damages: [],
+    })
+  })
+
+  test('shows a broken chain and a broken seal, exit code 1; with --quick it does not look', async () => {
+    const path = await journal()
+    await editFile(`${path}.001`, (bytes) => Buffer.from(bytes.toString().replace('\n2\n', '\n9\n')))
+    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n', '\n9\n')))
+    const outcome = await ministore(['inspect', path, '--json'])
+    expect(outcome.code).toBe(1)
+    const { segments, seal, damages } = JSON.parse(outcome.stdout) as {
+      segments: Array<{ chain: string }>
+      seal: object
+      damages: object[]
+    }
+    expect(segments.map(({ chain }) => chain)).toEqual(['start', 'broken', 'ok'])
+    expect(seal).toMatchObject({ state: 'broken' })
+    expect(damages).toHaveLength(2)
+    const quick = JSON.parse((await ministore(['inspect', path, '--json', '--quick'])).stdout) as {
+      segments: Array<{ chain: string; records: number }>
+    }
+    expect(quick.segments.map(({ chain, records }) => [chain, records])).toEqual([
+      ['start', 3],
+      ['unknown', 3],
+      ['unknown', 2],
+    ])
+  })
+
+  test('of the Rust crate: versions, and a chain that nobody wrote', async () => {
+    const directory = await temporaryDirectory()
+    await cp(join(fixtures, 'rust-v0.1.4'), directory, { recursive: true })
+    const { stdout } = await ministore(['inspect', join(directory, 'journal.jsonl'), '--json'])
+    const { segments, records, seal } = JSON.parse(stdout) as {
+      segments: Array<Record<string, unknown>>
+      records: number
+      seal: object
+    }
+    expect(segments.map(({ chain, formatVersion }) => [chain, formatVersion])).toEqual([
+      ['start', '0.1.4'],
+      ['unknown', '0.1.4'],
+      ['unknown', '0.1.4'],
+    ])
+    expect([records, seal]).toMatchObject([9, { state: 'missing' }])
+  })
+
+  test('names the evidence that lies beside the journal', async () => {
+    const path = await journal()
+    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
+    await ministore(['repair', path, '--truncate-at', '5', '--write'])
+    const { stdout } = await ministore(['inspect', path])
+    expect(stdout).toContain(
+      'evidence  journal.jsonl.002.broken, journal.jsonl.broken, journal.jsonl.seal.broken',
+    )
+  })
+})
+
+describe('the command line itself', () => {
+  test('has help for all commands and for each, with an example', async () => {
+    const { stdout } = await ministore(['--help'])
+    const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: JOURNAL)? {2,}/gm)].map(([, name]) => String(name))
+    expect(names).toEqual(['append', 'cat', 'tail', 'inspect', 'verify', 'repair', 'compact', 'demo'])
+    for (const name of names) {
+      const help = await ministore([name, '--help'])
+      expect(help).toMatchObject({ code: 0, stderr: '' })
+      expect(help.stdout).toMatch(new RegExp(`\nExamples?:\n(  .*\n)*.*ministore ${name}`))
+      expect(help.stdout.split('\n').filter((line) => line.length > 120)).toEqual([])
+    }
+  })
+
+  test('knows its version', async () => {
+    expect((await ministore(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
+  })
+
+  test.each([
+    [[], 'Expected a command, got nothing'],
+    [['vrify', 'x'], 'There is no command "vrify": did you mean verify?'],
+    [['cat'], 'Expected JOURNAL, got nothing'],
+    [['cat', 'a', 'b'], 'Expected nothing behind the JOURNAL, got "b"'],
+    [['cat', 'a', '--form', '1'], 'cat has no option --form: did you mean --from?'],
+    [['cat', 'a', '--from', '0'], 'Expected --from to be a whole number, 1 or greater, got "0"'],
+    [['cat', 'a', '--from'], "Option '--from <value>' argument missing"],
+    [['append', 'a', '--batch', '1e3'], 'Expected --batch to be a whole number, from 1 to 100000, got "1e3"'],
+  ])('%j is misuse: exit code 2 and what was expected', async (args, message) => {
+    const { code, stdout, stderr } = await ministore(args)
+    expect([code, stdout]).toEqual([2, ''])
+    expect(stderr).toContain(`ministore: ${message}`)
+    expect(stderr).toMatch(/Try: ministore .*--help\n$/)
+  })
+
+  test('tells programs of errors as an object', async () => {
+    const { stderr } = await ministore(['cat', '--json', '--nope', 'x'])
+    expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'ERR_USAGE' } })
+  })
+})
+
+const hasScript = await new Promise<boolean>((resolve) => {
+  const probe = spawn('script', ['--version'])
+  probe.on('error', () => resolve(false))
+  let said = ''
+  probe.stdout.on('data', (piece: Buffer) => (said += piece.toString()))
+  probe.on('close', () => resolve(said.includes('util-linux')))
+})
+
+describe('on a terminal', () => {
+  test('inspect has colour and a bar for each segment, without colour under NO_COLOR', async (context) => {
+    if (!hasScript) context.skip('there is no script of util-linux here, to make a pseudo-terminal')
+    const path = await journal()
+    const plain = await onTerminal(['inspect', path], { NO_COLOR: '1' })
+    expect(plain).not.toContain('\u001B[3')
+    expect(plain).toMatch(/journal\.jsonl\.001 .* █{8,}/)
+    expect(plain).toMatch(/journal\.jsonl {2}.* █{5,}/)
+    expect(await onTerminal(['inspect', path], { NO_COLOR: '' })).toContain('\u001B[32mok\u001B[39m')
+  })
+
+  test('verify draws a progress bar with rate and time left, and take it away', async (context) => {
+    if (!hasScript) context.skip('there is no script of util-linux here, to make a pseudo-terminal')
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [
+      Array.from({ length: 500_000 }, (_, index) => ({ index, text: 'x'.repeat(300) })),
+    ])
+    const shown = await onTerminal(['verify', path], {})
+    expect(shown).toMatch(/verify {2}[█░]{24} {2} *\d+ % {2}[\d.]+ MiB of 1\d\d\.\d MiB {2}[\d.]+ [KM]iB\/s/)
+    expect(shown).toMatch(/\d+ s left/)
+    // oxlint-disable-next-line no-control-regex -- that is how a line of a terminal is wiped
+    expect(shown).toMatch(/\r\u001B\[K(?:\u001B\[32m)?ok/)
+  })
+})
+
+/** What a command prints on a pseudo-terminal of 120 columns. */
+async function onTerminal(args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
+  const command = ['stty cols 120;', ...[process.execPath, main, ...args].map((word) => `'${word}'`)].join(
+    ' ',
+  )
+  const child = spawn('script', ['--quiet', '--return', '--command', command, '/dev/null'], {
+    env: { ...process.env, TERM: 'xterm', SHELL: '/bin/sh', ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const [output] = await Promise.all([text(child.stdout), once(child, 'close')])
+  return output
+}

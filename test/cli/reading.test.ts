@@ -1,0 +1,215 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { cp, open, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { text as textOf } from 'node:stream/consumers'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { main, ministore, outcomeOf, start, textUntil } from './run-command.ts'
+
+const fixtures = join(import.meta.dirname, '../fixtures')
+
+/** A copy of a fixture's journal: what reads it must not change it, and a repair would. */
+async function fixture(name: string): Promise<string> {
+  const directory = await temporaryDirectory()
+  await cp(join(fixtures, name), directory, { recursive: true })
+  return join(directory, 'journal.jsonl')
+}
+
+async function sealedJournal(): Promise<string> {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
+  return path
+}
+
+describe('cat', () => {
+  test('prints the lines of every fixture as they are on the disk', async () => {
+    for (const name of ['v0.2.0', 'rust-v0.1.0', 'rust-v0.1.4']) {
+      const path = await fixture(name)
+      const directory = join(path, '..')
+      const names = (await readdir(directory)).filter((file) => /^journal\.jsonl(\.\d+)?$/.test(file))
+      const order = names.toSorted(
+        (left, right) => Number(left.slice(14) || 1e9) - Number(right.slice(14) || 1e9),
+      )
+      const texts = await Promise.all(order.map((file) => readFile(join(directory, file), 'utf8')))
+      const lines = texts.map((text) => text.slice(text.indexOf('\n') + 1)).join('')
+      expect(await ministore(['cat', path])).toEqual({ code: 0, stdout: lines, stderr: '' })
+    }
+  })
+
+  test('keeps what JSON.parse would change: large numbers, spaces, repeated keys', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const lines = ['1e400', '12345678901234567890', '{ "a" : 1, "a":2}', '"\u2028é🚀"', '-0']
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    expect((await ministore(['cat', path])).stdout).toBe(`${lines.join('\n')}\n`)
+    const numbered = await ministore(['cat', path, '--sequence', '--from', '1', '--to', '1'])
+    expect(numbered.stdout).toBe('{"sequence":1,"record":1e400}\n')
+  })
+
+  test('takes a range and a limit', async () => {
+    const path = await sealedJournal()
+    expect((await ministore(['cat', path, '--from', '3', '--to', '7'])).stdout).toBe('3\n4\n5\n6\n7\n')
+    expect((await ministore(['cat', path, '--from', '3', '--limit', '2', '--sequence'])).stdout).toBe(
+      '{"sequence":3,"record":3}\n{"sequence":4,"record":4}\n',
+    )
+    expect(await ministore(['cat', path, '--limit', '0'])).toEqual({ code: 0, stdout: '', stderr: '' })
+    expect(await ministore(['cat', path, '--from', '5', '--to', '4'])).toMatchObject({ code: 2, stdout: '' })
+  })
+
+  test('ends at damage, or with --salvage goes on behind it; exit code 1 in both', async () => {
+    const path = await sealedJournal()
+    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\u001B\n')))
+    const stopped = await ministore(['cat', path])
+    expect(stopped).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n' })
+    expect(stopped.stderr).toMatch(
+      / is damaged at journal\.jsonl\.002, line 3, offset 50, sequence 5: the line is not JSON: /,
+    )
+    expect(stopped.stderr).toContain('To see all damage: ministore verify')
+    const salvaged = await ministore(['cat', path, '--salvage'])
+    expect(salvaged).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n6\n7\n8\n' })
+    expect(salvaged.stderr).toMatch(
+      /^damage: journal\.jsonl\.002, line 3, offset 50, sequence 5: the line is not JSON: /,
+    )
+    expect(salvaged.stderr, 'a terminal is not at the mercy of a file').not.toContain('\u001B')
+    const [first = ''] = (await ministore(['cat', path, '--salvage', '--json'])).stderr.split('\n')
+    expect(JSON.parse(first)).toMatchObject({
+      damage: { segment: 'journal.jsonl.002', line: 3, sequence: 5 },
+    })
+  })
+
+  test('prints lines of another codec with --no-json', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['not json', 'neither'])
+    expect(await ministore(['cat', path])).toMatchObject({ code: 1, stdout: '' })
+    expect(await ministore(['cat', path, '--no-json'])).toMatchObject({
+      code: 0,
+      stdout: 'not json\nneither\n',
+    })
+    expect((await ministore(['cat', path, '--no-json', '--sequence', '--limit', '1'])).stdout).toBe(
+      '{"sequence":1,"record":"not json"}\n',
+    )
+  })
+
+  test('ends quietly with exit code 0 when nobody reads on, and does not read on itself', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [
+      Array.from({ length: 2000 }, (_, index) => ({ index, text: 'x'.repeat(1000) })),
+    ])
+    // What lies behind the first records would be an error.
+    const handle = await open(path, 'r+')
+    await handle.write('\0', 1_500_000)
+    await handle.close()
+    const child = start(['cat', path])
+    await once(child.stdout, 'readable')
+    child.stdout.destroy()
+    const [code] = (await once(child, 'exit')) as [number]
+    expect([code, child.stderr.read()]).toEqual([0, null])
+  })
+
+  test('fails when its output cannot be written', async (context) => {
+    const full = await stat('/dev/full').catch(() => undefined)
+    if (full === undefined) context.skip('there is no /dev/full here')
+    const path = await sealedJournal()
+    const { code, stderr } = await shell(`"$NODE" "$MAIN" cat "$JOURNAL" > /dev/full`, path)
+    expect(code).toBe(1)
+    expect(stderr).toContain('ENOSPC')
+  })
+
+  test.each(['cat', 'tail', 'inspect', 'verify', 'repair', 'compact'])(
+    '%s of a journal that is not there says so and makes nothing',
+    async (name) => {
+      const directory = await temporaryDirectory()
+      const more = name === 'compact' ? ['--before', '1'] : []
+      const outcome = await ministore([name, join(directory, 'no.jsonl'), ...more])
+      expect(outcome).toMatchObject({ code: 1, stdout: '' })
+      expect(outcome.stderr).toContain('There is no journal at')
+      expect(await readdir(directory)).toEqual([])
+    },
+  )
+
+  test('and others take an empty file for an empty journal, as a crash may leave it', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeFile(path, '')
+    for (const name of ['cat', 'tail', 'inspect', 'verify', 'repair']) {
+      expect(await ministore([name, path]), name).toMatchObject({ code: 0, stderr: '' })
+    }
+    expect(await readFile(path, 'utf8')).toBe('')
+  })
+})
+
+describe('tail', () => {
+  test('prints the last records, by number when asked', async () => {
+    const path = await sealedJournal()
+    expect((await ministore(['tail', path])).stdout).toBe('1\n2\n3\n4\n5\n6\n7\n8\n')
+    expect((await ministore(['tail', '-n', '3', path, '--sequence'])).stdout).toBe(
+      '{"sequence":6,"record":6}\n{"sequence":7,"record":7}\n{"sequence":8,"record":8}\n',
+    )
+    expect((await ministore(['tail', '-n', '0', path])).stdout).toBe('')
+  })
+
+  test('does not count a torn end, with or without a line feed', async () => {
+    for (const end of ['9', '\0\n', '\n']) {
+      const path = await sealedJournal()
+      await addBytes(path, end)
+      expect(await ministore(['tail', '-n', '1', path]), JSON.stringify(end)).toEqual({
+        code: 0,
+        stdout: '8\n',
+        stderr: '',
+      })
+    }
+  })
+
+  test('does not read the segments before', async () => {
+    const path = await sealedJournal()
+    // A long hole behind the header of a segment: whoever read it would find damage.
+    const handle = await open(`${path}.002`, 'r+')
+    await handle.truncate(2 ** 34)
+    await handle.close()
+    expect(await ministore(['tail', '-n', '2', path])).toEqual({ code: 0, stdout: '7\n8\n', stderr: '' })
+  })
+
+  test('follows a writer in another process across rotation; Ctrl-C ends it with 0', async () => {
+    const path = await sealedJournal()
+    const child = start(['tail', '-n', '1', '-f', path])
+    expect(await textUntil(child.stdout, '8\n')).toBe('8\n')
+    await using store = await MiniStore.open<number>(path)
+    for (const record of numbers(9, 30)) {
+      if (record % 5 === 0) await store.rotate()
+      await store.append(record)
+    }
+    expect(await textUntil(child.stdout, '30\n')).toBe(`${numbers(9, 30).join('\n')}\n`)
+    child.kill('SIGINT')
+    expect(await outcomeOf(child)).toEqual({ code: 0, stdout: '', stderr: '' })
+  })
+
+  test('follows from the next record with -n 0', async () => {
+    const path = await sealedJournal()
+    const child = start(['tail', '-n', '0', '-f', path, '--sequence'])
+    await using store = await MiniStore.open<string>(path)
+    // It may not be looking yet: what it sees first tells.
+    const seen = textUntil(child.stdout, '\n')
+    const state = { isSeen: false }
+    const done = seen.finally(() => (state.isSeen = true))
+    for (let record = 9; !state.isSeen; record++) {
+      await store.append('new')
+      await new Promise(setImmediate)
+    }
+    expect(await done).toMatch(/^\{"sequence":\d+,"record":"new"\}\n/)
+  })
+})
+
+async function shell(script: string, journal: string): Promise<{ code: number | null; stderr: string }> {
+  const child = spawn('sh', ['-c', script], {
+    env: { ...process.env, NODE: process.execPath, MAIN: main, JOURNAL: journal },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  const [stderr, [code]] = await Promise.all([
+    textOf(child.stderr),
+    once(child, 'close') as Promise<[number | null]>,
+  ])
+  return { code, stderr }
+}

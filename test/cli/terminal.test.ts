@@ -1,0 +1,135 @@
+import { describe, expect, test } from 'vitest'
+
+import { Output } from '../../src/cli/output.ts'
+import { barOf } from '../../src/cli/terminal/bar-chart.ts'
+import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
+import { styleFor, visible } from '../../src/cli/terminal/style.ts'
+import { formatTable } from '../../src/cli/terminal/table.ts'
+import { countText, durationText, sizeText } from '../../src/cli/terminal/units.ts'
+
+/** A stream that keeps what it is given. */
+function stream(isTTY: boolean) {
+  const seen: string[] = []
+  const write = (text: string, done: () => void): boolean => {
+    seen.push(text)
+    done()
+    return true
+  }
+  return { seen, output: new Output({ write, on: () => {}, isTTY, columns: 60 }) }
+}
+
+describe('a progress bar', () => {
+  test('is drawn after a while, no more than ten times a second, and taken away', () => {
+    const { seen, output } = stream(true)
+    let now = 0
+    const bar = new ProgressBar(output, 'verify', () => now)
+    bar.update({ bytes: 1, totalBytes: 4 })
+    expect(seen).toEqual([])
+    for (now = 100; now < 1000; now += 10) bar.update({ bytes: 2, totalBytes: 4 })
+    bar.clear()
+    const drawn = seen.filter((text) => text !== '')
+    expect(drawn).toHaveLength(10)
+    expect(drawn.every((text) => text.length <= 59 + '\r\u001B[K'.length)).toBe(true)
+    expect(drawn.at(-1)).toBe('\r\u001B[K')
+  })
+
+  test('is not drawn where there is no terminal', () => {
+    const { seen, output } = stream(false)
+    let now = 0
+    const bar = new ProgressBar(output, 'verify', () => now)
+    now = 1000
+    bar.update({ bytes: 2, totalBytes: 4 })
+    bar.clear()
+    expect(seen).toEqual([])
+  })
+
+  test('shows part, rate and time left, or records where the end is not known', () => {
+    expect(progressLine('verify', { bytes: 512 * 1024, totalBytes: 2 * 1024 * 1024 }, 2)).toBe(
+      'verify  ██████░░░░░░░░░░░░░░░░░░   25 %  512.0 KiB of 2.0 MiB  256.0 KiB/s  6 s left',
+    )
+    expect(progressLine('append', { bytes: 2048, records: 3000 }, 2)).toBe(
+      'append  3 000 records  1 500/s  2.0 KiB  1.0 KiB/s',
+    )
+    expect(progressLine('verify', { bytes: 9, totalBytes: 0 }, 1)).toContain('100 %')
+  })
+})
+
+describe('texts', () => {
+  test('of sizes, counts and durations', () => {
+    const sizes = [0, 1023, 1024, 1024 * 1024 - 1, 5.5 * 2 ** 30, 2 ** 60]
+    expect(sizes.map(sizeText)).toEqual(['0 B', '1023 B', '1.0 KiB', '1.0 MiB', '5.5 GiB', '1048576.0 TiB'])
+    expect([0, 999, 1000, 1234567].map(countText)).toEqual(['0', '999', '1 000', '1 234 567'])
+    expect([0.1, 59, 61, 7260].map(durationText)).toEqual(['1 s', '59 s', '1 min 1 s', '2 h 1 min'])
+  })
+
+  test('of a table are aligned, styles not counted, without space at the end', () => {
+    const rows = [
+      ['name', 'n', ''],
+      ['\u001B[1ma\u001B[22m', '10', 'x'],
+    ]
+    expect(formatTable(rows, [1])).toEqual(['name   n', '\u001B[1ma\u001B[22m     10  x'])
+  })
+
+  test('of bars show that something is more than nothing', () => {
+    expect(barOf(8, { most: 8, columns: 4 })).toBe('████')
+    expect(barOf(3, { most: 8, columns: 4 })).toBe('█▌')
+    expect(barOf(1, { most: 100_000, columns: 4 })).toBe('▏')
+    expect([barOf(0, { most: 8, columns: 4 }), barOf(0, { most: 0, columns: 4 })]).toEqual(['', ''])
+  })
+
+  test('from a file can do nothing to a terminal', () => {
+    expect(visible('a\u001B[2Jb\n\u009Bc')).toBe('a\\x1b[2Jb\\x0a\\x9bc')
+  })
+
+  test.each([
+    [true, {}, true],
+    [true, { NO_COLOR: '1' }, false],
+    [true, { NO_COLOR: '' }, true],
+    [true, { TERM: 'dumb' }, false],
+    [false, {}, false],
+  ])('have colour on a terminal (%j) with %j: %j', (isTTY, env, isStyled) => {
+    const style = styleFor(stream(isTTY).output, { env })
+    expect(style('red', 'x') !== 'x').toBe(isStyled)
+  })
+})
+
+describe('output', () => {
+  test('is passed on in large pieces, and at the latest when there is nothing else to do', async () => {
+    const { seen, output } = stream(false)
+    const idle = new Promise(setImmediate)
+    expect(output.write('a')).toBeUndefined()
+    expect(output.write('b')).toBeUndefined()
+    expect(seen).toEqual([])
+    await idle
+    await new Promise(setImmediate)
+    expect(seen).toEqual(['ab'])
+    await output.write('x'.repeat(64 * 1024))
+    expect(seen[1]?.length).toBe(64 * 1024)
+  })
+
+  test('makes its writer wait for a slow reader', async () => {
+    const waiting: Array<() => void> = []
+    const write = (_text: string, done: () => void): boolean => waiting.push(done) < 0
+    const output = new Output({ write, on: () => {} })
+    let isDone = false
+    const writing = Promise.resolve(output.write('x'.repeat(64 * 1024))).then(() => (isDone = true))
+    await new Promise(setImmediate)
+    expect(isDone).toBe(false)
+    waiting[0]?.()
+    await writing
+  })
+
+  test('keeps its first failure for whoever writes next', async () => {
+    const broken = new Error('broken')
+    const write = (_text: string, done: (error: Error) => void): boolean => {
+      done(broken)
+      return false
+    }
+    const output = new Output({ write, on: () => {} })
+    void output.write('a')
+    await new Promise(setImmediate)
+    await new Promise(setImmediate)
+    expect(() => output.write('b')).toThrow(broken)
+    await expect(output.flush()).rejects.toThrow(broken)
+  })
+})

@@ -1,0 +1,293 @@
+import { readFile, readdir } from 'node:fs/promises'
+import { once } from 'node:events'
+import { join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { whyNoVolume, Volume } from '../crash/real-disk-volumes.ts'
+import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { ministore, outcomeOf, start, textUntil } from './run-command.ts'
+
+const noTmpfs = await whyNoVolume('tmpfs')
+
+async function emptyPath(): Promise<string> {
+  return join(await temporaryDirectory(), 'journal.jsonl')
+}
+
+/** Segments 1 to 3, 4 to 6, 7 and 8. */
+async function journal(): Promise<string> {
+  const path = await emptyPath()
+  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
+  return path
+}
+
+/** The journal with record 5 damaged. */
+async function damagedJournal(): Promise<string> {
+  const path = await journal()
+  await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
+  return path
+}
+
+async function contents(path: string): Promise<Map<string, string>> {
+  const directory = join(path, '..')
+  const names = await readdir(directory)
+  return new Map(
+    await Promise.all(
+      names.map(async (name) => [name, await readFile(join(directory, name), 'latin1')] as const),
+    ),
+  )
+}
+
+describe('append', () => {
+  test('stores lines as they come and prints the last sequence number', async () => {
+    const path = await emptyPath()
+    const lines = '{"a": 1,  "b":1e400}\n\n"é"\r\n   \nnull'
+    expect(await ministore(['append', path], lines)).toEqual({ code: 0, stdout: '3\n', stderr: '' })
+    expect((await readFile(path, 'utf8')).split('\n').slice(1)).toEqual([
+      '{"a": 1,  "b":1e400}',
+      '"é"',
+      'null',
+      '',
+    ])
+    const more = await ministore(['append', path, '--json', '--batch', '2'], '4\n5\n6\n')
+    expect(JSON.parse(more.stdout)).toEqual({ firstSequence: 4, lastSequence: 6, records: 3 })
+    expect((await ministore(['append', path], '')).stdout).toBe('6\n')
+  })
+
+  test.each([
+    ['that is not JSON', '{"half":\n', 'is not JSON'],
+    ['that is not UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a]), 'is not UTF-8'],
+    ['that is too long', `"${'x'.repeat(16 * 1024 * 1024)}"\n`, 'is longer than 16.0 MiB'],
+  ])(
+    'refuses a line %s by its number, keeps the lines before it and writes nothing of it',
+    async (_name, bad, problem) => {
+      for (const batch of ['1', '10']) {
+        const path = await emptyPath()
+        const input = Buffer.concat([Buffer.from('1\n\n2\n'), Buffer.from(bad as string), Buffer.from('3\n')])
+        const outcome = await ministore(['append', path, '--batch', batch], input)
+        expect(outcome).toMatchObject({ code: 1, stdout: '' })
+        expect(outcome.stderr).toContain(`Line 4 of the input ${problem}`)
+        expect(outcome.stderr).toContain('Durable before it: 2 records, the last with sequence 2')
+        expect((await readFile(path, 'utf8')).split('\n').slice(1)).toEqual(['1', '2', ''])
+      }
+    },
+  )
+
+  test('tells programs the line and what is durable', async () => {
+    const path = await emptyPath()
+    const { stderr } = await ministore(['append', path, '--json'], '1\nx\n')
+    expect(JSON.parse(stderr)).toMatchObject({
+      error: { code: 'ERR_BAD_INPUT', line: 2, records: 1, lastSequence: 1 },
+    })
+  })
+
+  test('makes each line durable before it takes the next', async () => {
+    const path = await emptyPath()
+    await writeJournal(path, [[0]])
+    const child = start(['append', path])
+    const follower = start(['tail', '-f', path])
+    await textUntil(follower.stdout, '0\n')
+    for (const record of numbers(1, 3)) {
+      child.stdin.write(`${record}\n`)
+      expect(await textUntil(follower.stdout, `${record}\n`)).toBe(`${record}\n`)
+    }
+    child.stdin.end()
+    expect(await outcomeOf(child)).toEqual({ code: 0, stdout: '4\n', stderr: '' })
+  })
+
+  test('ends with 130 on Ctrl-C and frees the journal', async () => {
+    const path = await emptyPath()
+    await writeJournal(path, [[0]])
+    const child = start(['append', path])
+    const follower = start(['tail', '-f', path])
+    await textUntil(follower.stdout, '0\n')
+    child.stdin.write('1\n')
+    await textUntil(follower.stdout, '1\n')
+    child.kill('SIGINT')
+    expect(await outcomeOf(child)).toEqual({
+      code: 130,
+      stdout: '',
+      stderr: 'Interrupted after 1 record; the last has sequence 2.\n',
+    })
+    expect((await readdir(join(path, '..'))).toSorted(), 'closed: its seal is there').toContain(
+      'journal.jsonl.seal',
+    )
+  })
+
+  test.runIf(process.platform === 'linux')(
+    'says which process to stop when the journal is locked',
+    async () => {
+      const path = await emptyPath()
+      const store = await MiniStore.open(path)
+      for (const args of [
+        ['append', path],
+        ['repair', path, '--write'],
+      ]) {
+        const outcome = await ministore(args, '1\n')
+        expect(outcome).toMatchObject({ code: 1, stdout: '' })
+        expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
+      }
+      const inspected = JSON.parse((await ministore(['inspect', path, '--json'])).stdout) as { lock: unknown }
+      expect(inspected.lock).toMatchObject({ state: 'held', holder: { pid: process.pid } })
+      await store.close()
+      expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
+        lock: { state: 'free' },
+      })
+    },
+  )
+
+  test('on a full disk says so, and every record it counts is there', async (context) => {
+    if (noTmpfs !== undefined) context.skip(noTmpfs)
+    const volume = await Volume.inMemory(1)
+    const path = join(volume.directory, 'journal.jsonl')
+    const input = Array.from({ length: 300 }, () => `"${'x'.repeat(10_000)}"\n`).join('')
+    const outcome = await ministore(['append', path], input)
+    expect(outcome.code).toBe(1)
+    expect(outcome.stderr).toContain('ENOSPC')
+    const last = Number(/the last with sequence (\d+)/.exec(outcome.stderr)?.[1])
+    expect(last).toBeGreaterThan(50)
+    const verified = JSON.parse((await ministore(['verify', path, '--json'])).stdout) as {
+      lastSequence: number
+    }
+    expect(verified).toMatchObject({ isSound: true, lastSequence: last, torn: null })
+  })
+})
+
+describe('compact', () => {
+  test('shows what would go, and does it with --write', async () => {
+    const path = await journal()
+    const before = await contents(path)
+    const plan = await ministore(['compact', path, '--before', '6'])
+    expect(plan.code).toBe(0)
+    expect(plan.stdout).toContain('Would delete 3 records in 1 segment, 40 B.')
+    expect(await contents(path)).toEqual(before)
+    const done = await ministore(['compact', path, '--before', '7', '--write', '--json'])
+    expect(JSON.parse(done.stdout)).toMatchObject({
+      isWritten: true,
+      firstSequence: 7,
+      removed: [{ file: 'journal.jsonl.001' }, {}],
+    })
+    expect((await ministore(['cat', path])).stdout).toBe('7\n8\n')
+    expect((await ministore(['compact', path, '--before', '9', '--write'])).stdout).toContain(
+      'Nothing to delete',
+    )
+  })
+
+  test('needs a mark, and one that is not beyond the next number', async () => {
+    const path = await journal()
+    expect(await ministore(['compact', path])).toMatchObject({ code: 2 })
+    expect((await ministore(['compact', path, '--before', '10'])).stderr).toContain('at most 9')
+  })
+})
+
+describe('repair', () => {
+  test('without --write only says what each choice would do', async () => {
+    const path = await damagedJournal()
+    const before = await contents(path)
+    const { code, stdout } = await ministore(['repair', path])
+    expect(code).toBe(1)
+    expect(stdout).toContain(`repair ${path} --drop-damaged --write\n  lost   1 damaged line, 2 B\n`)
+    expect(stdout).toContain('3 records GET OTHER SEQUENCE NUMBERS: 6 becomes 5')
+    expect(stdout).toContain(
+      `repair ${path} --truncate-at 5 --write\n  lost   sequences 5 to 8: 3 good records, 8 B\n`,
+    )
+    expect(JSON.parse((await ministore(['repair', path, '--json'])).stdout)).toMatchObject({
+      isSound: false,
+      needsChoice: true,
+      findings: [{ segment: 'journal.jsonl.002', sequence: 5, action: 'remove' }],
+    })
+    expect(await contents(path)).toEqual(before)
+  })
+
+  test('is misuse, and changes nothing, while nobody has chosen what is to be lost', async () => {
+    const path = await damagedJournal()
+    const before = await contents(path)
+    for (const args of [
+      ['--write'],
+      ['--drop-damaged', '--truncate-at', '5'],
+      ['--truncate-at', '7', '--write'],
+      ['--truncate-at', 'x'],
+    ]) {
+      expect(await ministore(['repair', path, ...args]), args.join(' ')).toMatchObject({
+        code: 2,
+        stdout: '',
+      })
+    }
+    expect(await contents(path)).toEqual(before)
+  })
+
+  test('drops, keeps copies, and what is left is sound', async () => {
+    const path = await damagedJournal()
+    const before = await contents(path)
+    const { code, stdout } = await ministore(['repair', path, '--drop-damaged', '--write'])
+    expect(stdout).toContain('ok: verified, the journal is sound')
+    expect(code).toBe(0)
+    const after = await contents(path)
+    expect(after.get('journal.jsonl.002.broken')).toBe(before.get('journal.jsonl.002'))
+    expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n6\n7\n8\n')
+    expect((await ministore(['append', path], '9\n')).stdout).toBe('8\n')
+    expect(await ministore(['repair', path])).toEqual({
+      code: 0,
+      stdout: 'There is nothing to repair.\n',
+      stderr: '',
+    })
+  })
+
+  test('cuts, and tells programs what was lost', async () => {
+    const path = await damagedJournal()
+    const { code, stdout } = await ministore(['repair', path, '--truncate-at', '5', '--write', '--json'])
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({
+      isSound: true,
+      isWritten: true,
+      truncateAt: 5,
+      lost: { cut: { first: 5, last: 8, records: 3 } },
+      recordsLeft: 4,
+      copies: ['journal.jsonl.broken', 'journal.jsonl.002.broken', 'journal.jsonl.seal.broken'],
+      damageCount: 0,
+    })
+    expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n')
+  })
+
+  test('mends what loses nothing without a choice', async () => {
+    const path = await journal()
+    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('prev', 'perv')))
+    expect(await ministore(['repair', path, '--write'])).toMatchObject({ code: 0 })
+    expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n5\n6\n7\n8\n')
+  })
+
+  test('does not take a journal of another codec for damage from end to end', async () => {
+    const path = await emptyPath()
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['no', 'json', 'here'])
+    const refused = await ministore(['repair', path, '--drop-damaged', '--write'])
+    expect(refused.code).toBe(1)
+    expect(refused.stderr).toContain('--no-json')
+    await addBytes(path, '\0\n"more"\n')
+    const mended = await ministore(['repair', path, '--drop-damaged', '--no-json', '--write'])
+    expect(mended).toMatchObject({ code: 0 })
+    expect((await ministore(['cat', path, '--no-json'])).stdout).toBe('no\njson\nhere\n"more"\n')
+  })
+
+  test('on a full disk changes nothing', async (context) => {
+    if (noTmpfs !== undefined) context.skip(noTmpfs)
+    const volume = await Volume.inMemory(1)
+    const path = join(volume.directory, 'journal.jsonl')
+    await writeJournal(path, [['x'.repeat(700_000), 1]])
+    await addBytes(path, 'bad\n2\n')
+    const before = await contents(path)
+    const outcome = await ministore(['repair', path, '--drop-damaged', '--write'])
+    expect(outcome.code).toBe(1)
+    expect(outcome.stderr).toContain('ENOSPC')
+    expect(await contents(path)).toEqual(before)
+  })
+})
+
+test('the demo is one of the commands', async () => {
+  expect((await ministore(['--help'])).stdout).toMatch(/^ {2}demo {2,}shows/m)
+  const child = start(['demo'])
+  await textUntil(child.stdout, '1. Real records')
+  child.kill('SIGKILL')
+  await once(child, 'close')
+})

@@ -25,7 +25,7 @@ export interface ReadBounds {
   readonly checkpoints: readonly SegmentPrefix[]
 }
 
-/** Reads one segment front to back. Holds one open file and two blocks of lines: one at work, one read ahead. */
+/** Reads one segment front to back. Holds one open file and two buffers of lines: one at work, one read ahead. */
 export class SegmentReader<T> {
   readonly segment: Segment
   readonly #path: string

@@ -10,6 +10,12 @@ const newline = 0x0a
 const nothing = Buffer.alloc(0)
 
 /**
+ * Buffers that nobody uses now. Readers of one file after another share them: buffers live long enough to be
+ * freed late, and new ones for each segment would add up to megabytes over a long journal.
+ */
+export type SpareBuffers = Buffer[]
+
+/**
  * Reads a file front to back in blocks of whole lines, so that whoever frames or checks them never meets
  * half a line or half a character.
  *
@@ -18,6 +24,7 @@ const nothing = Buffer.alloc(0)
  */
 export class LineBlocks {
   readonly #file: File
+  readonly #spareBuffers: SpareBuffers
   #buffer: Buffer = nothing
   /** What is read ahead, after a copy of {@link rest}. */
   #spare: Buffer = nothing
@@ -34,8 +41,9 @@ export class LineBlocks {
   /** Whether the last read gave less than was asked for, as it does at the end of a file. */
   #wasShort = false
 
-  constructor(file: File) {
+  constructor(file: File, spareBuffers: SpareBuffers = []) {
     this.#file = file
+    this.#spareBuffers = spareBuffers
   }
 
   /** Offset in the file of the first byte that was not given out yet. */
@@ -79,9 +87,14 @@ export class LineBlocks {
     this.#whole = this.#given
   }
 
-  /** Waits for what is being read ahead: only then may the file be closed. */
-  async settled(): Promise<void> {
+  /** Waits for what is being read ahead, so that the file may be closed, and frees the buffers: the last call. */
+  async release(): Promise<void> {
     await this.#ahead?.read.catch(() => 0)
+    for (const buffer of [this.#buffer, this.#spare]) {
+      if (buffer.length === readBytes) this.#spareBuffers.push(buffer)
+    }
+    this.#buffer = nothing
+    this.#spare = nothing
   }
 
   async #read(end: number): Promise<number> {
@@ -117,7 +130,7 @@ export class LineBlocks {
     const at = this.#offset + this.#filled
     // In the midst of a long line there is no room behind what is there of it; behind a short read there is mostly nothing.
     if (at >= end || this.#wasShort || rest.length > readBytes / 2) return
-    if (this.#spare.length < readBytes) this.#spare = Buffer.allocUnsafeSlow(readBytes)
+    if (this.#spare.length < readBytes) this.#spare = this.#spareBuffers.pop() ?? Buffer.allocUnsafeSlow(readBytes)
     rest.copy(this.#spare)
     const wanted = Math.min(readBytes - rest.length, end - at)
     const read = this.#file.read(this.#spare.subarray(rest.length, rest.length + wanted), at)
@@ -157,7 +170,7 @@ export class LineBlocks {
   }
 
   #resize(bytes: number): void {
-    const larger = Buffer.allocUnsafeSlow(bytes)
+    const larger = (bytes <= readBytes ? this.#spareBuffers.pop() : undefined) ?? Buffer.allocUnsafeSlow(bytes)
     this.#buffer.copy(larger, 0, 0, this.#filled)
     this.#buffer = larger
   }

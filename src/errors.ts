@@ -3,23 +3,30 @@
  *
  * | code | what happened | what is left |
  * |---|---|---|
- * | `ERR_MINISTORE_NOT_SERIALIZABLE` | the record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`) | nothing written |
+ * | `ERR_MINISTORE_NOT_SERIALIZABLE` | the record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`), or a state none that reads back as it was | nothing written |
  * | `ERR_MINISTORE_RECORD_TOO_LARGE` | the encoded record exceeds `maxRecordBytes` | nothing written |
- * | `ERR_MINISTORE_SCHEMA` | the record fails the schema | on append: nothing written |
- * | `ERR_MINISTORE_CODEC` | the codec threw or gave a text that cannot be one line | on append: nothing written |
- * | `ERR_MINISTORE_IO` | a system call failed, see `cause` | the record was not written; the store is usable |
- * | `ERR_MINISTORE_OUTCOME_UNKNOWN` | the fsync of this very append failed | the record may or may not survive; poisoned |
+ * | `ERR_MINISTORE_STATE_TOO_LARGE` | the text of a state exceeds the longest string of the platform (about 512 MiB) | nothing written |
+ * | `ERR_MINISTORE_SCHEMA` | the record or state fails the schema | on append or create: nothing written |
+ * | `ERR_MINISTORE_CODEC` | the codec threw or gave a text that cannot be one line | on append or create: nothing written |
+ * | `ERR_MINISTORE_IO` | a system call failed, see `cause` | nothing was written, unless the message says so; the store is usable |
+ * | `ERR_MINISTORE_OUTCOME_UNKNOWN` | the fsync of this very append or snapshot's name failed | it may or may not survive; a journal is poisoned, older snapshots are as they were |
  * | `ERR_MINISTORE_POISONED` | an earlier write or fsync failed beyond repair | the record was not written; only `close()` works |
  * | `ERR_MINISTORE_CLOSED` | the store is closed or closing | the record was not written |
  * | `ERR_MINISTORE_LOCKED` | another writer has the journal open | nothing changed |
  * | `ERR_MINISTORE_LOCK_UNAVAILABLE` | this platform or file system offers no kernel lock | nothing changed |
  * | `ERR_MINISTORE_CORRUPT` | damage that is not a torn tail | nothing changed |
  * | `ERR_MINISTORE_UNSUPPORTED_VERSION` | a newer major version of the format | nothing changed |
+ * | `ERR_MINISTORE_SNAPSHOT_DAMAGED` | a snapshot is not as it was written, or all of them are not | nothing changed |
  * | `ERR_MINISTORE_SEQUENCE_GONE` | the record was removed by retention or truncation | – |
+ * | `ERR_MINISTORE_SEQUENCE_CONFLICT` | the state is not at the sequence number that the caller expected | nothing written |
+ * | `ERR_MINISTORE_MUTATOR` | the mutator threw for a mutation that is in the journal | the mutation is written; only `close()` works |
+ * | `ERR_MINISTORE_SNAPSHOT_AHEAD` | a snapshot is of a later sequence number than the journal's last | nothing changed |
+ * | `ERR_MINISTORE_STATE_GAP` | mutations between a snapshot and the journal's first are missing | nothing changed |
  */
 export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_NOT_SERIALIZABLE'
   | 'ERR_MINISTORE_RECORD_TOO_LARGE'
+  | 'ERR_MINISTORE_STATE_TOO_LARGE'
   | 'ERR_MINISTORE_SCHEMA'
   | 'ERR_MINISTORE_CODEC'
   | 'ERR_MINISTORE_IO'
@@ -30,11 +37,16 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_LOCK_UNAVAILABLE'
   | 'ERR_MINISTORE_CORRUPT'
   | 'ERR_MINISTORE_UNSUPPORTED_VERSION'
+  | 'ERR_MINISTORE_SNAPSHOT_DAMAGED'
   | 'ERR_MINISTORE_SEQUENCE_GONE'
+  | 'ERR_MINISTORE_SEQUENCE_CONFLICT'
+  | 'ERR_MINISTORE_MUTATOR'
+  | 'ERR_MINISTORE_SNAPSHOT_AHEAD'
+  | 'ERR_MINISTORE_STATE_GAP'
 
 /** Where in a journal an error lies; every field is optional and absent when it does not apply. */
 export interface MiniStoreErrorContext {
-  /** Path of the journal. */
+  /** Path of the journal, or of the snapshot. */
   readonly path?: string | undefined
   /** File name of the segment. */
   readonly segment?: string | undefined
@@ -42,7 +54,7 @@ export interface MiniStoreErrorContext {
   readonly line?: number | undefined
   /** Byte offset of that line in the segment. */
   readonly offset?: number | undefined
-  /** Sequence number of the record. */
+  /** Sequence number of the record, or of the snapshot. */
   readonly sequence?: number | undefined
   /** What a schema found wrong, as Standard Schema issues. */
   readonly issues?: ReadonlyArray<{ readonly message: string }> | undefined

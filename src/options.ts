@@ -21,20 +21,20 @@ export function fields(options: unknown, known: readonly string[]): Fields {
 }
 
 /**
- * A whole number from 1 up to `most`, or `otherwise` when there is none.
+ * A whole number from `least` (1 unless given) up to `most`, or `otherwise` when there is none.
  *
  * @throws {TypeError | RangeError} for anything else.
  */
 export function integer(
   name: string,
   value: unknown,
-  limits: { readonly otherwise?: number; readonly most?: number } = {},
+  limits: { readonly otherwise?: number; readonly least?: number; readonly most?: number } = {},
 ): number {
   if (value === undefined && limits.otherwise !== undefined) return limits.otherwise
-  const { most = Number.MAX_SAFE_INTEGER } = limits
+  const { least = 1, most = Number.MAX_SAFE_INTEGER } = limits
   if (typeof value !== 'number') throw new TypeError(`Expected \`${name}\` to be a whole number, got ${shown(value)}`)
-  if (!Number.isSafeInteger(value) || value < 1 || value > most) {
-    const bounds = most === Number.MAX_SAFE_INTEGER ? '1 or greater' : `from 1 to ${most}`
+  if (!Number.isSafeInteger(value) || value < least || value > most) {
+    const bounds = most === Number.MAX_SAFE_INTEGER ? `${least} or greater` : `from ${least} to ${most}`
     throw new RangeError(`Expected \`${name}\` to be a whole number, ${bounds}, got ${value}`)
   }
   return value
@@ -93,10 +93,10 @@ export function iterable<T>(name: string, value: Iterable<T>): Iterable<T> {
   return value
 }
 
-/** @throws {TypeError} unless it is a path that names a file. */
-export function filePath(path: unknown): string {
+/** @throws {TypeError} unless it is a path that names something. */
+export function filePath(path: unknown, name = 'path'): string {
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new TypeError(`Expected \`path\` to be a non-empty string without NUL, got ${shown(path)}`)
+    throw new TypeError(`Expected \`${name}\` to be a non-empty string without NUL, got ${shown(path)}`)
   }
   return path
 }

@@ -14,11 +14,13 @@ import { parseAst } from 'vitest/node'
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   options: ['errors'],
+  codec: ['options'],
+  schema: ['errors', 'options'],
   fs: ['errors', 'options'],
-  ministore: ['errors', 'options', 'fs'],
-  minisnap: ['errors', 'options', 'fs'],
-  ministate: ['errors', 'options', 'ministore', 'minisnap'],
-  miniqueue: ['errors', 'options', 'ministate'],
+  ministore: ['errors', 'options', 'codec', 'schema', 'fs'],
+  minisnap: ['errors', 'options', 'codec', 'schema', 'fs'],
+  ministate: ['errors', 'options', 'codec', 'schema', 'fs', 'ministore', 'minisnap'],
+  miniqueue: ['errors', 'options', 'fs', 'minisnap', 'ministate'],
   // The face of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'fs', 'ministore'],
   cli: ['errors', 'options', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],

@@ -12,12 +12,27 @@ export const temporarySuffix = '.tmp'
  * and perhaps a temporary file `<path>.tmp`, which the next call replaces. Calls for one path must not overlap.
  */
 export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
+  await renameIntoPlace(fs, path, (file) => writeFully(file, bytes, 0))
+  await fs.syncDirectory(dirname(path))
+}
+
+/**
+ * The part of {@link replaceFile} before the directory is synced, for content that is written by a function: when it
+ * resolves the whole content is under its name and durable, the name is not.
+ *
+ * When it rejects the name leads to what it led to before, and the temporary file is removed if that can be done.
+ */
+export async function renameIntoPlace(
+  fs: FileSystem,
+  path: string,
+  write: (file: File) => void | Promise<void>,
+): Promise<void> {
   const temporary = path + temporarySuffix
   await removeIfPresent(fs, temporary)
   try {
     const file = await fs.open(temporary, 'create')
     try {
-      await writeFully(file, bytes, 0)
+      await write(file)
       await file.sync()
     } finally {
       await file.close()
@@ -28,7 +43,6 @@ export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Arra
     await removeIfPresent(fs, temporary).catch(() => false)
     throw error
   }
-  await fs.syncDirectory(dirname(path))
 }
 
 /**

@@ -6,7 +6,7 @@ import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
-import { SegmentReader } from './segment-reader.ts'
+import { SegmentReader, type SegmentSource } from './segment-reader.ts'
 import { damaged, isSameSegment, type Segment } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
 
@@ -22,9 +22,8 @@ const maxMoves = 1000
  * gone it says so. It never steps over a record without a word.
  */
 export class JournalCursor<T> {
-  readonly #fs: FileSystem
   readonly #source: JournalSource
-  readonly #codec: RecordCodec<T, never>
+  readonly #segments: SegmentSource<T>
   readonly #settings: StreamSettings
   readonly #stop = new AbortController()
   readonly #stopFollowing = new AbortController()
@@ -50,9 +49,8 @@ export class JournalCursor<T> {
     settings: StreamSettings,
     view?: JournalView,
   ) {
-    this.#fs = fs
     this.#source = source
-    this.#codec = codec
+    this.#segments = { fs, path: source.path, codec, spareBuffers: [] }
     this.#settings = settings
     this.#view = view
     this.#tail = view?.tail
@@ -178,7 +176,7 @@ export class JournalCursor<T> {
         return undefined
       }
       try {
-        const reader = await SegmentReader.open(this.#fs, this.#source.path, segment, this.#codec)
+        const reader = await SegmentReader.open(segment, this.#segments)
         if (reader !== undefined) return reader
       } catch (error) {
         if (!isNotFound(error)) throw error

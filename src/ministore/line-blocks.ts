@@ -2,34 +2,48 @@ import { constants } from 'node:buffer'
 
 import type { File } from '../fs/file-system.ts'
 
-/** Reads of 64 KiB: smaller and larger ones were slower. */
+/** What is given out at a time: the text of 64 KiB stays in the processor's cache while it is parsed. */
 const blockBytes = 64 * 1024
+/** What is read at a time once a file has shown to be longer than a block: a trip to the disk and back for four blocks. */
+const readBytes = 4 * blockBytes
 const newline = 0x0a
 const nothing = Buffer.alloc(0)
+
+/**
+ * Buffers that nobody uses now. Readers of one file after another share them: buffers live long enough to be
+ * freed late, and new ones for each segment would add up to megabytes over a long journal.
+ */
+export type SpareBuffers = Buffer[]
 
 /**
  * Reads a file front to back in blocks of whole lines, so that whoever frames or checks them never meets
  * half a line or half a character.
  *
- * While one block is worked on the next is read, which saves a fifth of a replay's time: so it holds two
- * buffers of 64 KiB, or one as long as the longest line.
+ * While some blocks are worked on the next are read, which saves a fifth of a replay's time: so it holds two
+ * buffers of 256 KiB, or one as long as the longest line; for a file of up to 64 KiB one of that size.
  */
 export class LineBlocks {
   readonly #file: File
+  readonly #spareBuffers: SpareBuffers
   #buffer: Buffer = nothing
   /** What is read ahead, after a copy of {@link rest}. */
   #spare: Buffer = nothing
-  /** Resolves with how many bytes were read into the spare buffer. */
-  #ahead: Promise<number> | undefined
-  /** Bytes at the front of the buffer that were given out as the last block. */
+  /** What is being read into the spare buffer. */
+  #ahead: { readonly wanted: number; readonly read: Promise<number> } | undefined
+  /** Bytes at the front of the buffer that were given out. */
   #given = 0
+  /** Bytes at the front of the buffer that are whole lines. */
+  #whole = 0
   /** Bytes at the front of the buffer that hold something. */
   #filled = 0
   /** Offset in the file of the buffer's first byte. */
   #offset = 0
+  /** Whether the last read gave less than was asked for, as it does at the end of a file. */
+  #wasShort = false
 
-  constructor(file: File) {
+  constructor(file: File, spareBuffers: SpareBuffers = []) {
     this.#file = file
+    this.#spareBuffers = spareBuffers
   }
 
   /** Offset in the file of the first byte that was not given out yet. */
@@ -42,18 +56,21 @@ export class LineBlocks {
    * is left. The block is valid until the next call. May be called again after the file has grown.
    */
   async next(end: number): Promise<Buffer | undefined> {
-    for (;;) {
+    while (this.#given === this.#whole) {
       const read = await (this.#ahead === undefined ? this.#read(end) : this.#takeAhead(this.#ahead))
       if (read === 0) return undefined
       const fresh = this.#filled - read
       const last = this.#buffer.subarray(fresh, this.#filled).lastIndexOf(newline)
-      if (last !== -1) return this.#give(fresh + last + 1, end)
+      if (last === -1) continue
+      this.#whole = fresh + last + 1
+      this.#readAhead(end)
     }
+    return this.#give()
   }
 
   /** The bytes after the last whole line, as far as they were read. */
   get rest(): Buffer {
-    return this.#buffer.subarray(this.#given, this.#filled)
+    return this.#buffer.subarray(this.#whole, this.#filled)
   }
 
   /**
@@ -61,17 +78,23 @@ export class LineBlocks {
    * another line: it must not be kept over a wait. Only after {@link next} has found nothing.
    */
   forgetRest(): void {
-    this.#filled = this.#given
+    this.#filled = this.#whole
   }
 
   /** Takes back the last bytes of the last block: they become part of {@link rest}. Only at the end of what may be read. */
   takeBack(bytes: number): void {
     this.#given -= bytes
+    this.#whole = this.#given
   }
 
-  /** Waits for what is being read ahead: only then may the file be closed. */
-  async settled(): Promise<void> {
-    await this.#ahead?.catch(() => 0)
+  /** Waits for what is being read ahead, so that the file may be closed, and frees the buffers: the last call. */
+  async release(): Promise<void> {
+    await this.#ahead?.read.catch(() => 0)
+    for (const buffer of [this.#buffer, this.#spare]) {
+      if (buffer.length === readBytes) this.#spareBuffers.push(buffer)
+    }
+    this.#buffer = nothing
+    this.#spare = nothing
   }
 
   async #read(end: number): Promise<number> {
@@ -85,43 +108,50 @@ export class LineBlocks {
     const wanted = Math.min(
       this.#buffer.length - this.#filled,
       end - at,
-      Math.max(blockBytes - this.#filled, this.#filled),
+      Math.max(readBytes - this.#filled, this.#filled),
     )
     const read = wanted > 0 ? await this.#file.read(this.#buffer.subarray(this.#filled, this.#filled + wanted), at) : 0
+    this.#wasShort = read < wanted
     this.#filled += read
     return read
   }
 
-  #give(bytes: number, end: number): Buffer {
-    this.#given = bytes
-    this.#readAhead(end)
-    return this.#buffer.subarray(0, bytes)
+  #give(): Buffer {
+    const from = this.#given
+    const near = Math.min(from + blockBytes, this.#whole)
+    const last = this.#buffer.subarray(from, near).lastIndexOf(newline)
+    const end = last === -1 ? this.#buffer.indexOf(newline, near) : from + last
+    this.#given = end + 1
+    return this.#buffer.subarray(from, this.#given)
   }
 
   #readAhead(end: number): void {
     const { rest } = this
     const at = this.#offset + this.#filled
-    // In the midst of a long line there is no room behind what is there of it.
-    if (at >= end || rest.length > blockBytes / 2) return
-    if (this.#spare.length < blockBytes) this.#spare = Buffer.allocUnsafeSlow(blockBytes)
+    // In the midst of a long line there is no room behind what is there of it; behind a short read there is mostly nothing.
+    if (at >= end || this.#wasShort || rest.length > readBytes / 2) return
+    if (this.#spare.length < readBytes) this.#spare = this.#spareBuffers.pop() ?? Buffer.allocUnsafeSlow(readBytes)
     rest.copy(this.#spare)
-    const wanted = Math.min(blockBytes - rest.length, end - at)
-    this.#ahead = this.#file.read(this.#spare.subarray(rest.length, rest.length + wanted), at)
+    const wanted = Math.min(readBytes - rest.length, end - at)
+    const read = this.#file.read(this.#spare.subarray(rest.length, rest.length + wanted), at)
     // Thrown when the block is asked for, and not unhandled until then.
-    this.#ahead.catch(() => {})
+    read.catch(() => {})
+    this.#ahead = { wanted, read }
   }
 
-  async #takeAhead(ahead: Promise<number>): Promise<number> {
+  async #takeAhead(ahead: { readonly wanted: number; readonly read: Promise<number> }): Promise<number> {
     this.#ahead = undefined
-    const read = await ahead
+    const read = await ahead.read
     const { rest, offset } = this
     const used = this.#buffer
     this.#buffer = this.#spare
     // One that has grown for a long line is let go.
-    this.#spare = used.length > blockBytes ? nothing : used
+    this.#spare = used.length > readBytes ? nothing : used
     this.#offset = offset
     this.#given = 0
+    this.#whole = 0
     this.#filled = rest.length + read
+    this.#wasShort = read < ahead.wanted
     return read
   }
 
@@ -130,6 +160,7 @@ export class LineBlocks {
     this.#offset += this.#given
     this.#filled -= this.#given
     this.#given = 0
+    this.#whole = 0
   }
 
   #grow(): void {
@@ -139,7 +170,7 @@ export class LineBlocks {
   }
 
   #resize(bytes: number): void {
-    const larger = Buffer.allocUnsafeSlow(bytes)
+    const larger = (bytes <= readBytes ? this.#spareBuffers.pop() : undefined) ?? Buffer.allocUnsafeSlow(bytes)
     this.#buffer.copy(larger, 0, 0, this.#filled)
     this.#buffer = larger
   }

@@ -1,7 +1,7 @@
 import split2 from 'split2'
 
 import type { MiniStoreError } from '../errors.ts'
-import { describeUncleanLine, isCleanBlock, isCleanLine, linesOf, offsetAfterLines } from './line-checks.ts'
+import { blankLine, describeUncleanLine, isCleanLine, linesOf, offsetAfterLines, textOf } from './line-checks.ts'
 
 /** Records one after another, and what is wrong with the line after them, if they end for that reason. */
 export interface Batch<T> {
@@ -29,12 +29,12 @@ export type UncleanLine = (reason: string, at: LinePosition) => MiniStoreError
  *
  * split2 is written to directly and its mapper keeps what it makes, so nothing passes through the readable
  * side: a record costs no stream event. It is fed whole lines, since it takes an unterminated end for
- * a line, and clean ones, since it turns bytes that are not UTF-8 into U+FFFD without a word.
+ * a line, and text, since it turns bytes that are not UTF-8 into U+FFFD without a word.
  */
 export class LineParser<T> {
   readonly #decode: DecodeLine<T>
   readonly #unclean: UncleanLine
-  readonly #splitter = split2('\n', (line: string) => this.#takeLine(line))
+  readonly #splitter = split2('\n', (line: string) => this.#takeLine(line), { decodeStrings: false })
   #batches: Array<Batch<T>> = []
   #batch: Batch<T> = { firstSequence: 0, records: [] }
   #block: Buffer = Buffer.alloc(0)
@@ -55,8 +55,9 @@ export class LineParser<T> {
     this.#isAsync = false
     this.#batches = []
     this.#begin(0)
-    if (isCleanBlock(block)) this.#splitter.write(block)
-    else this.#parseLineByLine(block)
+    const text = textOf(block)
+    if (text === undefined) this.#parseLineByLine(block)
+    else this.#splitter.write(text)
     return this.#isAsync ? settle(this.#batches) : this.#batches
   }
 
@@ -82,6 +83,7 @@ export class LineParser<T> {
   /** Never throws: split2 would not survive it. */
   #takeLine(line: string): undefined {
     try {
+      if (line === '') throw this.#unclean(blankLine, this.position())
       const record = this.#decode(line)
       if (record instanceof Promise) {
         this.#isAsync = true

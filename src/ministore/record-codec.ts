@@ -1,6 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+import { validated } from '../schema.ts'
 import type { Codec } from './settings.ts'
 
 /** A record ready to be written. */
@@ -9,6 +10,14 @@ export interface EncodedRecord {
   readonly line: Buffer
   /** Present when the schema takes its time: rejects when the record fails it. */
   readonly validation: Promise<unknown> | undefined
+}
+
+/** A record that is settled: the journal may be given `stored` at any later time. */
+export interface SettledRecord<Output> {
+  /** Encodes to the same line as the record that was given, and is of its type. */
+  readonly stored: unknown
+  /** What reading gives. A promise only when there is a schema that is asynchronous. */
+  readonly read: Output | Promise<Output>
 }
 
 /**
@@ -31,7 +40,7 @@ export class RecordCodec<Output, Input> {
     readonly schema?: StandardSchemaV1 | undefined
     readonly maxRecordBytes?: number
     /** The journal's, for errors. */
-    readonly path?: string
+    readonly path?: string | undefined
   }) {
     const { codec, path } = settings
     this.#path = path
@@ -47,18 +56,34 @@ export class RecordCodec<Output, Input> {
    *   comes through `validation` when the schema is asynchronous.
    */
   encode(record: Input): EncodedRecord {
-    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
-    // Cheap first: a text never has more characters than bytes.
-    if (text.length > this.#maxRecordBytes) throw this.#tooLarge(Buffer.byteLength(text))
+    const text = this.#textOf(record)
     const line = Buffer.from(`${text}\n`)
     if (line.length - 1 > this.#maxRecordBytes) throw this.#tooLarge(line.length - 1)
     if (this.#schema === undefined) return { line, validation: undefined }
-    const where = (): MiniStoreErrorContext => ({ path: this.#path })
+    const where = this.#where
     const checked = this.#validate(this.#decodeLine(text, where), where)
     if (!(checked instanceof Promise)) return { line, validation: undefined }
     // It is awaited when the record's turn comes, and must not count as unhandled until then.
     checked.catch(() => {})
     return { line, validation: checked }
+  }
+
+  /**
+   * The record as its line keeps it, and as reading that line will give it: both copies, which no later change of the
+   * record reaches.
+   *
+   * @throws {MiniStoreError} as {@link encode}.
+   */
+  settle(record: Input): SettledRecord<Output> {
+    const text = this.#textOf(record)
+    const bytes = Buffer.byteLength(text)
+    if (bytes > this.#maxRecordBytes) throw this.#tooLarge(bytes)
+    const stored = this.#decodeLine(text, this.#where)
+    if (this.#schema === undefined) return { stored, read: stored as Output }
+    const read = this.#validate(stored, this.#where) as Output | Promise<Output>
+    // It is awaited when the record's turn comes, and must not count as unhandled until then.
+    if (read instanceof Promise) read.catch(() => {})
+    return { stored, read }
   }
 
   /**
@@ -70,6 +95,16 @@ export class RecordCodec<Output, Input> {
     const decoded = this.#decodeLine(line, context)
     if (this.#schema === undefined) return decoded as Output
     return this.#validate(decoded, context) as Output | Promise<Output>
+  }
+
+  readonly #where = (): MiniStoreErrorContext => ({ path: this.#path })
+
+  /** The record's line without its `\n`, unless it is too long by its characters alone. */
+  #textOf(record: Input): string {
+    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
+    // Cheap first: a text never has more characters than bytes.
+    if (text.length > this.#maxRecordBytes) throw this.#tooLarge(Buffer.byteLength(text))
+    return text
   }
 
   #encodeJson(record: Input): string {
@@ -116,22 +151,11 @@ export class RecordCodec<Output, Input> {
   }
 
   #validate(decoded: unknown, context: () => MiniStoreErrorContext): unknown {
-    const schema = this.#schema as StandardSchemaV1
-    let result: ReturnType<StandardSchemaV1['~standard']['validate']>
-    try {
-      result = schema['~standard'].validate(decoded)
-    } catch (error) {
-      throw schemaError([{ message: messageOf(error) }], context(), error)
-    }
-    // A promise by its `then`: a schema library may bring its own kind.
-    if (!('then' in result)) return outputOf(result, context)
-    const where = context()
-    return Promise.resolve(result).then(
-      (settled) => outputOf(settled, () => where),
-      (error: unknown) => {
-        throw schemaError([{ message: messageOf(error) }], where, error)
-      },
-    )
+    return validated(this.#schema as StandardSchemaV1, decoded, () => {
+      const where = context()
+      const at = where.line === undefined ? '' : ` at ${where.segment}, line ${where.line},`
+      return { subject: `The record${at}`, context: where }
+    })
   }
 
   #tooLarge(bytes: number): MiniStoreError {
@@ -152,24 +176,4 @@ function problemOf(text: unknown): string | undefined {
   // Half a surrogate pair has no UTF-8 form: it would be stored as U+FFFD, another text.
   if (/\p{Surrogate}/u.test(text)) return 'half a surrogate pair'
   return undefined
-}
-
-function outputOf(result: StandardSchemaV1.Result<unknown>, context: () => MiniStoreErrorContext): unknown {
-  if (result.issues === undefined) return result.value
-  throw schemaError(result.issues, context())
-}
-
-function schemaError(
-  issues: ReadonlyArray<StandardSchemaV1.Issue>,
-  context: MiniStoreErrorContext,
-  cause?: unknown,
-): MiniStoreError {
-  const where = context.line === undefined ? 'The record' : `The record at ${context.segment}, line ${context.line},`
-  const text = issues.map((issue) => `${issue.message}${pathOf(issue)}`).join('; ')
-  return new MiniStoreError('ERR_MINISTORE_SCHEMA', `${where} fails the schema: ${text}`, { ...context, issues, cause })
-}
-
-function pathOf(issue: StandardSchemaV1.Issue): string {
-  const keys = (issue.path ?? []).map((part) => String(typeof part === 'object' ? part.key : part))
-  return keys.length === 0 ? '' : ` at ${keys.join('.')}`
 }

@@ -1,10 +1,11 @@
 import type { FileSystem } from '../fs/file-system.ts'
 import { DiskSource } from './disk-source.ts'
 import { JournalCursor } from './journal-cursor.ts'
-import { type JournalEntry, JournalStream, Replay } from './journal-stream.ts'
+import { type JournalEntry, JournalStream } from './journal-stream.ts'
 import type { JournalWriter } from './journal-writer.ts'
 import { LiveSource } from './live-source.ts'
 import { RecordCodec } from './record-codec.ts'
+import { ReplaySource } from './replay-source.ts'
 import { readSettings, streamSettings } from './settings.ts'
 
 /** A walk that has not begun, as records or as entries. */
@@ -43,11 +44,11 @@ function unstarted<T>(
   settings: { readonly signal: AbortSignal | undefined; readonly follow: boolean },
 ): UnstartedReplay<T> {
   const { signal, follow } = settings
-  const records = (): JournalStream<T> => new JournalStream(new Replay(cursor, () => cursor.take(), signal))
+  const records = (): JournalStream<T> => new JournalStream(new ReplaySource(cursor, () => cursor.take(), signal))
   const takeEntry = (): JournalEntry<T> => ({ sequence: cursor.sequence, record: cursor.take() })
   return {
     records,
-    entries: () => new JournalStream(new Replay(cursor, takeEntry, signal)),
+    entries: () => new JournalStream(new ReplaySource(cursor, takeEntry, signal)),
     collect: async () => {
       if (follow) throw new TypeError('Expected `follow` to be absent: an array of records that never end cannot be')
       const all: T[] = []

@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib'
 
 import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { LineBlocks, LineTooLongError } from './line-blocks.ts'
+import { LineBlocks, LineTooLongError, type SpareBuffers } from './line-blocks.ts'
 import { isCleanLine, offsetAfterLines } from './line-checks.ts'
 import { type Batch, LineParser } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
@@ -25,7 +25,16 @@ export interface ReadBounds {
   readonly checkpoints: readonly SegmentPrefix[]
 }
 
-/** Reads one segment front to back. Holds one open file and two blocks of lines: one at work, one read ahead. */
+/** What the segments of one replay have in common. */
+export interface SegmentSource<T> {
+  readonly fs: FileSystem
+  /** The journal's. */
+  readonly path: string
+  readonly codec: RecordCodec<T, never>
+  readonly spareBuffers: SpareBuffers
+}
+
+/** Reads one segment front to back. Holds one open file and two buffers of lines: one at work, one read ahead. */
 export class SegmentReader<T> {
   readonly segment: Segment
   readonly #path: string
@@ -37,11 +46,11 @@ export class SegmentReader<T> {
   #lines = 0
   #crc32 = 0
 
-  private constructor(path: string, segment: Segment, file: File, codec: RecordCodec<T, never>) {
+  private constructor(segment: Segment, file: File, { path, codec, spareBuffers }: SegmentSource<T>) {
     this.segment = segment
     this.#path = path
     this.#file = file
-    this.#blocks = new LineBlocks(file)
+    this.#blocks = new LineBlocks(file, spareBuffers)
     // One function for all lines: one more made for each would be felt in a replay.
     const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
     this.#parser = new LineParser<T>(
@@ -56,19 +65,15 @@ export class SegmentReader<T> {
   }
 
   /** Opens a segment; undefined when its name now belongs to another file, or to none. */
-  static async open<T>(
-    fs: FileSystem,
-    path: string,
-    segment: Segment,
-    codec: RecordCodec<T, never>,
-  ): Promise<SegmentReader<T> | undefined> {
-    const file = await fs.open(segment.path, 'read')
+  static async open<T>(segment: Segment, source: SegmentSource<T>): Promise<SegmentReader<T> | undefined> {
+    const { path } = source
+    const file = await source.fs.open(segment.path, 'read')
     try {
       const { inode } = await file.stat()
       // A header that was damaged when it was looked at is so still; what counts is that it is the same.
       const header = await readHeader(file, { path, segment: segment.name }, () => {})
       const isSame = header !== undefined && isSameSegment(segment, { inode, header })
-      if (isSame) return new SegmentReader(path, segment, file, codec)
+      if (isSame) return new SegmentReader(segment, file, source)
     } catch (error) {
       await file.close().catch(() => {})
       throw error
@@ -118,7 +123,7 @@ export class SegmentReader<T> {
 
   async close(): Promise<void> {
     this.#parser.close()
-    await this.#blocks.settled()
+    await this.#blocks.release()
     await this.#file.close()
   }
 

@@ -29,7 +29,7 @@ export async function scanSegment(
   try {
     return await scanBlocks(blocks, options)
   } finally {
-    await blocks.settled()
+    await blocks.release()
   }
 }
 

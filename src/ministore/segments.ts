@@ -242,7 +242,7 @@ async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<numbe
     for (let block; (block = await blocks.next(segment.bytes)) !== undefined; ) lines += countLines(block)
     return lines - 1
   } finally {
-    await blocks.settled()
+    await blocks.release()
     await file.close()
   }
 }

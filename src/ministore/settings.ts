@@ -2,28 +2,14 @@ import { constants } from 'node:buffer'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
+import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { nodeFileSystem } from '../fs/node-file-system.ts'
-import { boolean, type Fields, fields, integer, isObject, shown } from '../options.ts'
+import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import { boolean, type Fields, fields, integer, shown } from '../options.ts'
+import { schemaOption } from '../schema.ts'
 
-/**
- * How a record becomes the text of one line and back; replaces `JSON.stringify` and `JSON.parse`, for example by
- * superjson, devalue or an encryption.
- *
- * `encode` must give a non-empty text without a line feed or NUL and without half surrogate pairs; anything else is
- * refused when it is appended. Both are synchronous and may throw.
- */
-export interface Codec<Input = unknown, Output = Input> {
-  encode(record: Input): string
-  decode(line: string): Output
-}
-
-/** Where files live; for tests, see `@mini-ts/ministore/testing`. */
-interface FileSystemOption {
-  /** @default the file system of this machine */
-  readonly fileSystem?: FileSystem | undefined
-}
+export type { Codec } from '../codec.ts'
 
 /** Options of `MiniStore.open`. */
 export interface OpenOptions<Input = unknown, Output = Input> extends FileSystemOption {
@@ -149,9 +135,9 @@ export function writerSettings(options: unknown): WriterSettings {
       most: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], true),
-    codec: codec(given['codec'], ['encode', 'decode']),
-    schema: schema(given['schema']),
-    fileSystem: fileSystem(given['fileSystem']),
+    codec: codecOption(given['codec'], ['encode', 'decode']),
+    schema: schemaOption(given['schema']),
+    fileSystem: fileSystemOption(given['fileSystem']),
   }
 }
 
@@ -165,13 +151,13 @@ export function readSettings(options: unknown): ReadSettings {
   const given = fields(options, [...streamNames, 'schema', 'codec', 'pollIntervalMs', 'fileSystem'])
   return {
     ...range(given),
-    codec: codec(given['codec'], ['decode']),
-    schema: schema(given['schema']),
+    codec: codecOption(given['codec'], ['decode']),
+    schema: schemaOption(given['schema']),
     pollIntervalMs: integer('pollIntervalMs', given['pollIntervalMs'], {
       otherwise: defaultPollIntervalMs,
       most: 0x7fffffff,
     }),
-    fileSystem: fileSystem(given['fileSystem']),
+    fileSystem: fileSystemOption(given['fileSystem']),
   }
 }
 
@@ -202,31 +188,6 @@ function range(given: Fields): StreamSettings {
     follow: boolean('follow', given['follow'], false),
     salvage: salvage as StreamSettings['salvage'],
   }
-}
-
-function codec(value: unknown, methods: readonly string[]): Codec | undefined {
-  if (value === undefined) return undefined
-  const isWhole = isObject(value) && methods.every((method) => typeof Reflect.get(value, method) === 'function')
-  if (!isWhole) throw new TypeError(`Expected \`codec\` to have ${methods.join(' and ')}, got ${shown(value)}`)
-  return value as Codec
-}
-
-function schema(value: unknown): StandardSchemaV1 | undefined {
-  if (value === undefined) return undefined
-  // Some libraries' schemas are functions (arktype), others objects.
-  const standard: unknown = isObject(value) || typeof value === 'function' ? Reflect.get(value, '~standard') : undefined
-  if (!isObject(standard) || typeof Reflect.get(standard, 'validate') !== 'function') {
-    throw new TypeError(`Expected \`schema\` to be a Standard Schema (zod, valibot, arktype …), got ${shown(value)}`)
-  }
-  return value as StandardSchemaV1
-}
-
-function fileSystem(value: unknown): FileSystem {
-  if (value === undefined) return nodeFileSystem
-  if (!isObject(value) || typeof Reflect.get(value, 'syncDirectory') !== 'function') {
-    throw new TypeError(`Expected \`fileSystem\` to be a FileSystem, got ${shown(value)}`)
-  }
-  return value as FileSystem
 }
 
 function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 
 import { MiniStore, MiniStoreError, type OpenOptions } from '../../src/index.ts'
 import type { SimulatedFileSystem, TornVariant } from '../../src/testing/index.ts'
+import { turn } from '../support/consume.ts'
 import { assertThat } from './model-assert.ts'
 import type { Action, Call, Command, Crash, Json, Limits, Loss, Refusal } from './model-commands.ts'
 import { type Ending, Follower } from './model-follower.ts'
@@ -79,6 +80,8 @@ export async function runModel(
   try {
     await run.start()
     for (const [index, command] of commands.entries()) {
+      // As in the crash harness: without an end of the turn, what was opened in it could never be freed.
+      await turn()
       // Shrinking leaves a command or two behind the one that fails: the message says which it is.
       await named(`command ${index + 1}, ${command.do}`, run.execute(command))
       counts.commands += 1

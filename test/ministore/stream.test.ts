@@ -433,6 +433,39 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
+  test('answers overlapping reads of a reader in order, however many wait, and the last as done', async () => {
+    const { stream, expectNothingOpen } = await watched(kind)
+    const reader = stream().getReader()
+    expect(reader).toBeInstanceOf(ReadableStreamDefaultReader)
+    const seen: Array<number | undefined> = []
+    const waiting: Array<Promise<void>> = []
+    for (let call = 0; call < 9003; call++) {
+      const at = call
+      waiting.push(
+        reader.read().then(({ value }) => {
+          seen[at] = value?.n
+        }),
+      )
+      // One by one, then two by two, and so on, so that reads wait at every border of a block.
+      if (call % (1 + Math.floor(call / 700)) === 0) await Promise.race(waiting.splice(0))
+    }
+    await Promise.all(waiting)
+    await reader.closed
+    expect(seen).toEqual([...numbers(1, 9000), undefined, undefined, undefined])
+    expectNothingOpen()
+  })
+
+  test('a reader that let go answers nothing, though a record is loaded', async () => {
+    const { stream } = await watched(kind)
+    const shared = stream()
+    const reader = shared.getReader()
+    await reader.read()
+    reader.releaseLock()
+    await expect(reader.read()).rejects.toThrow(TypeError)
+    expect(() => shared.getReader({ mode: 'byob' })).toThrow(TypeError)
+    expect(numbersOf(await collect(shared))).toEqual(numbers(2, 9000))
+  })
+
   test.each(['after', 'before'])(
     'loses no record when a reader lets go while it waits for one, and for await begins %s that is read',
     async (when) => {

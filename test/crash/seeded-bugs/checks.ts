@@ -7,6 +7,8 @@ import { type ExpectedJournal, JournalModel, journalPath } from '../journal-mode
 import { type FoundJournal, JournalOracle } from '../journal-oracle.ts'
 import { faultChecks } from './fault-checks.ts'
 import type { Sabotage } from './sabotage.ts'
+import { snapChecks } from './snap-checks.ts'
+import { stateChecks } from './state-checks.ts'
 
 /** What a check found wrong: its name and the first words of why. */
 export interface Finding {
@@ -65,7 +67,7 @@ export async function findDefects(
     return files
   }
   const findings: Finding[] = []
-  for (const [check, run] of [...directChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks]) {
+  for (const [check, run] of [...directChecks, ...snapChecks, ...stateChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks]) {
     try {
       await run({ newFiles, sabotage, harness })
     } catch (error) {

@@ -3,6 +3,8 @@ import {
   acknowledgesFirst, endsShortWrites, locksNothing, readsErrorsAsEnd, retriesSync, type Sabotage,
   withoutDirectorySync,
 } from './sabotage.ts'
+import { snapDefects } from './snap-defects.ts'
+import { stateDefects } from './state-defects.ts'
 
 /**
  * A deliberate defect: a file system that does less than was asked of it, or a library patched to ask for
@@ -403,4 +405,6 @@ export const defects: readonly Defect[] = [
     sabotage: readsErrorsAsEnd,
     finding: /^one read fails: .*(?:damaged|were acknowledged)/,
   },
+  ...snapDefects,
+  ...stateDefects,
 ]

@@ -23,6 +23,7 @@ export async function loadPatched(directory: string, patches: readonly Patch[]):
   await cp(join(checkout, 'src'), join(directory, 'src'), { recursive: true })
   for (const name of ['package.json', 'tsconfig.json']) await cp(join(checkout, name), join(directory, name))
   await symlink(join(checkout, 'node_modules'), join(directory, 'node_modules'))
+  await cp(join(checkout, 'test/support'), join(directory, 'test/support'), { recursive: true })
   const target = join(directory, 'test/crash')
   await mkdir(target, { recursive: true })
   for (const name of await readdir(join(checkout, 'test/crash'))) {

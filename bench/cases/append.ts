@@ -1,0 +1,173 @@
+import { mkdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { monitorEventLoopDelay, performance } from 'node:perf_hooks'
+
+import { measureCalls, sliceOfTurns } from '../calls.ts'
+import { compare, type Entrant, entrantOf, participantOf, type Slice } from '../comparison.ts'
+import type { Appendable, Log } from '../contestants/contestant.ts'
+import { appendables, loadAll } from '../contestants/index.ts'
+import { syntheticRecord } from '../data/synthetic.ts'
+import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
+import type { Comparison, Figures } from '../results.ts'
+import { median } from '../statistics.ts'
+import { type Runner, turnAbout } from '../turn-about.ts'
+import type { Case, Context } from './case.ts'
+
+export const appendCase: Case = {
+  name: 'append',
+  title: 'Durable append',
+  method: [
+    'Every append is on stable storage before its caller goes on. Each contestant appends for a slice ' +
+      'of time to a new file, one after another, for several rounds; the order changes from round to ' +
+      'round. `ratio` is the time of one append (with several callers: of the slice, divided by its ' +
+      'appends) over that of the floor in the same round. Latency is what one caller waits, of all rounds' +
+      ' together.',
+    'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same ' +
+      'in Node, synchronous). It knows of one caller; for more, and for whoever blocks the event loop, ' +
+      'callers are taken to wait for their turns. Whoever blocks gets a free turn of the loop after each ' +
+      'append, which is not counted.',
+    'Event loop delay is how much later than it should a timer of 1 ms fires while one contestant ' +
+      'appends; *busy* is the share of time in which the loop did not wait for events; medians of the ' +
+      'rounds, and the worst of all. Hypercore (10.38, 11.0) is not here because no way was found to have it ' +
+      'sync each append: under strace, 100 awaited appends made no further `fsync` or `fdatasync`.',
+  ],
+  async run(context) {
+    const { loaded, missing } = await loadAll(appendables)
+    const floor = await compileFloor()
+    const milliseconds = context.isQuick ? 10 : 300
+    const rounds = context.isQuick ? 1 : 7
+    const comparisons: Comparison[] = []
+    for (const bytes of [100, 1024, 65_536]) {
+      for (const callers of [1, 64]) {
+        const trial = { context, floor, contestants: loaded, bytes, callers, milliseconds, rounds }
+        context.progress(labelOf(trial))
+        comparisons.push(await compareAppends(trial))
+      }
+    }
+    const delays: Figures[] = []
+    for (const callers of [1, 64]) {
+      const trial = { context, floor, contestants: loaded, bytes: 100, callers, milliseconds, rounds }
+      context.progress(`event loop, ${labelOf(trial)}`)
+      delays.push(await watchEventLoop(trial))
+    }
+    return {
+      comparisons,
+      figures: delays,
+      participants: loaded.map(participantOf),
+      missing: 'missing' in floor ? [...missing, { name: 'C floor', reason: floor.missing }] : missing,
+    }
+  },
+}
+
+interface Trial {
+  readonly context: Context
+  readonly floor: CFloor
+  readonly contestants: readonly Appendable[]
+  readonly bytes: number
+  readonly callers: number
+  readonly milliseconds: number
+  readonly rounds: number
+}
+
+function labelOf({ bytes, callers }: Trial): string {
+  return `record=${bytes < 1024 ? `${bytes}B` : `${bytes / 1024}KiB`} callers=${callers}`
+}
+
+async function compareAppends(trial: Trial): Promise<Comparison> {
+  const { floor, contestants, callers, rounds } = trial
+  const hasCFloor = 'program' in floor
+  const entrants: Entrant[] = []
+  const runners: Array<Runner<Slice>> = []
+  if (hasCFloor) {
+    entrants.push({ name: 'C, write + fdatasync', role: 'floor', notes: ['one caller at a time'] })
+    runners.push({ name: 'C, write + fdatasync', run: () => floorSlice(floor.program, trial) })
+  }
+  for (const contestant of contestants) {
+    const isFloor = !hasCFloor && contestant.name === 'Node, writeSync + fdatasyncSync'
+    const role = contestant.name === 'ministore' ? 'ours' : isFloor ? 'floor' : 'peer'
+    entrants.push(entrantOf(contestant, role, callers))
+    runners.push({ name: contestant.name, run: () => appendSlice(contestant, trial) })
+    if (role === 'ours' && callers > 1) {
+      const name = `ministore, appendAll of ${callers}`
+      entrants.push({ name, role, notes: ['one sync for all callers, who wait together'] })
+      runners.push({ name, run: () => appendAllSlice(contestant, trial) })
+    }
+  }
+  // Once without looking: what runs for the first time is also compiled.
+  await turnAbout(runners, 1)
+  return compare({ label: labelOf(trial), unit: 'append' }, entrants, await turnAbout(runners, rounds))
+}
+
+async function floorSlice(program: string, { context, bytes, callers, milliseconds }: Trial): Promise<Slice> {
+  const path = join(context.directory, 'floor')
+  // A record is a line: its line feed is a byte more.
+  const durations = await runFloor(program, { path, bytes: bytes + 1, milliseconds })
+  await rm(path)
+  return sliceOfTurns(durations, callers)
+}
+
+async function appendSlice(contestant: Appendable, trial: Trial): Promise<Slice> {
+  return withLog(contestant, trial, (log, record) =>
+    measureCalls(() => log.append(record), { ...trial, isBlocking: contestant.blocksEventLoop }),
+  )
+}
+
+/** As many records at once as there are callers: what they would do who want to share a sync. */
+async function appendAllSlice(contestant: Appendable, trial: Trial): Promise<Slice> {
+  return withLog(contestant, trial, async (log, record) => {
+    const records = Array.from({ length: trial.callers }, () => record)
+    const options = { ...trial, callers: 1, isBlocking: contestant.blocksEventLoop }
+    const slice = await measureCalls(() => log.appendAll(records), options)
+    return { ...slice, units: slice.units * trial.callers }
+  })
+}
+
+/** Appends to a store of its own, which is there before and is gone afterwards. */
+async function withLog<Result>(
+  contestant: Appendable,
+  { context, bytes }: Trial,
+  action: (log: Log, record: unknown) => Promise<Result>,
+): Promise<Result> {
+  const directory = join(context.directory, 'store')
+  await mkdir(directory)
+  const log = await contestant.open(join(directory, 'log'))
+  try {
+    const record = syntheticRecord(1, bytes)
+    for (let warmUp = 0; warmUp < 5; warmUp++) await log.append(record)
+    return await action(log, record)
+  } finally {
+    await log.close()
+    await rm(directory, { recursive: true })
+  }
+}
+
+async function watchEventLoop(trial: Trial): Promise<Figures> {
+  const runners = trial.contestants.map((contestant) => ({
+    name: contestant.name,
+    run: () =>
+      withLog(contestant, trial, async (log, record) => {
+        const delay = monitorEventLoopDelay({ resolution: 1 })
+        const before = performance.eventLoopUtilization()
+        delay.enable()
+        await measureCalls(() => log.append(record), { ...trial, isBlocking: contestant.blocksEventLoop })
+        delay.disable()
+        return { delay, busy: performance.eventLoopUtilization(before).utilization }
+      }),
+  }))
+  const watched = await turnAbout(runners, trial.rounds)
+  const rows = [...watched].map(([name, slices]) => {
+    // Histograms of several rounds cannot be put together; the middle one of their values can be taken.
+    const middle = (share: number): number => median(slices.map(({ delay }) => delay.percentile(share)))
+    const busy = median(slices.map((slice) => slice.busy))
+    const max = Math.max(...slices.map(({ delay }) => delay.max))
+    const cells = [beyond(middle(50)), beyond(middle(99)), beyond(max)]
+    return { name, cells: [...cells, `${(busy * 100).toFixed(0)} %`] }
+  })
+  const columns = ['delay p50, ms', 'p99, ms', 'max, ms', 'loop busy']
+  return { label: `event loop while appending, ${labelOf(trial)}`, columns, rows }
+}
+
+/** Milliseconds that a timer of 1 ms was late. */
+function beyond(nanoseconds: number): string {
+  return Math.max(0, nanoseconds / 1e6 - 1).toFixed(2)
+}

@@ -1,0 +1,17 @@
+import { appendAllCase } from './append-all.ts'
+import { appendCase } from './append.ts'
+import type { Case } from './case.ts'
+import { durabilityCase } from './durability.ts'
+import { replayCase } from './replay.ts'
+import { scaleCase } from './scale.ts'
+import { startStopCase } from './start-stop.ts'
+
+/** All cases, in the order in which they run and are reported. */
+export const cases: readonly Case[] = [
+  appendCase,
+  appendAllCase,
+  replayCase,
+  scaleCase,
+  startStopCase,
+  durabilityCase,
+]

@@ -1,0 +1,75 @@
+import type { Appendable } from './contestants/contestant.ts'
+import type { Comparison, Participant, Role, Row } from './results.ts'
+import { median, percentiles, spread } from './statistics.ts'
+
+/** One slice of one contestant. Times are nanoseconds. */
+export interface Slice {
+  /** How often it was done. */
+  readonly units: number
+  readonly time: number
+  /** How long each call took, where calls can be told apart. */
+  readonly latencies?: readonly number[] | undefined
+}
+
+/** Who is compared, beyond the name. */
+export interface Entrant {
+  readonly name: string
+  readonly role: Role
+  readonly notes: readonly string[]
+  readonly because?: string | undefined
+}
+
+/**
+ * Makes a comparison of slices that were taken turn about. The first entrant with the role `floor` is what
+ * ratios relate to, the first one that is `ours` what the others are held against.
+ */
+export function compare(
+  about: { readonly label: string; readonly unit: string },
+  entrants: readonly Entrant[],
+  slices: ReadonlyMap<string, readonly Slice[]>,
+): Comparison {
+  const slicesOf = ({ name }: Entrant) => slices.get(name) as readonly Slice[]
+  const timesOf = (entrant: Entrant) => slicesOf(entrant).map(({ units, time }) => time / units)
+  const floor = timesOf(entrants.find(({ role }) => role === 'floor') as Entrant)
+  const ours = timesOf(entrants.find(({ role }) => role === 'ours') as Entrant)
+  const rows = inOrder(entrants).map((entrant): Row => {
+    const times = timesOf(entrant)
+    const latencies = slicesOf(entrant).flatMap(({ latencies: some = [] }) => some)
+    return {
+      ...entrant,
+      time: median(times),
+      ratio: spread(times.map((time, round) => time / (floor[round] as number))),
+      versusOurs: spread(times.map((time, round) => time / (ours[round] as number))),
+      latency: latencies.length === 0 ? undefined : percentiles(latencies),
+    }
+  })
+  return { ...about, rounds: floor.length, rows }
+}
+
+/** A contestant as an entrant where so many callers append at once. */
+export function entrantOf(contestant: Appendable, role: Role, callers: number): Entrant {
+  const { name, blocksEventLoop } = contestant
+  const sharing = callers > 1 ? contestant.sharing : undefined
+  const reason = sharing ?? (blocksEventLoop ? 'blocking' : undefined)
+  const because = reason === undefined ? undefined : reasons[reason]
+  const notes = [blocksEventLoop ? 'blocks the event loop' : undefined, sharing]
+  return { name, role, notes: notes.filter((note) => note !== undefined), because }
+}
+
+/** The floor on top, ours below it, then the others as they come. */
+function inOrder(entrants: readonly Entrant[]): Entrant[] {
+  const roles: readonly Role[] = ['floor', 'ours', 'peer']
+  return entrants.toSorted((left, right) => roles.indexOf(left.role) - roles.indexOf(right.role))
+}
+
+export function participantOf({ name, version, promise }: Appendable): Participant {
+  return { name, version, promise }
+}
+
+/** Why somebody is ahead of who lets the event loop go on and gives every append a sync of its own. */
+const reasons = {
+  blocking: 'it makes the event loop wait for the disk, which saves the way to another thread and back',
+  'groups concurrent appends': 'it puts the appends of callers who wait at the same time under one sync',
+  'overlaps syncs':
+    'its syncs overlap, and the file system serves several with one commit; the order is left to chance',
+} as const

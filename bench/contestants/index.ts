@@ -1,0 +1,52 @@
+import { NotInstalledError } from '../packages.ts'
+import { classicLevel } from './classic-level.ts'
+import type { Appendable, Readable } from './contestant.ts'
+import { naiveHandle, readline, split2, synchronousLoop } from './json-lines.ts'
+import { lmdb } from './lmdb.ts'
+import { ministore } from './ministore.ts'
+import { betterSqlite3, nodeSqlite } from './sqlite.ts'
+
+type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
+
+/** Those who append, ours first. */
+export const appendables: Loaders<Appendable> = {
+  ministore,
+  'better-sqlite3': betterSqlite3,
+  'node:sqlite': nodeSqlite,
+  'classic-level': classicLevel,
+  lmdb,
+  'fs.promises': naiveHandle,
+  'writeSync loop': synchronousLoop,
+}
+
+/** Those who are read, ours first. */
+export const readables: Loaders<Readable> = {
+  ministore,
+  readline,
+  split2,
+  'better-sqlite3': betterSqlite3,
+  'node:sqlite': nodeSqlite,
+  'classic-level': classicLevel,
+  lmdb,
+}
+
+/** What could be loaded, and why the rest could not. */
+export interface Loaded<Item> {
+  readonly loaded: readonly Item[]
+  readonly missing: ReadonlyArray<{ readonly name: string; readonly reason: string }>
+}
+
+/** Loads contestants. Only what is not installed is left out; it is named with the reason. */
+export async function loadAll<Item>(loaders: Loaders<Item>): Promise<Loaded<Item>> {
+  const loaded: Item[] = []
+  const missing: Array<{ readonly name: string; readonly reason: string }> = []
+  for (const [name, load] of Object.entries(loaders)) {
+    try {
+      loaded.push(await load())
+    } catch (error) {
+      if (!(error instanceof NotInstalledError)) throw error
+      missing.push({ name, reason: error.message })
+    }
+  }
+  return { loaded, missing }
+}

@@ -1,0 +1,79 @@
+/**
+ * `npm run bench`: installs the peers, compiles the bench and runs it with the given arguments. The library
+ * must be built. Plain JavaScript, because it must run before anything is compiled.
+ *
+ * The peers are installed once, until bench/package-lock.json or the version of Node changes. A quick run
+ * takes what is installed; where nothing is, it installs what needs no compiler, and goes on without peers
+ * when that fails.
+ */
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+const bench = import.meta.dirname
+const root = join(bench, '..')
+const modules = join(bench, 'node_modules')
+const stampFile = join(modules, '.installed-for')
+const given = process.argv.slice(2)
+
+process.exitCode = await start()
+
+/** The exit code. */
+async function start() {
+  if (!existsSync(join(root, 'dist/index.js'))) {
+    console.error('dist/index.js is missing: run `npm run build` first')
+    return 1
+  }
+  const installed = given.includes('--quick') ? await installSome() : await installAll()
+  if (installed !== 0) return installed
+  rmSync(join(bench, 'dist'), { recursive: true, force: true })
+  const compiler = join(root, 'node_modules/typescript/bin/tsc')
+  const compiled = await run(process.execPath, [compiler, '-p', join(bench, 'tsconfig.build.json')])
+  if (compiled !== 0) return compiled
+  return run(process.execPath, ['--expose-gc', join(bench, 'dist/main.js'), ...given])
+}
+
+/** Everything, compiled where there is no binary for this platform. */
+async function installAll() {
+  const lock = createHash('sha256').update(readFileSync(join(bench, 'package-lock.json'))).digest('hex')
+  const stamp = `${process.platform} ${process.arch} ${process.versions.modules} ${lock}\n`
+  if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return 0
+  const exitCode = await install()
+  if (exitCode === 0) writeFileSync(stampFile, stamp)
+  return exitCode
+}
+
+/** Never fails: who is missing is in the results, with the reason. */
+async function installSome() {
+  if (existsSync(modules)) return 0
+  const exitCode = await install('--ignore-scripts')
+  if (exitCode !== 0) console.error('the peers could not be installed: going on without them')
+  return 0
+}
+
+function ignore() {}
+
+function install(...flags) {
+  // On standard error: standard output is for results.
+  return run('npm', ['ci', '--prefix', bench, '--no-audit', '--no-fund', ...flags], ['ignore', 2, 'inherit'])
+}
+
+/** Runs a program and resolves with its exit code. An interrupt is the program's affair, which cleans up. */
+function run(program, parameters, stdio = 'inherit') {
+  process.on('SIGINT', ignore)
+  return new Promise((resolve) => {
+    const child = spawn(program, parameters, { stdio, cwd: root })
+    const pass = (signal) => child.kill(signal)
+    process.on('SIGTERM', pass)
+    child.on('error', (error) => {
+      console.error(`${program}: ${error.message}`)
+      resolve(1)
+    })
+    child.on('close', (code) => {
+      process.off('SIGINT', ignore)
+      process.off('SIGTERM', pass)
+      resolve(code ?? 1)
+    })
+  })
+}

@@ -1,0 +1,140 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
+import type { Codec } from '../codec.ts'
+import { messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { validated } from '../schema.ts'
+import { jsonLoss } from './json-fidelity.ts'
+import { jsonPieces } from './json-pieces.ts'
+import { damaged, type SnapshotFile } from './snapshot-reader.ts'
+import { isStringLimit, isTooLarge, maxTextBytes, textTooLarge } from './text-limit.ts'
+
+/** A state ready to be written. */
+export interface EncodedState {
+  /** JSON on one line, in pieces that follow each other. */
+  readonly texts: readonly string[]
+  /** Present when the schema takes its time: rejects when the state fails it. */
+  readonly validation: Promise<unknown> | undefined
+}
+
+/**
+ * Turns states into the text that a snapshot holds and back, and holds them against the schema.
+ *
+ * What is stored is the state as it was given, the schema's input, and the schema is asked about that very state: to ask
+ * it about a copy as it would be read back, as a journal does for a record, would double the cost of a large one.
+ */
+export class StateCodec<Output, Input> {
+  readonly #codec: Codec<Input, unknown> | undefined
+  readonly #schema: StandardSchemaV1 | undefined
+
+  constructor(settings: { readonly codec: Codec | undefined; readonly schema: StandardSchemaV1 | undefined }) {
+    this.#codec = settings.codec
+    this.#schema = settings.schema
+  }
+
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_STATE_TOO_LARGE`, `…_CODEC` or `…_SCHEMA`; the last comes
+   *   through `validation` when the schema is asynchronous.
+   */
+  encode(state: Input, snapshot: SnapshotFile): EncodedState {
+    const texts = this.#codec === undefined ? jsonOf(state, snapshot) : [textOf(this.#codec, state, snapshot)]
+    if (isTooLarge(texts)) throw textTooLarge(snapshot)
+    if (this.#schema === undefined) return { texts, validation: undefined }
+    const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: contextOf(snapshot) }))
+    if (!(checked instanceof Promise)) return { texts, validation: undefined }
+    // It is awaited when the snapshot's turn comes, and must not count as unhandled until then.
+    checked.catch(() => {})
+    return { texts, validation: checked }
+  }
+
+  /**
+   * The state of a text. A promise only when the schema is asynchronous.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` when it is not JSON, `…_CODEC` or `…_SCHEMA`.
+   */
+  decode(text: string, snapshot: SnapshotFile): Output | Promise<Output> {
+    const decoded = this.#codec === undefined ? parse(text, snapshot) : decodeWith(this.#codec, text, snapshot)
+    if (this.#schema === undefined) return decoded as Output
+    const subject = `The state of ${snapshot.path}`
+    return validated(this.#schema, decoded, () => ({ subject, context: contextOf(snapshot) })) as Output | Promise<Output>
+  }
+}
+
+function jsonOf(state: unknown, snapshot: SnapshotFile): string[] {
+  try {
+    const loss = jsonLoss(state, 'state')
+    if (loss !== undefined) throw notSerializable(snapshot, loss)
+    return jsonPieces(state, maxTextBytes)
+  } catch (error) {
+    if (error instanceof MiniStoreError) throw error
+    if (isStringLimit(error)) throw textTooLarge(snapshot, error)
+    const isTooDeep = error instanceof RangeError && /call stack/i.test(error.message)
+    const why = isTooDeep ? 'it is nested deeper than JSON.stringify can follow' : messageOf(error)
+    throw notSerializable(snapshot, why, error)
+  }
+}
+
+function textOf<Input>(codec: Codec<Input, unknown>, state: Input, snapshot: SnapshotFile): string {
+  let text: unknown
+  try {
+    text = codec.encode(state)
+  } catch (error) {
+    if (isStringLimit(error)) throw textTooLarge(snapshot, error)
+    throw codecError(snapshot, `The codec's encode threw: ${messageOf(error)}`, error)
+  }
+  if (typeof text !== 'string') {
+    const got = text === null ? 'null' : typeof text
+    throw codecError(snapshot, `Expected the codec's encode to return a text, got ${got}`)
+  }
+  if (isJsonLine(text)) return text
+  try {
+    return JSON.stringify(text)
+  } catch (error) {
+    throw isStringLimit(error) ? textTooLarge(snapshot, error) : error
+  }
+}
+
+/**
+ * Whether a codec's text can stand in a snapshot as it is. Read back it is told from a JSON string by its first character,
+ * so it must be an object or an array; and the file must remain JSON, which only parsing tells.
+ */
+function isJsonLine(text: string): boolean {
+  if ((text[0] !== '{' && text[0] !== '[') || text.includes('\n')) return false
+  // Half a surrogate pair has no UTF-8 form: it would be stored as U+FFFD, another text.
+  if (/\p{Surrogate}/u.test(text)) return false
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
+}
+
+function decodeWith(codec: Codec<never, unknown>, text: string, snapshot: SnapshotFile): unknown {
+  const encoded = text.startsWith('"') ? (parse(text, snapshot) as string) : text
+  try {
+    return codec.decode(encoded)
+  } catch (error) {
+    throw codecError(snapshot, `The codec's decode threw for ${snapshot.path}: ${messageOf(error)}`, error)
+  }
+}
+
+function parse(text: string, snapshot: SnapshotFile): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw damaged(snapshot, `its state is not JSON: ${messageOf(error)}`, error)
+  }
+}
+
+function notSerializable(snapshot: SnapshotFile, why: string, cause?: unknown): MiniStoreError {
+  const message = `The state has no JSON form that reads back as it is: ${why}. A codec can give it one.`
+  return new MiniStoreError('ERR_MINISTORE_NOT_SERIALIZABLE', message, { ...contextOf(snapshot), cause })
+}
+
+function codecError(snapshot: SnapshotFile, message: string, cause?: unknown): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_CODEC', message, { ...contextOf(snapshot), cause })
+}
+
+function contextOf({ path, sequence }: SnapshotFile): MiniStoreErrorContext {
+  return { path, sequence }
+}

@@ -1,0 +1,20 @@
+/**
+ * A state that survives crashes: a mutator, a journal of mutations, snapshots, and compaction.
+ *
+ * @module
+ */
+export type { Codec } from '../codec.ts'
+export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+export type { SnapshotInfo } from '../minisnap/index.ts'
+export type { JournalEntry } from '../ministore/journal-stream.ts'
+export type { RecoveryReport } from '../ministore/recovery.ts'
+export type { ApplyOptions } from './apply-options.ts'
+export type { CompactionReport } from './compaction.ts'
+export type { DeepReadonly } from './deep-readonly.ts'
+export type { Journal, JournalRange, JournalUse } from './journal.ts'
+export type { StateRecovery } from './recovery.ts'
+export type {
+  AutomaticSnapshots, MutationContext, Mutator, SnapshotOptions, StateDefinition, StateJournalOptions,
+  StateOptions, StateOverOptions,
+} from './settings.ts'
+export { StateManager } from './state-manager.ts'

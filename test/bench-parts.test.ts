@@ -1,0 +1,186 @@
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { commandFor, parseArguments } from '../bench/arguments.ts'
+import { measureCalls, sliceOfTurns } from '../bench/calls.ts'
+import { compare, type Entrant } from '../bench/comparison.ts'
+import { syntheticRecord } from '../bench/data/synthetic.ts'
+import { mountedAt } from '../bench/machine.ts'
+import { resultsText } from '../bench/report/markdown.ts'
+import { ratioText, timeText } from '../bench/report/units.ts'
+import { type Section, withSection } from '../bench/results.ts'
+import { median, percentiles, type Spread, spread, waitsInTurn } from '../bench/statistics.ts'
+import { orderIn, turnAbout } from '../bench/turn-about.ts'
+
+describe('turn about', () => {
+  test('every runner has one slice a round, and not always behind the same one', async () => {
+    const log: string[] = []
+    const runners = ['a', 'b', 'c'].map((name) => ({
+      name,
+      run: async (round: number) => {
+        log.push(name)
+        return `${name}${round}`
+      },
+    }))
+    const results = await turnAbout(runners, 4)
+    expect([...results]).toEqual([
+      ['a', ['a0', 'a1', 'a2', 'a3']],
+      ['b', ['b0', 'b1', 'b2', 'b3']],
+      ['c', ['c0', 'c1', 'c2', 'c3']],
+    ])
+    expect(log.join('')).toBe('abcacbcabcba')
+  })
+
+  test('two runners of one name are refused', async () => {
+    const runner = { name: 'a', run: async () => 1 }
+    await expect(turnAbout([runner, runner], 1)).rejects.toThrow('names of their own')
+  })
+
+  test('over as many rounds as there are runners each is first once', () => {
+    const firsts = [0, 2, 4].map((round) => orderIn(round, ['a', 'b', 'c'])[0])
+    expect(new Set(firsts).size).toBe(3)
+    expect(orderIn(5, [])).toEqual([])
+  })
+})
+
+describe('statistics', () => {
+  test('lie between two values in proportion', () => {
+    expect(median([4, 1, 3, 2])).toBe(2.5)
+    expect(spread([1, 2, 3, 4, 5])).toEqual({ median: 3, p25: 2, p75: 4 })
+    const descending = Array.from({ length: 101 }, (_, index) => 100 - index)
+    expect(percentiles(descending)).toEqual({ p50: 50, p99: 99, max: 100 })
+    expect(() => median([])).toThrow(RangeError)
+  })
+
+  test('a caller in a queue waits for its own turn and for those of all others', () => {
+    expect(waitsInTurn([1, 2, 3, 4], 1)).toEqual([1, 2, 3, 4])
+    expect(waitsInTurn([1, 2, 3, 4, 5], 3)).toEqual([6, 9, 12])
+    expect(sliceOfTurns([1, 2, 3], 64)).toEqual({ units: 3, time: 6, latencies: [6] })
+  })
+
+  test('calls that overlap are counted each, and all have ended', async () => {
+    let running = 0
+    let most = 0
+    let calls = 0
+    const call = async (): Promise<void> => {
+      most = Math.max(most, ++running)
+      await new Promise(setImmediate)
+      calls++
+      running--
+    }
+    const slice = await measureCalls(call, { callers: 5, milliseconds: 5, isBlocking: false })
+    expect({ running, most }).toEqual({ running: 0, most: 5 })
+    expect([slice.units, slice.latencies?.length]).toEqual([calls, calls])
+  })
+
+  test('a comparison relates the slices of the same round', () => {
+    const entrants: Entrant[] = [
+      { name: 'peer', role: 'peer', notes: [] },
+      { name: 'ours', role: 'ours', notes: [] },
+      { name: 'floor', role: 'floor', notes: [] },
+    ]
+    const slicesOf = (...times: number[]) => times.map((time) => ({ units: 2, time, latencies: [time] }))
+    const slices = new Map([
+      ['floor', slicesOf(2, 20, 200)],
+      ['ours', slicesOf(4, 40, 400)],
+      ['peer', slicesOf(3, 60, 600)],
+    ])
+    const { rows, rounds } = compare({ label: '', unit: '' }, entrants, slices)
+    expect(rounds).toBe(3)
+    const figures = rows.map((row) => [row.name, row.time, row.ratio.median, row.versusOurs.median])
+    expect(figures).toEqual([
+      ['floor', 10, 1, 0.5],
+      ['ours', 20, 2, 1],
+      ['peer', 30, 3, 1.5],
+    ])
+    expect(rows.map(({ latency }) => latency?.max)).toEqual([200, 400, 600])
+  })
+})
+
+describe('the command line', () => {
+  const known = ['append', 'replay']
+
+  test('names cases in any order, or none for all of them', () => {
+    expect(parseArguments([], known).cases).toEqual(known)
+    expect(parseArguments(['replay', 'append', 'replay'], known).cases).toEqual(known)
+    expect(parseArguments(['--quick', 'replay'], known)).toMatchObject({ cases: ['replay'], isQuick: true })
+  })
+
+  test.each(['rpelay', '--qiuck', '--dir', '--render --quick', '--render append'])('refuses %s', (given) => {
+    expect(() => parseArguments(given.split(' '), known)).toThrow(/\w/)
+  })
+
+  test('is written down without the directories of this machine', () => {
+    const directories = ['--dir', join(tmpdir(), 'x'), '--out', join(tmpdir(), 'y')]
+    const given = parseArguments(['--quick', ...directories], known)
+    expect(commandFor('append', given)).toBe('npm run bench -- append --quick --dir DIRECTORY')
+  })
+})
+
+describe('the report', () => {
+  test('of nothing says so', () => {
+    expect(resultsText([], [])).toMatch(/^# Results\n[^]*Nothing has been measured yet\.\n$/)
+  })
+
+  test('explains every peer that is ahead, and calls chance what rounds disagree about', () => {
+    const page = resultsText([sectionWith({ median: 0.9, p25: 0.8, p75: 0.95 })], [])
+    expect(page).toContain('- peer takes 0.900 (0.800–0.950) of our time: it does less.')
+    expect(page).toContain('| **ours** | **2.00** (2.00–2.00) | 1.00 | 2.00 µs |')
+    expect(resultsText([sectionWith({ median: 0.9, p25: 0.8, p75: 1.2 })], [])).toContain('may be chance')
+    expect(resultsText([sectionWith({ median: 1.1, p25: 0.8, p75: 1.2 })], [])).not.toContain('of our time')
+  })
+
+  test('puts a section in the place of an earlier one of its name', () => {
+    const section = sectionWith({ median: 1, p25: 1, p75: 1 })
+    const named = (name: string, seconds: number): Section => ({ ...section, name, seconds })
+    const order = ['a', 'b', 'c']
+    const sections = withSection([named('a', 1), named('c', 1)], named('b', 1), order)
+    const after = withSection(sections, named('a', 2), order)
+    expect(after.map(({ name, seconds }) => name + seconds)).toEqual(['a2', 'b1', 'c1'])
+  })
+
+  test('gives numbers three digits', () => {
+    const ratios = [0.0932, 0.9996, 1.187, 9.996, 34.44, 99.96, 1234].map(ratioText)
+    expect(ratios).toEqual(['0.093', '1.00', '1.19', '10.0', '34.4', '100', '1234'])
+    const times = [0.4, 830, 1240, 12_500_000, 2e9].map(timeText)
+    expect(times).toEqual(['0.400 ns', '830 ns', '1.24 µs', '12.5 ms', '2.00 s'])
+  })
+
+  function sectionWith(versusOurs: Spread): Section {
+    const ratio = { median: 2, p25: 2, p75: 2 }
+    const one = { median: 1, p25: 1, p75: 1 }
+    const half = { median: 0.5, p25: 0.5, p75: 0.5 }
+    const because = 'it does less'
+    const rows = [
+      { name: 'floor', role: 'floor' as const, time: 1000, ratio: one, versusOurs: half, notes: [] },
+      { name: 'ours', role: 'ours' as const, time: 2000, ratio, versusOurs: one, notes: [] },
+      { name: 'peer', role: 'peer' as const, time: 1900, ratio, versusOurs, notes: [], because },
+    ]
+    const system = { kernel: 'linux', fileSystem: 'ext4', load: 0 }
+    const machine = { node: 'v20', cpu: 'a', cores: 2, memory: '1 GiB', ...system }
+    const comparisons = [{ label: 'size=1', unit: 'append', rounds: 3, rows }]
+    const about = { name: 'a', title: 'A', method: [], date: '2026-01-01', seconds: 1, command: 'bench a' }
+    return { ...about, machine, comparisons, figures: [], courses: [], participants: [], missing: [] }
+  }
+})
+
+describe('what is measured', () => {
+  test.each(['ascii', 'beyond ascii'] as const)('a record, %s, has just the bytes asked for', (alphabet) => {
+    for (const bytes of [100, 101, 150, 1023, 1024, 65_536]) {
+      const line = JSON.stringify(syntheticRecord(7, bytes, alphabet))
+      expect(Buffer.byteLength(line)).toBe(bytes)
+    }
+    expect(() => syntheticRecord(1, 20)).toThrow(RangeError)
+  })
+
+  test('the file system is that of the nearest mount, the last one where several are', () => {
+    const mounts = ['/dev/a / ext4', 'tmpfs /tmp tmpfs', '/dev/b /tmp xfs', '/dev/c /a\\040b btrfs']
+    const table = mounts.map((mount) => `${mount} rw 0 0\n`).join('')
+    expect(mountedAt(table, '/tmpfoo')).toBe('ext4')
+    expect(mountedAt(table, '/tmp/x')).toBe('xfs')
+    expect(mountedAt(table, '/a b')).toBe('btrfs')
+    expect(mountedAt('', '/')).toBe('unknown')
+  })
+})

@@ -1,0 +1,114 @@
+import type { Defect } from './defects.ts'
+
+/** Defects of the state manager. */
+export const stateDefects: readonly Defect[] = [
+  {
+    name: 'state: the mutation shows before it is durable',
+    patches: [
+      {
+        file: 'ministate/state-manager.ts',
+        find: '    const sequence = await this.#soundness.guard(',
+        by: `    this.#state = mutate(mutator, this.#state, { sequence: this.#sequence + 1, record })
+    const sequence = await this.#soundness.guard(`,
+      },
+      {
+        file: 'ministate/state-manager.ts',
+        find: '      this.#state = mutate(mutator, this.#state, { sequence, record })\n',
+        by: '',
+      },
+    ],
+    finding: /^state: what is not durable does not show: .*acknowledged was/,
+  },
+  {
+    name: 'state: compaction drops before the snapshot is made',
+    patches: [
+      {
+        file: 'ministate/compaction.ts',
+        find: '  const { oldest, kept, damaged } = await snapshots.assure(at)\n',
+        by: '',
+      },
+      {
+        file: 'ministate/compaction.ts',
+        find: '  await soundness.guard(journal.truncateBefore(oldest.sequence + 1))\n',
+        by: `  await soundness.guard(journal.truncateBefore(at.sequence + 1))
+  const { kept, damaged } = await snapshots.assure(at)
+`,
+      },
+    ],
+    finding: /^state: compactions that keep 1: .*are missing/,
+  },
+  {
+    name: 'state: compaction drops what only the newest snapshot covers',
+    patches: [
+      {
+        file: 'ministate/compaction.ts',
+        find: 'journal.truncateBefore(oldest.sequence + 1)',
+        by: 'journal.truncateBefore(at.sequence + 1)',
+      },
+      { file: 'ministate/compaction.ts', find: 'const { oldest, kept, damaged }', by: 'const { kept, damaged }' },
+    ],
+    finding: /^state: every kept snapshot can be fallen back to: .*snapshot-4\.json is damaged/,
+  },
+  {
+    name: 'state: compaction trusts snapshots that it has not read back',
+    patches: [
+      {
+        file: 'ministate/state-snapshots.ts',
+        find: 'isThere ? this.#store.keep : this.#store.keep - 1',
+        by: 'isThere ? 0 : 0',
+      },
+    ],
+    finding: /^state: an older snapshot is kept in the place of a damaged one: .*snapshot-5\.json is damaged/,
+  },
+  {
+    name: 'state: a snapshot is of one mutation less than it says',
+    patches: [
+      {
+        file: 'ministate/state-snapshots.ts',
+        find: 'this.#store.create(state, sequence)',
+        by: 'this.#store.create(state, Math.max(0, sequence - 1))',
+      },
+    ],
+    finding: /^state: .*(?:has \d+ mutations, but is at|was applied as|A snapshot of)/,
+  },
+  {
+    name: 'state: the mutation that a snapshot ends with is replayed',
+    patches: [
+      { file: 'ministate/fold.ts', find: 'from: sequence + 1,', by: 'from: Math.max(1, sequence),' },
+      {
+        file: 'ministate/fold.ts',
+        find: "    if (entry.sequence !== sequence + 1) throw wrongRecord(sequence + 1, `mutation ${entry.sequence}`)\n",
+        by: '',
+      },
+    ],
+    finding: /^state: .*(?:has \d+ mutations, but is at|The state is)/,
+  },
+  {
+    name: 'state: the first mutation after a snapshot is left out',
+    patches: [
+      { file: 'ministate/fold.ts', find: 'from: sequence + 1,', by: 'from: Math.min(sequence + 2, to),' },
+      {
+        file: 'ministate/fold.ts',
+        find: "    if (entry.sequence !== sequence + 1) throw wrongRecord(sequence + 1, `mutation ${entry.sequence}`)\n",
+        by: '',
+      },
+    ],
+    finding: /^state: .*(?:has \d+ mutations, but is at|The state is)/,
+  },
+  {
+    name: 'state: an append that was refused is taken for done',
+    patches: [
+      {
+        file: 'ministate/soundness.ts',
+        find: 'throw isUnknown ? this.poison(error) : error',
+        by: "if (isUnknown) throw this.poison(error)\n      return undefined as T",
+      },
+      {
+        file: 'ministate/state-manager.ts',
+        find: '    if (sequence !== next) throw this.#soundness.poison(foreignRecord(next, sequence))\n',
+        by: '',
+      },
+    ],
+    finding: /^state: what is not durable does not show: .*"undefined:2"/,
+  },
+]

@@ -1,0 +1,242 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniStoreError, SnapStore } from '../../src/minisnap/index.ts'
+import { type Operation, SimulatedFileSystem } from '../../src/testing/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const directory = '/data/deep'
+
+function simulated(keep = 2): { readonly files: SimulatedFileSystem; readonly store: SnapStore } {
+  const files = new SimulatedFileSystem()
+  return { files, store: new SnapStore(directory, { keep, fileSystem: files }) }
+}
+
+describe('create', () => {
+  test('writes one line of JSON with sequence number, checksum and state', async () => {
+    const path = join(await temporaryDirectory(), 'made', 'when missing')
+    const store = new SnapStore(path)
+    const state = { name: 'ä€😀', list: [1, null, true] }
+    const info = await store.create(state, 17)
+    const text = readFileSync(join(path, 'snapshot-17.json'), 'utf8')
+    const checksum = crc32(JSON.stringify(state)).toString(16).padStart(8, '0')
+    expect(text).toBe(`{"seq":17,"crc32":"${checksum}","state":${JSON.stringify(state)}}\n`)
+    expect(JSON.parse(text)).toEqual({ seq: 17, crc32: checksum, state })
+    expect(info).toEqual({ sequence: 17, path: join(path, 'snapshot-17.json'), bytes: Buffer.byteLength(text) })
+    expect(readdirSync(path)).toEqual(['snapshot-17.json'])
+  })
+
+  test('writes a checksum with leading zeros in eight digits', async () => {
+    const { files, store } = simulated()
+    const state = Array.from({ length: 1000 }, (_, n) => n).find((n) => crc32(String(n)) < 0x1000000)
+    await store.create(state, 1)
+    expect(files.readFile(`${directory}/snapshot-1.json`).toString()).toMatch(/^\{"seq":1,"crc32":"0[0-9a-f]{7}",/)
+    expect(await store.restore()).toMatchObject({ state })
+  })
+
+  const states = [null, true, 0, '', 'text', '"', '\\"\n\u2028\0', [], {}, [[{ a: [] }]]]
+
+  test.each(states)('takes %j for a state', async (state) => {
+    const { store } = simulated()
+    await store.create(state, 0)
+    expect(await store.restore()).toEqual({ state, sequence: 0, damaged: [] })
+  })
+
+  test('syncs file, name and removal in this order, and the directory it makes before all', async () => {
+    const { files, store } = simulated(1)
+    const calls: string[] = []
+    files.onOperation(({ operation, path, changesDisk }: Operation) => {
+      if (changesDisk) calls.push(`${operation} ${path.replace(/^\/data\/deep\/?/, '') || '.'}`)
+    })
+    await store.create(1, 1)
+    expect(calls.slice(0, 5)).toEqual([
+      'syncDirectory /', 'makeDirectory /data', 'syncDirectory /', 'makeDirectory .', 'syncDirectory /data',
+    ])
+    calls.length = 0
+    await store.create(2, 2)
+    const temporary = 'snapshot-2.json.tmp'
+    expect(calls.filter((call) => call !== `unlink ${temporary}`)).toEqual([
+      'syncDirectory /data', `open ${temporary}`, `write ${temporary}`, `write ${temporary}`, `write ${temporary}`,
+      `sync ${temporary}`, `rename ${temporary}`, 'syncDirectory .', 'unlink snapshot-1.json', 'syncDirectory .',
+    ])
+  })
+
+  test('keeps the newest ones, two unless told otherwise', async () => {
+    const { files, store } = simulated(3)
+    for (const sequence of [1, 2, 10, 11, 100]) await store.create(sequence, sequence)
+    expect(files.names(directory)).toEqual(['snapshot-10.json', 'snapshot-100.json', 'snapshot-11.json'])
+    const fewer = new SnapStore(directory, { fileSystem: files })
+    expect(fewer.keep).toBe(2)
+    await fewer.create('last', 100)
+    expect((await fewer.list()).map(({ sequence }) => sequence)).toEqual([100, 11])
+    expect(await fewer.restore()).toMatchObject({ state: 'last', sequence: 100 })
+  })
+
+  test('removes nothing that is not a snapshot of its own', async () => {
+    const { files, store } = simulated(1)
+    const others = [
+      'snapshot-01.json', 'snapshot-x.json', 'snapshot--1.json', 'snapshot-1.json.bak', 'asnapshot-1.json', 'x.tmp',
+      'snapshot-1e3.json', 'snapshot-9007199254740993.json', 'snapshot-.json', 'snapshot-01.json.tmp', 'journal.jsonl',
+    ]
+    for (const name of others) files.writeFile(`${directory}/${name}`, 'not ours')
+    expect(await store.exists()).toBe(false)
+    expect(await store.restore()).toBeUndefined()
+    for (const sequence of [1, 2, 3]) await store.create(sequence, sequence)
+    expect(files.names(directory)).toEqual([...others, 'snapshot-3.json'].toSorted())
+  })
+
+  test('stores the state as it was when it was called, and in call order', async () => {
+    const { files, store } = simulated(5)
+    const state = { n: 1 }
+    const first = store.create(state, 1)
+    state.n = 2
+    const second = store.create(state, 2)
+    state.n = 3
+    const found = store.restore()
+    await Promise.all([first, second])
+    expect(await found).toEqual({ state: { n: 2 }, sequence: 2, damaged: [] })
+    expect(files.readFile(`${directory}/snapshot-1.json`).toString()).toContain('{"n":1}')
+  })
+
+  test('refuses a sequence number below the newest, naming both, and takes the same again', async () => {
+    const { store } = simulated()
+    await store.create('old', 7)
+    await expect(store.create('older', 6)).rejects.toThrow(RangeError)
+    await expect(store.create('older', 6)).rejects.toThrow(/at least 7, .*got 6/)
+    await store.create('new', 7)
+    expect(await store.restore()).toMatchObject({ state: 'new', sequence: 7 })
+  })
+
+  test.each([-1, 1.5, Number.NaN, 2 ** 53, Infinity])('refuses %d for a sequence number', async (sequence) => {
+    const { store } = simulated()
+    await expect(store.create(1, sequence)).rejects.toThrow(/Expected `sequence` to be a whole number, 0 or greater, got/)
+    await expect(store.verify(sequence)).rejects.toThrow(RangeError)
+    expect(await store.exists()).toBe(false)
+  })
+
+  test('goes on after a call that was refused', async () => {
+    const { store } = simulated()
+    const calls = [store.create(1, 1), store.create(Number.NaN, 2), store.create(0, 0), store.create(3, 3)]
+    const results = await Promise.allSettled(calls)
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected', 'fulfilled'])
+    expect(await store.restore()).toMatchObject({ state: 3 })
+  })
+})
+
+describe('a create that fails', () => {
+  test('for want of space says so, leaves older ones and no temporary file, and the store is usable', async () => {
+    const { files, store } = simulated()
+    await store.create('old', 1)
+    files.capacityBytes = 100
+    const failure = await rejectionOf(store.create('x'.repeat(200), 2))
+    expect(failure).toMatchObject({ code: 'ERR_MINISTORE_IO', path: `${directory}/snapshot-2.json`, sequence: 2 })
+    expect(failure.message).toMatch(/no space left: disk, quota or largest file/)
+    expect(failure.cause).toMatchObject({ code: 'ENOSPC' })
+    expect(files.names(directory)).toEqual(['snapshot-1.json'])
+    expect(await store.restore()).toMatchObject({ state: 'old' })
+    await store.create('new', 2)
+    expect(await store.restore()).toMatchObject({ state: 'new' })
+  })
+
+  test('frees what a crash has left before it needs the space', async () => {
+    const { files, store } = simulated()
+    files.writeFile(`${directory}/snapshot-1.json.tmp`, 'x'.repeat(80))
+    files.capacityBytes = 100
+    await store.create('new', 2)
+    expect(files.names(directory)).toEqual(['snapshot-2.json'])
+  })
+
+  test.each(['sync', 'rename', 'open'] as const)('in %s leaves what was there', async (operation) => {
+    const { files, store } = simulated()
+    await store.create('old', 2)
+    files.failOn({ operation, path: /\.tmp/ }, 'EIO')
+    await expect(store.create('new', 2)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(files.names(directory)).toEqual(['snapshot-2.json'])
+    expect(await store.restore()).toMatchObject({ state: 'old', sequence: 2 })
+  })
+
+  test('in the sync of its name has an unknown outcome, and removes nothing', async () => {
+    const { files, store } = simulated(1)
+    await store.create('old', 1)
+    files.failOn({ operation: 'syncDirectory', path: directory }, 'EIO')
+    const failure = await rejectionOf(store.create('new', 2))
+    expect(failure).toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN', sequence: 2 })
+    expect(failure.cause).toMatchObject({ code: 'EIO' })
+    expect(files.names(directory)).toEqual(['snapshot-1.json', 'snapshot-2.json'])
+    await store.create('new', 2)
+    expect(files.names(directory)).toEqual(['snapshot-2.json'])
+  })
+
+  const whenRemoving = ['unlink', 'list', 'syncDirectory'] as const
+
+  test.each(whenRemoving)('in %s, when older ones are removed, says that it is durable', async (operation) => {
+    const { files, store } = simulated(1)
+    await store.create('old', 1)
+    let hasRenamed = false
+    let syncs = 0
+    const fault = files.failOn((at) => {
+      hasRenamed ||= at.operation === 'rename'
+      if (!hasRenamed || at.operation !== operation || at.path.endsWith('.tmp')) return false
+      return operation !== 'syncDirectory' || ++syncs > 1
+    }, 'EIO')
+    const failure = await rejectionOf(store.create('new', 2))
+    expect(failure).toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(failure.message).toContain('older than the snapshot of sequence number 2, which is durable,')
+    fault.remove()
+    const crashed = new SnapStore(directory, { fileSystem: files.afterCrash({ keep: 'none' }) })
+    expect(await crashed.restore()).toMatchObject({ state: 'new', sequence: 2 })
+    await store.create('newer', 3)
+    expect(files.names(directory)).toEqual(['snapshot-3.json'])
+  })
+})
+
+describe('sweep', () => {
+  test('removes temporary files and nothing else; where there is no directory it does nothing', async () => {
+    const { files, store } = simulated()
+    await store.sweep()
+    expect(files.exists('/data')).toBe(false)
+    await store.create(1, 1)
+    files.writeFile(`${directory}/snapshot-5.json.tmp`, '{"seq":5')
+    files.writeFile(`${directory}/snapshot-05.json.tmp`, 'not ours')
+    await store.sweep()
+    expect(files.names(directory)).toEqual(['snapshot-05.json.tmp', 'snapshot-1.json'])
+  })
+})
+
+describe('list and exists', () => {
+  test('go by names, newest first, and verify nothing', async () => {
+    const { files, store } = simulated()
+    expect([await store.exists(), await store.list()]).toEqual([false, []])
+    files.writeFile(`${directory}/snapshot-9.json`, 'damaged')
+    files.writeFile(`${directory}/snapshot-10.json`, '')
+    expect(await store.exists()).toBe(true)
+    expect(await store.list()).toEqual([
+      { sequence: 10, path: `${directory}/snapshot-10.json`, bytes: 0 },
+      { sequence: 9, path: `${directory}/snapshot-9.json`, bytes: 7 },
+    ])
+  })
+
+  test('leave out one that is removed meanwhile, and tell of every other failure', async () => {
+    const { files, store } = simulated(3)
+    for (const sequence of [1, 2, 3]) await store.create(sequence, sequence)
+    const fault = files.failOn({ operation: 'stat', path: /snapshot-2/ }, 'ENOENT')
+    expect((await store.list()).map(({ sequence }) => sequence)).toEqual([3, 1])
+    expect(fault.hits).toBe(1)
+    files.failOn({ operation: 'stat', path: /snapshot-2/ }, 'EIO')
+    await expect(store.list()).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', sequence: 2 })
+    files.failOn({ operation: 'list' }, 'EACCES')
+    await expect(store.exists()).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', path: directory })
+  })
+})
+
+async function rejectionOf(promise: Promise<unknown>): Promise<MiniStoreError> {
+  const thrown: unknown = await promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+  if (thrown instanceof MiniStoreError) return thrown
+  throw new Error(`Expected a MiniStoreError, got ${String(thrown)}`)
+}

@@ -1,0 +1,64 @@
+import * as fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+
+import { jsonPieces } from '../../src/minisnap/json-pieces.ts'
+import { pickSeed } from '../support/seeded-random.ts'
+
+const mebibyte = 1024 * 1024
+const joined = (value: unknown): string => jsonPieces(value, Infinity).join('')
+
+describe('the pieces of a JSON text', () => {
+  test('are together what JSON.stringify gives', () => {
+    const seed = pickSeed('json-pieces')
+    const values = fc.jsonValue({ maxDepth: 12, stringUnit: 'binary' })
+    fc.assert(fc.property(values, (value) => joined(value) === JSON.stringify(value)), { seed, numRuns: 2000 })
+  })
+
+  const entry = (n: number): unknown => ({ n, text: 'x'.repeat((n * 7919) % 200) })
+  const range = (length: number): number[] => Array.from({ length }, (_, n) => n)
+  const shapes: ReadonlyArray<readonly [name: string, value: unknown]> = [
+    ['many small elements', range(20_000).map(entry)],
+    ['many small properties', Object.fromEntries(range(5000).map((n) => [`key ${n}`, entry(n)]))],
+    ['keys that are numbers, which come first', { b: 1, 10: 2, 9: 3, a: 4 }],
+    ['properties that are undefined, alone and by the batch', {
+      a: undefined, b: 1, c: undefined,
+      ...Object.fromEntries(range(3000).map((n) => [`u${n}`, n % 2000 < 10 ? n : undefined])),
+    }],
+    ['nothing but undefined properties', { a: undefined, b: undefined }],
+    ['small elements behind large ones, and large ones behind small', [
+      'x'.repeat(mebibyte), ...range(3000), 'y'.repeat(mebibyte), { z: [] },
+    ]],
+    ['an own __proto__, alone and in a batch', JSON.parse('[{"__proto__":{"a":1}},{"a":1,"b":2,"c":3,"d":4,"__proto__":[5]}]')],
+    ['deep ones', JSON.parse(`${'{"a":[1,'.repeat(500)}2${']}'.repeat(500)}`)],
+  ]
+
+  test.each(shapes)('hold %s', (_, value) => {
+    expect(joined(value) === JSON.stringify(value)).toBe(true)
+  })
+
+  test('are not much longer than a mebibyte, however large the entries', () => {
+    const blob = 'b'.repeat(mebibyte / 2)
+    const list = range(8).map((n) => ({ n, blob }))
+    const blobs = { list, keyed: Object.fromEntries(range(8).map((n) => [n, blob])) }
+    for (const value of [blobs, range(1_000_000)]) {
+      const pieces = jsonPieces(value, Infinity)
+      expect(pieces.length).toBeGreaterThan(4)
+      expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThan(1.6 * mebibyte)
+    }
+  })
+
+  test('end with an error at the length they may have', () => {
+    expect(jsonPieces(['x'.repeat(10)], 14).join('')).toHaveLength(14)
+    expect(() => jsonPieces(['x'.repeat(10)], 13)).toThrow(RangeError)
+  })
+
+  test('are none of an object whose properties come and go', () => {
+    let calls = 0
+    const state = {}
+    const keys = ['a', 'b', 'c', 'd', 'e', 'f']
+    // There are all of them at the first look, and later only the first one, which is looked at alone.
+    const get = (key: string): unknown => (++calls <= keys.length || key === 'a' ? 1 : undefined)
+    for (const key of keys) Object.defineProperty(state, key, { enumerable: true, get: () => get(key) })
+    expect(() => jsonPieces(state, Infinity)).toThrow(/a getter gives another value each time/)
+  })
+})

@@ -1,0 +1,222 @@
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { StateManager } from '../../src/ministate/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import {
+  addOnes, changesOf, damageSnapshot, directory, errorOf, journalFile, openSums, stateOn,
+} from './support.ts'
+
+/** Snapshots at 2 and 4, five mutations; compacted when asked for. */
+async function withTwoSnapshots(options: { readonly isCompacted?: boolean } = {}): Promise<SimulatedFileSystem> {
+  const { files, manager } = await openSums()
+  for (const count of [2, 2]) {
+    await addOnes(manager, count)
+    if (options.isCompacted === true) await manager.compact()
+    else await manager.createSnapshot()
+  }
+  await addOnes(manager, 1)
+  await manager.close()
+  return files
+}
+
+describe('opening', () => {
+  test('makes the directory, an empty journal and the initial state', async () => {
+    const { files, manager } = await openSums()
+    expect(manager.recovery).toEqual({
+      journal: expect.objectContaining({ isNew: true }) as unknown,
+      snapshotSequence: undefined,
+      replayed: 0,
+      damagedSnapshots: [],
+    })
+    expect(files.names(directory).filter((name) => name.startsWith('snapshot'))).toEqual([])
+    await manager.close()
+  })
+
+  test('rebuilds the state from the newest snapshot and the mutations after it', async () => {
+    const files = await withTwoSnapshots()
+    let mutations = 0
+    const { manager } = await openSums({
+      files,
+      mutator: ({ sums }, { by }) => {
+        mutations += 1
+        sums.push((sums.at(-1) ?? 0) + by)
+      },
+    })
+    expect(manager.state.sums).toEqual([1, 2, 3, 4, 5])
+    expect(manager.sequence).toBe(5)
+    expect(manager.recovery).toMatchObject({ snapshotSequence: 4, replayed: 1, damagedSnapshots: [] })
+    expect(mutations).toBe(1)
+    expect(await manager.apply({ by: 1 })).toBe(6)
+    await manager.close()
+  })
+
+  test('twice changes nothing', async () => {
+    const files = await withTwoSnapshots()
+    await (await openSums({ files })).manager.close()
+    const changes = changesOf(files)
+    await (await openSums({ files })).manager.close()
+    expect(changes.filter((change) => !/^sync|^open .*lock$|write .*journal\.jsonl$/.test(change))).toEqual([])
+  })
+
+  test('a second time while it is open is refused', async () => {
+    const { files, manager } = await openSums()
+    expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_LOCKED' })
+    await manager.close()
+  })
+
+  test('removes what a crash has left of a snapshot', async () => {
+    const files = await withTwoSnapshots()
+    files.writeFile(`${directory}/snapshot-5.json.tmp`, '{"seq":5')
+    const { manager } = await openSums({ files })
+    expect(files.names(directory).filter((name) => name.endsWith('.tmp'))).toEqual([])
+    expect(manager.sequence).toBe(5)
+    await manager.close()
+  })
+
+  test('takes a relative directory as it is when it is called', async () => {
+    const files = new SimulatedFileSystem()
+    const manager = await StateManager.open('relative', { initialState: () => 0, mutator: () => 1, fileSystem: files })
+    const { path } = await manager.createSnapshot()
+    expect(path).toMatch(/^\/.*\/relative\/snapshot-0\.json$/)
+    await manager.close()
+  })
+})
+
+describe('a damaged snapshot', () => {
+  test('is passed over for the older one, and told of', async () => {
+    const files = await withTwoSnapshots()
+    damageSnapshot(files, 4)
+    const { manager } = await openSums({ files })
+    expect(manager.state.sums).toEqual([1, 2, 3, 4, 5])
+    expect(manager.recovery).toMatchObject({ snapshotSequence: 2, replayed: 3 })
+    expect(manager.recovery.damagedSnapshots).toMatchObject([
+      { code: 'ERR_MINISTORE_SNAPSHOT_DAMAGED', path: `${directory}/snapshot-4.json` },
+    ])
+    await manager.close()
+  })
+
+  test('is passed over after compactions too: what the older one needs was kept', async () => {
+    const files = await withTwoSnapshots({ isCompacted: true })
+    damageSnapshot(files, 4)
+    expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
+  })
+
+  test('with no whole one left: the journal that begins with the first mutation has all', async () => {
+    const files = await withTwoSnapshots()
+    damageSnapshot(files, 2)
+    damageSnapshot(files, 4)
+    const { manager } = await openSums({ files })
+    expect(manager.state.sums).toEqual([1, 2, 3, 4, 5])
+    expect(manager.recovery).toMatchObject({ snapshotSequence: undefined, replayed: 5 })
+    expect(manager.recovery.damagedSnapshots.map(({ path }) => path)).toEqual(
+      [4, 2].map((sequence) => `${directory}/snapshot-${sequence}.json`),
+    )
+    // The next one takes the place of those that do not count.
+    expect(await manager.createSnapshot()).toMatchObject({ sequence: 5 })
+    await manager.close()
+    expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
+  })
+
+  test('that a compaction has built on is refused, with what is left to be done', async () => {
+    const files = await withTwoSnapshots({ isCompacted: true })
+    const backup = files.readFile(`${directory}/snapshot-4.json`)
+    damageSnapshot(files, 2)
+    damageSnapshot(files, 4)
+    const before = files.snapshot()
+    const error = await errorOf(openSums({ files }))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_STATE_GAP', sequence: 1 })
+    expect(error.message).toMatch(/begins with mutation 3.*mutations 1 to 2/)
+    expect(error.message).toMatch(/snapshot-4\.json, snapshot-2\.json.*backup/)
+    expect(error.cause).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_DAMAGED' })
+    expect(files.snapshot()).toEqual(before)
+    // What it asks for helps.
+    files.writeFile(`${directory}/snapshot-4.json`, backup)
+    expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
+  })
+})
+
+describe('journal and snapshots that do not fit together are refused, and nothing is changed', () => {
+  test('a snapshot ahead of the journal, whole or damaged', async () => {
+    const files = await withTwoSnapshots()
+    const text = files.readFile(journalFile).toString()
+    files.writeFile(journalFile, text.split('\n').slice(0, 4).join('\n') + '\n')
+    files.writeFile(`${journalFile}.seal`, '')
+    const before = files.snapshot()
+    const error = await errorOf(openSums({ files }))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 4 })
+    expect(error.message).toMatch(/snapshot-4\.json.*\b4\b.*\b3\b/)
+    expect(namesAndBytes(files)).toEqual(namesAndBytes(before))
+    damageSnapshot(files, 4)
+    expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 4 })
+  })
+
+  test('a gap after the newest whole snapshot', async () => {
+    const files = await withTwoSnapshots()
+    const store = await MiniStore.open(journalFile, { fileSystem: files })
+    await store.rotate()
+    await store.append({ by: 1 })
+    await store.truncateBefore(6)
+    await store.close()
+    const error = await errorOf(openSums({ files }))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_STATE_GAP', sequence: 5 })
+    expect(error.message).toMatch(/begins with mutation 6.*of 4: mutations 5 to 5 are missing.*backup/)
+  })
+
+  test('a gap before the first mutation, without any snapshot', async () => {
+    const files = new SimulatedFileSystem()
+    const store = await MiniStore.open(journalFile, { fileSystem: files })
+    await store.appendAll([{ by: 1 }, { by: 2 }])
+    await store.rotate()
+    await store.truncateBefore(3)
+    await store.close()
+    const error = await errorOf(openSums({ files }))
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_STATE_GAP', sequence: 1 })
+    expect(error.message).toMatch(/begins with mutation 3.*mutations 1 to 2 are missing/)
+  })
+})
+
+describe('a failed opening frees the lock', () => {
+  const failures: ReadonlyArray<readonly [string, (files: SimulatedFileSystem) => void, string]> = [
+    [
+      'a snapshot that cannot be read',
+      (files) => void files.failOn({ path: /snapshot-4/ }, 'EIO'),
+      'ERR_MINISTORE_IO',
+    ],
+    ['a mutation that is not JSON', spoilJournal, 'ERR_MINISTORE_CORRUPT'],
+  ]
+  test.each(failures)('%s', async (_what, spoil, code) => {
+    const files = await withTwoSnapshots()
+    spoil(files)
+    expect(await errorOf(openSums({ files }))).toMatchObject({ code })
+    files.clearFaults()
+    const store = await MiniStore.open(journalFile, { fileSystem: files })
+    await store.close()
+  })
+
+  test('an initialState that throws or gives none', async () => {
+    const files = new SimulatedFileSystem()
+    const thrown = new Error('no state')
+    const initialState = (): never => {
+      throw thrown
+    }
+    await expect(openSums({ files, initialState })).rejects.toBe(thrown)
+    await expect(openSums({ files, initialState: () => undefined as never })).rejects.toThrow(TypeError)
+    await expect(openSums({ files, initialState: () => Promise.resolve() as never })).rejects.toThrow('a promise')
+    await (await openSums({ files })).manager.close()
+  })
+})
+
+/** The last mutation is no JSON any more; the checksum behind it is taken away. */
+function spoilJournal(files: SimulatedFileSystem): void {
+  files.writeFile(journalFile, files.readFile(journalFile).toString().replace(/\{"by":1\}\n$/, '{"by:1}\n'))
+  files.writeFile(`${journalFile}.seal`, '')
+}
+
+/** Without the files of lock and seal, which opening a journal may make anew. */
+function namesAndBytes(files: SimulatedFileSystem | ReadonlyMap<string, Buffer>): Array<[string, string]> {
+  const snapshot = files instanceof SimulatedFileSystem ? files.snapshot() : files
+  return [...snapshot].flatMap(([path, bytes]) =>
+    /\.(?:lock|seal)$/.test(path) ? [] : [[path, bytes.toString('latin1')]],
+  )
+}

@@ -1,0 +1,195 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { produce } from 'immer'
+import { describe, expectTypeOf, test } from 'vitest'
+import * as z from 'zod'
+
+import type { MiniStore } from '../../src/index.ts'
+import type { SnapStore } from '../../src/minisnap/index.ts'
+import {
+  type Codec, type CompactionReport, type DeepReadonly, type Journal, type JournalEntry, type MutationContext,
+  type SnapshotInfo, StateManager, type StateOptions, type StateRecovery,
+} from '../../src/ministate/index.ts'
+
+// `tsc -p tsconfig.json` reports what is wrong here; when the tests run nothing happens and is called.
+
+interface State {
+  total: number
+  readonly names: Map<string, string[]>
+}
+interface Add {
+  by: number
+}
+interface Input {
+  by: string
+}
+const schema = z.object({ by: z.string().transform(Number) })
+
+type Adder = StateManager<State, Add>
+declare const journal: MiniStore<Add, Input>
+declare const snapshots: SnapStore<State>
+
+const initialState = (): State => ({ total: 0, names: new Map() })
+const mutator = (state: State, { by }: Add): void => void (state.total += by)
+
+describe('StateManager.open', () => {
+  test('takes its types from the initial state and the mutator', () => {
+    const open = () =>
+      StateManager.open('path', {
+        initialState: () => ({ value: 0 }),
+        mutator: (state, { by }: { by: number }) => {
+          state.value += by
+        },
+        validate: (state, { by }) => {
+          expectTypeOf(state).toEqualTypeOf<{ readonly value: number }>()
+          expectTypeOf(by).toEqualTypeOf<number>()
+        },
+      })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<StateManager<{ value: number }, { by: number }>>()
+  })
+
+  test('takes the type of mutations from validate as well, in any order', () => {
+    interface Push {
+      items: number[]
+    }
+    const open = () =>
+      StateManager.open('path', {
+        initialState: () => [1],
+        validate: (_state, { items }: Push) => {
+          if (items.length === 0) throw new RangeError('nothing')
+        },
+        mutator: (list, mutation) => void list.push(...mutation.items),
+      })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<StateManager<number[], Push>>()
+  })
+
+  test('takes the types that it is told', () => {
+    const open = () => StateManager.open<State, Add>('path', { initialState, mutator: (state) => ({ ...state }) })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<Adder>()
+  })
+
+  test('takes what apply takes and what the mutator gets from a schema', () => {
+    const open = () =>
+      StateManager.open('path', {
+        initialState,
+        schema,
+        mutator: (state, mutation) => {
+          expectTypeOf(mutation).toEqualTypeOf<Add>()
+          state.total += mutation.by
+        },
+      })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<StateManager<State, Add, Input>>()
+  })
+
+  test('takes a producer of Immer', () => {
+    const producer = produce((draft: State, { by }: Add) => {
+      draft.total += by
+    })
+    const open = () => StateManager.open<State, Add>('path', { initialState, mutator: producer })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<Adder>()
+  })
+
+  test('holds codecs against the types', () => {
+    const states: Codec<State> = { encode: () => '', decode: initialState }
+    const adds: Codec<Add> = { encode: () => '', decode: () => ({ by: 1 }) }
+    const options = { initialState, mutator }
+    const open = () => StateManager.open('path', { ...options, journal: { codec: adds }, snapshots: { codec: states } })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<Adder>()
+    // @ts-expect-error the codec is one for mutations
+    expectTypeOf(() => StateManager.open('path', { ...options, snapshots: { codec: adds } })).toBeFunction()
+  })
+
+  test('takes what a wrapper passes on: every option may be undefined', () => {
+    expectTypeOf<{
+      initialState: () => State
+      mutator: typeof mutator
+      validate: undefined
+      schema: undefined
+      journal: undefined
+      snapshots: undefined
+      fileSystem: undefined
+    }>().toExtend<StateOptions<State, Add>>()
+  })
+
+  test('refuses what would go wrong', () => {
+    const promise = (): Promise<void> => Promise.resolve()
+    const list = (): number[] => []
+    const push = (numbers: number[], n: number): number => numbers.push(n)
+    const retention = { maxSegments: 3 } as const
+    const options = { initialState, mutator }
+    // @ts-expect-error a mutator is synchronous
+    expectTypeOf(() => StateManager.open('path', { initialState, mutator: promise })).toBeFunction()
+    // @ts-expect-error what push gives is no state
+    expectTypeOf(() => StateManager.open('path', { initialState: list, mutator: push })).toBeFunction()
+    // @ts-expect-error retention would delete mutations
+    expectTypeOf(() => StateManager.open('path', { ...options, journal: retention })).toBeFunction()
+    // @ts-expect-error there is no such option
+    expectTypeOf(() => StateManager.open('path', { ...options, snapshots: { every: 3 } })).toBeFunction()
+    const validate = (state: DeepReadonly<State>): void => {
+      // @ts-expect-error a state is changed by the mutator only
+      state.total = 1
+      // @ts-expect-error all the way down
+      const names: string[] | undefined = state.names.get('a')
+      expectTypeOf(names).not.toBeAny()
+    }
+    expectTypeOf(validate).toBeFunction()
+  })
+})
+
+describe('a manager', () => {
+  test('has the types of its methods', () => {
+    expectTypeOf<StateManager<State, Add, Input>['apply']>().parameter(0).toEqualTypeOf<Input>()
+    expectTypeOf<Adder['apply']>().returns.resolves.toBeNumber()
+    expectTypeOf<Adder['state']>().toEqualTypeOf<DeepReadonly<State>>()
+    expectTypeOf<Adder['snapshot']>().returns.toEqualTypeOf<State>()
+    expectTypeOf<Adder['sequence']>().toBeNumber()
+    expectTypeOf<Adder['recovery']>().toEqualTypeOf<StateRecovery>()
+    expectTypeOf<Adder['createSnapshot']>().returns.resolves.toEqualTypeOf<SnapshotInfo>()
+    expectTypeOf<Adder['compact']>().returns.resolves.toEqualTypeOf<CompactionReport>()
+    expectTypeOf<Adder['stateAt']>().returns.resolves.toEqualTypeOf<State>()
+    expectTypeOf<Adder['changes']>().returns.toEqualTypeOf<ReadableStream<JournalEntry<Add>>>()
+    expectTypeOf<Adder>().toExtend<AsyncDisposable>()
+    expectTypeOf<MutationContext>().toEqualTypeOf<{ readonly sequence: number }>()
+  })
+})
+
+describe('a journal', () => {
+  test('is what MiniStore is', () => {
+    expectTypeOf<MiniStore<Add>>().toExtend<Journal<Add>>()
+    expectTypeOf<MiniStore<Add, Input>>().toExtend<Journal<Add, Input>>()
+    expectTypeOf<MiniStore<Add>>().not.toExtend<Journal<string>>()
+  })
+
+  test('gives its types to a manager over it', () => {
+    const over = () => StateManager.over(journal, snapshots, { initialState, mutator, schema })
+    expectTypeOf(over).returns.resolves.toEqualTypeOf<StateManager<State, Add, Input>>()
+    const standard: StandardSchemaV1<Input, Add> = schema
+    expectTypeOf(() => StateManager.over(journal, snapshots, { initialState, mutator, schema: standard })).toBeFunction()
+  })
+})
+
+describe('DeepReadonly', () => {
+  test('makes every part read-only, but for functions and dates', () => {
+    interface Parts {
+      list: Array<{ n: number }>
+      pair: [string, number[]]
+      map: Map<{ key: string }, Set<number>>
+      at: Date
+      run: (n: number) => void
+      either: string | { deep: boolean } | undefined
+      maybe?: number[]
+      any: unknown
+    }
+    expectTypeOf<DeepReadonly<Parts>>().toEqualTypeOf<{
+      readonly list: ReadonlyArray<{ readonly n: number }>
+      readonly pair: readonly [string, readonly number[]]
+      readonly map: ReadonlyMap<{ readonly key: string }, ReadonlySet<number>>
+      readonly at: Date
+      readonly run: (n: number) => void
+      readonly either: string | { readonly deep: boolean } | undefined
+      readonly maybe?: readonly number[]
+      readonly any: unknown
+    }>()
+    expectTypeOf<DeepReadonly<number>>().toEqualTypeOf<number>()
+    expectTypeOf<DeepReadonly<unknown>>().toEqualTypeOf<unknown>()
+  })
+})

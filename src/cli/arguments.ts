@@ -44,18 +44,25 @@ export class Arguments {
     const { positionals } = parsed
     const missing = command.positionals[positionals.length]
     if (missing !== undefined) throw new UsageError(`Expected ${missing}, got nothing`)
-    const extra = positionals[command.positionals.length]
+    const all = [...command.positionals, ...(command.optionalPositionals ?? [])]
+    const extra = positionals[all.length]
     if (extra !== undefined) {
-      const last = command.positionals.at(-1) ?? 'command'
+      const last = all.at(-1) ?? 'command'
       throw new UsageError(`Expected nothing behind the ${last}, got ${JSON.stringify(extra)}`)
     }
-    if (positionals.includes('')) throw new UsageError('Expected a path, got an empty word')
+    const empty = positionals.indexOf('')
+    if (empty !== -1) throw new UsageError(`Expected ${all[empty]}, got an empty word`)
     return new Arguments(parsed.values, positionals)
   }
 
   /** What was given besides options. */
   positional(index: number): string {
     return this.#positionals[index] as string
+  }
+
+  /** What was given in an optional place. */
+  optionalPositional(index: number): string | undefined {
+    return this.#positionals[index]
   }
 
   flag(name: string): boolean {

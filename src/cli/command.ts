@@ -6,8 +6,10 @@ export interface Command {
   readonly name: string
   /** One line for the list of commands. */
   readonly summary: string
-  /** What it takes besides options, in order; all of them are needed. */
+  /** What it needs besides options, in order. */
   readonly positionals: readonly string[]
+  /** What it may be given behind them. */
+  readonly optionalPositionals?: readonly string[]
   readonly options: Readonly<Record<string, CommandOption>>
   /** What a user must know, in lines. */
   readonly details: readonly string[]

@@ -3,10 +3,7 @@ import { formatTable } from './terminal/table.ts'
 
 /** What `ministore --help` prints. */
 export function generalHelp(commands: readonly Command[]): string {
-  const rows = commands.map(({ name, positionals, summary }) => [
-    `  ${[name, ...positionals].join(' ')}`,
-    summary,
-  ])
+  const rows = commands.map((command) => [`  ${usageOf(command)}`, command.summary])
   return [
     'Looks at, follows, checks and mends a journal of ministore, and writes to it.',
     '',
@@ -25,12 +22,12 @@ export function generalHelp(commands: readonly Command[]): string {
 
 /** What `ministore COMMAND --help` prints. */
 export function commandHelp(command: Command): string {
-  const { name, positionals, summary, options, details, examples } = command
+  const { summary, options, details, examples } = command
   const rows = Object.entries(options).map(([option, spec]) => [`  ${optionUsage(option, spec)}`, spec.help])
   return [
     `${summary[0]?.toUpperCase()}${summary.slice(1)}.`,
     '',
-    `Usage: ministore ${[name, ...positionals].join(' ')} [options]`,
+    `Usage: ministore ${usageOf(command)} [options]`,
     '',
     ...details,
     ...(details.length === 0 ? [] : ['']),
@@ -40,6 +37,10 @@ export function commandHelp(command: Command): string {
     ...examples.map((example) => `  ${example}`),
     '',
   ].join('\n')
+}
+
+function usageOf({ name, positionals, optionalPositionals = [] }: Command): string {
+  return [name, ...positionals, ...optionalPositionals.map((optional) => `[${optional}]`)].join(' ')
 }
 
 function optionUsage(name: string, { value, short }: CommandOption): string {

@@ -8,6 +8,9 @@ import { type OpenOptions, writerSettings, type WriterSettings } from '../minist
 import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
 import type { DeepReadonly } from './deep-readonly.ts'
 
+/** The journal's name in the directory of a state. */
+export const journalName = 'journal.jsonl'
+
 /**
  * Makes a mutation part of the state: changes the state it is given and returns nothing, or returns a new
  * one.

@@ -17,7 +17,7 @@ import { mutate } from './mutation.ts'
 import { pastState } from './past-state.ts'
 import { recoverState, type RecoveredState, type StateRecovery } from './recovery.ts'
 import {
-  directoryPath, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions,
+  directoryPath, journalName, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions,
   type StateSettings,
 } from './settings.ts'
 import { StateSoundness } from './soundness.ts'
@@ -90,7 +90,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const settings = openSettings<State, Mutation>(options)
     const path = directoryPath(directory)
     const snapshots = new SnapStore<State>(path, settings.snapshots)
-    const opened: unknown = await MiniStore.open(join(path, 'journal.jsonl'), settings.journal)
+    const opened: unknown = await MiniStore.open(join(path, journalName), settings.journal)
     const journal = opened as MiniStore<Mutation, Input>
     try {
       const recovered = await recoverState(journal, snapshots, settings.definition)

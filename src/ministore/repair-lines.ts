@@ -73,7 +73,7 @@ export async function* readLineRuns(
     const bad = { index, offset, bytes: rest.length, reason: 'the line has no line feed', isUnclean: true }
     yield { good: rest.subarray(0, 0), lines: 0, bad }
   } finally {
-    await blocks.settled()
+    await blocks.release()
   }
 }
 

@@ -1,8 +1,12 @@
+import { basename, dirname } from 'node:path'
+
 import { MiniStore } from '../../index.ts'
+import { SnapStore } from '../../minisnap/index.ts'
+import { journalName } from '../../ministate/settings.ts'
 import type { JournalOutline } from '../../ministore/journal-outline.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
-import { exitCodes, UsageError } from '../exit-codes.ts'
+import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
 import { visible } from '../terminal/style.ts'
@@ -21,6 +25,7 @@ export const compact: Command = {
   details: [
     'Deletes whole segments only, oldest first, and never the active one: some records below SEQ may',
     'stay. Deleted records are gone for good. What stays keeps its sequence numbers.',
+    'Where the journal belongs to a state, what its snapshots do not cover is not deleted.',
   ],
   examples: [
     'ministore compact state/journal.jsonl --before 5000',
@@ -45,6 +50,7 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
   const next = (outline?.lastSequence ?? 0) + 1
   if (before > next)
     throw new UsageError(`Expected --before to be at most ${next}, the next sequence number, got ${before}`)
+  await refuseUncovered(path, before)
   const doomed = doomedSegments(outline, before)
   const isWritten = args.flag('write')
   let { firstSequence = 1 } =
@@ -60,6 +66,17 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
       : text({ doomed, isWritten, firstSequence }),
   )
   return exitCodes.ok
+}
+
+/** @throws {CommandFailure} when a state, or an older snapshot of it, would need what is to go. */
+async function refuseUncovered(path: string, before: number): Promise<void> {
+  if (basename(path) !== journalName) return
+  const oldest = (await new SnapStore(dirname(path)).list()).at(-1)
+  if (oldest === undefined || before <= oldest.sequence + 1) return
+  const most = `The most is --before ${oldest.sequence + 1}`
+  throw new CommandFailure(
+    `The state in ${dirname(path)} needs the mutations behind its oldest snapshot, of ${oldest.sequence}. ${most}`,
+  )
 }
 
 function doomedSegments(outline: JournalOutline | undefined, before: number): Doomed[] {

@@ -1,0 +1,97 @@
+import { cp, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { SnapStore } from '../../src/minisnap/index.ts'
+import { StateManager } from '../../src/ministate/index.ts'
+import { editFile } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { ministore } from './run-command.ts'
+
+/** Snapshots of 2 and 3 mutations, one more behind them. */
+async function fixture(): Promise<string> {
+  const directory = await temporaryDirectory()
+  await cp(join(import.meta.dirname, '../fixtures/state-v0.3.0'), directory, { recursive: true })
+  return directory
+}
+
+const flipIn = (path: string): Promise<void> =>
+  editFile(path, (bytes) => {
+    bytes[45] = (bytes[45] as number) ^ 1
+    return bytes
+  })
+
+describe('stats', () => {
+  test('shows snapshots and journal, and changes nothing', async () => {
+    const directory = await fixture()
+    const names = await readdir(directory)
+    const { code, stdout } = await ministore(['stats', directory])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/snapshot-3\.json +3 +80 B +1 +whole/)
+    expect(stdout).toMatch(/snapshot-2\.json +2 +74 B +2 +whole/)
+    expect(stdout).toContain('journal  4 mutations (1 to 4), 178 B')
+    expect(await readdir(directory)).toEqual(names)
+  })
+
+  test('gives programs the same as JSON', async () => {
+    const { stdout } = await ministore(['stats', '--json', await fixture()])
+    expect(JSON.parse(stdout)).toMatchObject({
+      snapshots: [
+        { file: 'snapshot-3.json', sequence: 3, bytes: 80, isWhole: true, damage: null },
+        { file: 'snapshot-2.json', sequence: 2, bytes: 74, isWhole: true, damage: null },
+      ],
+      journal: { firstSequence: 1, lastSequence: 4, bytes: 178, mutations: 4 },
+      problem: null,
+    })
+  })
+
+  test('names a damaged snapshot and exits with 1', async () => {
+    const directory = await fixture()
+    await flipIn(join(directory, 'snapshot-3.json'))
+    const { code, stdout } = await ministore(['stats', directory])
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/snapshot-3\.json .* damaged/)
+    expect(stdout).toContain('its state has the checksum')
+    expect(stdout).not.toContain('problem')
+  })
+
+  test('says when journal and snapshots do not fit together', async () => {
+    const directory = await fixture()
+    await new SnapStore(directory).create({}, 9)
+    const { code, stdout } = await ministore(['stats', '--json', directory])
+    expect(code).toBe(1)
+    expect(JSON.parse(stdout)).toMatchObject({ problem: expect.stringContaining('ahead of the journal, which ends with 4') as string })
+    const other = await fixture()
+    await rm(join(other, 'journal.jsonl.001'))
+    await Promise.all([2, 3].map((sequence) => rm(join(other, `snapshot-${sequence}.json`))))
+    expect((await ministore(['stats', other])).stdout).toContain('problem: mutations 1 to 3 are in no whole snapshot')
+  })
+
+  test('of snapshots without a journal, of a state without snapshots, of nothing', async () => {
+    const alone = await temporaryDirectory()
+    await new SnapStore(alone).create({ total: 1 }, 7)
+    expect((await ministore(['stats', alone])).stdout).toContain('journal  none')
+    const fresh = await temporaryDirectory()
+    const manager = await StateManager.open(fresh, { initialState: () => 0, mutator: (state: number, add: number) => state + add })
+    await manager.apply(1)
+    await manager.close()
+    expect((await ministore(['stats', fresh])).stdout).toContain('no snapshot: opening replays every mutation')
+    const nothing = await ministore(['stats', await temporaryDirectory()])
+    expect(nothing).toMatchObject({ code: 1, stdout: '' })
+    expect(nothing.stderr).toContain('neither a snapshot nor journal.jsonl')
+  })
+})
+
+describe('compact', () => {
+  test('refuses to delete what a snapshot of the state still needs', async () => {
+    const directory = await fixture()
+    const path = join(directory, 'journal.jsonl')
+    const refused = await ministore(['compact', path, '--before', '4', '--write'])
+    expect(refused).toMatchObject({ code: 1, stdout: '' })
+    expect(refused.stderr).toContain('The most is --before 3')
+    await rm(join(directory, 'snapshot-2.json'))
+    expect(await ministore(['compact', path, '--before', '4', '--write'])).toMatchObject({ code: 0, stderr: '' })
+    expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
+  })
+})

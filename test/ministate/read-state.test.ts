@@ -1,0 +1,51 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+
+import { expect, test } from 'vitest'
+
+import { StateManager } from '../../src/ministate/index.ts'
+import { readState } from '../../src/ministate/read-state.ts'
+import { ObservedFileSystem } from '../support/observed-file-system.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+
+const definition = {
+  initialState: (): number[] => [],
+  mutator: (state: number[], mutation: number): void => void state.push(mutation),
+}
+
+test('reads the state of a manager that has it open, and changes nothing', async () => {
+  const directory = await temporaryDirectory()
+  await using manager = await StateManager.open(directory, definition)
+  expect(await readState(directory, definition)).toEqual({ state: [], sequence: 0 })
+  for (const mutation of [1, 2, 3]) await manager.apply(mutation)
+  expect(await readState(directory, definition)).toEqual({ state: [1, 2, 3], sequence: 3 })
+  await manager.compact()
+  await manager.apply(4)
+  const names = await readdir(directory)
+  expect(await readState(directory, definition)).toEqual({ state: [1, 2, 3, 4], sequence: 4 })
+  expect(await readdir(directory)).toEqual(names)
+})
+
+test('of a directory that is not there it is the initial one, and none is made', async () => {
+  const directory = join(await temporaryDirectory(), 'missing')
+  expect(await readState(directory, definition)).toEqual({ state: [], sequence: 0 })
+  await expect(readdir(directory)).rejects.toMatchObject({ code: 'ENOENT' })
+})
+
+test('looks anew when a compaction drops what it was about to read', async () => {
+  const directory = await temporaryDirectory()
+  await using manager = await StateManager.open(directory, { ...definition, snapshots: { keep: 1 } })
+  for (const mutation of [1, 2]) await manager.apply(mutation)
+  await manager.createSnapshot()
+  for (const mutation of [3, 4]) await manager.apply(mutation)
+  const files = new ObservedFileSystem()
+  let isCompacted = false
+  // The journal is looked at when the old snapshot has been read.
+  files.hook = async ({ operation, path }) => {
+    if (isCompacted || operation !== 'open' || !path.endsWith('journal.jsonl')) return
+    isCompacted = true
+    await manager.compact()
+  }
+  expect(await readState(directory, definition, files)).toEqual({ state: [1, 2, 3, 4], sequence: 4 })
+  expect(isCompacted).toBe(true)
+})

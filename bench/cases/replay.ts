@@ -18,8 +18,8 @@ export const replayCase: Case = {
   title: 'Replay',
   method: [
     'Every record is read from the disk, or rather from the page cache, which is warm, parsed, and ' +
-      'counted. The floor is `JSON.parse` of lines that are already strings in memory: no reading, no ' +
-      'UTF-8, no splitting. All ways run in one process, turn about, with a garbage collection before ' +
+      'counted. The floor is `JSON.parse` of lines that are already strings in memory, a thousand at a ' +
+      'time: no reading, no UTF-8, no splitting. All ways run in one process, turn about, with a garbage collection before ' +
       'each.',
     '`time` is that of one record, opening and closing included. readline and split2 read a file of the' +
       ' same lines. All but lmdb, which has an encoding of its own, store JSON. A replay of ministore ' +
@@ -74,17 +74,21 @@ function entrantOf({ name, notes, blocksEventLoop }: Replay, role: Role): Entran
   return { name, role, notes: [...notes, 'blocks the event loop throughout'], because }
 }
 
-/**
- * The lines are made anew each time: kept, they would be a burden to the garbage collector in the time of the
- * others.
- */
+/** Lines of the floor that are in memory at a time: few enough to stay in the processor's cache, as those of a stream do. */
+const linesAtOnce = 1000
+
+/** Lines are made anew all the time: kept, they would be a burden to the garbage collector in the time of the others. */
 function parseLines({ count, record }: DataSet): Slice {
-  const lines = Array.from({ length: count }, (_, place) => JSON.stringify(record(place)))
-  globalThis.gc?.()
-  const begun = performance.now()
   let records = 0
-  for (const line of lines) if (JSON.parse(line) !== undefined) records++
-  return { units: records, time: (performance.now() - begun) * 1e6 }
+  let time = 0
+  for (let from = 0; from < count; from += linesAtOnce) {
+    const size = Math.min(linesAtOnce, count - from)
+    const lines = Array.from({ length: size }, (_, place) => JSON.stringify(record(from + place)))
+    const begun = performance.now()
+    for (const line of lines) if (JSON.parse(line) !== undefined) records++
+    time += performance.now() - begun
+  }
+  return { units: records, time: time * 1e6 }
 }
 
 async function replaySlice(replay: Replay, path: string, { count }: DataSet): Promise<Slice> {

@@ -199,8 +199,11 @@ export class JournalWriter {
     } catch (error) {
       throw await this.#rollBack(error)
     }
+    const syncing = file.dataSync()
+    // While the disk works: behind its answer the next append waits.
+    const written = { segment, file, prefix: extendPrefix(prefix, lines, records) }
     try {
-      await file.dataSync()
+      await syncing
     } catch (error) {
       this.#poison('fsync', error)
       // The record stays visible to whoever opens the journal next on this system, and their fsync would succeed without
@@ -212,7 +215,7 @@ export class JournalWriter {
       const at = { path: this.files.path, segment: segment.name, sequence }
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...at, cause: error })
     }
-    this.#active = { segment, file, prefix: extendPrefix(prefix, lines, records) }
+    this.#active = written
     this.#change.wake()
   }
 

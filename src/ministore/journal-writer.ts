@@ -5,7 +5,7 @@ import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { ChangeSignal } from './change-signal.ts'
-import { appendChannel, rotateChannel, traced } from './channels.ts'
+import { appendChannel, type AppendTrace, rotateChannel, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
 import type { JournalTail, JournalView } from './journal-source.ts'
 import { type ActiveSegment, orPoison, PoisoningError } from './next-segment.ts'
@@ -114,7 +114,7 @@ export class JournalWriter {
     this.assertUsable()
     // It is awaited when the turn has come, and must not count as unhandled until then.
     validation?.catch(() => {})
-    const context = { path: this.files.path, bytes: lines.length, records }
+    const context: AppendTrace = { path: this.files.path, bytes: lines.length, records }
     return this.#queue.add(() =>
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
@@ -123,9 +123,8 @@ export class JournalWriter {
         const isFull = prefix.records > 0 && prefix.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
         await this.#write(lines, records)
-        const sequence = this.lastSequence
-        Object.assign(context, { sequence })
-        return sequence
+        context.sequence = this.lastSequence
+        return context.sequence
       }),
     )
   }
@@ -199,11 +198,8 @@ export class JournalWriter {
     } catch (error) {
       throw await this.#rollBack(error)
     }
-    const syncing = file.dataSync()
-    // While the disk works: behind its answer the next append waits.
-    const written = { segment, file, prefix: extendPrefix(prefix, lines, records) }
     try {
-      await syncing
+      await file.dataSync()
     } catch (error) {
       this.#poison('fsync', error)
       // The record stays visible to whoever opens the journal next on this system, and their fsync would succeed without
@@ -212,10 +208,10 @@ export class JournalWriter {
       await file.truncate(prefix.bytes).catch(() => {})
       const sequence = this.lastSequence + 1
       const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
-      const at = { path: this.files.path, segment: segment.name, sequence }
-      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...at, cause: error })
+      const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
+      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
     }
-    this.#active = written
+    this.#active = { segment, file, prefix: extendPrefix(prefix, lines, records) }
     this.#change.wake()
   }
 

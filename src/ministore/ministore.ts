@@ -164,16 +164,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    */
   async appendAll(records: Iterable<Input>): Promise<{ first: number; last: number }> {
     this.#writer.assertUsable()
-    const encoded = Array.from(iterable('records', records), (record) => this.#codec.encode(record))
-    if (encoded.length === 0) {
-      const last = await this.#writer.settled()
-      return { first: last + 1, last }
-    }
-    const validations = encoded.flatMap(({ validation }) => (validation === undefined ? [] : [validation]))
-    const lines = Buffer.concat(encoded.map(({ line }) => line))
-    const validation = validations.length === 0 ? undefined : Promise.all(validations)
-    const last = await this.#writer.append(lines, encoded.length, validation)
-    return { first: last - encoded.length + 1, last }
+    const { lines, count, validation } = this.#codec.encodeAll(iterable('records', records))
+    const last = await (count === 0 ? this.#writer.settled() : this.#writer.append(lines, count, validation))
+    return { first: last - count + 1, last }
   }
 
   /**

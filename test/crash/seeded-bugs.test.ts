@@ -1,3 +1,6 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
 import { afterAll, describe, expect, test } from 'vitest'
 
 import { isFullCrashSuite } from '../support/crash-scale.ts'
@@ -56,6 +59,15 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
 })
 
 describe('a patch', () => {
+  test.each(defects.filter(({ patches }) => patches !== undefined))('fits the sources as they are: $name', ({ patches = [] }) => {
+    const sources = new Map<string, string>()
+    for (const { file, ...patch } of patches) {
+      const source = sources.get(file) ?? readFileSync(join(import.meta.dirname, '../../src', file), 'utf8')
+      sources.set(file, replaceOnce(source, patch))
+    }
+    expect(sources.size).toBeGreaterThan(0)
+  })
+
   test('applies where its text occurs once, and nowhere else', () => {
     expect(replaceOnce('a b c', { find: 'b', by: '$&' })).toBe('a $& c')
     expect(() => replaceOnce('a b b', { find: 'b', by: 'x' })).toThrow('exactly one occurrence, got 2')

@@ -380,13 +380,13 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/journal-writer.ts',
-        find: `        Object.assign(context, { sequence })
-        return sequence
+        find: `        context.sequence = this.lastSequence
+        return context.sequence
       }),
     )
 `,
-        by: `        Object.assign(context, { sequence })
-        return sequence
+        by: `        context.sequence = this.lastSequence
+        return context.sequence
       }),
       { priority: ++calls },
     )

@@ -4,7 +4,7 @@
  * | code | what happened | what is left |
  * |---|---|---|
  * | `ERR_MINISTORE_NOT_SERIALIZABLE` | the record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`), or a state none that reads back as it was | nothing written |
- * | `ERR_MINISTORE_RECORD_TOO_LARGE` | the encoded record exceeds `maxRecordBytes` | nothing written |
+ * | `ERR_MINISTORE_RECORD_TOO_LARGE` | the encoded record exceeds `maxRecordBytes`, or a payload `maxPayloadBytes` | nothing written |
  * | `ERR_MINISTORE_STATE_TOO_LARGE` | the text of a state exceeds the longest string of the platform (about 512 MiB) | nothing written |
  * | `ERR_MINISTORE_SCHEMA` | the record or state fails the schema | on append or create: nothing written |
  * | `ERR_MINISTORE_CODEC` | the codec threw or gave a text that cannot be one line | on append or create: nothing written |
@@ -22,6 +22,10 @@
  * | `ERR_MINISTORE_MUTATOR` | the mutator threw for a mutation that is in the journal | the mutation is written; only `close()` works |
  * | `ERR_MINISTORE_SNAPSHOT_AHEAD` | a snapshot is of a later sequence number than the journal's last | nothing changed |
  * | `ERR_MINISTORE_STATE_GAP` | mutations between a snapshot and the journal's first are missing | nothing changed |
+ * | `ERR_MINISTORE_QUEUE_FULL` | a queue has as many messages as `maxDepth` says, or as a snapshot can hold | nothing written |
+ * | `ERR_MINISTORE_MESSAGE_SETTLED` | the message was acked or nacked before, or is being so | nothing written |
+ * | `ERR_MINISTORE_LEASE_LOST` | the lease of the message is over | nothing written; the message comes again, or is a dead letter |
+ * | `ERR_MINISTORE_NO_SUCH_MESSAGE` | a queue has no dead letter of this id | nothing written |
  */
 export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_NOT_SERIALIZABLE'
@@ -43,6 +47,10 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_MUTATOR'
   | 'ERR_MINISTORE_SNAPSHOT_AHEAD'
   | 'ERR_MINISTORE_STATE_GAP'
+  | 'ERR_MINISTORE_QUEUE_FULL'
+  | 'ERR_MINISTORE_MESSAGE_SETTLED'
+  | 'ERR_MINISTORE_LEASE_LOST'
+  | 'ERR_MINISTORE_NO_SUCH_MESSAGE'
 
 /** Where in a journal an error lies; every field is optional and absent when it does not apply. */
 export interface MiniStoreErrorContext {

@@ -98,7 +98,7 @@ function isRunnableShell({ language, flags }: CodeBlock): boolean {
 
 /** A project that has installed this checkout, and what its examples may use besides. */
 function createWorkspace(): Promise<Workspace> {
-  const installed = ['zod', 'valibot', '@types/node']
+  const installed = ['zod', 'valibot', '@types/node', '@octokit/webhooks-examples']
   return Workspace.create({
     packages: {
       [manifest.name]: ROOT,

@@ -60,7 +60,9 @@ export interface JournalUse {
   readonly bytes: number
 }
 
-export function journalUse(journal: Pick<Journal<unknown>, 'firstSequence' | 'lastSequence' | 'segments'>): JournalUse {
+export function journalUse(
+  journal: Pick<Journal<unknown>, 'firstSequence' | 'lastSequence' | 'segments'>,
+): JournalUse {
   const { firstSequence, lastSequence, segments = [] } = journal
   return {
     mutations: lastSequence - firstSequence + 1,

@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFile } from 'node:fs/promises'
 
 import { afterAll, describe, expect, test } from 'vitest'
 
@@ -21,10 +20,16 @@ const table: string[] = []
 const textOf = ({ check, why }: Finding): string => `${check}: ${why}`
 
 /** What the suite finds, up to the finding that is this defect's. */
-async function findingsOf({ patches, sabotage = none, finding }: Defect): Promise<readonly string[]> {
+async function findingsOf({ name, patches, sabotage = none, finding }: Defect): Promise<readonly string[]> {
   const isPatched = patches !== undefined
   const checks = isPatched ? await loadPatched(await temporaryDirectory(), patches) : { findDefects }
-  const { findings } = await checks.findDefects(sabotage, (found) => finding.test(textOf(found)))
+  // A defect of what stands on the journal is looked for by the checks of the same name only: others take long.
+  const [brick = ''] = /^\w+: /.exec(name) ?? []
+  const { findings } = await checks.findDefects(
+    sabotage,
+    (found) => finding.test(textOf(found)),
+    (check) => check.startsWith(brick),
+  )
   return findings.map((found) => textOf(found))
 }
 
@@ -59,13 +64,13 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
 })
 
 describe('a patch', () => {
-  test.each(defects.filter(({ patches }) => patches !== undefined))('fits the sources as they are: $name', ({ patches = [] }) => {
-    const sources = new Map<string, string>()
-    for (const { file, ...patch } of patches) {
-      const source = sources.get(file) ?? readFileSync(join(import.meta.dirname, '../../src', file), 'utf8')
-      sources.set(file, replaceOnce(source, patch))
+  test('of every defect fits the library as it is', async () => {
+    for (const { name, patches = [] } of defects) {
+      for (const { file, ...patch } of patches) {
+        const text = await readFile(new URL(`../../src/${file}`, import.meta.url), 'utf8')
+        expect(() => replaceOnce(text, patch), name).not.toThrow()
+      }
     }
-    expect(sources.size).toBeGreaterThan(0)
   })
 
   test('applies where its text occurs once, and nowhere else', () => {

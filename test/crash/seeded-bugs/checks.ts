@@ -6,6 +6,7 @@ import { CrashHarness, type Workload } from '../harness.ts'
 import { type ExpectedJournal, JournalModel, journalPath } from '../journal-model.ts'
 import { type FoundJournal, JournalOracle } from '../journal-oracle.ts'
 import { faultChecks } from './fault-checks.ts'
+import { queueChecks } from './queue-checks.ts'
 import type { Sabotage } from './sabotage.ts'
 import { snapChecks } from './snap-checks.ts'
 import { stateChecks } from './state-checks.ts'
@@ -55,10 +56,12 @@ class SabotagedOracle extends JournalOracle {
  * real one, in a patched copy the one with the defect.
  *
  * @param isEnough ends the suite at a finding; without it every check runs.
+ * @param isTried chooses checks by their names; without it all of them.
  */
 export async function findDefects(
   sabotage: Sabotage,
   isEnough: (finding: Finding) => boolean = () => false,
+  isTried: (check: string) => boolean = () => true,
 ): Promise<{ readonly findings: readonly Finding[]; readonly distinctStates: number }> {
   const harness = new CrashHarness<ExpectedJournal, FoundJournal>(new SabotagedOracle(sabotage))
   const newFiles = (): SimulatedFileSystem => {
@@ -67,7 +70,8 @@ export async function findDefects(
     return files
   }
   const findings: Finding[] = []
-  for (const [check, run] of [...directChecks, ...snapChecks, ...stateChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks]) {
+  for (const [check, run] of allChecks) {
+    if (!isTried(check)) continue
     try {
       await run({ newFiles, sabotage, harness })
     } catch (error) {
@@ -298,3 +302,8 @@ async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void
   await second.close()
   throw new Error('a second writer was admitted')
 }
+
+const allChecks: readonly Check[] = [
+  ...directChecks, ...snapChecks, ...stateChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks,
+  ...queueChecks,
+]

@@ -3,6 +3,7 @@ import {
   acknowledgesFirst, endsShortWrites, locksNothing, readsErrorsAsEnd, retriesSync, type Sabotage,
   withoutDirectorySync,
 } from './sabotage.ts'
+import { queueDefects } from './queue-defects.ts'
 import { snapDefects } from './snap-defects.ts'
 import { stateDefects } from './state-defects.ts'
 
@@ -407,4 +408,5 @@ export const defects: readonly Defect[] = [
   },
   ...snapDefects,
   ...stateDefects,
+  ...queueDefects,
 ]

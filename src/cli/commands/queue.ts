@@ -1,0 +1,142 @@
+import { readdir, stat } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+
+import { isNotFound } from '../../fs/file-system.ts'
+import { MiniQueue } from '../../miniqueue/index.ts'
+import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/queue-state.ts'
+import { transition } from '../../miniqueue/transitions.ts'
+import { readState } from '../../ministate/read-state.ts'
+import { journalName } from '../../ministate/settings.ts'
+import type { Arguments } from '../arguments.ts'
+import { type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
+import type { Io } from '../io.ts'
+import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../queue-view.ts'
+import { plural } from '../terminal/units.ts'
+
+const actions = ['stats', 'peek', 'dead', 'redrive', 'discard'] as const
+
+type Action = (typeof actions)[number]
+
+export const queue: Command = {
+  name: 'queue',
+  summary: 'shows a queue and its dead letters, redrives or discards them',
+  positionals: ['DIR'],
+  optionalPositionals: ['ACTION', 'ID'],
+  options: {
+    limit: { value: 'N', help: 'peek, dead: at most so many; 10 unless given' },
+    json: commonOptions.json,
+  },
+  details: [
+    'ACTION is one of:',
+    '  stats          how many messages there are of each kind; what is done when none is given',
+    '  peek           the messages that are delivered next; whether one is in flight only its process knows',
+    '  dead           the dead letters, with what was wrong',
+    '  redrive ID     makes a dead letter a message again, with no attempts counted; ID may be all',
+    '  discard ID     removes a dead letter for good; ID may be all',
+    'The first three take no lock. The others need that no process has the queue open.',
+  ],
+  examples: [
+    'ministore queue jobs',
+    'ministore queue jobs dead --json | jq .payload',
+    'ministore queue jobs redrive all',
+  ],
+  run: runQueue,
+}
+
+async function runQueue(args: Arguments, io: Io): Promise<number> {
+  const directory = args.positional(0)
+  const action = actionOf(args.optionalPositional(1))
+  const id = idOf(action, args.optionalPositional(2))
+  const limit = args.integer('limit') ?? 10
+  const isJson = args.flag('json')
+  const bytes = await bytesIn(directory)
+  const text =
+    id === undefined
+      ? await look(action, { directory, bytes, limit, isJson })
+      : await changeDead(action === 'redrive' ? 'redrive' : 'discard', { directory, id, isJson })
+  await io.stdout.write(text)
+  return exitCodes.ok
+}
+
+async function changeDead(
+  action: 'redrive' | 'discard',
+  { directory, id, isJson }: { readonly directory: string; readonly id: number | 'all'; readonly isJson: boolean },
+): Promise<string> {
+  await using opened = await MiniQueue.open(directory)
+  const count = action === 'redrive' ? await opened.redrive(id) : await opened.discard(id)
+  if (isJson) return `${JSON.stringify({ action, count })}\n`
+  return `${action === 'redrive' ? 'Redriven' : 'Discarded'}: ${plural(count, 'dead letter')}.\n`
+}
+
+interface Look {
+  readonly directory: string
+  readonly bytes: number
+  readonly limit: number
+  readonly isJson: boolean
+}
+
+async function look(action: Action, { directory, bytes, limit, isJson }: Look): Promise<string> {
+  const { state } = await readState<QueueState, QueueMutation>(directory, {
+    initialState: emptyQueue,
+    mutator: (current, mutation) => void transition(current, mutation),
+  })
+  const now = Date.now()
+  if (action === 'dead') {
+    const letters = deadLetters(state, limit)
+    return isJson ? jsonLines(letters) : deadText(letters)
+  }
+  if (action === 'peek') {
+    const messages = nextMessages(state, limit, now)
+    return isJson ? jsonLines(messages) : peekText(messages, now)
+  }
+  const facts = statsOf(state, { now, bytes, directory })
+  return isJson ? `${JSON.stringify(facts)}\n` : statsText(facts)
+}
+
+function actionOf(given: string | undefined): Action {
+  if (given === undefined) return 'stats'
+  const action = actions.find((name) => name === given)
+  if (action !== undefined) return action
+  throw new UsageError(`Expected an action, one of ${actions.join(', ')}, got ${JSON.stringify(given)}`)
+}
+
+/** Undefined for an action that takes none. */
+function idOf(action: Action, given: string | undefined): number | 'all' | undefined {
+  if (action !== 'redrive' && action !== 'discard') {
+    if (given !== undefined) throw new UsageError(`Expected nothing behind ${action}, got ${JSON.stringify(given)}`)
+    return undefined
+  }
+  if (given === 'all') return given
+  if (given !== undefined && /^[1-9]\d{0,15}$/.test(given)) return Number(given)
+  const got = given === undefined ? 'nothing' : JSON.stringify(given)
+  throw new UsageError(`Expected the id of a dead letter or all, got ${got}`)
+}
+
+const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
+
+/** Bytes of all files of the queue. @throws {CommandFailure} when there is none. */
+async function bytesIn(directory: string): Promise<number> {
+  let bytes = 0
+  let found = 0
+  for (const name of (await namesIn(directory)).filter((entry) => ourName.test(entry))) {
+    try {
+      bytes += (await stat(join(directory, name))).size
+      found++
+    } catch (error) {
+      // Removed meanwhile by the process that has the queue open.
+      if (!isNotFound(error)) throw error
+    }
+  }
+  if (found > 0) return bytes
+  throw new CommandFailure(`There is no queue in ${resolve(directory)}: neither ${journalName} nor a snapshot`)
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory)
+  } catch (error) {
+    if (isNotFound(error)) return []
+    throw error
+  }
+}

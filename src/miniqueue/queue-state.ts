@@ -1,0 +1,103 @@
+/**
+ * What a queue keeps on the disk, as plain JSON: `jq .state snapshot-<sequence>.json` shows it.
+ *
+ * Who has received what is not in it: leases end with their process. So every message that is in it can be
+ * delivered.
+ */
+export interface QueueState {
+  /** Id of the next message; an id is never given twice. */
+  nextId: number
+  /** Place of the next message that takes one at the end. */
+  nextOrder: number
+  /** Messages that wait or are in flight, by id. */
+  readonly messages: Record<number, QueuedMessage>
+  /** Dead letters, by id. */
+  readonly dead: Record<number, DeadMessage>
+  /** Which message a key stands for, by {@link keyName}. */
+  readonly keys: Record<string, KeyHolder>
+  /** Keys whose messages are acknowledged, oldest first, with the time at which they are free again. */
+  expiring: ExpiringKey[]
+}
+
+/** What is the same for messages and dead letters. */
+interface StoredMessage {
+  readonly payload: unknown
+  /** Length of the payload as JSON. */
+  readonly bytes: number
+  /** Higher ones are delivered first. */
+  readonly priority: number
+  /** Milliseconds since 1970. */
+  readonly enqueuedAt: number
+  readonly key?: string
+  /** Times that it was delivered. */
+  attempts: number
+}
+
+export interface QueuedMessage extends StoredMessage {
+  /** Place among those of its priority. */
+  readonly order: number
+  /** Present while it is delayed, and until it is delivered: milliseconds since 1970. */
+  readonly dueAt?: number
+  /** Why it was not acknowledged the last time; absent while nobody has said. */
+  readonly reason?: string
+}
+
+export interface DeadMessage extends StoredMessage {
+  readonly reason: string
+  /** Milliseconds since 1970. */
+  readonly diedAt: number
+}
+
+export interface KeyHolder {
+  readonly id: number
+  /** Present once the message is acknowledged: from then on the key is free. */
+  readonly until?: number
+}
+
+export interface ExpiringKey {
+  readonly key: string
+  readonly until: number
+}
+
+/**
+ * A change of a queue, as its journal keeps it. Everything that was decided by a clock, an option or at
+ * random is written in it, so that replaying it gives the same at any time and with any options.
+ */
+export type QueueMutation =
+  | { readonly op: 'enqueue'; readonly at: number; readonly messages: readonly NewMessage[] }
+  | { readonly op: 'deliver'; readonly ids: readonly number[] }
+  /** @property keysUntil how long the keys of the messages are kept; absent: no longer. */
+  | { readonly op: 'ack'; readonly ids: readonly number[]; readonly keysUntil?: number }
+  | { readonly op: 'nack'; readonly id: number; readonly dueAt?: number; readonly reason?: string }
+  | { readonly op: 'bury'; readonly ids: readonly number[]; readonly reason: string; readonly at: number }
+  | { readonly op: 'redrive'; readonly ids: readonly number[] }
+  | { readonly op: 'discard'; readonly ids: readonly number[] }
+  | { readonly op: 'purge'; readonly except: readonly number[] }
+
+/** A message as it is written down when it is enqueued; its id follows from the state. */
+export interface NewMessage {
+  readonly payload: unknown
+  readonly bytes: number
+  /** Absent: 0. */
+  readonly priority?: number
+  readonly dueAt?: number
+  readonly key?: string
+}
+
+export function emptyQueue(): QueueState {
+  return { nextId: 1, nextOrder: 1, messages: {}, dead: {}, keys: {}, expiring: [] }
+}
+
+/**
+ * The name under which the state has a key: as it is, one such as `__proto__` could not be the name of a
+ * property.
+ */
+export function keyName(key: string): string {
+  return `key:${key}`
+}
+
+/** The message that a key stands for at some time; undefined while it is free. */
+export function holderOf(state: QueueState, key: string, at: number): number | undefined {
+  const holder = state.keys[keyName(key)]
+  return holder === undefined || (holder.until !== undefined && holder.until <= at) ? undefined : holder.id
+}

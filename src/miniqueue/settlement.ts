@@ -1,0 +1,143 @@
+import { integer } from '../options.ts'
+import type { Lease, Leases } from './leases.ts'
+import type { LeaseDesk } from './message.ts'
+import { maxMs } from './numbers.ts'
+import { alreadySettled, leaseLost, queueClosed } from './queue-errors.ts'
+import type { QueueLog } from './queue-log.ts'
+import type { QueueMutation } from './queue-state.ts'
+import type { NackSettings, QueueSettings } from './settings.ts'
+
+/** A burial that failed, for want of space perhaps, is tried again after this time. */
+const buryAgainMs = 30_000
+
+/** What the settlement of leases asks of whoever delivers. */
+export interface LeaseOwner {
+  /** The message of a lease that is over is ready again. */
+  takeBack(lease: Lease): void
+  /** Leases end at other times than before, or messages are ready that were not. */
+  changed(): void
+}
+
+/** The ways out of a lease: acked, nacked, extended, ended, and, after too many attempts, buried. */
+export class Settlement implements LeaseDesk {
+  readonly #log: QueueLog
+  readonly #settings: QueueSettings
+  readonly #leases: Leases
+  readonly #owner: LeaseOwner
+  #isClosed = false
+
+  constructor(parts: {
+    readonly log: QueueLog
+    readonly settings: QueueSettings
+    readonly leases: Leases
+    readonly owner: LeaseOwner
+  }) {
+    this.#log = parts.log
+    this.#settings = parts.settings
+    this.#leases = parts.leases
+    this.#owner = parts.owner
+  }
+
+  remainingMs(lease: Lease): number {
+    if (this.#isClosed) return 0
+    if (lease.phase === 'settling') return Math.max(0, lease.frozenMs)
+    return lease.phase === 'held' ? Math.max(0, lease.endsAt - this.#now) : 0
+  }
+
+  async ack(lease: Lease): Promise<void> {
+    const { dedupeWindowMs, clock } = this.#settings
+    await this.#settle(lease, () => {
+      const isKept = dedupeWindowMs > 0 && this.#log.state.messages[lease.id]?.key !== undefined
+      return { op: 'ack', ids: [lease.id], ...(isKept && { keysUntil: clock.wallMs() + dedupeWindowMs }) }
+    })
+  }
+
+  async nack(lease: Lease, { delayMs, reason }: NackSettings): Promise<void> {
+    this.#assertHeld(lease)
+    const wait = delayMs ?? this.#settings.backoff(lease.attempt)
+    await this.#settle(lease, () => {
+      const { id } = lease
+      const at = this.#settings.clock.wallMs()
+      if (lease.attempt >= this.#settings.maxAttempts) {
+        return { op: 'bury', ids: [id], reason: reason ?? 'nacked without a reason', at }
+      }
+      const why = reason === undefined ? {} : { reason }
+      return { op: 'nack', id, ...(wait > 0 && { dueAt: at + wait }), ...why }
+    })
+  }
+
+  extend(lease: Lease, ms: number): void {
+    const endsAt = this.#now + integer('ms', ms, { most: maxMs })
+    this.#assertHeld(lease)
+    this.#leases.restart(lease, Math.max(lease.endsAt, endsAt))
+    this.#owner.changed()
+  }
+
+  /** Ends the leases whose time is over. */
+  endOverdue(): void {
+    const dying: Lease[] = []
+    const now = this.#now
+    for (let lease = this.#leases.popEnded(now); lease !== undefined; lease = this.#leases.popEnded(now)) {
+      if (lease.isHanded && lease.attempt >= this.#settings.maxAttempts) {
+        lease.phase = 'lost'
+        dying.push(lease)
+      } else {
+        this.#owner.takeBack(lease)
+      }
+      lease.abort(leaseLost(lease.id))
+    }
+    this.bury(dying, 'its lease ended in the last attempt').catch((error: unknown) => {
+      // After a fatal one everybody who calls is told.
+      if (!this.#log.hasFailed) this.#log.tell(error)
+    })
+    this.#owner.changed()
+  }
+
+  /** Makes dead letters of messages in flight. When that fails, it is tried again later. */
+  async bury(dying: readonly Lease[], reason: string): Promise<void> {
+    if (dying.length === 0) return
+    const ids = dying.map(({ id }) => id)
+    const at = this.#settings.clock.wallMs()
+    try {
+      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason, at }))
+    } catch (error) {
+      const again = this.#now + buryAgainMs
+      for (const lease of dying) this.#leases.restart(lease, again)
+      this.#owner.changed()
+      throw error
+    }
+  }
+
+  /** From here on no lease is valid. */
+  close(): void {
+    this.#isClosed = true
+  }
+
+  get #now(): number {
+    return this.#settings.clock.monotonicMs()
+  }
+
+  /** Writes what becomes of a leased message. Its time stands still meanwhile, and goes on if that fails. */
+  async #settle(lease: Lease, mutation: () => QueueMutation): Promise<void> {
+    this.#assertHeld(lease)
+    this.#leases.freeze(lease, this.#now)
+    this.#owner.changed()
+    try {
+      await this.#log.inTurn(() => this.#log.commit(mutation()))
+    } catch (error) {
+      this.#leases.thaw(lease, this.#now)
+      this.#owner.changed()
+      throw error
+    }
+  }
+
+  #assertHeld(lease: Lease): void {
+    if (this.#isClosed) throw queueClosed()
+    // The alarm may be late, for example when something has held up the event loop.
+    if (lease.phase === 'held' && lease.endsAt <= this.#now) this.endOverdue()
+    // The phase may be another one now.
+    const { id, phase }: Pick<Lease, 'id' | 'phase'> = lease
+    if (phase === 'lost') throw leaseLost(id)
+    if (phase !== 'held') throw alreadySettled(id)
+  }
+}

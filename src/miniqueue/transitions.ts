@@ -1,0 +1,197 @@
+import { holdKey, keepKey, releaseKey, sweepKeys } from './keys.ts'
+import type { DeadMessage, NewMessage, QueuedMessage, QueueMutation, QueueState } from './queue-state.ts'
+import { weightOf } from './weight.ts'
+
+/** What a mutation has done, for whoever keeps an index of the state. */
+export interface Outcome {
+  /** Messages that wait from now on, in their order: new ones, and those that came back. */
+  readonly waiting: number[]
+  /** Messages that are no messages any more: acknowledged, dead or purged. */
+  readonly left: number[]
+  /** By how much the number of messages has changed. */
+  depth: number
+  /** By how much the number of dead letters has changed. */
+  dead: number
+  /** By how much the weight of all that is kept has changed, in bytes of JSON, about. */
+  bytes: number
+}
+
+/**
+ * Makes a mutation part of the state, in place, and tells what that has done. Depends on nothing else.
+ *
+ * Ids that are not there are passed over: whoever writes a mutation has looked.
+ *
+ * @throws {TypeError} for a mutation that is none, such as one of a later version; the state is as before.
+ */
+export function transition(state: QueueState, mutation: QueueMutation): Outcome {
+  const outcome: Outcome = { waiting: [], left: [], depth: 0, dead: 0, bytes: 0 }
+  switch (mutation.op) {
+    case 'enqueue':
+      outcome.bytes += sweepKeys(state, mutation.at)
+      for (const message of mutation.messages) enqueue(state, message, { at: mutation.at, outcome })
+      break
+    case 'deliver':
+      for (const id of mutation.ids) deliver(state, id, outcome)
+      break
+    case 'ack':
+      for (const id of mutation.ids) ack(state, id, { keyUntil: mutation.keysUntil, outcome })
+      break
+    case 'nack':
+      nack(state, mutation, outcome)
+      break
+    case 'bury':
+      for (const id of mutation.ids) bury(state, id, { reason: mutation.reason, at: mutation.at, outcome })
+      break
+    case 'redrive':
+      for (const id of mutation.ids) redrive(state, id, outcome)
+      break
+    case 'discard':
+      for (const id of mutation.ids) takeDead(state, id, outcome)
+      break
+    case 'purge':
+      purge(state, new Set(mutation.except), outcome)
+      break
+    default:
+      throw new TypeError(`Expected a mutation of a queue, got ${JSON.stringify(mutation).slice(0, 100)}`)
+  }
+  return outcome
+}
+
+function enqueue(
+  state: QueueState,
+  { payload, bytes, priority = 0, dueAt, key }: NewMessage,
+  { at, outcome }: { readonly at: number; readonly outcome: Outcome },
+): void {
+  const id = state.nextId++
+  const message: QueuedMessage = {
+    payload,
+    bytes,
+    priority,
+    order: state.nextOrder++,
+    enqueuedAt: at,
+    attempts: 0,
+    ...(key !== undefined && { key }),
+    ...(dueAt !== undefined && { dueAt }),
+  }
+  if (key !== undefined) holdKey(state, key, id)
+  putMessage(state, id, { message, outcome })
+}
+
+function deliver(state: QueueState, id: number, outcome: Outcome): void {
+  const message = state.messages[id]
+  if (message === undefined) return
+  message.attempts++
+  if (message.dueAt === undefined && message.reason === undefined) return
+  const { dueAt: _due, reason: _reason, ...delivered } = message
+  state.messages[id] = delivered
+  outcome.bytes += weightOf(delivered) - weightOf(message)
+}
+
+function ack(
+  state: QueueState,
+  id: number,
+  { keyUntil, outcome }: { readonly keyUntil: number | undefined; readonly outcome: Outcome },
+): void {
+  const message = takeMessage(state, id, outcome)
+  if (message?.key === undefined) return
+  if (keyUntil === undefined) releaseKey(state, message.key, id)
+  else outcome.bytes += keepKey(state, message.key, { id, until: keyUntil })
+}
+
+function nack(
+  state: QueueState,
+  { id, dueAt, reason }: { readonly id: number; readonly dueAt?: number; readonly reason?: string },
+  outcome: Outcome,
+): void {
+  const message = state.messages[id]
+  if (message === undefined) return
+  const nacked: QueuedMessage = {
+    ...message,
+    ...(dueAt !== undefined && { dueAt }),
+    ...(reason !== undefined && { reason }),
+  }
+  state.messages[id] = nacked
+  outcome.waiting.push(id)
+  outcome.bytes += weightOf(nacked) - weightOf(message)
+}
+
+function bury(
+  state: QueueState,
+  id: number,
+  { reason, at, outcome }: { readonly reason: string; readonly at: number; readonly outcome: Outcome },
+): void {
+  const message = takeMessage(state, id, outcome)
+  if (message === undefined) return
+  const { payload, bytes, priority, enqueuedAt, attempts, key } = message
+  const letter: DeadMessage = {
+    payload,
+    bytes,
+    priority,
+    enqueuedAt,
+    attempts,
+    reason,
+    diedAt: at,
+    ...(key !== undefined && { key }),
+  }
+  // What is dead keeps nobody from enqueueing the same again.
+  if (key !== undefined) releaseKey(state, key, id)
+  state.dead[id] = letter
+  outcome.dead++
+  outcome.bytes += weightOf(letter)
+}
+
+function redrive(state: QueueState, id: number, outcome: Outcome): void {
+  const letter = takeDead(state, id, outcome)
+  if (letter === undefined) return
+  const { payload, bytes, priority, enqueuedAt, key } = letter
+  const message: QueuedMessage = {
+    payload,
+    bytes,
+    priority,
+    order: state.nextOrder++,
+    enqueuedAt,
+    attempts: 0,
+    ...(key !== undefined && { key }),
+  }
+  // Another message may have the key by now; it keeps it.
+  if (key !== undefined) holdKey(state, key, id)
+  putMessage(state, id, { message, outcome })
+}
+
+function purge(state: QueueState, except: ReadonlySet<number>, outcome: Outcome): void {
+  for (const id of Object.keys(state.messages).map(Number)) {
+    if (except.has(id)) continue
+    const key = takeMessage(state, id, outcome)?.key
+    if (key !== undefined) releaseKey(state, key, id)
+  }
+}
+
+function putMessage(
+  state: QueueState,
+  id: number,
+  { message, outcome }: { readonly message: QueuedMessage; readonly outcome: Outcome },
+): void {
+  state.messages[id] = message
+  outcome.waiting.push(id)
+  outcome.depth++
+  outcome.bytes += weightOf(message)
+}
+
+function takeMessage(state: QueueState, id: number, outcome: Outcome): QueuedMessage | undefined {
+  const message = state.messages[id]
+  if (message === undefined) return undefined
+  delete state.messages[id]
+  outcome.left.push(id)
+  outcome.depth--
+  outcome.bytes -= weightOf(message)
+  return message
+}
+
+function takeDead(state: QueueState, id: number, outcome: Outcome): DeadMessage | undefined {
+  const letter = state.dead[id]
+  if (letter === undefined) return undefined
+  delete state.dead[id]
+  outcome.dead--
+  outcome.bytes -= weightOf(letter)
+  return letter
+}

@@ -1,0 +1,143 @@
+import PQueue from 'p-queue'
+
+import { messageOf, MiniStoreError } from '../errors.ts'
+import type { Delivery } from './delivery.ts'
+import type { Lease } from './leases.ts'
+import type { Message } from './message.ts'
+import type { QueueLog } from './queue-log.ts'
+
+/** Does the work of a message. What it gives is not looked at. */
+export type Handler<T> = (payload: T, message: Message<T>) => unknown
+
+/**
+ * One run of `process`: receives as many messages as handlers are free, and settles each by how its handler
+ * ends.
+ */
+export class Worker<T> {
+  readonly #delivery: Delivery<T>
+  readonly #log: Pick<QueueLog, 'tell' | 'hasFailed'>
+  readonly #handler: Handler<T>
+  readonly #concurrency: number
+  readonly #slots: PQueue
+  /** Leases whose handlers have not ended. */
+  readonly #running = new Set<Lease>()
+  readonly #stop = new AbortController()
+  #failure: { readonly reason: unknown } | undefined
+  /** Goes on when a handler has ended. */
+  #slotFreed: () => void = () => {}
+
+  constructor(
+    queue: { readonly delivery: Delivery<T>; readonly log: Pick<QueueLog, 'tell' | 'hasFailed'> },
+    handler: Handler<T>,
+    concurrency: number,
+  ) {
+    this.#delivery = queue.delivery
+    this.#log = queue.log
+    this.#handler = handler
+    this.#concurrency = concurrency
+    this.#slots = new PQueue({ concurrency })
+  }
+
+  /**
+   * Resolves when it was stopped and all handlers have ended; rejects when messages cannot be had any more.
+   */
+  async run(signal: AbortSignal | undefined): Promise<void> {
+    const onAbort = (): void => this.#end(signal?.reason)
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal?.aborted === true) onAbort()
+    try {
+      while (!this.#isStopped) {
+        if (this.#free > 0) await this.#receive()
+        else await new Promise<void>((resolve) => (this.#slotFreed = resolve))
+      }
+      await this.#slots.onIdle()
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+    }
+    if (this.#failure !== undefined) throw this.#failure.reason
+  }
+
+  get #isStopped(): boolean {
+    return this.#stop.signal.aborted || !this.#delivery.isOpen
+  }
+
+  get #free(): number {
+    return this.#concurrency - this.#running.size
+  }
+
+  async #receive(): Promise<void> {
+    let leases: Lease[]
+    try {
+      const { signal } = this.#stop
+      leases = await this.#delivery.receive({
+        max: () => this.#free, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: true,
+      })
+    } catch (error) {
+      if (!this.#isStopped) this.#fail(error)
+      return
+    }
+    for (const lease of leases) {
+      this.#running.add(lease)
+      this.#slots.add(() => this.#handle(lease)).catch((error: unknown) => this.#fail(error))
+    }
+  }
+
+  async #handle(lease: Lease): Promise<void> {
+    try {
+      const message = this.#delivery.handOut(lease)
+      const settle = await this.#run(message)
+      // Somebody else may have it by now, or the handler has settled it itself.
+      if (lease.phase === 'held') await settle(lease)
+    } catch (error) {
+      this.#report(error)
+    } finally {
+      this.#running.delete(lease)
+      this.#slotFreed()
+    }
+  }
+
+  /** Runs the handler and gives what is to be done with its message. */
+  async #run(message: Message<T>): Promise<(lease: Lease) => Promise<void>> {
+    const { settlement } = this.#delivery
+    try {
+      await this.#handler(message.payload, message)
+      return (lease) => settlement.ack(lease)
+    } catch (error) {
+      const reason = reasonOf(error)
+      // What was only stopped did not fail: it may go on as soon as somebody can.
+      const delayMs = this.#isStopped ? 0 : undefined
+      return (lease) => settlement.nack(lease, { delayMs, reason })
+    }
+  }
+
+  /** A message that could not be settled comes again when its lease ends. */
+  #report(error: unknown): void {
+    if (this.#log.hasFailed) this.#fail(error)
+    else if (!isLost(error)) this.#log.tell(error)
+  }
+
+  #fail(reason: unknown): void {
+    this.#failure ??= { reason }
+    this.#end(reason)
+  }
+
+  #end(reason: unknown): void {
+    this.#stop.abort(reason)
+    for (const lease of this.#running) lease.abort(reason)
+    this.#slotFreed()
+  }
+}
+
+/** The time of its lease may have ended in the very moment of settling it. */
+function isLost(error: unknown): boolean {
+  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_LEASE_LOST'
+}
+
+function reasonOf(thrown: unknown): string {
+  try {
+    return messageOf(thrown).slice(0, 1000)
+  } catch {
+    // Something without a text was thrown, such as an object without a prototype.
+    return 'the handler threw'
+  }
+}

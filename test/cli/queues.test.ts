@@ -1,0 +1,102 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+
+import { describe, expect, test } from 'vitest'
+
+import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { ministore } from './run-command.ts'
+
+/** Two ready, one of them urgent, one delayed for an hour, one dead. */
+async function someQueue(): Promise<string> {
+  const directory = join(await temporaryDirectory(), 'jobs')
+  await using queue = await MiniQueue.open<{ job: string }>(directory, { maxAttempts: 1 })
+  await queue.enqueue({ job: 'poison' })
+  const [poison] = await queue.receive()
+  await poison?.nack({ reason: 'no such address' })
+  await queue.enqueue({ job: 'plain' })
+  await queue.enqueue({ job: 'urgent' }, { priority: 5 })
+  await queue.enqueue({ job: 'later' }, { delayMs: 3_600_000 })
+  return directory
+}
+
+const lines = (text: string): unknown[] =>
+  text
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line) as unknown)
+
+describe('queue', () => {
+  test('shows how many messages there are, and changes nothing', async () => {
+    const directory = await someQueue()
+    const names = await readdir(directory)
+    const { code, stdout } = await ministore(['queue', directory])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/waiting +2 \(ready or in flight\)\ndelayed +1\ndead +1\noldest +\d+ s old\non disk/)
+    expect(JSON.parse((await ministore(['queue', directory, 'stats', '--json'])).stdout)).toMatchObject({
+      directory,
+      waiting: 2,
+      delayed: 1,
+      dead: 1,
+      oldestAgeMs: expect.any(Number) as number,
+      bytesOnDisk: expect.any(Number) as number,
+    })
+    expect(await readdir(directory)).toEqual(names)
+  })
+
+  test('peeks at what is delivered next, urgent ones first, delayed ones last', async () => {
+    const directory = await someQueue()
+    const { stdout } = await ministore(['queue', directory, 'peek', '--json'])
+    expect(lines(stdout)).toMatchObject([
+      { payload: { job: 'urgent' }, state: 'waiting', priority: 5, attempts: 0, dueAt: null, reason: null },
+      { payload: { job: 'plain' }, state: 'waiting', priority: 0 },
+      { payload: { job: 'later' }, state: 'delayed' },
+    ])
+    expect((await ministore(['queue', directory, 'peek', '--limit', '1'])).stdout).toMatch(
+      /id +due +priority +attempts +enqueued \(UTC\) +payload\n +3 +now +5 +0 +[-\d]+ [:\d]+ +\{"job":"urgent"\}\n$/,
+    )
+  })
+
+  test('lists, redrives and discards dead letters', async () => {
+    const directory = await someQueue()
+    const dead = lines((await ministore(['queue', directory, 'dead', '--json'])).stdout)
+    expect(dead).toMatchObject([{ id: 1, reason: 'no such address', attempts: 1, payload: { job: 'poison' } }])
+    expect((await ministore(['queue', directory, 'dead'])).stdout).toContain('no such address')
+    expect((await ministore(['queue', directory, 'redrive', '1'])).stdout).toBe('Redriven: 1 dead letter.\n')
+    expect((await ministore(['queue', directory, 'dead'])).stdout).toBe('There are no dead letters.\n')
+    expect((await ministore(['queue', directory, 'discard', 'all', '--json'])).stdout).toBe(
+      '{"action":"discard","count":0}\n',
+    )
+    expect(await ministore(['queue', directory, 'redrive', '99'])).toMatchObject({ code: 1, stdout: '' })
+  })
+
+  test('looks at a queue that is open, and names who holds it when it would change it', async () => {
+    const directory = await someQueue()
+    await using queue = await MiniQueue.open(directory)
+    await queue.enqueue({ job: 'new' })
+    expect(JSON.parse((await ministore(['queue', directory, '--json'])).stdout)).toMatchObject({ waiting: 3 })
+    const refused = await ministore(['queue', directory, 'redrive', 'all'])
+    expect(refused).toMatchObject({ code: 1, stdout: '' })
+    if (process.platform === 'linux') expect(refused.stderr).toContain(`process ${process.pid}`)
+  })
+
+  test.each([
+    [['frobnicate'], 'Expected an action, one of stats, peek, dead, redrive, discard, got "frobnicate"'],
+    [['redrive'], 'Expected the id of a dead letter or all, got nothing'],
+    [['discard', '0'], 'Expected the id of a dead letter or all, got "0"'],
+    [['peek', '3'], 'Expected nothing behind peek, got "3"'],
+  ])('misuse %j is refused with 2', async (words, message) => {
+    const directory = await someQueue()
+    const { code, stdout, stderr } = await ministore(['queue', directory, ...words])
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toContain(message)
+  })
+
+  test('of a directory without one says so, and makes none', async () => {
+    const directory = join(await temporaryDirectory(), 'missing')
+    const { code, stderr } = await ministore(['queue', directory])
+    expect(code).toBe(1)
+    expect(stderr).toContain('There is no queue in')
+    await expect(readdir(directory)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+})

@@ -1,0 +1,255 @@
+import * as fc from 'fast-check'
+
+// What may be done to a queue, as plain data: so a failing sequence can be shrunk, printed and kept.
+
+/** A message to enqueue. */
+export interface Job {
+  readonly delayMs?: number | undefined
+  readonly priority?: number | undefined
+  readonly key?: string | undefined
+  /** Longer than a segment, or the block of a reader. */
+  readonly isLong?: boolean | undefined
+}
+
+/** A call of a kind that may be made while another one is under way. */
+export type Call =
+  | { readonly do: 'enqueue'; readonly job: Job }
+  | { readonly do: 'enqueue-all'; readonly jobs: readonly Job[] }
+  /** Of a message that was received at some time, by this number: its lease may be over by now. */
+  | { readonly do: 'ack'; readonly pick: number }
+  | {
+      readonly do: 'nack'
+      readonly pick: number
+      readonly delayMs?: number | undefined
+      readonly reason?: string | undefined
+    }
+  | { readonly do: 'compact' | 'purge' }
+
+/** A call that changes what is on the disk. */
+export type Action =
+  | Call
+  | { readonly do: 'together'; readonly calls: readonly Call[] }
+  | { readonly do: 'receive'; readonly max: number }
+  /** Of a dead letter, by this number, or of all, or of one that is none. */
+  | { readonly do: 'redrive' | 'discard'; readonly pick: number | 'all' | 'none' }
+  /** Time passes on both clocks. */
+  | { readonly do: 'advance'; readonly ms: number }
+  | { readonly do: 'reopen'; readonly options: Options }
+
+/** What of the disk is left: all, for a process that was killed, or what a power failure leaves. */
+export type Loss = 'process' | 'power-none' | 'power-all' | { readonly pick: number }
+
+export type Command =
+  | Action
+  | { readonly do: 'extend'; readonly pick: number; readonly ms: number }
+  /** A receive on a queue that has nothing ready, and what ends its wait. */
+  | {
+      readonly do: 'wait'
+      readonly max: number
+      readonly until: 'enqueue' | 'time' | 'jump' | 'timeout' | 'abort'
+    }
+  /** Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it. */
+  | {
+      readonly do: 'consume'
+      readonly prefetch: number
+      readonly take: number
+      readonly isAcked: boolean
+      readonly pauseMs: number
+    }
+  /** Handlers of which some throw, until nothing is ready. */
+  | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
+  /** Somebody sets the wall clock; then it is looked at, or half a minute passes. */
+  | { readonly do: 'jump'; readonly ms: number; readonly behind: 'receive' | 'half-a-minute' }
+  /** A stop before the operation that comes `after` so many, in this action or in the reopening behind it. */
+  | {
+      readonly do: 'crash'
+      readonly action: Action
+      readonly after: number
+      readonly loss: Loss
+      readonly options: Options
+    }
+  /**
+   * For the time of one action the disk is full, or no snapshot can be made, which only an explicit compaction
+   * may show; or one sync of it fails.
+   */
+  | {
+      readonly do: 'fault'
+      readonly kind: 'full-disk' | 'no-snapshots' | 'failed-sync'
+      readonly action: Action
+      readonly options: Options
+    }
+
+/** Options that may be others at each opening. */
+export interface Options {
+  readonly maxAttempts?: number | undefined
+  readonly maxDepth?: number | undefined
+  readonly dedupeWindowMs?: number | undefined
+  readonly keepSnapshots?: number | undefined
+  /** How often a queue compacts by itself. */
+  readonly compaction?: { readonly minBytes: number; readonly ratio: number } | undefined
+  readonly maxBytesPerSegment?: number | undefined
+}
+
+/** Keys of messages; few, so that they are used again. */
+export const keys: readonly string[] = ['a', 'b', '__proto__', '1']
+
+/** Either due at once or not before the oracle's clock begins: what is delayed must show. */
+export const longDelayMs: number = 10 * 86_400_000
+
+const pick = fc.nat({ max: 30 })
+
+const job: fc.Arbitrary<Job> = fc.record(
+  {
+    delayMs: fc.constantFrom(0, 1, 700, 20_000, longDelayMs),
+    priority: fc.constantFrom(-1, 0, 1, 7),
+    key: fc.constantFrom(...keys),
+    isLong: fc.constantFrom(false, false, false, true),
+  },
+  { requiredKeys: [] },
+)
+
+const call: fc.Arbitrary<Call> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('enqueue' as const), job }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constant('enqueue-all' as const), jobs: fc.array(job, { maxLength: 5 }) }),
+  },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant('ack' as const), pick }) },
+  {
+    weight: 4,
+    arbitrary: fc.record(
+      {
+        do: fc.constant('nack' as const),
+        pick,
+        delayMs: fc.constantFrom(0, 0, 5, 2000, longDelayMs),
+        reason: fc.constantFrom('broken', 'ä "€" \n'),
+      },
+      { requiredKeys: ['do', 'pick'] },
+    ),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('compact' as const, 'purge' as const) }) },
+)
+
+const options: fc.Arbitrary<Options> = fc.record(
+  {
+    maxAttempts: fc.constantFrom(1, 2, 3, 5),
+    maxDepth: fc.constantFrom(3, 10, 100),
+    dedupeWindowMs: fc.constantFrom(0, 1000, 50_000),
+    keepSnapshots: fc.constantFrom(1, 2, 3),
+    compaction: fc.constantFrom(
+      { minBytes: 100, ratio: 1 },
+      { minBytes: 600, ratio: 2 },
+      { minBytes: 2000, ratio: 4 },
+    ),
+    maxBytesPerSegment: fc.constantFrom(1, 200, 1000, 100_000),
+  },
+  { requiredKeys: [] },
+)
+
+const doesReceive = fc.record({ do: fc.constant('receive' as const), max: fc.integer({ min: 1, max: 4 }) })
+const doesAdvance = fc.record({
+  do: fc.constant('advance' as const),
+  ms: fc.constantFrom(1, 600, 15_000, 30_000, 100_000),
+})
+
+/** Anything that changes what is on the disk. */
+export const anyAction: fc.Arbitrary<Action> = fc.oneof(
+  { weight: 10, arbitrary: call },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('together' as const),
+      calls: fc.array(call, { minLength: 2, maxLength: 5 }),
+    }),
+  },
+  { weight: 9, arbitrary: doesReceive },
+  { weight: 5, arbitrary: doesAdvance },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constantFrom('redrive' as const, 'discard' as const),
+      pick: fc.oneof(
+        { weight: 3, arbitrary: fc.nat({ max: 9 }) },
+        { weight: 2, arbitrary: fc.constantFrom('all' as const, 'none' as const) },
+      ),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('reopen' as const), options }) },
+)
+
+const loss: fc.Arbitrary<Loss> = fc.oneof(
+  fc.constantFrom('process' as const, 'power-none' as const, 'power-all' as const),
+  fc.record({ pick: fc.nat({ max: 999 }) }),
+)
+
+/** Few for a write, more for a compaction. */
+const operations = fc.oneof(fc.nat({ max: 3 }), fc.nat({ max: 12 }))
+
+/** Everything. */
+export const anyCommand: fc.Arbitrary<Command> = fc.oneof(
+  { weight: 12, arbitrary: anyAction },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constant('extend' as const), pick, ms: fc.constantFrom(1, 1000, 40_000) }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('wait' as const),
+      max: fc.integer({ min: 1, max: 3 }),
+      until: fc.constantFrom(
+        'enqueue' as const,
+        'time' as const,
+        'jump' as const,
+        'timeout' as const,
+        'abort' as const,
+      ),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('consume' as const),
+      prefetch: fc.integer({ min: 1, max: 4 }),
+      take: fc.integer({ min: 1, max: 3 }),
+      isAcked: fc.boolean(),
+      // As long as a lease, or what becomes due meanwhile comes behind what was fetched.
+      pauseMs: fc.constantFrom(0, 0, 30_000),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('process' as const),
+      concurrency: fc.integer({ min: 1, max: 3 }),
+      throwsAt: fc.integer({ min: 1, max: 3 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('jump' as const),
+      ms: fc.constantFrom(-3_600_000, -1000, 1000, 3_600_000),
+      behind: fc.constantFrom('receive' as const, 'half-a-minute' as const),
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant('crash' as const),
+      action: anyAction,
+      after: operations,
+      loss,
+      options,
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('fault' as const),
+      kind: fc.constantFrom('full-disk' as const, 'no-snapshots' as const, 'failed-sync' as const),
+      action: anyAction,
+      options,
+    }),
+  },
+)

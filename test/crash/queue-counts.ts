@@ -1,0 +1,29 @@
+/** How much happened; a suite that tests less than it did shows here. */
+export class QueueCounts {
+  opened = 0
+  enqueued = 0
+  deduplicated = 0
+  delivered = 0
+  acked = 0
+  nacked = 0
+  buried = 0
+  leasesLost = 0
+  redriven = 0
+  discarded = 0
+  purged = 0
+  compacted = 0
+  refused = 0
+  /** Crashes after which something was there that was not acknowledged. */
+  survivors = 0
+
+  add(other: QueueCounts): void {
+    for (const name of Object.keys(this) as Array<keyof Omit<QueueCounts, 'add' | 'toString'>>)
+      this[name] += other[name]
+  }
+
+  toString(): string {
+    return Object.entries(this)
+      .map(([name, count]) => `${name} ${String(count)}`)
+      .join(', ')
+  }
+}

@@ -1,0 +1,166 @@
+/** What a queue holds, as plain values: every step gives a new one and leaves the old as it was. */
+export interface PlainQueue {
+  /** Waiting or in flight, by name. */
+  readonly messages: ReadonlyMap<number, PlainMessage>
+  readonly dead: ReadonlyMap<number, PlainDead>
+  /** Which message a key stands for, and until when; as long as it lives: `Infinity`. */
+  readonly keys: ReadonlyMap<string, PlainKey>
+  readonly nextOrder: number
+}
+
+export interface PlainMessage {
+  /** Unique in a test, and part of the payload: known before the queue has given an id. */
+  readonly name: number
+  readonly text: string
+  readonly priority: number
+  readonly order: number
+  readonly enqueuedAt: number
+  /** On the wall clock; 0 when it was never delayed. */
+  readonly dueAt: number
+  /** Deliveries so far. */
+  readonly attempts: number
+  readonly key: string | undefined
+}
+
+export interface PlainDead extends PlainMessage {
+  readonly diedAt: number
+  /** Absent when the queue chooses the words. */
+  readonly reason: string | undefined
+}
+
+export interface PlainKey {
+  readonly name: number
+  readonly until: number
+}
+
+export type NewMessage = Pick<PlainMessage, 'name' | 'text' | 'priority' | 'enqueuedAt' | 'dueAt' | 'key'>
+
+export type Step = (queue: PlainQueue) => PlainQueue
+
+export const emptyQueue: PlainQueue = {
+  messages: new Map(),
+  dead: new Map(),
+  keys: new Map(),
+  nextOrder: 1,
+}
+
+export function enqueued(added: readonly NewMessage[]): Step {
+  return (queue) => {
+    const messages = new Map(queue.messages)
+    const keys = new Map(queue.keys)
+    let { nextOrder } = queue
+    for (const message of added) {
+      messages.set(message.name, { ...message, order: nextOrder++, attempts: 0 })
+      if (message.key !== undefined) keys.set(message.key, { name: message.name, until: Infinity })
+    }
+    return { ...queue, messages, keys, nextOrder }
+  }
+}
+
+export function delivered(names: readonly number[]): Step {
+  return changed(names, (message) => ({ ...message, attempts: message.attempts + 1, dueAt: 0 }))
+}
+
+/** @param keysUntil to when the keys of what is gone still count. */
+export function acked(names: readonly number[], keysUntil: number): Step {
+  return (queue) => keysKept({ ...queue, messages: without(queue.messages, names) }, names, keysUntil)
+}
+
+export function purged(names: readonly number[]): Step {
+  return (queue) => keysFreed({ ...queue, messages: without(queue.messages, names) }, names)
+}
+
+export function nacked(name: number, dueAt: number): Step {
+  return changed([name], (message) => ({ ...message, dueAt }))
+}
+
+export function buried(
+  names: readonly number[],
+  { diedAt, reason }: Pick<PlainDead, 'diedAt' | 'reason'>,
+): Step {
+  return (queue) => {
+    const dead = new Map(queue.dead)
+    for (const name of names) dead.set(name, { ...of(queue.messages, name), diedAt, reason })
+    return keysFreed({ ...queue, dead, messages: without(queue.messages, names) }, names)
+  }
+}
+
+export function redriven(names: readonly number[]): Step {
+  return (queue) => {
+    const messages = new Map(queue.messages)
+    const keys = new Map(queue.keys)
+    let { nextOrder } = queue
+    for (const name of names) {
+      const message = { ...of(queue.dead, name), attempts: 0, dueAt: 0, order: nextOrder++ }
+      messages.set(name, message)
+      const { key } = message
+      // Another message may live under its key by now.
+      if (key !== undefined && keys.get(key)?.until !== Infinity) keys.set(key, { name, until: Infinity })
+    }
+    return { ...queue, messages, keys, nextOrder, dead: without(queue.dead, names) }
+  }
+}
+
+export function discarded(names: readonly number[]): Step {
+  return (queue) => ({ ...queue, dead: without(queue.dead, names) })
+}
+
+/** Messages that wait, in the order in which they are delivered once all of them are due. */
+export function inOrder(messages: Iterable<PlainMessage>): PlainMessage[] {
+  return [...messages].toSorted((left, right) => right.priority - left.priority || left.order - right.order)
+}
+
+/** What a look into a queue tells, as text: the same for the same queue. */
+export function describePlain(queue: PlainQueue): string {
+  const waiting = inOrder(queue.messages.values()).map((message) => ({
+    ...message,
+    isDelayed: message.dueAt > 0,
+  }))
+  return describe(waiting, [...queue.dead.values()])
+}
+
+/** As {@link describePlain}, of anything that tells as much. */
+export function describe(
+  waiting: ReadonlyArray<Told & { readonly isDelayed: boolean }>,
+  dead: ReadonlyArray<Told & Pick<PlainDead, 'diedAt'>>,
+): string {
+  const tell = ({ name, text, attempts, enqueuedAt }: Told): string =>
+    `${name}${text} ×${attempts} of ${enqueuedAt}`
+  const lines = waiting.map((message) => `${tell(message)}${message.isDelayed ? ' delayed' : ''}`)
+  const ends = dead
+    .toSorted((left, right) => left.name - right.name)
+    .map((letter) => `${tell(letter)} † ${letter.diedAt}`)
+  return `waiting [${lines.join(', ')}], dead [${ends.join(', ')}]`
+}
+
+type Told = Pick<PlainMessage, 'name' | 'text' | 'attempts' | 'enqueuedAt'>
+
+function changed(names: readonly number[], change: (message: PlainMessage) => PlainMessage): Step {
+  return (queue) => {
+    const messages = new Map(queue.messages)
+    for (const name of names) messages.set(name, change(of(queue.messages, name)))
+    return { ...queue, messages }
+  }
+}
+
+function keysKept(queue: PlainQueue, names: readonly number[], until: number): PlainQueue {
+  const keys = [...queue.keys].map(
+    ([key, held]) => [key, names.includes(held.name) ? { ...held, until } : held] as const,
+  )
+  return { ...queue, keys: new Map(keys) }
+}
+
+function keysFreed(queue: PlainQueue, names: readonly number[]): PlainQueue {
+  const keys = [...queue.keys].filter(([, { name, until }]) => until !== Infinity || !names.includes(name))
+  return { ...queue, keys: new Map(keys) }
+}
+
+function without<Value>(map: ReadonlyMap<number, Value>, names: readonly number[]): Map<number, Value> {
+  return new Map([...map].filter(([name]) => !names.includes(name)))
+}
+
+function of<Value>(map: ReadonlyMap<number, Value>, name: number): Value {
+  const value = map.get(name)
+  if (value === undefined) throw new Error(`The model has no message ${name}`)
+  return value
+}

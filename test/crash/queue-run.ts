@@ -1,0 +1,342 @@
+import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../src/testing/index.ts'
+import { deferred } from '../support/deferred.ts'
+import { turn } from '../support/consume.ts'
+import type { Action, Call, Command, Loss } from './queue-commands.ts'
+import { assert } from './queue-look.ts'
+import { delivered } from './queue-plain.ts'
+import { backoffMs, codeOf, type Handed, QueueUser } from './queue-user.ts'
+
+/** How much trouble there was. */
+export class TroubleCounts {
+  runs = 0
+  commands = 0
+  crashes = 0
+  fullDisks = 0
+  failedSnapshots = 0
+  failedSyncs = 0
+  waits = 0
+  streams = 0
+  handlers = 0
+  jumps = 0
+
+  toString(): string {
+    return Object.entries(this)
+      .map(([name, count]) => `${name} ${String(count)}`)
+      .join(', ')
+  }
+}
+
+/** Does commands to a queue and to the model, and throws at the first difference. */
+export class QueueRun {
+  readonly #user: QueueUser
+  readonly #counts: TroubleCounts
+  #files: SimulatedFileSystem
+
+  constructor(files: SimulatedFileSystem, user: QueueUser, counts: TroubleCounts) {
+    this.#files = files
+    this.#user = user
+    this.#counts = counts
+  }
+
+  /** Opens, does all, closes, and opens once more. */
+  async run(commands: readonly Command[]): Promise<void> {
+    this.#counts.runs += 1
+    await this.#user.open(this.#files)
+    for (const [index, command] of commands.entries()) {
+      // Without an end of the turn what was opened in it could never be freed.
+      await turn()
+      await named(`command ${index + 1}, ${command.do}`, this.execute(command))
+      this.#user.checkStats()
+      this.#user.checkDeadLetters()
+      this.#counts.commands += 1
+    }
+    await named('closing and opening at the end', this.act({ do: 'reopen', options: {} }))
+    await this.#user.close()
+  }
+
+  async execute(command: Command): Promise<void> {
+    const user = this.#user
+    switch (command.do) {
+      case 'extend':
+        return user.extend(user.handed(command.pick), command.ms)
+      case 'wait':
+        return await this.#wait(command)
+      case 'consume':
+        return await this.#consume(command)
+      case 'process':
+        return await this.#process(command)
+      case 'jump':
+        return await this.#jump(command)
+      case 'crash':
+        return await this.#crash(command)
+      case 'fault':
+        return await this.#fault(command)
+      default:
+        return await this.act(command)
+    }
+  }
+
+  async act(action: Action): Promise<void> {
+    const user = this.#user
+    switch (action.do) {
+      case 'together':
+        return await user.together(action.calls)
+      case 'receive':
+        await user.receive(action.max)
+        return
+      case 'redrive':
+      case 'discard':
+        return await user.endDead(action.do, action.pick)
+      case 'advance':
+        return await user.advance(action.ms)
+      case 'reopen':
+        await user.close()
+        return await user.open(this.#files, action.options)
+      default:
+        return await user.call(action)
+    }
+  }
+
+  /** A receive that finds nothing, and what ends its waiting. */
+  async #wait({ max, until }: Extract<Command, { do: 'wait' }>): Promise<void> {
+    const user = this.#user
+    if (user.deliverable.length > 0) return
+    this.#counts.waits += 1
+    const stop = new AbortController()
+    const next = user.nextEventMs()
+    const isTimed = until === 'timeout' && (next === undefined || next > 5000)
+    const waiting = user.queue.receive({ max, waitMs: isTimed ? 5000 : Infinity, signal: stop.signal })
+    const state = { isOver: false }
+    const end = (): void => void (state.isOver = true)
+    const settled = waiting.then(end, end)
+    await turn()
+    assert(!state.isOver, 'a receive has not waited')
+    if (isTimed) {
+      await user.advance(4999)
+      assert(!state.isOver, 'a receive has not waited to the end')
+      await user.advance(1)
+      const messages = await waiting
+      assert(messages.length === 0, `received ${messages.length} of nothing`)
+      return
+    }
+    if (until === 'enqueue') await user.enqueue({})
+    else if (until === 'time' && next !== undefined) await user.advance(Math.max(0, next))
+    else if (until === 'jump' && user.nextDueAt !== undefined && user.inFlight === 0) {
+      user.jump(user.nextDueAt - user.clock.wallMs())
+      // Nobody tells of a clock that was set: it is looked at twice a minute.
+      for (let seconds = 0; !state.isOver && seconds < 30; seconds++) await user.advance(1000)
+      assert(state.isOver, 'a receive has slept through a clock that was set')
+    }
+    const ready = user.deliverable
+    if (ready.length > 0) {
+      const messages = await waiting
+      // After a jump more may have become due since it was looked at.
+      const names = until === 'jump' ? messages.map(({ payload }) => payload.n) : ready.slice(0, max)
+      assert(names.length > 0 && names.every((name) => ready.includes(name)), `received ${names.join()}`)
+      user.note(delivered(names))
+      user.take(messages, names)
+      return
+    }
+    assert(!state.isOver, 'a receive has ended with nothing')
+    const reason = new Error('stopped')
+    stop.abort(reason)
+    await settled
+    const error = await waiting.then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    )
+    assert(error === reason, `an aborted receive gives ${String(error)}`)
+  }
+
+  async #consume({ prefetch, take, isAcked, pauseMs }: Extract<Command, { do: 'consume' }>): Promise<void> {
+    const user = this.#user
+    let wanted = Math.min(take, user.deliverable.length)
+    if (wanted === 0) return
+    this.#counts.streams += 1
+    for await (const message of user.queue.consume({ prefetch })) {
+      const [name] = user.deliverable.slice(0, 1) as [number]
+      user.note(delivered([name]))
+      const [handed] = user.take([message], [name])
+      // What is taken out makes room for the next ones to be fetched.
+      user.doubtAttempts(user.deliverable)
+      if (isAcked) await user.ack(handed)
+      // What was fetched ahead may lose its lease, and what was taken out too: then it comes again.
+      await user.advance(pauseMs)
+      wanted -= 1
+      if (wanted === 0 || user.deliverable.length === 0) break
+    }
+    await turn()
+  }
+
+  async #process({ concurrency, throwsAt }: Extract<Command, { do: 'process' }>): Promise<void> {
+    const user = this.#user
+    const stop = new AbortController()
+    const idle = deferred()
+    let calls = 0
+    let running = 0
+    const finish = (): void => {
+      if (running === 0 && user.deliverable.length === 0) idle.resolve()
+    }
+    const working = user.queue.process(
+      async (payload, message) => {
+        const [name] = user.deliverable
+        assert(name === payload.n, `a handler got ${payload.n}, expected ${name}`)
+        user.note(delivered([name]))
+        const [handed] = user.take([message], [name])
+        calls += 1
+        running += 1
+        assert(running <= concurrency, `${running} handlers run at once`)
+        const isBad = calls % throwsAt === 0
+        await turn()
+        running -= 1
+        // Settled when the handler ends; nobody looks until the queue has done it.
+        if (isBad) user.noteNacked(handed as Handed, backoffMs(message.attempt), `bad ${calls}`)
+        else user.noteAcked(handed as Handed)
+        this.#counts.handlers += 1
+        queueMicrotask(finish)
+        if (isBad) throw new Error(`bad ${calls}`)
+      },
+      { concurrency, signal: stop.signal },
+    )
+    finish()
+    const failed = working.then(() => assert(false, 'process has ended by itself'))
+    await Promise.race([idle.promise, failed])
+    failed.catch(() => {})
+    stop.abort()
+    await working
+  }
+
+  async #jump({ ms, behind }: Extract<Command, { do: 'jump' }>): Promise<void> {
+    const user = this.#user
+    user.jump(ms)
+    this.#counts.jumps += 1
+    if (behind === 'receive') await user.receive(1)
+    else await user.advance(30_000)
+  }
+
+  async #crash({ action: wanted, after, loss, options }: Extract<Command, { do: 'crash' }>): Promise<void> {
+    const user = this.#user
+    const action = separable(wanted)
+    const { queue } = user
+    this.#files.stopAt(this.#files.operations + after)
+    try {
+      await this.act(action)
+    } catch (error) {
+      if (!this.#files.isStopped) throw error
+    }
+    await turn()
+    if (this.#files.isStopped) this.#counts.crashes += 1
+    else this.#files.stopAt(this.#files.operations)
+    // A reopening in the action may have been the one that stopped: then the queue is another one, or none.
+    await queue.close().catch(() => {})
+    user.errors.length = 0
+    this.#files = left(this.#files, loss)
+    user.leave()
+    await user.open(this.#files, options)
+  }
+
+  async #fault({ kind, action: wanted, options }: Extract<Command, { do: 'fault' }>): Promise<void> {
+    const user = this.#user
+    const action = separable(wanted)
+    // What they do behind the scenes is not told to whoever calls; they have tests of their own.
+    if (action.do === 'advance' || action.do === 'reopen') return await this.act(action)
+    const { queue } = user
+    const fault = this.#files.failOn(...faults[kind])
+    let failure: unknown
+    try {
+      await this.act(action)
+    } catch (error) {
+      failure = error
+    } finally {
+      this.#files.clearFaults()
+    }
+    await turn()
+    const code = codeOf(failure)
+    if (kind === 'full-disk') {
+      if (fault.hits > 0) this.#counts.fullDisks += 1
+      // An ack that failed has made no room for what was called behind it.
+      const isExpected =
+        code === 'ERR_MINISTORE_IO' || (code === 'ERR_MINISTORE_QUEUE_FULL' && action.do === 'together')
+      assert(failure === undefined || isExpected, `on a full disk: ${String(failure)}`)
+    } else if (kind === 'no-snapshots') {
+      if (fault.hits > 0) this.#counts.failedSnapshots += 1
+      const isAsked =
+        action.do === 'compact' ||
+        (action.do === 'together' && action.calls.some((call) => call.do === 'compact'))
+      assert(
+        failure === undefined || (isAsked && code === 'ERR_MINISTORE_IO'),
+        `no snapshot: ${String(failure)}`,
+      )
+      // Nobody is told of a failure that did not happen, and of one that did somebody is.
+      const told = user.errors.length + (failure === undefined ? 0 : 1)
+      assert(told > 0 === fault.hits > 0, `${fault.hits} snapshots failed, and ${told} were told`)
+    }
+    user.errors.length = 0
+    if (kind !== 'failed-sync') return
+    if (fault.hits === 0) {
+      assert(failure === undefined, `without a fault: ${String(failure)}`)
+      return
+    }
+    this.#counts.failedSyncs += 1
+    const isKnown = failure === undefined || /_(?:OUTCOME_UNKNOWN|POISONED|IO)$/.test(code ?? '')
+    assert(isKnown, `after a failed sync: ${String(failure)}`)
+    await queue
+      .close()
+      .catch((error: unknown) => assert(codeOf(error) !== undefined, `close: ${String(error)}`))
+    user.errors.length = 0
+    user.leave()
+    await user.open(this.#files, options)
+  }
+}
+
+const faults: Record<Extract<Command, { do: 'fault' }>['kind'], readonly [OperationMatch, SystemErrorCode]> =
+  {
+    'full-disk': [{ operation: 'write', times: 'always' }, 'ENOSPC'],
+    'no-snapshots': [{ operation: 'open', path: /snapshot-\d+\.json\.tmp/, times: 'always' }, 'ENOSPC'],
+    'failed-sync': [{ operation: ['sync', 'dataSync'], nth: 1 }, 'EIO'],
+  }
+
+/** Without calls made at once of which one would do something else because the one before it has failed. */
+function separable(action: Action): Action {
+  if (action.do !== 'together') return action
+  const calls = action.calls.flatMap((call): Call[] => {
+    if (call.do === 'purge') return []
+    if (call.do === 'enqueue') return [{ ...call, job: { ...call.job, key: undefined } }]
+    if (call.do === 'enqueue-all')
+      return [{ ...call, jobs: call.jobs.map((job) => ({ ...job, key: undefined })) }]
+    return [call]
+  })
+  return { do: 'together', calls }
+}
+
+function left(files: SimulatedFileSystem, loss: Loss): SimulatedFileSystem {
+  if (loss === 'process') return files.afterKill()
+  if (loss === 'power-none') return files.afterCrash({ keep: 'none' })
+  if (loss === 'power-all') return files.afterCrash({ keep: 'all' })
+  const states = [
+    ...files.crashStates({ seed: loss.pick, limit: 20, tornVariants: ['cut', 'zeros', 'garbage'] }),
+  ]
+  return states[loss.pick % states.length] as SimulatedFileSystem
+}
+
+async function named(what: string, step: Promise<void>): Promise<void> {
+  try {
+    await step
+  } catch (error) {
+    throw new Error(`${what}: ${String(error)}`, { cause: error })
+  }
+}
+
+/** A run of its own on a fresh disk. */
+export async function runQueueModel(
+  commands: readonly Command[],
+  files: SimulatedFileSystem,
+  counts: { readonly trouble: TroubleCounts; readonly calls: QueueUser['counts'] },
+): Promise<void> {
+  const user = new QueueUser()
+  try {
+    await new QueueRun(files, user, counts.trouble).run(commands)
+  } finally {
+    counts.calls.add(user.counts)
+  }
+}

@@ -1,0 +1,86 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+
+import { Alarm } from '../../src/miniqueue/alarm.ts'
+import { systemClock } from '../../src/miniqueue/clock.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { SteppedClock } from '../crash/queue-clock.ts'
+import { openQueue } from './support.ts'
+
+describe('the clock of this machine', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }))
+  afterEach(() => void vi.useRealTimers())
+
+  test('calls back once, unless it is cancelled', () => {
+    const rings: string[] = []
+    systemClock.setTimer(5.5, () => rings.push('one'), { keepsAlive: true })
+    const cancel = systemClock.setTimer(6, () => rings.push('two'), { keepsAlive: false })
+    vi.advanceTimersByTime(5)
+    expect(rings).toEqual([])
+    cancel()
+    vi.advanceTimersByTime(100)
+    expect(rings).toEqual(['one'])
+  })
+
+  test('keeps the process alive only when it is told to', () => {
+    const unref = vi.fn<() => void>()
+    vi.spyOn(globalThis, 'setTimeout').mockReturnValue({ unref } as never)
+    systemClock.setTimer(5, () => {}, { keepsAlive: true })
+    expect(unref).not.toHaveBeenCalled()
+    systemClock.setTimer(5, () => {}, { keepsAlive: false })
+    expect(unref).toHaveBeenCalledOnce()
+    vi.mocked(globalThis.setTimeout).mockRestore()
+  })
+
+  test('goes forward', () => {
+    const before = [systemClock.wallMs(), systemClock.monotonicMs()] as const
+    expect(systemClock.wallMs()).toBeGreaterThanOrEqual(before[0])
+    expect(systemClock.monotonicMs()).toBeGreaterThanOrEqual(before[1])
+  })
+})
+
+describe('Alarm', () => {
+  test('rings in time, for the earliest that it was set for', () => {
+    const clock = new SteppedClock()
+    let rings = 0
+    const alarm = new Alarm(clock, () => (rings += 1))
+    alarm.set(100, { keepsAlive: false })
+    alarm.set(50, { keepsAlive: false })
+    alarm.set(70, { keepsAlive: false })
+    expect(clock.timers).toBe(1)
+    clock.advance(49)
+    expect(rings).toBe(0)
+    clock.advance(1)
+    expect([rings, clock.timers]).toEqual([1, 0])
+  })
+
+  test('never asks for more than a timer can, less than nothing, or a part of a millisecond', () => {
+    const asked: number[] = []
+    const clock = { wallMs: () => 0, monotonicMs: () => 0, setTimer: (ms: number) => (asked.push(ms), () => {}) }
+    for (const ms of [Number.POSITIVE_INFINITY, 2 ** 31, -5, 0.25]) new Alarm(clock, () => {}).set(ms, { keepsAlive: false })
+    expect(asked).toEqual([2 ** 31 - 1, 2 ** 31 - 1, 0, 1])
+  })
+})
+
+test('a timer keeps the process alive only while somebody waits', async () => {
+  const clock = new SteppedClock()
+  const kept: boolean[] = []
+  const observed = {
+    wallMs: clock.wallMs,
+    monotonicMs: clock.monotonicMs,
+    setTimer: (ms: number, callback: () => void, { keepsAlive }: { readonly keepsAlive: boolean }) => {
+      kept.push(keepsAlive)
+      return clock.setTimer(ms, callback)
+    },
+  }
+  const { queue } = await openQueue({ clock: observed as SteppedClock, files: new SimulatedFileSystem() })
+  await queue.enqueue('x')
+  await queue.receive()
+  expect(kept).toEqual([false])
+  const waiting = queue.receive({ waitMs: 10 })
+  await queue.purge()
+  expect(kept).toEqual([false, true])
+  clock.advance(10)
+  expect(await waiting).toEqual([])
+  expect(kept.at(-1)).toBe(false)
+  await queue.close()
+})

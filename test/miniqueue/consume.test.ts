@@ -1,0 +1,238 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { getEventListeners } from 'node:events'
+
+import { describe, expect, onTestFinished, test } from 'vitest'
+
+import type { Message } from '../../src/miniqueue/index.ts'
+import { turn } from '../support/consume.ts'
+import { codeOf, countsOf, openQueue, receiveOne, recordsOf, type TestQueue } from './support.ts'
+
+async function openWith(payloads: readonly string[], options: Parameters<typeof openQueue>[0] = {}): Promise<TestQueue> {
+  const opened = await openQueue(options)
+  await opened.queue.enqueueAll(payloads.map((payload) => ({ payload })))
+  return opened
+}
+
+function opsOf({ files }: TestQueue): string[] {
+  return recordsOf(files).map(({ op }) => op)
+}
+
+describe('consume', () => {
+  test('gives what is ready and what comes, in order, each on a lease', async () => {
+    const { queue } = await openWith(['a', 'b'])
+    const seen: string[] = []
+    for await (const message of queue.consume()) {
+      seen.push(message.payload)
+      await message.ack()
+      if (seen.length === 2) await queue.enqueue('c')
+      if (seen.length === 3) break
+    }
+    expect(seen).toEqual(['a', 'b', 'c'])
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('fetches nothing before it is read, and one by one without prefetch', async () => {
+    const opened = await openWith(['a', 'b'])
+    const reader = opened.queue.consume().getReader()
+    await turn()
+    expect(opsOf(opened)).toEqual(['enqueue'])
+    await reader.read()
+    await turn()
+    expect(recordsOf(opened.files).slice(1)).toEqual([{ op: 'deliver', ids: [1] }])
+    await opened.queue.close()
+  })
+
+  test('fetches prefetch messages with one record, which are in flight', async () => {
+    const opened = await openWith(['a', 'b', 'c', 'd'])
+    const reader = opened.queue.consume({ prefetch: 3 }).getReader()
+    for (const payload of ['a', 'b', 'c']) expect((await reader.read()).value?.payload).toBe(payload)
+    expect(countsOf(opened.queue)).toEqual([1, 0, 3, 0])
+    expect(recordsOf(opened.files).slice(1)).toEqual([{ op: 'deliver', ids: [1, 2, 3] }])
+    await opened.queue.close()
+  })
+
+  test('leaving it gives back what was not taken, without a write; the next delivery is the attempt that was counted', async () => {
+    const opened = await openWith(['a', 'b', 'c'])
+    for await (const message of opened.queue.consume({ prefetch: 3 })) {
+      expect(countsOf(opened.queue)).toEqual([0, 0, 3, 0])
+      await message.ack()
+      break
+    }
+    expect(countsOf(opened.queue)).toEqual([2, 0, 0, 0])
+    const messages = await opened.queue.receive({ max: 3 })
+    expect(messages.map(({ payload, attempt }) => [payload, attempt])).toEqual([['b', 1], ['c', 1]])
+    expect(opsOf(opened)).toEqual(['enqueue', 'deliver', 'ack'])
+    await messages[0]?.nack({ delayMs: 0 })
+    expect((await receiveOne(opened.queue)).attempt).toBe(2)
+    expect(opsOf(opened)).toEqual(['enqueue', 'deliver', 'ack', 'nack', 'deliver'])
+    await opened.queue.close()
+  })
+
+  test('an abort ends it with its reason, and gives back what was not taken', async () => {
+    const { queue } = await openWith(['a', 'b', 'c'])
+    const controller = new AbortController()
+    const reason = new Error('enough')
+    const taken: Array<Message<string>> = []
+    const reading = (async () => {
+      for await (const message of queue.consume({ prefetch: 2, signal: controller.signal })) {
+        taken.push(message)
+        controller.abort(reason)
+      }
+    })()
+    await expect(reading).rejects.toBe(reason)
+    expect(countsOf(queue)).toEqual([2, 0, 1, 0])
+    await taken[0]?.ack()
+    const late = queue.consume({ signal: controller.signal })
+    await expect(late.getReader().read()).rejects.toBe(reason)
+    await queue.close()
+  })
+
+  test('an abort while it waits ends the wait', async () => {
+    const { queue, clock } = await openQueue()
+    const controller = new AbortController()
+    const read = queue.consume({ signal: controller.signal }).getReader().read()
+    await queue.purge()
+    controller.abort(new Error('enough'))
+    await expect(read).rejects.toThrow('enough')
+    expect(clock.timers).toBe(0)
+    await queue.close()
+  })
+
+  test('cancelling while it waits leaves nobody waiting', async () => {
+    const { queue, clock } = await openQueue()
+    const reader = queue.consume().getReader()
+    const read = reader.read()
+    await queue.purge()
+    await reader.cancel()
+    expect(await read).toEqual({ done: true, value: undefined })
+    await queue.enqueue('x')
+    expect([...countsOf(queue), clock.timers]).toEqual([1, 0, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('cancelling while the delivery is written gives back what it brings', async () => {
+    const opened = await openWith(['a'])
+    const reader = opened.queue.consume().getReader()
+    let cancelled: Promise<void> | undefined
+    const stop = opened.files.onOperation(({ operation }) => {
+      if (operation === 'dataSync') cancelled = reader.cancel()
+    })
+    expect(await reader.read()).toEqual({ done: true, value: undefined })
+    await cancelled
+    stop()
+    expect((await receiveOne(opened.queue)).attempt).toBe(1)
+    expect(opsOf(opened)).toEqual(['enqueue', 'deliver'])
+    await opened.queue.close()
+  })
+
+  test('cancelling at the very moment of the delivery gives back what it brings', async () => {
+    const opened = await openWith(['a'])
+    const reader = opened.queue.consume().getReader()
+    const cancelled: Array<Promise<void>> = []
+    const cancel = (): void => void cancelled.push(reader.cancel())
+    subscribe('miniqueue:deliver', cancel)
+    onTestFinished(() => void unsubscribe('miniqueue:deliver', cancel))
+    expect(await reader.read()).toEqual({ done: true, value: undefined })
+    await Promise.all(cancelled)
+    unsubscribe('miniqueue:deliver', cancel)
+    await turn()
+    expect([cancelled.length, ...countsOf(opened.queue)]).toEqual([1, 1, 0, 0, 0])
+    expect((await receiveOne(opened.queue)).attempt).toBe(1)
+    await opened.queue.close()
+  })
+
+  test('lets go of its signal, however it ends', async () => {
+    const { queue } = await openWith(['a'])
+    const { signal } = new AbortController()
+    for await (const message of queue.consume({ signal })) {
+      await message.ack()
+      break
+    }
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+    const read = queue.consume({ signal }).getReader().read()
+    const run = queue.process(() => {}, { signal })
+    await queue.close()
+    await Promise.all([read, run])
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+  })
+
+  test('the lease of a message begins when it is taken', async () => {
+    const { queue, clock } = await openWith(['a', 'b'])
+    const reader = queue.consume({ prefetch: 2 }).getReader()
+    await reader.read()
+    clock.advance(20_000)
+    const { value } = await reader.read()
+    expect([value?.payload, value?.leaseEndsInMs]).toEqual(['b', 30_000])
+    await queue.close()
+  })
+
+  test('what lies fetched for longer than a lease goes back: nobody who is stuck holds up the others', async () => {
+    const opened = await openWith(['a', 'b', 'c'], { maxAttempts: 1 })
+    const reader = opened.queue.consume({ prefetch: 2 }).getReader()
+    const first = await reader.read()
+    first.value?.extend(90_000)
+    opened.clock.advance(30_000)
+    expect(countsOf(opened.queue)).toEqual([2, 0, 1, 0])
+    expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'b', attempt: 1 })
+    expect((await reader.read()).value).toMatchObject({ payload: 'c', attempt: 1 })
+    await opened.queue.close()
+  })
+
+  test('many share the messages', async () => {
+    const { queue } = await openWith(Array.from({ length: 20 }, (_, n) => `${n}`))
+    const seen: string[] = []
+    await Promise.all([1, 2, 3].map(async (prefetch) => {
+      for await (const message of queue.consume({ prefetch })) {
+        seen.push(message.payload)
+        await message.ack()
+        if (seen.length === 20) void queue.close()
+      }
+    }))
+    expect(seen.toSorted((left, right) => Number(left) - Number(right))).toEqual(Array.from({ length: 20 }, (_, n) => `${n}`))
+  })
+
+  test('closing the queue ends it, waiting or not; what was fetched is not handed out any more', async () => {
+    const { queue } = await openWith(['a', 'b'])
+    const readers = [queue.consume({ prefetch: 2 }).getReader(), queue.consume().getReader()]
+    expect((await readers[0]?.read())?.value?.payload).toBe('a')
+    const waiting = readers[1]?.read()
+    await queue.compact()
+    await queue.close()
+    expect(await waiting).toEqual({ done: true, value: undefined })
+    expect(await readers[0]?.read()).toEqual({ done: true, value: undefined })
+  })
+
+  test('is a ReadableStream that pipes', async () => {
+    const { queue } = await openWith(['a', 'b', 'c'])
+    const seen: string[] = []
+    const sink = new WritableStream<Message<string>>({
+      write: async (message) => {
+        seen.push(message.payload)
+        await message.ack()
+        if (seen.length === 3) void queue.close()
+      },
+    })
+    await queue.consume({ prefetch: 2 }).pipeTo(sink)
+    expect(seen).toEqual(['a', 'b', 'c'])
+  })
+
+  test('ends with the error when a delivery cannot be written', async () => {
+    const { queue, files } = await openWith(['a'])
+    const full = files.failOn({ operation: 'write' }, 'ENOSPC')
+    expect(await codeOf(queue.consume().getReader().read())).toBe('ERR_MINISTORE_IO')
+    expect(full.hits).toBe(1)
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    expect((await receiveOne(queue)).attempt).toBe(1)
+    await queue.close()
+  })
+
+  test.each([[{ prefetch: 0 }, RangeError], [{ max: 5 }, TypeError], [{ signal: 1 }, TypeError]])(
+    'refuses options that are none: %o',
+    async (options, error) => {
+      const { queue } = await openQueue()
+      expect(() => queue.consume(options as object)).toThrow(error)
+      await queue.close()
+    },
+  )
+})

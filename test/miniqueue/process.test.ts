@@ -1,0 +1,279 @@
+import { describe, expect, test } from 'vitest'
+
+import type { Message } from '../../src/miniqueue/index.ts'
+import { turn } from '../support/consume.ts'
+import { deferred } from '../support/deferred.ts'
+import { codeOf, countsOf, errorOf, journalFile, openQueue, recordsOf } from './support.ts'
+
+/** A handler whose calls are ended one by one. */
+function heldHandler(): {
+  handler: (payload: string, message: Message<string>) => Promise<void>
+  calls: Array<{ readonly message: Message<string>; readonly resolve: () => void; readonly reject: (error: unknown) => void }>
+  called: (count: number) => Promise<void>
+} {
+  const calls: Array<{ message: Message<string>; resolve: () => void; reject: (error: unknown) => void }> = []
+  return {
+    calls,
+    handler: (_, message) => {
+      const { promise, resolve, reject } = deferred()
+      calls.push({ message, resolve, reject })
+      return promise
+    },
+    called: async (count) => {
+      for (let turns = 0; calls.length < count; turns++) {
+        if (turns > 1000) expect.unreachable(`${calls.length} calls, expected ${count}`)
+        await turn()
+      }
+    },
+  }
+}
+
+/** Lets all that is under way come to its end. */
+async function settle(): Promise<void> {
+  for (let n = 0; n < 20; n++) await turn()
+}
+
+describe('process', () => {
+  test('acks what its handler resolves for, until it is stopped', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+    const controller = new AbortController()
+    const seen: unknown[] = []
+    await queue.process((payload, { attempt }) => {
+      seen.push([payload, attempt])
+      if (seen.length === 2) controller.abort()
+    }, { signal: controller.signal })
+    expect(seen).toEqual([['a', 1], ['b', 1]])
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    expect(recordsOf(files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'ack', 'deliver', 'ack'])
+    await queue.close()
+  })
+
+  test('nacks what its handler throws for, with the backoff and the reason, and then it is dead', async () => {
+    const { queue, clock } = await openQueue({ maxAttempts: 2, backoff: { initialMs: 500 } })
+    await queue.enqueue('poison')
+    const attempts: number[] = []
+    const run = queue.process((_, { attempt }) => {
+      attempts.push(attempt)
+      throw new Error(`no ${attempt}`)
+    })
+    await settle()
+    expect([attempts, countsOf(queue)]).toEqual([[1], [0, 1, 0, 0]])
+    clock.advance(499)
+    await settle()
+    expect(attempts).toEqual([1])
+    clock.advance(1)
+    await settle()
+    expect(attempts).toEqual([1, 2])
+    expect(queue.deadLetters()).toMatchObject([{ reason: 'no 2', attempts: 2 }])
+    await queue.close()
+    await run
+  })
+
+  test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), 'the handler threw']])(
+    'takes whatever is thrown for a reason: %o',
+    async (thrown: unknown, reason) => {
+      const { queue } = await openQueue({ maxAttempts: 1 })
+      await queue.enqueue('x')
+      const run = queue.process(() => Promise.reject(thrown))
+      await settle()
+      expect(queue.deadLetters()).toMatchObject([{ reason }])
+      await queue.close()
+      await run
+    },
+  )
+
+  test('runs as many handlers at once as it may, fetching for all free ones with one record', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll(['a', 'b', 'c', 'd', 'e'].map((payload) => ({ payload })))
+    const held = heldHandler()
+    const run = queue.process(held.handler, { concurrency: 3 })
+    await held.called(3)
+    await settle()
+    expect([held.calls.length, ...countsOf(queue)]).toEqual([3, 2, 0, 3, 0])
+    held.calls[1]?.resolve()
+    await held.called(4)
+    expect(held.calls[3]?.message.payload).toBe('d')
+    for (const { resolve } of held.calls) resolve()
+    await held.called(5)
+    held.calls[4]?.resolve()
+    await settle()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    const deliveries = recordsOf(files).filter(({ op }) => op === 'deliver')
+    expect(deliveries.slice(0, 2)).toEqual([{ op: 'deliver', ids: [1, 2, 3] }, { op: 'deliver', ids: [4] }])
+    await queue.close()
+    await run
+  })
+
+  test('takes for all that have become free while it waited', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueue('a')
+    const held = heldHandler()
+    const run = queue.process(held.handler, { concurrency: 2 })
+    await held.called(1)
+    held.calls[0]?.resolve()
+    await settle()
+    await queue.enqueueAll([{ payload: 'b' }, { payload: 'c' }])
+    await held.called(3)
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'deliver', ids: [2, 3] })
+    for (const { resolve } of held.calls) resolve()
+    await settle()
+    await queue.close()
+    await run
+  })
+
+  test('when a lease is lost the signal fires, and how the handler ends makes no difference', async () => {
+    const { queue, clock, told } = await openQueue({ maxAttempts: 3 })
+    await queue.enqueue('slow')
+    const held = heldHandler()
+    const run = queue.process(held.handler, { concurrency: 2 })
+    await held.called(1)
+    const signal = held.calls[0]?.message.signal
+    clock.advance(30_000)
+    expect(signal?.reason).toMatchObject({ code: 'ERR_MINISTORE_LEASE_LOST' })
+    await held.called(2)
+    expect(held.calls[1]?.message.attempt).toBe(2)
+    held.calls[0]?.reject(new Error('too late'))
+    held.calls[1]?.resolve()
+    await settle()
+    expect([told, countsOf(queue)]).toEqual([[], [0, 0, 0, 0]])
+    await queue.close()
+    await run
+  })
+
+  test('a handler may settle its message itself', async () => {
+    const { queue, told } = await openQueue()
+    await queue.enqueueAll([{ payload: 'ack' }, { payload: 'nack' }])
+    const run = queue.process(async (payload, message) => {
+      if (payload === 'ack') await message.ack()
+      else await message.nack({ delayMs: 1000 })
+      throw new Error('it is settled already')
+    })
+    await settle()
+    expect([told, countsOf(queue)]).toEqual([[], [0, 1, 0, 0]])
+    await queue.close()
+    await run
+  })
+
+  test('a stop fires the signals, receives no more, and waits for what is in flight', async () => {
+    const { queue, clock } = await openQueue({ maxAttempts: 3 })
+    await queue.enqueueAll(['done', 'given up', 'never begun'].map((payload) => ({ payload })))
+    const held = heldHandler()
+    const controller = new AbortController()
+    let isOver = false
+    const run = queue.process(held.handler, { concurrency: 2, signal: controller.signal }).finally(() => (isOver = true))
+    await held.called(2)
+    const signals = held.calls.map(({ message }) => message.signal)
+    const reason = new Error('deploy')
+    controller.abort(reason)
+    expect(signals.map((signal) => signal.reason as unknown)).toEqual([reason, reason])
+    held.calls[0]?.resolve()
+    await settle()
+    expect([isOver, held.calls.length]).toEqual([false, 2])
+    held.calls[1]?.reject(reason)
+    await run
+    expect(countsOf(queue)).toEqual([2, 0, 0, 0])
+    expect(clock.timers).toBe(0)
+    expect((await queue.receive({ max: 2 })).map(({ payload, attempt }) => [payload, attempt])).toEqual([
+      ['given up', 2], ['never begun', 1],
+    ])
+    await queue.close()
+  })
+
+  test('stopped before it began it does nothing', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueue('x')
+    await queue.process(() => expect.unreachable(), { signal: AbortSignal.abort() })
+    expect(recordsOf(files)).toHaveLength(1)
+    await queue.close()
+  })
+
+  test('close() stops it, waits for its handlers, and lets them settle', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+    const held = heldHandler()
+    const run = queue.process(held.handler)
+    await held.called(1)
+    let isClosed = false
+    const closed = queue.close().finally(() => (isClosed = true))
+    expect(held.calls[0]?.message.signal.reason).toMatchObject({ code: 'ERR_MINISTORE_CLOSED' })
+    await settle()
+    expect(isClosed).toBe(false)
+    held.calls[0]?.resolve()
+    await Promise.all([closed, run])
+    expect(held.calls).toHaveLength(1)
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'ack', ids: [1] })
+  })
+
+  test('an ack that fails is told, and the message comes again when its lease ends', async () => {
+    const { queue, files, clock, told } = await openQueue()
+    await queue.enqueue('x')
+    const held = heldHandler()
+    const run = queue.process(held.handler)
+    await held.called(1)
+    const full = files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+    held.calls[0]?.resolve()
+    await settle()
+    expect([full.hits, told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
+    expect(countsOf(queue)).toEqual([0, 0, 1, 0])
+    clock.advance(30_000)
+    await held.called(2)
+    held.calls[1]?.resolve()
+    await settle()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+    await run
+  })
+
+  test('rejects when a delivery cannot be written, after the handlers that run', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueue('a')
+    const held = heldHandler()
+    let isOver = false
+    const run = errorOf(queue.process(held.handler, { concurrency: 2 })).finally(() => (isOver = true))
+    await held.called(1)
+    const full = files.failOn({ operation: 'write', path: journalFile, nth: 2 }, 'ENOSPC')
+    await queue.enqueue('b')
+    await settle()
+    expect([full.hits, isOver, held.calls[0]?.message.signal.aborted]).toEqual([1, false, true])
+    held.calls[0]?.resolve()
+    expect((await run).code).toBe('ERR_MINISTORE_IO')
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('rejects when nothing can be written any more, waiting or not', async () => {
+    const { queue, files } = await openQueue()
+    const waiting = codeOf(queue.process(() => expect.unreachable()))
+    await settle()
+    const failed = files.failOn({ operation: 'dataSync' }, 'EIO')
+    expect(await codeOf(queue.enqueue('x'))).toBe('ERR_MINISTORE_OUTCOME_UNKNOWN')
+    expect(failed.hits).toBe(1)
+    expect(await waiting).toBe('ERR_MINISTORE_POISONED')
+    expect(await codeOf(queue.process(() => expect.unreachable()))).toBe('ERR_MINISTORE_POISONED')
+    await queue.close()
+  })
+
+  test('rejects when the ack of a handler is what broke the disk', async () => {
+    const { queue, files, told } = await openQueue()
+    await queue.enqueue('x')
+    const held = heldHandler()
+    const run = codeOf(queue.process(held.handler))
+    await held.called(1)
+    files.failOn({ operation: 'dataSync' }, 'EIO')
+    held.calls[0]?.resolve()
+    expect(await run).toMatch(/^ERR_MINISTORE_(OUTCOME_UNKNOWN|POISONED)$/)
+    expect(told).toEqual([])
+    await queue.close()
+  })
+
+  test.each([[{ concurrency: 0 }, RangeError], [{ prefetch: 2 }, TypeError], [{ signal: 'stop' }, TypeError]])(
+    'refuses options that are none: %o',
+    async (options, error) => {
+      const { queue } = await openQueue()
+      await expect(queue.process(() => {}, options as object)).rejects.toThrow(error)
+      await expect(queue.process('handler' as never)).rejects.toThrow('Expected a handler, got `"handler"` (string)')
+      await queue.close()
+    },
+  )
+})

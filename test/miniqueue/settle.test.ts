@@ -1,0 +1,448 @@
+import { describe, expect, test } from 'vitest'
+
+import { turn } from '../support/consume.ts'
+import { deferred } from '../support/deferred.ts'
+import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
+
+describe('ack', () => {
+  test('removes the message, durably when it resolves', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueue('x')
+    await (await receiveOne(queue)).ack()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    const survivor = await openQueue({ files: files.afterCrash({ keep: 'none' }), clock })
+    expect(countsOf(survivor.queue)).toEqual([0, 0, 0, 0])
+    await survivor.queue.close()
+    await queue.close()
+  })
+
+  test('a second ack, nack or extend is refused, during the first as well', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    const first = message.ack()
+    for (const isLater of [false, true]) {
+      if (isLater) await first
+      expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_MESSAGE_SETTLED')
+      expect(await codeOf(message.nack())).toBe('ERR_MINISTORE_MESSAGE_SETTLED')
+      expect(() => message.extend(5)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_MESSAGE_SETTLED' }))
+    }
+    expect(recordsOf(files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'ack'])
+    expect(message.leaseEndsInMs).toBe(0)
+    await queue.close()
+  })
+
+  test('after the lease is lost it is refused, and who has the message now keeps it', async () => {
+    const { queue, clock } = await openQueue()
+    await queue.enqueue('x')
+    const late = await receiveOne(queue)
+    clock.advance(30_000)
+    const second = await receiveOne(queue)
+    for (const settling of [late.ack(), late.nack()]) {
+      expect(await errorOf(settling)).toMatchObject({
+        code: 'ERR_MINISTORE_LEASE_LOST',
+        message: 'The lease of message 1 is over: somebody else may have it by now',
+      })
+    }
+    expect(() => late.extend(5)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_LEASE_LOST' }))
+    await second.ack()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('the lease cannot end while it is being written', async () => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 1 })
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    clock.advance(29_999)
+    const acked = message.ack()
+    clock.advance(1_000_000)
+    expect([message.leaseEndsInMs, message.signal.aborted]).toEqual([1, false])
+    await acked
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'ack', ids: [1] })
+    await queue.close()
+  })
+
+  test('when the disk is full the lease goes on, and it may be called again', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    clock.advance(10_000)
+    const full = files.failOn({ operation: 'write', path: journalFile, times: 'always' }, 'ENOSPC')
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_IO')
+    expect(await codeOf(message.nack())).toBe('ERR_MINISTORE_IO')
+    expect([message.leaseEndsInMs, ...countsOf(queue)]).toEqual([20_000, 0, 0, 1, 0])
+    full.remove()
+    await message.ack()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('when the disk is full and stays so, the lease ends when it would have', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    clock.advance(10_000)
+    const full = files.failOn({ operation: 'write', path: journalFile, times: 'always' }, 'ENOSPC')
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_IO')
+    clock.advance(20_000)
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_LEASE_LOST')
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    full.remove()
+    expect((await receiveOne(queue)).attempt).toBe(2)
+    await queue.close()
+  })
+})
+
+describe('nack', () => {
+  test('without a delay of its own waits as the backoff says, longer each time, to its limit', async () => {
+    const backoff = { initialMs: 100, factor: 3, maxMs: 500, jitter: 0 }
+    const { queue, clock } = await openQueue({ maxAttempts: 10, backoff })
+    await queue.enqueue('x')
+    for (const wait of [100, 300, 500, 500]) {
+      await (await receiveOne(queue)).nack()
+      clock.advance(wait - 1)
+      expect(countsOf(queue)).toEqual([0, 1, 0, 0])
+      clock.advance(1)
+      expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    }
+    await queue.close()
+  })
+
+  test('the jitter shortens the wait by up to its share', async () => {
+    const { queue, files, clock } = await openQueue({ backoff: { initialMs: 1000, jitter: 0.5 }, random: () => 0.5 })
+    await queue.enqueue('x')
+    await (await receiveOne(queue)).nack()
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'nack', id: 1, dueAt: clock.wallMs() + 750 })
+    await queue.close()
+  })
+
+  test('a backoff may be a function of the attempt; what it gives is checked', async () => {
+    const waits = [5, Number.NaN, -1, 'soon'] as number[]
+    const asked: number[] = []
+    const { queue, clock } = await openQueue({
+      maxAttempts: 10,
+      backoff: (attempt) => {
+        asked.push(attempt)
+        return waits.shift() ?? 0
+      },
+    })
+    await queue.enqueue('x')
+    await (await receiveOne(queue)).nack()
+    clock.advance(5)
+    const message = await receiveOne(queue)
+    for (let n = 0; n < 3; n++) await expect(message.nack()).rejects.toThrow(/`backoff` to give milliseconds, 0 or more/)
+    await message.nack()
+    expect(asked).toEqual([1, 2, 2, 2, 2])
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('brings the message back into its old place when it is due', async () => {
+    const { queue, clock } = await openQueue()
+    for (const payload of ['a', 'b', 'c']) await queue.enqueue(payload)
+    await (await receiveOne(queue)).nack({ delayMs: 10 })
+    expect((await receiveOne(queue)).payload).toBe('b')
+    clock.advance(10)
+    expect((await queue.receive({ max: 2 })).map(({ payload }) => payload)).toEqual(['a', 'c'])
+    await queue.close()
+  })
+
+  test('is durable with its delay and reason', async () => {
+    const opened = await openQueue()
+    await opened.queue.enqueue('x')
+    await (await receiveOne(opened.queue)).nack({ delayMs: 1000, reason: 'r'.repeat(2000) })
+    expect(recordsOf(opened.files).at(-1)).toMatchObject({ op: 'nack', reason: 'r'.repeat(1000) })
+    const again = await reopenKilled(opened)
+    expect(countsOf(again.queue)).toEqual([0, 1, 0, 0])
+    opened.clock.advance(1000)
+    expect((await receiveOne(again.queue)).attempt).toBe(2)
+    await Promise.all([opened.queue.close(), again.queue.close()])
+  })
+
+  test.each([
+    [{ delayMs: -1 }, RangeError],
+    [{ reason: new Error('no text') }, TypeError],
+    [{ delay: 1 }, TypeError],
+  ])('refuses options that are none, and the lease is as it was: %o', async (options, error) => {
+    const { queue } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    await expect(message.nack(options as object)).rejects.toThrow(error)
+    await message.ack()
+    await queue.close()
+  })
+})
+
+describe('extend', () => {
+  test('makes the lease end later, counted from now, and never earlier', async () => {
+    const { queue, files, clock } = await openQueue({ visibilityTimeoutMs: 1000 })
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    clock.advance(900)
+    message.extend(5000)
+    expect(message.leaseEndsInMs).toBe(5000)
+    message.extend(10)
+    expect(message.leaseEndsInMs).toBe(5000)
+    clock.advance(4999)
+    expect(countsOf(queue)).toEqual([0, 0, 1, 0])
+    clock.advance(1)
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    expect(recordsOf(files)).toHaveLength(2)
+    await queue.close()
+  })
+
+  test('takes more than 25 days', async () => {
+    const { queue, clock } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    message.extend(60 * 86_400_000)
+    clock.advance(60 * 86_400_000 - 1)
+    expect(message.leaseEndsInMs).toBe(1)
+    clock.advance(1)
+    expect(message.signal.aborted).toBe(true)
+    await queue.close()
+  })
+
+  test.each([0, -1, 0.5, Number.NaN, 1e14])('refuses %d', async (ms) => {
+    const { queue } = await openQueue()
+    await queue.enqueue('x')
+    const message = await receiveOne(queue)
+    expect(() => message.extend(ms)).toThrow(RangeError)
+    expect(message.leaseEndsInMs).toBe(30_000)
+    await queue.close()
+  })
+})
+
+describe('dead letters', () => {
+  test('a message that is nacked in its last attempt becomes one, with all that is known of it', async () => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
+    const enqueuedAt = new Date(clock.wallMs())
+    await queue.enqueue('poison')
+    await (await receiveOne(queue)).nack({ reason: 'first', delayMs: 0 })
+    clock.advance(5000)
+    await (await receiveOne(queue)).nack({ reason: 'second' })
+    expect(queue.deadLetters()).toEqual([
+      { id: 1, payload: 'poison', reason: 'second', attempts: 2, enqueuedAt, diedAt: new Date(clock.wallMs()) },
+    ])
+    expect(countsOf(queue)).toEqual([0, 0, 0, 1])
+    const survivor = await openQueue({ files: files.afterCrash({ keep: 'none' }), clock })
+    expect(survivor.queue.deadLetters()).toEqual(queue.deadLetters())
+    await survivor.queue.close()
+    await queue.close()
+  })
+
+  test('a message whose lease ends in its last attempt becomes one', async () => {
+    const { queue, clock } = await openQueue({ maxAttempts: 1 })
+    await queue.enqueue('slow')
+    const message = await receiveOne(queue)
+    clock.advance(30_000)
+    expect(message.signal.reason).toMatchObject({ code: 'ERR_MINISTORE_LEASE_LOST' })
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_LEASE_LOST')
+    await queue.enqueue('next')
+    expect(queue.deadLetters()).toMatchObject([{ id: 1, reason: 'its lease ended in the last attempt', attempts: 1 }])
+    expect(countsOf(queue)).toEqual([1, 0, 0, 1])
+    await queue.close()
+  })
+
+  test('a message that kills its process each time becomes one when the queue is opened', async () => {
+    const clock = (await openQueue()).clock
+    let { queue, files } = await openQueue({ clock, maxAttempts: 3 })
+    await queue.enqueueAll([{ payload: 'poison' }, { payload: 'other' }])
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      expect(await receiveOne(queue)).toMatchObject({ payload: 'poison', attempt })
+      const killed = queue
+      ;({ queue, files } = await openQueue({ files: files.afterKill(), clock, maxAttempts: 3 }))
+      await killed.close()
+    }
+    expect(queue.deadLetters()).toMatchObject([
+      { payload: 'poison', attempts: 3, reason: 'its process ended in the last attempt' },
+    ])
+    expect(await receiveOne(queue)).toMatchObject({ payload: 'other', attempt: 1 })
+    expect(recordsOf(files).at(-2)).toMatchObject({ op: 'bury', ids: [1] })
+    await queue.close()
+  })
+
+  test('with maxAttempts Infinity there are none', async () => {
+    const { queue } = await openQueue({ maxAttempts: Number.POSITIVE_INFINITY })
+    await queue.enqueue('x')
+    for (let n = 0; n < 20; n++) await (await receiveOne(queue)).nack({ delayMs: 0 })
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('when the burial cannot be written it is told, nobody gets the message, and it is tried again', async () => {
+    const { queue, files, clock, told } = await openQueue({ maxAttempts: 1 })
+    await queue.enqueue('x')
+    await queue.receive()
+    const full = files.failOn({ operation: 'write', path: journalFile, times: 'always' }, 'ENOSPC')
+    clock.advance(30_000)
+    await expect(queue.enqueue('y')).rejects.toThrow(/ENOSPC/)
+    expect(told).toMatchObject([{ code: 'ERR_MINISTORE_IO' }])
+    expect([await queue.receive(), countsOf(queue)]).toEqual([[], [0, 0, 1, 0]])
+    full.remove()
+    clock.advance(30_000)
+    await queue.enqueue('y')
+    expect(countsOf(queue)).toEqual([1, 0, 0, 1])
+    expect(told).toHaveLength(1)
+    await queue.close()
+  })
+
+  test('when the disk is full at open, the queue opens all the same and buries later', async () => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    await opened.queue.enqueueAll([{ payload: 'x' }, { payload: 'y' }])
+    await opened.queue.receive()
+    const files = opened.files.afterKill()
+    const full = files.failOn(
+      (operation) => operation.operation === 'write' && operation.path === journalFile && operation.changesDisk,
+      'ENOSPC',
+    )
+    const again = await openQueue({ files, clock: opened.clock, maxAttempts: 1 })
+    expect([full.hits > 0, again.told]).toMatchObject([true, [{ code: 'ERR_MINISTORE_IO' }]])
+    expect(countsOf(again.queue)).toEqual([1, 0, 1, 0])
+    full.remove()
+    expect((await receiveOne(again.queue)).payload).toBe('y')
+    opened.clock.advance(29_999)
+    expect(countsOf(again.queue)).toEqual([0, 0, 2, 0])
+    opened.clock.advance(1)
+    await again.queue.compact()
+    expect(again.queue.deadLetters()).toMatchObject([{ id: 1 }, { id: 2 }])
+    await Promise.all([opened.queue.close(), again.queue.close()])
+  })
+
+  test('redrive brings one or all back: old id, at the end, no attempts', async () => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    const { queue } = opened
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }, { payload: 'c' }])
+    for (const message of await queue.receive({ max: 3 })) await message.nack({ reason: 'no' })
+    await queue.enqueue('d')
+    expect(await queue.redrive(2)).toBe(1)
+    expect(await queue.redrive('all')).toBe(2)
+    expect(await queue.redrive('all')).toBe(0)
+    expect(countsOf(queue)).toEqual([4, 0, 0, 0])
+    const again = await reopenKilled(opened)
+    for (const each of [queue, again.queue]) {
+      const messages = await each.receive({ max: 9 })
+      expect(messages.map(({ id, payload, attempt }) => [id, payload, attempt])).toEqual([
+        [4, 'd', 1], [2, 'b', 1], [1, 'a', 1], [3, 'c', 1],
+      ])
+    }
+    await Promise.all([queue.close(), again.queue.close()])
+  })
+
+  test('discard removes one or all for good', async () => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    const { queue } = opened
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }, { payload: 'c' }])
+    for (const message of await queue.receive({ max: 3 })) await message.nack()
+    expect(await queue.discard(2)).toBe(1)
+    expect(queue.deadLetters().map(({ id }) => id)).toEqual([1, 3])
+    expect([await queue.discard('all'), await queue.discard('all')]).toEqual([2, 0])
+    const again = await reopenKilled(opened)
+    expect([countsOf(queue), countsOf(again.queue)]).toEqual([[0, 0, 0, 0], [0, 0, 0, 0]])
+    await Promise.all([queue.close(), again.queue.close()])
+  })
+
+  test('what is none is refused by its number, and nothing is written', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueue('alive')
+    for (const call of [queue.redrive(1), queue.discard(7)]) {
+      expect(await codeOf(call)).toBe('ERR_MINISTORE_NO_SUCH_MESSAGE')
+    }
+    await expect(queue.redrive('everything' as never)).rejects.toThrow(TypeError)
+    await expect(queue.discard(0)).rejects.toThrow(RangeError)
+    expect(recordsOf(files)).toHaveLength(1)
+    await queue.close()
+  })
+})
+
+describe('purge', () => {
+  test('removes what is ready or delayed, and neither what is in flight nor dead', async () => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    const { queue } = opened
+    await queue.enqueueAll([
+      { payload: 'dead' }, { payload: 'in flight' }, { payload: 'ready' }, { payload: 'delayed', delayMs: 50 },
+    ])
+    await (await receiveOne(queue)).nack()
+    const message = await receiveOne(queue)
+    expect(await queue.purge()).toBe(2)
+    expect(await queue.purge()).toBe(0)
+    expect(countsOf(queue)).toEqual([0, 0, 1, 1])
+    const again = await reopenKilled(opened, { maxAttempts: 5 })
+    expect(countsOf(again.queue)).toEqual([1, 0, 0, 1])
+    await message.ack()
+    opened.clock.advance(50)
+    expect(countsOf(queue)).toEqual([0, 0, 0, 1])
+    await Promise.all([queue.close(), again.queue.close()])
+  })
+
+  test('what comes back while it is written is not lost', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueueAll([{ payload: 'back' }, { payload: 'gone' }])
+    await queue.receive()
+    const stop = files.onOperation(({ operation }) => operation === 'dataSync' && clock.advance(30_000))
+    expect(await queue.purge()).toBe(1)
+    stop()
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    expect((await receiveOne(queue)).payload).toBe('back')
+    await queue.close()
+  })
+})
+
+describe('stats', () => {
+  test('tells the age of the oldest that is no dead letter, and the bytes on the disk', async () => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 1 })
+    const bytes = () =>
+      files.names(directory)
+        .filter((name) => /^journal.jsonl(\.\d+)?$|^snapshot-\d+.json$/.test(name))
+        .reduce((sum, name) => sum + files.readFile(`${directory}/${name}`).length, 0)
+    expect(queue.stats()).toEqual({
+      ready: 0, delayed: 0, inFlight: 0, dead: 0, oldestAgeMs: undefined, bytesOnDisk: bytes(),
+    })
+    await queue.enqueue('a')
+    clock.advance(100)
+    await queue.enqueue('b', { delayMs: 5 })
+    const message = await receiveOne(queue)
+    clock.advance(10)
+    expect(queue.stats()).toMatchObject({ oldestAgeMs: 110, bytesOnDisk: bytes() })
+    await message.nack()
+    expect(queue.stats().oldestAgeMs).toBe(10)
+    await queue.redrive('all')
+    expect(queue.stats().oldestAgeMs).toBe(110)
+    clock.jump(-1000)
+    expect(queue.stats().oldestAgeMs).toBe(0)
+    await queue.compact()
+    await queue.enqueue('c')
+    await queue.compact()
+    expect(queue.stats().bytesOnDisk).toBe(bytes())
+    await queue.enqueue('d')
+    files.failOn({ operation: 'rename', path: /journal/ }, 'EIO')
+    await expect(queue.compact()).rejects.toThrow('EIO')
+    expect(queue.stats().bytesOnDisk).toBe(bytes())
+    await queue.close()
+    const again = await openQueue({ files, clock })
+    expect(again.queue.stats().bytesOnDisk).toBe(bytes())
+    await again.queue.close()
+  })
+
+  test('counts stay right while something is being written', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+    const message = await receiveOne(queue)
+    const reached = deferred()
+    const seen: unknown[] = []
+    const stop = files.onOperation(() => {
+      seen.push(countsOf(queue))
+      reached.resolve()
+    })
+    const acked = message.ack()
+    await reached.promise
+    await acked
+    stop()
+    expect(seen).toEqual(seen.map(() => [1, 0, 1, 0]))
+    expect(countsOf(queue)).toEqual([1, 0, 0, 0])
+    await turn()
+    await queue.close()
+  })
+})

@@ -1,0 +1,76 @@
+import { expect } from 'vitest'
+
+import { type Message, MiniQueue, MiniStoreError, type QueueOptions } from '../../src/miniqueue/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { SteppedClock } from '../crash/queue-clock.ts'
+
+export const directory = '/jobs'
+export const journalFile = '/jobs/journal.jsonl'
+
+/** A queue of texts on a disk and with a clock of its own, or given ones. Waits 1 s, 2 s, 4 s … after an attempt. */
+export interface TestQueue {
+  readonly queue: MiniQueue<string>
+  readonly files: SimulatedFileSystem
+  readonly clock: SteppedClock
+  /** What nobody waited for and failed. */
+  readonly told: unknown[]
+}
+
+export async function openQueue(
+  options: QueueOptions & { readonly files?: SimulatedFileSystem; readonly clock?: SteppedClock } = {},
+): Promise<TestQueue> {
+  const { files = new SimulatedFileSystem(), clock = new SteppedClock(), ...others } = options
+  const told: unknown[] = []
+  const queue = await MiniQueue.open<string>(directory, {
+    fileSystem: files,
+    clock,
+    random: () => 0,
+    onError: (error) => told.push(error),
+    ...others,
+  })
+  return { queue, files, clock, told }
+}
+
+/** Opens what a process that was killed now would leave. The queue goes on. */
+export async function reopenKilled(
+  { files, clock }: TestQueue,
+  options: QueueOptions = {},
+): Promise<TestQueue> {
+  return await openQueue({ ...options, files: files.afterKill(), clock })
+}
+
+/** Receives one message, which must be ready. */
+export async function receiveOne<T>(queue: MiniQueue<T>): Promise<Message<T>> {
+  const [message] = await queue.receive()
+  return message ?? expect.unreachable('a message was expected to be ready')
+}
+
+/** Receives all that is ready and gives the payloads. */
+export async function payloadsOf<T>(queue: MiniQueue<T>): Promise<T[]> {
+  return (await queue.receive({ max: 1000 })).map(({ payload }) => payload)
+}
+
+export async function errorOf(failing: Promise<unknown>): Promise<MiniStoreError> {
+  const error: unknown = await failing.then(
+    () => expect.unreachable('it was expected to reject'),
+    (thrown: unknown) => thrown,
+  )
+  expect(error).toBeInstanceOf(MiniStoreError)
+  return error as MiniStoreError
+}
+
+export async function codeOf(failing: Promise<unknown>): Promise<string> {
+  return (await errorOf(failing)).code
+}
+
+/** The records of the journal on a disk. */
+export function recordsOf(files: SimulatedFileSystem): Array<{ readonly op: string; readonly [field: string]: unknown }> {
+  const lines = files.readFile(journalFile).toString().split('\n').slice(1, -1)
+  return lines.map((line) => JSON.parse(line) as { op: string })
+}
+
+/** What counts of a queue, without what changes with each write. */
+export function countsOf(queue: MiniQueue<string>): [ready: number, delayed: number, inFlight: number, dead: number] {
+  const { ready, delayed, inFlight, dead } = queue.stats()
+  return [ready, delayed, inFlight, dead]
+}

@@ -1,0 +1,181 @@
+import { describe, expect, test } from 'vitest'
+
+import { emptyQueue, holderOf, type NewMessage, type QueueMutation, type QueueState } from '../../src/miniqueue/queue-state.ts'
+import { type Outcome, transition } from '../../src/miniqueue/transitions.ts'
+import { weightOf } from '../../src/miniqueue/weight.ts'
+
+const at = 1000
+
+/** A state after mutations, and what the last has done. */
+function after(...mutations: readonly QueueMutation[]): { state: QueueState; outcome: Outcome } {
+  const state = emptyQueue()
+  let outcome: Outcome = { waiting: [], left: [], depth: 0, dead: 0, bytes: 0 }
+  for (const mutation of mutations) outcome = transition(state, mutation)
+  return { state, outcome }
+}
+
+function enqueue(...messages: ReadonlyArray<Partial<NewMessage>>): QueueMutation {
+  return { op: 'enqueue', at, messages: messages.map((message) => ({ payload: 'x', bytes: 3, ...message })) }
+}
+
+const deliver: QueueMutation = { op: 'deliver', ids: [1] }
+const bury: QueueMutation = { op: 'bury', ids: [1], reason: 'worn out', at: 5000 }
+
+describe('enqueue', () => {
+  test('gives ids and places in order and leaves out what is usual', () => {
+    const { state, outcome } = after(enqueue({ payload: { a: 1 }, bytes: 7 }, { priority: 2, dueAt: 1500, key: 'k' }))
+    expect(state).toEqual({
+      nextId: 3,
+      nextOrder: 3,
+      messages: {
+        1: { payload: { a: 1 }, bytes: 7, priority: 0, order: 1, enqueuedAt: at, attempts: 0 },
+        2: { payload: 'x', bytes: 3, priority: 2, order: 2, enqueuedAt: at, attempts: 0, key: 'k', dueAt: 1500 },
+      },
+      dead: {},
+      keys: { 'key:k': { id: 2 } },
+      expiring: [],
+    })
+    expect(outcome).toMatchObject({ waiting: [1, 2], left: [], depth: 2, dead: 0 })
+  })
+
+  test('keys that are names of every object are keys like others', () => {
+    const { state } = after(enqueue({ key: '__proto__' }, { key: 'constructor' }, { key: '7' }))
+    expect(['__proto__', 'constructor', '7', 'toString'].map((key) => holderOf(state, key, at))).toEqual([1, 2, 3, undefined])
+    expect(JSON.parse(JSON.stringify(state))).toEqual(state)
+  })
+})
+
+describe('deliver', () => {
+  test('counts, and forgets delay and reason', () => {
+    const { state, outcome } = after(
+      enqueue({}), deliver, { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }, deliver,
+    )
+    expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 2 })
+    expect(outcome).toMatchObject({ waiting: [], left: [], depth: 0, bytes: -'later'.length })
+  })
+})
+
+describe('ack', () => {
+  test('removes the message and frees its key', () => {
+    const { state, outcome } = after(enqueue({ key: 'k' }), deliver, { op: 'ack', ids: [1] })
+    expect(state).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
+    expect(outcome).toMatchObject({ waiting: [], left: [1], depth: -1 })
+  })
+
+  test('keeps the key to its time, and an enqueue later than that forgets it', () => {
+    const { state } = after(enqueue({ key: 'k' }), { op: 'ack', ids: [1], keysUntil: 3000 })
+    expect(state.expiring).toEqual([{ key: 'k', until: 3000 }])
+    expect([2999, 3000].map((now) => holderOf(state, 'k', now))).toEqual([1, undefined])
+    transition(state, { op: 'enqueue', at: 3000, messages: [] })
+    expect([state.keys, state.expiring]).toEqual([{}, []])
+  })
+
+  test('a key that was taken again after its time is not forgotten with the old one', () => {
+    const { state } = after(
+      enqueue({ key: 'k' }, { key: 'a' }, { key: 'b' }),
+      { op: 'ack', ids: [1], keysUntil: 3000 },
+      { op: 'ack', ids: [2, 3], keysUntil: 9000 },
+      { op: 'enqueue', at: 3000, messages: [{ payload: 0, bytes: 1, key: 'k' }] },
+    )
+    expect([state.keys['key:k'], state.expiring.length]).toEqual([{ id: 4 }, 3])
+    transition(state, { op: 'enqueue', at: 9000, messages: [] })
+    expect([state.keys, state.expiring]).toEqual([{ 'key:k': { id: 4 } }, []])
+  })
+})
+
+describe('nack', () => {
+  test('brings it back into its place with its time and its reason', () => {
+    const { state, outcome } = after(enqueue({}, {}), deliver, { op: 'nack', id: 1, dueAt: 9000, reason: 'busy' })
+    expect(state.messages[1]).toMatchObject({ order: 1, attempts: 1, dueAt: 9000, reason: 'busy' })
+    expect(outcome).toMatchObject({ waiting: [1], left: [], depth: 0, bytes: 4 })
+  })
+})
+
+describe('bury, redrive, discard', () => {
+  test('a dead letter says why and when, and frees its key', () => {
+    const { state, outcome } = after(enqueue({ key: 'k', priority: 3 }), deliver, bury)
+    expect(state.dead).toEqual({
+      1: { payload: 'x', bytes: 3, priority: 3, enqueuedAt: at, attempts: 1, key: 'k', reason: 'worn out', diedAt: 5000 },
+    })
+    expect([state.messages, state.keys]).toEqual([{}, {}])
+    expect(outcome).toMatchObject({ waiting: [], left: [1], depth: -1, dead: 1, bytes: 'worn out'.length })
+  })
+
+  test('a redriven one has its id, a place at the end, no attempts, and its key', () => {
+    const { state, outcome } = after(enqueue({ key: 'k' }, {}), deliver, bury, { op: 'redrive', ids: [1] })
+    expect(state.messages[1]).toEqual({
+      payload: 'x', bytes: 3, priority: 0, order: 3, enqueuedAt: at, attempts: 0, key: 'k',
+    })
+    expect([state.dead, state.keys]).toEqual([{}, { 'key:k': { id: 1 } }])
+    expect(outcome).toMatchObject({ waiting: [1], left: [], depth: 1, dead: -1 })
+  })
+
+  test('a redriven one does not take its key from another message, nor frees it', () => {
+    const { state } = after(
+      enqueue({ key: 'k' }), bury, enqueue({ key: 'k' }), { op: 'redrive', ids: [1] }, { op: 'ack', ids: [1], keysUntil: 9000 },
+    )
+    expect([state.keys, state.expiring]).toEqual([{ 'key:k': { id: 2 } }, []])
+  })
+
+  test('a discarded one is gone', () => {
+    const { state, outcome } = after(enqueue({}), bury, { op: 'discard', ids: [1] })
+    expect(state).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
+    expect(outcome).toMatchObject({ waiting: [], left: [], depth: 0, dead: -1 })
+  })
+})
+
+describe('purge', () => {
+  test('removes all but the excepted, with their keys, and no dead letters', () => {
+    const { state, outcome } = after(
+      enqueue({}, { key: 'in flight' }, { key: 'k', dueAt: 9999 }), bury, { op: 'purge', except: [2] },
+    )
+    expect(Object.keys(state.messages)).toEqual(['2'])
+    expect(Object.keys(state.keys)).toEqual(['key:in flight'])
+    expect(Object.keys(state.dead)).toEqual(['1'])
+    expect(outcome).toMatchObject({ left: [3], depth: -1, dead: 0 })
+  })
+})
+
+describe('any transition', () => {
+  test('passes over what is not there', () => {
+    const before = after(enqueue({}), { op: 'ack', ids: [1] }).state
+    for (const op of ['deliver', 'ack', 'redrive', 'discard'] as const) transition(before, { op, ids: [1, 99] })
+    transition(before, { op: 'nack', id: 1, dueAt: 1 })
+    transition(before, bury)
+    expect(before).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
+  })
+
+  test('refuses a mutation of another version and leaves the state', () => {
+    const state = emptyQueue()
+    expect(() => transition(state, { op: 'split', ids: [1] } as never)).toThrow(/mutation of a queue, got .*split/)
+    expect(state).toEqual(emptyQueue())
+  })
+
+  test('tells changes of weight that add up to what all weighs', () => {
+    const state = emptyQueue()
+    const mutations: QueueMutation[] = [
+      enqueue({ key: 'one' }, { bytes: 100 }, { dueAt: 2000 }), deliver, { op: 'nack', id: 1, reason: 'why' },
+      deliver, bury, { op: 'ack', ids: [2] }, { op: 'redrive', ids: [1] },
+    ]
+    const sum = mutations.reduce((bytes, mutation) => bytes + transition(state, mutation).bytes, 0)
+    const weight = Object.values(state.messages).reduce((bytes, message) => bytes + weightOf(message), 0)
+    expect(sum).toBe(weight)
+    const kept = transition(state, { op: 'ack', ids: [1, 3], keysUntil: 4000 }).bytes
+    expect(sum + kept).toBeGreaterThan(0)
+    expect(sum + kept + transition(state, { op: 'enqueue', at: 4000, messages: [] }).bytes).toBe(0)
+  })
+
+  test('many kept keys are forgotten soon after their time, whatever the clock did between', () => {
+    const state = emptyQueue()
+    let now = at
+    for (let n = 1; n <= 500; n++) {
+      now += n === 250 ? -400 : 10
+      transition(state, { op: 'enqueue', at: now, messages: [{ payload: n, bytes: 1, key: `k${n}` }] })
+      transition(state, { op: 'ack', ids: [n], keysUntil: now + 100 })
+      expect(holderOf(state, `k${n}`, now)).toBe(n)
+    }
+    // A window holds 10 of them; those of the jump stay until the clock is there again.
+    expect(state.expiring.length).toBeLessThanOrEqual(30)
+    expect(Object.keys(state.keys)).toHaveLength(state.expiring.length)
+  })
+})

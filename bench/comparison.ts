@@ -47,7 +47,11 @@ export function compare(
 }
 
 /** A contestant as an entrant where so many callers append at once. */
-export function entrantOf(contestant: Appendable, role: Role, callers: number): Entrant {
+export function entrantOf(
+  contestant: Pick<Appendable, 'name' | 'blocksEventLoop' | 'sharing'>,
+  role: Role,
+  callers: number,
+): Entrant {
   const { name, blocksEventLoop } = contestant
   const sharing = callers > 1 ? contestant.sharing : undefined
   const reason = sharing ?? (blocksEventLoop ? 'blocking' : undefined)
@@ -62,7 +66,7 @@ function inOrder(entrants: readonly Entrant[]): Entrant[] {
   return entrants.toSorted((left, right) => roles.indexOf(left.role) - roles.indexOf(right.role))
 }
 
-export function participantOf({ name, version, promise }: Appendable): Participant {
+export function participantOf({ name, version, promise }: Participant): Participant {
   return { name, version, promise }
 }
 

@@ -49,7 +49,7 @@ function understood(): Arguments | undefined {
 }
 
 async function measure(what: Case, workspace: string, options: Arguments): Promise<Section> {
-  const { name, title, method } = what
+  const { name, title, method, plots } = what
   const machine = describeMachine(workspace)
   if (isInMemory(machine)) say(`${name}: on ${machine.fileSystem}, in memory, where a sync stores nothing`)
   // The bench itself is one process most of the time, and the average still knows the cases before.
@@ -71,6 +71,7 @@ async function measure(what: Case, workspace: string, options: Arguments): Promi
     seconds,
     command: commandFor(name, options),
     machine,
+    plots,
     comparisons: [],
     figures: [],
     courses: [],

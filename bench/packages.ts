@@ -15,15 +15,16 @@ export interface LoadedPackage<Exports> {
 }
 
 /**
- * Imports a package of bench/package.json. The caller says what it exports, as far as it is used: the types
- * of the packages are not there when the bench is type-checked.
+ * Imports a package of bench/package.json, or the named part of it, such as `lowdb/node`. The caller says
+ * what it exports, as far as it is used: the types of the packages are not there when the bench is
+ * type-checked.
  *
  * @throws {NotInstalledError} when it is not installed, or cannot be loaded here, with the reason.
  */
-export async function loadPackage<Exports>(name: string): Promise<LoadedPackage<Exports>> {
+export async function loadPackage<Exports>(name: string, part = name): Promise<LoadedPackage<Exports>> {
   const version = versionOf(name)
   try {
-    return { exports: (await import(name)) as Exports, version }
+    return { exports: (await import(part)) as Exports, version }
   } catch (error) {
     throw new NotInstalledError(`not installed: ${firstLine(error)}`, { cause: error })
   }

@@ -71,6 +71,9 @@ export interface Findings {
   readonly missing?: ReadonlyArray<{ readonly name: string; readonly reason: string }>
 }
 
+/** What can be drawn of a section. */
+export type PlotKind = 'ratios' | 'latency' | 'course'
+
 /** What a case found, and where, when and how. */
 export interface Section extends Required<Findings> {
   readonly name: string
@@ -80,6 +83,8 @@ export interface Section extends Required<Findings> {
   readonly seconds: number
   readonly command: string
   readonly machine: Machine
+  /** What is drawn of it, where it is not all. */
+  readonly plots?: readonly PlotKind[] | undefined
 }
 
 const fileName = 'results.json'

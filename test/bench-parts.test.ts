@@ -6,9 +6,12 @@ import { describe, expect, test } from 'vitest'
 import { commandFor, parseArguments } from '../bench/arguments.ts'
 import { measureCalls, sliceOfTurns } from '../bench/calls.ts'
 import { compare, type Entrant } from '../bench/comparison.ts'
+import { changeAt, changeBytes, entriesOf } from '../bench/data/changes.ts'
 import { syntheticRecord } from '../bench/data/synthetic.ts'
+import { eventLoopFigures, watchEventLoop } from '../bench/event-loop.ts'
 import { mountedAt } from '../bench/machine.ts'
 import { resultsText } from '../bench/report/markdown.ts'
+import { drawSection, type Echarts } from '../bench/report/plots.ts'
 import { ratioText, timeText } from '../bench/report/units.ts'
 import { type Section, withSection } from '../bench/results.ts'
 import { median, percentiles, type Spread, spread, waitsInTurn } from '../bench/statistics.ts'
@@ -75,6 +78,31 @@ describe('statistics', () => {
     expect([slice.units, slice.latencies?.length]).toEqual([calls, calls])
   })
 
+  test('a call that blocks behind a promise is measured to its end', async () => {
+    const call = async (): Promise<void> => {
+      await Promise.resolve()
+      const end = performance.now() + 5
+      while (performance.now() < end);
+    }
+    const { latencies = [] } = await measureCalls(call, { callers: 1, milliseconds: 1, isBlocking: true })
+    expect(latencies).toHaveLength(1)
+    expect(latencies[0]).toBeGreaterThan(4.9e6)
+  })
+
+  test('an event loop that stands still throughout is seen', async () => {
+    const { result, watch } = await watchEventLoop(async () => {
+      const end = performance.now() + 20
+      while (performance.now() < end);
+      return 'done'
+    })
+    expect(result).toBe('done')
+    expect(watch.max).toBeGreaterThan(15e6)
+    expect(watch.busy).toBeGreaterThan(0.9)
+    const watches = [1, 2, 9].map((ms) => ({ p50: ms * 1e6, p99: ms * 1e6, max: ms * 1e6, busy: ms / 10 }))
+    const { rows } = eventLoopFigures('', new Map([['peer', watches]]))
+    expect(rows).toEqual([{ name: 'peer', cells: ['2.00', '2.00', '9.00', '20 %'] }])
+  })
+
   test('a comparison relates the slices of the same round', () => {
     const entrants: Entrant[] = [
       { name: 'peer', role: 'peer', notes: [] },
@@ -132,6 +160,20 @@ describe('the report', () => {
     expect(resultsText([sectionWith({ median: 1.1, p25: 0.8, p75: 1.2 })], [])).not.toContain('of our time')
   })
 
+  test('draws what a section has, or what it asks for of that', () => {
+    const chart = { setOption: () => {}, renderToSVGString: () => '<svg ></svg>', dispose: () => {} }
+    const echarts: Echarts = { init: () => chart }
+    const section = sectionWith({ median: 1, p25: 1, p75: 1 })
+    const latency = { p50: 1, p99: 2, max: 3 }
+    const comparisons = section.comparisons.map((one) => ({
+      ...one,
+      rows: one.rows.map((row) => ({ ...row, latency })),
+    }))
+    const filesOf = (drawn: Section): string[] => drawSection(echarts, drawn).map(({ file }) => file)
+    expect(filesOf({ ...section, comparisons })).toEqual(['plots/a-ratios.svg', 'plots/a-latency.svg'])
+    expect(filesOf({ ...section, comparisons, plots: ['ratios'] })).toEqual(['plots/a-ratios.svg'])
+  })
+
   test('puts a section in the place of an earlier one of its name', () => {
     const section = sectionWith({ median: 1, p25: 1, p75: 1 })
     const named = (name: string, seconds: number): Section => ({ ...section, name, seconds })
@@ -173,6 +215,18 @@ describe('what is measured', () => {
       expect(Buffer.byteLength(line)).toBe(bytes)
     }
     expect(() => syntheticRecord(1, 20)).toThrow(RangeError)
+  })
+
+  test('changes have just the bytes asked for, come to every key in turn, and never change nothing', () => {
+    const keys = 100
+    const before = entriesOf(keys)
+    const changes = Array.from({ length: keys }, (_, turn) => changeAt(keys + turn, keys))
+    for (const change of changes) {
+      expect(Buffer.byteLength(JSON.stringify(change))).toBe(changeBytes)
+      expect(before[change.key]).not.toBe(change.value)
+    }
+    expect(changes.map(({ key }) => key).toSorted()).toEqual(Object.keys(before).toSorted())
+    expect(Object.keys(before)).toHaveLength(keys)
   })
 
   test('the file system is that of the nearest mount, the last one where several are', () => {

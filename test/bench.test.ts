@@ -19,6 +19,10 @@ const DATA_PACKAGES = new Map([
 ])
 
 const PEERS = ['better-sqlite3', 'node:sqlite', 'classic-level', 'lmdb']
+const STATE_PEERS = ['better-sqlite3', 'node:sqlite', 'write-file-atomic', 'lowdb']
+const QUEUE_PEERS = ['better-sqlite3', 'node:sqlite', 'plainjob', 'liteque']
+/** Peers that may be installed and not work, because better-sqlite3 had to be compiled and was not. */
+const COMPILED_PEERS = new Set(['better-sqlite3', 'plainjob', 'liteque'])
 
 /** Several times what it takes when two other test files run beside it, and time to install the peers. */
 const TIMEOUT_MS = 240_000
@@ -49,17 +53,19 @@ describe('a quick run', () => {
 
   test('ends with exit code 0, runs every case, and leaves no journal behind', () => {
     expect(outcome.exitCode, outcome.stderr).toBe(0)
-    const names = ['append', 'append-all', 'replay', 'scale', 'start-stop', 'durability']
+    const names = ['append', 'append-all', 'replay', 'scale', 'start-stop', 'state', 'queue', 'durability']
     expect(sections.map(({ name }) => name)).toEqual(names)
     expect(readdirSync(join(directory, 'journals'))).toEqual([])
   })
 
-  test.each([
+  test.each<[string, string[], string[]?]>([
     ['append', ['100B', '1KiB', '64KiB'].flatMap((size) => [`=${size} callers=1`, `=${size} callers=64`])],
     ['append-all', ['records=10 ', 'records=100 ', 'records=1000 ']],
     ['replay', ['150B, ASCII', '150B, beyond ASCII', 'webhook payloads', 'flights-200k']],
     ['start-stop', ['import in a fresh process', 'open and close']],
-  ])('of %s compares floor, ours and every peer that is installed', (name, everything) => {
+    ['state', ['keys=100 ', 'keys=10000 '], STATE_PEERS],
+    ['queue', ['enqueue', 'drain, one at a time', 'drain, up to 32', 'end to end'], QUEUE_PEERS],
+  ])('of %s compares floor, ours and every peer that is installed', (name, everything, peers = PEERS) => {
     const { comparisons, missing } = sectionOf(name)
     // Real records come in packages; where one is not installed, it must be said.
     const isThere = (label: string): boolean => {
@@ -72,7 +78,7 @@ describe('a quick run', () => {
     for (const label of labels) {
       const comparison = comparisons.find((candidate) => `${candidate.label} `.includes(label))
       expect(comparison, `${name}: ${label}`).toBeDefined()
-      expectComplete(name, comparison as Comparison)
+      expectComplete(name, comparison as Comparison, peers)
     }
     expect(comparisons).toHaveLength(labels.length)
   })
@@ -102,6 +108,26 @@ describe('a quick run', () => {
     expect(figures.flatMap(({ rows }) => rows.map(({ name }) => name))).toEqual(['1 MiB', '2 MiB', '4 MiB'])
     for (const { points } of courses.flatMap(({ lines }) => lines)) expect(points.length).toBeGreaterThan(100)
     expect(courses.flatMap(({ lines }) => lines)).toHaveLength(3)
+  })
+
+  test('of state opens journals with and without a snapshot, and writes and reads snapshots', () => {
+    const { figures } = sectionOf('state')
+    const names = figures.map(({ rows }) => rows.map(({ name }) => name))
+    const states = ['state=0.1MB', 'state=0.2MB', 'state=0.4MB']
+    expect(names).toEqual([['mutations=2000', 'mutations=4000', 'mutations=8000'], states, states])
+    for (const { rows } of figures) {
+      // Stalls may be too short to be seen, and memory cannot be told everywhere.
+      for (const { cells } of rows) expect(Number(cells[0]) * Number(cells[1])).toBeGreaterThan(0)
+    }
+  })
+
+  test('of queue watches the event loop in each way of emptying one', () => {
+    const { comparisons, figures } = sectionOf('queue')
+    const ways = comparisons.find(({ label }) => label.startsWith('drain, up to 32')) as Comparison
+    const names = ways.rows.filter(({ role }) => role !== 'floor').map(({ name }) => name)
+    const ours = ['miniqueue, consume prefetch=32', 'miniqueue, process concurrency=32']
+    expect(names).toEqual(expect.arrayContaining(ours))
+    expect(figures.map(({ rows }) => rows.map(({ name }) => name).toSorted())).toEqual([names.toSorted()])
   })
 
   test('of durability counts one sync for each append of ours, or says why it cannot', () => {
@@ -144,15 +170,15 @@ describe('a quick run', () => {
     return section as Section
   }
 
-  function expectComplete(section: string, { label, rows }: Comparison): void {
+  function expectComplete(section: string, { label, rows }: Comparison, peers: readonly string[]): void {
     expect(rows.filter(({ role }) => role === 'floor'), label).toHaveLength(1)
     expect(rows.some(({ role }) => role === 'ours'), label).toBe(true)
     for (const { time, ratio } of rows) expect(Math.min(time, ratio.median), label).toBeGreaterThan(0)
     const told = new Set(sectionOf(section).missing.map(({ name }) => name))
-    for (const peer of PEERS) {
+    for (const peer of peers) {
       const isMeasured = rows.some(({ name, role }) => role === 'peer' && name.includes(peer))
       // What needs no compiler cannot be missing where it is installed; the others say why, or are there.
-      const mustBe = peer === 'node:sqlite' ? isBuiltin(peer) : peer !== 'better-sqlite3' && isInstalled(peer)
+      const mustBe = peer === 'node:sqlite' ? isBuiltin(peer) : !COMPILED_PEERS.has(peer) && isInstalled(peer)
       expect(isMeasured, `${peer}, ${label}`).toBe(mustBe || !told.has(peer))
     }
   }
@@ -167,7 +193,8 @@ describe('the peers', () => {
 
   test('are no packages of the library', () => {
     const lock = readFileSync(join(BENCH, '../package-lock.json'), 'utf8')
-    for (const name of ['better-sqlite3', 'classic-level', 'lmdb', 'echarts', 'vega-datasets']) {
+    const names = ['better-sqlite3', 'classic-level', 'lmdb', 'echarts', 'vega-datasets']
+    for (const name of [...names, 'lowdb', 'write-file-atomic', 'plainjob', 'liteque']) {
       expect(lock).not.toContain(`node_modules/${name}"`)
     }
   })

@@ -1,15 +1,14 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { monitorEventLoopDelay, performance } from 'node:perf_hooks'
 
 import { measureCalls, sliceOfTurns } from '../calls.ts'
 import { compare, type Entrant, entrantOf, participantOf, type Slice } from '../comparison.ts'
 import type { Appendable, Log } from '../contestants/contestant.ts'
 import { appendables, loadAll } from '../contestants/index.ts'
 import { syntheticRecord } from '../data/synthetic.ts'
+import { eventLoopFigures, watchEventLoop } from '../event-loop.ts'
 import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
 import type { Comparison, Figures } from '../results.ts'
-import { median } from '../statistics.ts'
 import { type Runner, turnAbout } from '../turn-about.ts'
 import type { Case, Context } from './case.ts'
 
@@ -48,7 +47,7 @@ export const appendCase: Case = {
     for (const callers of [1, 64]) {
       const trial = { context, floor, contestants: loaded, bytes: 100, callers, milliseconds, rounds }
       context.progress(`event loop, ${labelOf(trial)}`)
-      delays.push(await watchEventLoop(trial))
+      delays.push(await watchAppends(trial))
     }
     return {
       comparisons,
@@ -141,33 +140,15 @@ async function withLog<Result>(
   }
 }
 
-async function watchEventLoop(trial: Trial): Promise<Figures> {
+async function watchAppends(trial: Trial): Promise<Figures> {
   const runners = trial.contestants.map((contestant) => ({
     name: contestant.name,
     run: () =>
       withLog(contestant, trial, async (log, record) => {
-        const delay = monitorEventLoopDelay({ resolution: 1 })
-        const before = performance.eventLoopUtilization()
-        delay.enable()
-        await measureCalls(() => log.append(record), { ...trial, isBlocking: contestant.blocksEventLoop })
-        delay.disable()
-        return { delay, busy: performance.eventLoopUtilization(before).utilization }
+        const options = { ...trial, isBlocking: contestant.blocksEventLoop }
+        return (await watchEventLoop(() => measureCalls(() => log.append(record), options))).watch
       }),
   }))
-  const watched = await turnAbout(runners, trial.rounds)
-  const rows = [...watched].map(([name, slices]) => {
-    // Histograms of several rounds cannot be put together; the middle one of their values can be taken.
-    const middle = (share: number): number => median(slices.map(({ delay }) => delay.percentile(share)))
-    const busy = median(slices.map((slice) => slice.busy))
-    const max = Math.max(...slices.map(({ delay }) => delay.max))
-    const cells = [beyond(middle(50)), beyond(middle(99)), beyond(max)]
-    return { name, cells: [...cells, `${(busy * 100).toFixed(0)} %`] }
-  })
-  const columns = ['delay p50, ms', 'p99, ms', 'max, ms', 'loop busy']
-  return { label: `event loop while appending, ${labelOf(trial)}`, columns, rows }
-}
-
-/** Milliseconds that a timer of 1 ms was late. */
-function beyond(nanoseconds: number): string {
-  return Math.max(0, nanoseconds / 1e6 - 1).toFixed(2)
+  const label = `event loop while appending, ${labelOf(trial)}`
+  return eventLoopFigures(label, await turnAbout(runners, trial.rounds))
 }

@@ -1,4 +1,4 @@
-import type { Findings } from '../results.ts'
+import type { Findings, PlotKind } from '../results.ts'
 
 /** Something to be measured, found under its name on the command line and in the results. */
 export interface Case {
@@ -6,6 +6,8 @@ export interface Case {
   readonly title: string
   /** How it is measured and what the figures say, in paragraphs of Markdown. */
   readonly method: readonly string[]
+  /** What is drawn of it. Default: whatever there is to draw. */
+  readonly plots?: readonly PlotKind[]
   run(context: Context): Promise<Findings>
 }
 

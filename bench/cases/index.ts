@@ -2,9 +2,11 @@ import { appendAllCase } from './append-all.ts'
 import { appendCase } from './append.ts'
 import type { Case } from './case.ts'
 import { durabilityCase } from './durability.ts'
+import { queueCase } from './queue.ts'
 import { replayCase } from './replay.ts'
 import { scaleCase } from './scale.ts'
 import { startStopCase } from './start-stop.ts'
+import { stateCase } from './state.ts'
 
 /** All cases, in the order in which they run and are reported. */
 export const cases: readonly Case[] = [
@@ -13,5 +15,7 @@ export const cases: readonly Case[] = [
   replayCase,
   scaleCase,
   startStopCase,
+  stateCase,
+  queueCase,
   durabilityCase,
 ]

@@ -6,7 +6,7 @@ import { lmdb } from './lmdb.ts'
 import { ministore } from './ministore.ts'
 import { betterSqlite3, nodeSqlite } from './sqlite.ts'
 
-type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
+export type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
 
 /** Those who append, ours first. */
 export const appendables: Loaders<Appendable> = {

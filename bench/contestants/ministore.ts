@@ -79,7 +79,7 @@ const replays: readonly Replay[] = [
   },
 ]
 
-function ownVersion(): string {
+export function ownVersion(): string {
   const manifest = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')
   return (JSON.parse(manifest) as { readonly version: string }).version
 }

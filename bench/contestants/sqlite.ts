@@ -1,47 +1,16 @@
-import { firstLine, loadPackage, NotInstalledError } from '../packages.ts'
 import type { Contestant } from './contestant.ts'
-
-/** What better-sqlite3 and node:sqlite have in common. */
-interface Database {
-  exec(sql: string): unknown
-  prepare(sql: string): {
-    run(...values: string[]): unknown
-    iterate(): Iterable<{ readonly record: string }>
-  }
-  close(): void
-}
-
-type DatabaseConstructor = new (path: string) => Database
+import { betterSqlite3Driver, type Database, nodeSqliteDriver, type SqliteDriver } from './sqlite-drivers.ts'
 
 export async function betterSqlite3(): Promise<Contestant> {
-  const loaded = await loadPackage<{ readonly default: DatabaseConstructor }>('better-sqlite3')
-  const Database = loaded.exports.default
-  try {
-    // Its compiled part is loaded by the first database, not by the import.
-    new Database(':memory:').close()
-  } catch (error) {
-    throw new NotInstalledError(`not installed: ${firstLine(error)}`, { cause: error })
-  }
-  return sqlite({ name: 'better-sqlite3', version: loaded.version, Database })
+  return sqlite(await betterSqlite3Driver())
 }
 
 export async function nodeSqlite(): Promise<Contestant> {
-  // Not to be resolved when this is compiled: older versions of Node do not have it.
-  const name = 'node:sqlite'
-  try {
-    const { DatabaseSync } = (await import(name)) as { readonly DatabaseSync: DatabaseConstructor }
-    return sqlite({ name, version: process.version, Database: DatabaseSync })
-  } catch (error) {
-    throw new NotInstalledError(`not in Node ${process.version}: ${firstLine(error)}`, { cause: error })
-  }
+  return sqlite(await nodeSqliteDriver())
 }
 
-function sqlite(about: {
-  readonly name: string
-  readonly version: string
-  readonly Database: DatabaseConstructor
-}): Contestant {
-  const { name, version, Database } = about
+function sqlite(driver: SqliteDriver): Contestant {
+  const { name, version, Database } = driver
   return {
     name,
     version,
@@ -49,12 +18,12 @@ function sqlite(about: {
     blocksEventLoop: true,
     sharing: undefined,
     async open(path) {
-      const database = openDatabase(Database, path, 'FULL')
+      const database = openDatabase(driver, path, 'FULL')
       const write = writerOf(database)
       return { append: write.one, appendAll: write.all, close: async () => database.close() }
     },
     async fill(path, batches) {
-      const database = openDatabase(Database, path, 'OFF')
+      const database = openDatabase(driver, path, 'OFF')
       const write = writerOf(database)
       for (const batch of batches) write.all(batch)
       database.close()
@@ -68,7 +37,8 @@ function sqlite(about: {
           const database = new Database(path)
           const select = database.prepare('SELECT record FROM records ORDER BY sequence')
           let records = 0
-          for (const { record } of select.iterate()) if (JSON.parse(record) !== undefined) records++
+          const rows = select.iterate() as Iterable<{ readonly record: string }>
+          for (const { record } of rows) if (JSON.parse(record) !== undefined) records++
           database.close()
           return records
         },
@@ -77,7 +47,7 @@ function sqlite(about: {
   }
 }
 
-function openDatabase(Database: DatabaseConstructor, path: string, synchronous: 'FULL' | 'OFF'): Database {
+function openDatabase({ Database }: SqliteDriver, path: string, synchronous: 'FULL' | 'OFF'): Database {
   const database = new Database(path)
   database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${synchronous}`)
   database.exec('CREATE TABLE IF NOT EXISTS records (sequence INTEGER PRIMARY KEY, record TEXT NOT NULL)')

@@ -114,7 +114,7 @@ function courseBlocks({ label, along, upward, lines }: Course): string[] {
 function participantBlocks(participants: readonly Participant[]): string[] {
   if (participants.length === 0) return []
   const hasPromises = participants.some(({ promise }) => promise !== '')
-  const head = ['measured', 'version', ...(hasPromises ? ['what an append promises'] : [])]
+  const head = ['measured', 'version', ...(hasPromises ? ['what it promises'] : [])]
   const body = participants.map(({ name, version, promise }) =>
     hasPromises ? [name, version, promise] : [name, version],
   )

@@ -1,4 +1,4 @@
-import type { Comparison, Course, Role, Section } from '../results.ts'
+import type { Comparison, Course, PlotKind, Role, Section } from '../results.ts'
 import type { Plot } from './markdown.ts'
 import { ratioText, timeText } from './units.ts'
 
@@ -27,24 +27,27 @@ const ink = '#222222'
 
 /** Draws what a section has to show: ratios, latencies and courses, each in one picture. */
 export function drawSection(echarts: Echarts, section: Section): Drawing[] {
-  const { name, title, comparisons, courses } = section
+  const { name, title, comparisons, courses, plots } = section
+  const isWanted = (kind: PlotKind): boolean => plots === undefined || plots.includes(kind)
   const withLatency = comparisons.filter(({ rows }) => rows.some(({ latency }) => latency !== undefined))
   const drawings: Drawing[] = []
-  const add = (kind: string, text: string, height: number, option: object): void => {
+  const add = (kind: PlotKind, text: string, height: number, option: object): void => {
     const svg = render(echarts, height, option)
     drawings.push({ section: name, file: `plots/${name}-${kind}.svg`, text: `${title}: ${text}`, svg })
   }
-  if (comparisons.length > 0) {
+  if (comparisons.length > 0 && isWanted('ratios')) {
     const heading = `${title}: time as a multiple of the floor's (shorter is better)`
     const { option, height } = panels(heading, comparisons, ratioPanel)
     add('ratios', 'ratios to the floor', height, option)
   }
-  if (withLatency.length > 0) {
+  if (withLatency.length > 0 && isWanted('latency')) {
     const heading = `${title}: latency, ● p50  ◆ p99  ▲ max (log scale)`
     const { option, height } = panels(heading, withLatency, latencyPanel)
     add('latency', 'p50, p99 and max of the latency', height, option)
   }
-  for (const course of courses) add('course', course.label, 380, courseOption(title, course))
+  if (isWanted('course')) {
+    for (const course of courses) add('course', course.label, 380, courseOption(title, course))
+  }
   return drawings
 }
 

@@ -1,0 +1,76 @@
+import { performance } from 'node:perf_hooks'
+
+import { compare, type Slice } from '../../comparison.ts'
+import { eventLoopFigures, type LoopWatch, watchEventLoop } from '../../event-loop.ts'
+import { type OpenQueue, type QueueContestant, width } from '../../queues/queue.ts'
+import type { Comparison, Figures } from '../../results.ts'
+import { turnAbout } from '../../turn-about.ts'
+import {
+  assertEmpty, floorRunner, messageBytes, payloads, queueEntrant, type Trial, withQueue,
+} from './trial.ts'
+
+/** Delivery and acknowledgement. */
+const syncsAlone = 2
+/** An acknowledgement, and its part of a delivery. */
+const syncsTogether = 1 + 1 / width
+
+/** Messages one after another by one consumer. */
+export async function compareDrains(trial: Trial): Promise<Comparison> {
+  const { context, contestants, messages, rounds } = trial
+  const label = `drain, one at a time, message=${messageBytes}B backlog=${messages}`
+  context.progress(label)
+  const least = floorRunner(trial, syncsAlone)
+  const runners = contestants.map((contestant) => ({
+    name: contestant.name,
+    run: async () => (await drainSlice(contestant, trial, (queue) => queue.drain(messages))).slice,
+  }))
+  const all = [least.runner, ...runners]
+  await turnAbout(all, 1)
+  const entrants = [least.entrant, ...contestants.map((contestant) => queueEntrant(contestant))]
+  return compare({ label, unit: 'message' }, entrants, await turnAbout(all, rounds))
+}
+
+/** Messages in all the ways that may take several, and what that does to the event loop. */
+export async function compareWays(
+  trial: Trial,
+): Promise<{ readonly comparison: Comparison; readonly figures: Figures }> {
+  const { context, contestants, messages, rounds } = trial
+  const label = `drain, up to ${width} at a time, message=${messageBytes}B backlog=${messages}`
+  context.progress(label)
+  const least = floorRunner(trial, syncsTogether)
+  const ways = contestants.flatMap((contestant) => contestant.ways.map((way) => ({ contestant, way })))
+  const watches = new Map(ways.map(({ way }): [string, LoopWatch[]] => [way, []]))
+  const runners = ways.map(({ contestant, way }) => ({
+    name: way,
+    async run() {
+      const { slice, watch } = await drainSlice(contestant, trial, (queue) => queue.drainBy(way, messages))
+      watches.get(way)?.push(watch)
+      return slice
+    },
+  }))
+  const all = [least.runner, ...runners]
+  await turnAbout(all, 1)
+  for (const watched of watches.values()) watched.length = 0
+  const entrants = ways.map(({ contestant, way }) => queueEntrant(contestant, { name: way }))
+  const about = { label, unit: 'message' }
+  const comparison = compare(about, [least.entrant, ...entrants], await turnAbout(all, rounds))
+  const figures = eventLoopFigures(`event loop while draining up to ${width} at a time`, watches)
+  return { comparison, figures }
+}
+
+async function drainSlice(
+  contestant: QueueContestant,
+  trial: Trial,
+  drain: (queue: OpenQueue) => Promise<void>,
+): Promise<{ readonly slice: Slice; readonly watch: LoopWatch }> {
+  return withQueue(contestant, trial, async (queue) => {
+    await queue.fill(payloads(trial.messages))
+    const { result: time, watch } = await watchEventLoop(async () => {
+      const begun = performance.now()
+      await drain(queue)
+      return (performance.now() - begun) * 1e6
+    })
+    await assertEmpty(contestant.name, queue)
+    return { slice: { units: trial.messages, time }, watch }
+  })
+}

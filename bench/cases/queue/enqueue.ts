@@ -1,0 +1,35 @@
+import { measureCalls } from '../../calls.ts'
+import { compare } from '../../comparison.ts'
+import type { Comparison } from '../../results.ts'
+import { turnAbout } from '../../turn-about.ts'
+import { floorRunner, messageBytes, payloadAt, queueEntrant, type Trial, withQueue } from './trial.ts'
+
+/** Messages that are enqueued before the measuring begins. */
+const warmUps = 5
+
+/** One message after another, each durable before the next. */
+export async function compareEnqueues(trial: Trial): Promise<Comparison> {
+  const { context, contestants, milliseconds, rounds } = trial
+  const label = `enqueue, message=${messageBytes}B`
+  context.progress(label)
+  const least = floorRunner(trial, 1)
+  const runners = contestants.map((contestant) => ({
+    name: contestant.name,
+    run: () =>
+      withQueue(contestant, trial, async (queue) => {
+        let place = 0
+        const enqueue = (): Promise<unknown> | undefined => queue.enqueue(payloadAt(place++))
+        for (let warmUp = 0; warmUp < warmUps; warmUp++) await enqueue()
+        const options = { callers: 1, milliseconds, isBlocking: contestant.blocksEventLoop }
+        const slice = await measureCalls(enqueue, options)
+        const count = await queue.countLeft()
+        if (count !== place) throw new Error(`Expected ${place} messages in ${contestant.name}, got ${count}`)
+        return slice
+      }),
+  }))
+  const all = [least.runner, ...runners]
+  // Once without looking: what runs for the first time is also compiled.
+  await turnAbout(all, 1)
+  const entrants = [least.entrant, ...contestants.map((contestant) => queueEntrant(contestant))]
+  return compare({ label, unit: 'message' }, entrants, await turnAbout(all, rounds))
+}

@@ -8,9 +8,9 @@ import { QueueOracle, type FoundQueueState } from './queue-oracle.ts'
 import { QueueUser } from './queue-user.ts'
 import { runQueueGeneration, scriptedQueueWorkloads } from './queue-workloads.ts'
 
-const limit = scaled(3, 100)
-const seeds = Array.from({ length: scaled(4, 200) }, (_, index) => index + 1)
-const floor = scaled(1000, 40_000)
+const limit = scaled(3, 40)
+const seeds = Array.from({ length: scaled(4, 100) }, (_, index) => index + 1)
+const floor = scaled(1000, 60_000)
 const generations = 2
 
 const oracle = new QueueOracle()
@@ -19,7 +19,7 @@ const harness = new CrashHarness<ExpectedQueue, FoundQueueState>(oracle)
 describe('no crash loses a message, brings one back, or forgets a delivery', () => {
   test.each(scriptedQueueWorkloads())('$name', { timeout: scaled(60_000, 600_000) }, async (script) => {
     const before = harness.counts.distinct
-    await harness.run(script, { seed: 1, limit, insideEvery: scaled(40, 12), nesting: scaled(1, 2) })
+    await harness.run(script, { seed: 1, limit, insideEvery: scaled(20, 12), nesting: scaled(1, 2) })
     expect(harness.counts.distinct - before).toBeGreaterThan(30)
   })
 

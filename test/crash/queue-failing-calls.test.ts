@@ -102,7 +102,8 @@ async function attempt({ user, files, fault }: Place, call: () => Promise<void>)
     return user.checkStats()
   }
   counts.poisoned += 1
-  await before?.close().catch(() => {})
+  // It may have been opened, and found wanting, in the very call.
+  for (const queue of [before, user.isOpen ? user.queue : undefined]) await queue?.close().catch(() => {})
   user.leave()
   await user.open(files)
 }

@@ -52,7 +52,7 @@ test(`a worker killed with SIGKILL while it handles messages loses none, ${round
   for (let round = 1; counts.killed < rounds || ledger.mayBeLeft; round++) {
     if (round > 6 * rounds + 40) throw new Error('The queue never becomes empty')
     const isLast = counts.killed >= rounds
-    const jobs = isLast ? [] : ledger.makeJobs(random, { isDeadly: round % 5 === 2 })
+    const jobs = isLast ? [] : ledger.makeJobs(random, { isDeadly: 5 * ledger.deadly <= counts.killed })
     const worker = await workers.next()
     await worker.start({
       directory,
@@ -138,8 +138,10 @@ class Ledger {
   /** Whether the last worker was killed, so that something may be left to do. */
   mayBeLeft = false
   redelivered = 0
+  deadly = 0
 
   make(kind: Job['kind'], turns: number): Job {
+    if (kind === 'deadly') this.deadly += 1
     const job = { name: this.#known.size + 1, kind, turns }
     this.#known.set(job.name, {
       job,
@@ -231,11 +233,7 @@ class Ledger {
 
 function killAt(
   worker: Worker,
-  {
-    after,
-    nth,
-    delayUs,
-  }: { readonly after: 'enqueue' | 'begin'; readonly nth: number; readonly delayUs: number },
+  { after, nth, delayUs }: { readonly after: string; readonly nth: number; readonly delayUs: number },
 ): void {
   let seen = 0
   worker.onReport = (report) => {

@@ -31,7 +31,7 @@ async function start() {
   const compiler = join(root, 'node_modules/typescript/bin/tsc')
   const compiled = await run(process.execPath, [compiler, '-p', join(bench, 'tsconfig.build.json')])
   if (compiled !== 0) return compiled
-  return run(process.execPath, ['--expose-gc', join(bench, 'dist/main.js'), ...given])
+  return run(process.execPath, ['--expose-gc', '--no-flush-bytecode', join(bench, 'dist/main.js'), ...given])
 }
 
 /** Everything, compiled where there is no binary for this platform. */

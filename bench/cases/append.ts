@@ -20,7 +20,8 @@ export const appendCase: Case = {
       'of time to a new file, one after another, for several rounds; the order changes from round to ' +
       'round. `ratio` is the time of one append (with several callers: of the slice, divided by its ' +
       'appends) over that of the floor in the same round. Latency is what one caller waits, of all rounds' +
-      ' together.',
+      ' together. The bench runs with `--no-flush-bytecode`: a collection before each slice would else make V8 forget the ' +
+      'code of those who are not at work, as no program at work does.',
     'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same ' +
       'in Node, synchronous). It knows of one caller; for more, and for whoever blocks the event loop, ' +
       'callers are taken to wait for their turns. Whoever blocks gets a free turn of the loop after each ' +

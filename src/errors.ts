@@ -97,7 +97,13 @@ export class MiniStoreError extends Error {
 
 /** The message of anything that was thrown. */
 export function messageOf(thrown: unknown): string {
-  return thrown instanceof Error ? thrown.message : String(thrown)
+  if (thrown instanceof Error) return thrown.message
+  try {
+    return String(thrown)
+  } catch {
+    // An object without a prototype, say, has no text.
+    return `a thrown ${typeof thrown}`
+  }
 }
 
 /**

@@ -14,13 +14,14 @@ import { parseAst } from 'vitest/node'
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   options: ['errors'],
+  tell: ['errors'],
   codec: ['options'],
   schema: ['errors', 'options'],
   fs: ['errors', 'options'],
   ministore: ['errors', 'options', 'codec', 'schema', 'fs'],
   minisnap: ['errors', 'options', 'codec', 'schema', 'fs'],
-  ministate: ['errors', 'options', 'codec', 'schema', 'fs', 'ministore', 'minisnap'],
-  miniqueue: ['errors', 'options', 'fs', 'minisnap', 'ministate'],
+  ministate: ['errors', 'options', 'tell', 'codec', 'schema', 'fs', 'ministore', 'minisnap'],
+  miniqueue: ['errors', 'options', 'tell', 'fs', 'minisnap', 'ministate'],
   // The face of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'fs', 'ministore'],
   cli: ['errors', 'options', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],

@@ -7,6 +7,8 @@ import { SnapStore } from '../minisnap/index.ts'
 import {
   type CompactionReport, StateManager, type StateOptions, type StateRecovery,
 } from '../ministate/index.ts'
+import { isObject } from '../options.ts'
+import { tell } from '../tell.ts'
 import { publishMutation } from './channels.ts'
 import { Compactor } from './compactor.ts'
 import { queuePoisoned } from './queue-errors.ts'
@@ -166,13 +168,8 @@ export class QueueLog {
 
   /** Tells of what has failed with nobody waiting for it. */
   tell(error: unknown): void {
-    try {
-      if (this.#onError === undefined) warn(error)
-      else this.#onError(error)
-    } catch (thrown) {
-      // A listener must not fail the call that it happens to be told in.
-      warn(thrown)
-    }
+    // A listener must not fail the call that it happens to be told in.
+    tell(this.#onError, error)
   }
 
   async #weighSnapshots(): Promise<void> {
@@ -214,13 +211,9 @@ function bytesBeforeSnapshot({ journalUse: { bytes, mutations }, recovery }: Man
 }
 
 /** A snapshot of something else would do harm only later. */
-function assertQueue(state: object, path: string): void {
-  const names = Object.keys(emptyQueue()).filter((name) => !Object.hasOwn(state, name))
+export function assertQueue(state: unknown, path: string): void {
+  const names = Object.keys(emptyQueue()).filter((name) => !isObject(state) || !Object.hasOwn(state, name))
   if (names.length === 0) return
   const message = `${path} holds the state of something else than a queue: it has no ${names.join(', ')}`
   throw new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path })
-}
-
-function warn(error: unknown): void {
-  process.emitWarning(error instanceof Error ? error : String(error))
 }

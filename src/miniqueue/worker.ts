@@ -134,10 +134,5 @@ function isLost(error: unknown): boolean {
 }
 
 function reasonOf(thrown: unknown): string {
-  try {
-    return messageOf(thrown).slice(0, 1000)
-  } catch {
-    // Something without a text was thrown, such as an object without a prototype.
-    return 'the handler threw'
-  }
+  return messageOf(thrown).slice(0, 1000)
 }

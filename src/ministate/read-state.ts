@@ -4,9 +4,10 @@ import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { MiniStore } from '../ministore/ministore.ts'
-import { initialStateOf, type StateAt } from './fold.ts'
+import { type InitialState, initialStateOf, type StateAt } from './fold.ts'
 import { mutate } from './mutation.ts'
 import { journalName, type StateDefinition } from './settings.ts'
+import { isDamage } from './state-snapshots.ts'
 
 /** Each look that finds mutations gone means that a compaction has made a newer snapshot meanwhile. */
 const maxLooks = 10
@@ -38,7 +39,7 @@ async function readOnce<State, Mutation>(
   definition: Pick<StateDefinition<State, Mutation>, 'initialState' | 'mutator'>,
   fileSystem: FileSystem | undefined,
 ): Promise<StateAt<State>> {
-  const base = (await new SnapStore<State>(directory, { fileSystem }).restore()) ?? initialStateOf(definition)
+  const base = await restoreBase(new SnapStore<State>(directory, { fileSystem }), definition)
   let { state, sequence } = base
   const path = join(directory, journalName)
   for await (const entry of MiniStore.entries<Mutation>(path, { from: sequence + 1, fileSystem })) {
@@ -46,4 +47,14 @@ async function readOnce<State, Mutation>(
     sequence = entry.sequence
   }
   return { state, sequence }
+}
+
+async function restoreBase<State>(store: SnapStore<State>, definition: InitialState<State>): Promise<StateAt<State>> {
+  try {
+    return (await store.restore()) ?? initialStateOf(definition)
+  } catch (error) {
+    // All are damaged; the journal may still begin with the first mutation, and says so if it does not.
+    if (isDamage(error)) return initialStateOf(definition)
+    throw error
+  }
 }

@@ -1,5 +1,6 @@
 import { MiniStoreError } from '../errors.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import { tell } from '../tell.ts'
 import type { StateAt } from './fold.ts'
 import type { StateSettings } from './settings.ts'
 
@@ -37,7 +38,11 @@ export class StateSnapshots<State> {
 
   /** The snapshot of this state: a new one, unless the newest is of it already. */
   async create(at: StateAt<State>): Promise<SnapshotInfo> {
-    return this.#newest?.sequence === at.sequence ? this.#newest : await this.#write(at)
+    const newest = this.#newest
+    if (newest?.sequence !== at.sequence) return await this.#write(at)
+    // Somebody may have deleted it.
+    const isThere = (await this.#store.list()).some(({ sequence }) => sequence === at.sequence)
+    return isThere ? newest : await this.#write(at)
   }
 
   /** As {@link create}, but a failure is only told. */
@@ -45,7 +50,8 @@ export class StateSnapshots<State> {
     try {
       await this.create(at)
     } catch (error) {
-      this.#tell(error)
+      // The mutation is durable: nothing may say otherwise.
+      tell(this.#automatic.onError, error)
     }
   }
 
@@ -84,20 +90,6 @@ export class StateSnapshots<State> {
     this.#lastTried = sequence
     this.#newest = await this.#store.create(state, sequence)
     return this.#newest
-  }
-
-  #tell(error: unknown): void {
-    const { onError } = this.#automatic
-    if (onError === undefined) {
-      process.emitWarning(error instanceof Error ? error : String(error))
-      return
-    }
-    try {
-      onError(error)
-    } catch (thrown) {
-      // The mutation is durable: nothing that a listener throws may say otherwise.
-      process.emitWarning(thrown instanceof Error ? thrown : String(thrown))
-    }
   }
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
 import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { SnapStore } from '../../src/minisnap/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore } from './run-command.ts'
 
@@ -90,6 +91,28 @@ describe('queue', () => {
     const { code, stdout, stderr } = await ministore(['queue', directory, ...words])
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
     expect(stderr).toContain(message)
+  })
+
+  test('buries no message of a queue that allows more attempts than the default', async () => {
+    const directory = join(await temporaryDirectory(), 'jobs')
+    const options = { maxAttempts: 20 }
+    const queue = await MiniQueue.open(directory, options)
+    await queue.enqueue('precious')
+    for (let attempt = 1; attempt <= 7; attempt++) await (await queue.receive())[0]?.nack({ delayMs: 0 })
+    await queue.close()
+    expect((await ministore(['queue', directory, 'discard', 'all'])).stdout).toBe('Discarded: 0 dead letters.\n')
+    await using reopened = await MiniQueue.open(directory, options)
+    expect(reopened.stats()).toMatchObject({ ready: 1, dead: 0 })
+  })
+
+  test('of the state of something else says so, and so does an id that is no number', async () => {
+    const directory = await temporaryDirectory()
+    await new SnapStore(directory).create(null, 0)
+    const { code, stderr } = await ministore(['queue', directory])
+    expect(code).toBe(1)
+    expect(stderr).toContain('holds the state of something else than a queue')
+    await expect(MiniQueue.open(directory)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    expect((await ministore(['queue', await someQueue(), 'redrive', '9999999999999999'])).code).toBe(2)
   })
 
   test('of a directory without one says so, and makes none', async () => {

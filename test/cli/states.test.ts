@@ -94,4 +94,12 @@ describe('compact', () => {
     expect(await ministore(['compact', path, '--before', '4', '--write'])).toMatchObject({ code: 0, stderr: '' })
     expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
   })
+
+  test('refuses everything when no snapshot beside the journal is whole', async () => {
+    const directory = await fixture()
+    for (const sequence of [2, 3]) await flipIn(join(directory, `snapshot-${sequence}.json`))
+    const refused = await ministore(['compact', join(directory, 'journal.jsonl'), '--before', '2', '--write'])
+    expect(refused).toMatchObject({ code: 1, stdout: '' })
+    expect(refused.stderr).toContain('None of the snapshots')
+  })
 })

@@ -70,7 +70,7 @@ describe('process', () => {
     await run
   })
 
-  test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), 'the handler threw']])(
+  test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), 'a thrown object']])(
     'takes whatever is thrown for a reason: %o',
     async (thrown: unknown, reason) => {
       const { queue } = await openQueue({ maxAttempts: 1 })

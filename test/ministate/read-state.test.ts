@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { expect, test } from 'vitest'
@@ -48,4 +48,14 @@ test('looks anew when a compaction drops what it was about to read', async () =>
   }
   expect(await readState(directory, definition, files)).toEqual({ state: [1, 2, 3, 4], sequence: 4 })
   expect(isCompacted).toBe(true)
+})
+
+test('falls back to the journal when every snapshot is damaged, as opening does', async () => {
+  const directory = await temporaryDirectory()
+  const manager = await StateManager.open(directory, definition)
+  for (const mutation of [1, 2]) await manager.apply(mutation)
+  await manager.createSnapshot()
+  await manager.close()
+  await writeFile(join(directory, 'snapshot-2.json'), 'no snapshot')
+  expect(await readState(directory, definition)).toEqual({ state: [1, 2], sequence: 2 })
 })

@@ -1,8 +1,9 @@
 import { basename, dirname } from 'node:path'
 
 import { MiniStore } from '../../index.ts'
-import { SnapStore } from '../../minisnap/index.ts'
+import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
+import { damageOf } from '../../ministate/state-snapshots.ts'
 import type { JournalOutline } from '../../ministore/journal-outline.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
@@ -25,7 +26,8 @@ export const compact: Command = {
   details: [
     'Deletes whole segments only, oldest first, and never the active one: some records below SEQ may',
     'stay. Deleted records are gone for good. What stays keeps its sequence numbers.',
-    'Where the journal belongs to a state, what its snapshots do not cover is not deleted.',
+    'Where snapshots of a state lie beside it, what no whole one covers is not deleted. A state that has',
+    'no snapshot yet cannot be told from a plain journal: it needs all of it.',
   ],
   examples: [
     'ministore compact state/journal.jsonl --before 5000',
@@ -71,12 +73,23 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
 /** @throws {CommandFailure} when a state, or an older snapshot of it, would need what is to go. */
 async function refuseUncovered(path: string, before: number): Promise<void> {
   if (basename(path) !== journalName) return
-  const oldest = (await new SnapStore(dirname(path)).list()).at(-1)
-  if (oldest === undefined || before <= oldest.sequence + 1) return
-  const most = `The most is --before ${oldest.sequence + 1}`
+  const directory = dirname(path)
+  const store = new SnapStore(directory)
+  const snapshots = await store.list()
+  if (snapshots.length === 0) return
+  const oldest = await oldestWhole(store, snapshots)
+  if (oldest !== undefined && before <= oldest.sequence + 1) return
   throw new CommandFailure(
-    `The state in ${dirname(path)} needs the mutations behind its oldest snapshot, of ${oldest.sequence}. ${most}`,
+    oldest === undefined
+      ? `None of the snapshots in ${directory} is whole: the state needs every mutation. Try: ministore stats ${directory}`
+      : `The state in ${directory} needs the mutations behind its oldest whole snapshot, of ${oldest.sequence}. ` +
+          `The most is --before ${oldest.sequence + 1}`,
   )
+}
+
+async function oldestWhole(store: SnapStore, newestFirst: readonly SnapshotInfo[]): Promise<SnapshotInfo | undefined> {
+  for (const info of newestFirst.toReversed()) if ((await damageOf(store, info)) === undefined) return info
+  return undefined
 }
 
 function doomedSegments(outline: JournalOutline | undefined, before: number): Doomed[] {

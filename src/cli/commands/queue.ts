@@ -2,7 +2,8 @@ import { readdir, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 
 import { isNotFound } from '../../fs/file-system.ts'
-import { MiniQueue } from '../../miniqueue/index.ts'
+import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
+import { assertQueue } from '../../miniqueue/queue-log.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/queue-state.ts'
 import { transition } from '../../miniqueue/transitions.ts'
 import { readState } from '../../ministate/read-state.ts'
@@ -59,11 +60,18 @@ async function runQueue(args: Arguments, io: Io): Promise<number> {
   return exitCodes.ok
 }
 
+/** Opened so, a queue does nothing of its own: its program's limits are not ours to know, nor which snapshots it keeps. */
+const asItIs: QueueOptions = {
+  maxAttempts: Number.POSITIVE_INFINITY,
+  compaction: { minBytes: Number.MAX_SAFE_INTEGER },
+  keepSnapshots: Number.MAX_SAFE_INTEGER,
+}
+
 async function changeDead(
   action: 'redrive' | 'discard',
   { directory, id, isJson }: { readonly directory: string; readonly id: number | 'all'; readonly isJson: boolean },
 ): Promise<string> {
-  await using opened = await MiniQueue.open(directory)
+  await using opened = await MiniQueue.open(directory, asItIs)
   const count = action === 'redrive' ? await opened.redrive(id) : await opened.discard(id)
   if (isJson) return `${JSON.stringify({ action, count })}\n`
   return `${action === 'redrive' ? 'Redriven' : 'Discarded'}: ${plural(count, 'dead letter')}.\n`
@@ -81,6 +89,7 @@ async function look(action: Action, { directory, bytes, limit, isJson }: Look): 
     initialState: emptyQueue,
     mutator: (current, mutation) => void transition(current, mutation),
   })
+  assertQueue(state, resolve(directory))
   const now = Date.now()
   if (action === 'dead') {
     const letters = deadLetters(state, limit)
@@ -108,7 +117,7 @@ function idOf(action: Action, given: string | undefined): number | 'all' | undef
     return undefined
   }
   if (given === 'all') return given
-  if (given !== undefined && /^[1-9]\d{0,15}$/.test(given)) return Number(given)
+  if (given !== undefined && /^[1-9]\d*$/.test(given) && Number.isSafeInteger(Number(given))) return Number(given)
   const got = given === undefined ? 'nothing' : JSON.stringify(given)
   throw new UsageError(`Expected the id of a dead letter or all, got ${got}`)
 }

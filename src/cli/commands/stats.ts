@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
 import { messageOf, MiniStoreError } from '../../errors.ts'
+import { isNotFound } from '../../fs/file-system.ts'
 import { SnapStore, type SnapshotInfo } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import type { Arguments } from '../arguments.ts'
@@ -57,14 +58,23 @@ async function factsOf(directory: string): Promise<StateFacts> {
   const listed = await store.list()
   const snapshots: SnapshotFacts[] = []
   for (const info of listed) {
-    const modifiedAt = (await stat(info.path)).mtime.toISOString()
-    snapshots.push({ ...info, modifiedAt, damage: await damageOf(store, info) })
+    try {
+      const modifiedAt = (await stat(info.path)).mtime.toISOString()
+      snapshots.push({ ...info, modifiedAt, damage: await damageOf(store, info) })
+    } catch (error) {
+      // Removed meanwhile by the program that has the state open: there is a newer one.
+      if (!isGone(error)) throw error
+    }
   }
   const outline = await outlineOrNone(join(directory, journalName), listed.length > 0)
   const { firstSequence = 1, lastSequence = 0, view } = outline ?? {}
   const bytes = (view?.segments ?? []).reduce((sum, segment) => sum + segment.bytes, 0)
   const journal = { firstSequence, lastSequence, bytes }
   return { directory: store.directory, snapshots, journal, problem: problemOf(snapshots, journal) }
+}
+
+function isGone(error: unknown): boolean {
+  return isNotFound(error) || (error instanceof MiniStoreError && isNotFound(error.cause))
 }
 
 async function damageOf(store: SnapStore, { sequence }: SnapshotInfo): Promise<string | undefined> {

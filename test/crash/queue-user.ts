@@ -100,6 +100,11 @@ export class QueueUser {
     return copy
   }
 
+  /** Whether the queue may be full. */
+  get isLimited(): boolean {
+    return this.#open?.options.maxDepth !== undefined
+  }
+
   get isOpen(): boolean {
     return this.#open !== undefined
   }

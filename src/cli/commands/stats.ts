@@ -1,10 +1,11 @@
 import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
-import { messageOf, MiniStoreError } from '../../errors.ts'
+import { MiniStoreError } from '../../errors.ts'
 import { isNotFound } from '../../fs/file-system.ts'
 import { SnapStore, type SnapshotInfo } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
+import { damageOf } from '../../ministate/state-snapshots.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes } from '../exit-codes.ts'
@@ -60,7 +61,7 @@ async function factsOf(directory: string): Promise<StateFacts> {
   for (const info of listed) {
     try {
       const modifiedAt = (await stat(info.path)).mtime.toISOString()
-      snapshots.push({ ...info, modifiedAt, damage: await damageOf(store, info) })
+      snapshots.push({ ...info, modifiedAt, damage: (await damageOf(store, info))?.message })
     } catch (error) {
       // Removed meanwhile by the program that has the state open: there is a newer one.
       if (!isGone(error)) throw error
@@ -75,16 +76,6 @@ async function factsOf(directory: string): Promise<StateFacts> {
 
 function isGone(error: unknown): boolean {
   return isNotFound(error) || (error instanceof MiniStoreError && isNotFound(error.cause))
-}
-
-async function damageOf(store: SnapStore, { sequence }: SnapshotInfo): Promise<string | undefined> {
-  try {
-    await store.verify(sequence)
-    return undefined
-  } catch (error) {
-    if (error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_SNAPSHOT_DAMAGED') return messageOf(error)
-    throw error
-  }
 }
 
 /** Snapshots alone, as a `SnapStore` keeps them, have no journal. */

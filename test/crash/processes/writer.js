@@ -68,7 +68,8 @@ async function step() {
   // Keeps the disk, and the reader's work after each round, small.
   if (bytes > maxJournalBytes) {
     if (random(3) === 0) await call({ name: 'rotate' }, () => store.rotate())
-    await truncate(store.lastSequence + 1 - random(3))
+    // Two records may already be more than the limit: there is no sequence 0 to go back to.
+    await truncate(Math.max(store.firstSequence, store.lastSequence + 1 - random(3)))
   } else if (kind < 70) await append()
   else if (kind < 88) await appendAll()
   else if (kind < 92) await truncate(store.firstSequence + random(held + 2))

@@ -1,6 +1,6 @@
 import { channel } from 'node:diagnostics_channel'
 
-import type { QueueMutation } from './queue-state.ts'
+import { type QueueMutation, type QueueStep, stepsOf } from './queue-state.ts'
 import type { Outcome } from './transitions.ts'
 
 /** Message of the channels `miniqueue:enqueue`, `miniqueue:deliver` and `miniqueue:ack`. */
@@ -31,16 +31,20 @@ const nackChannel = channel('miniqueue:nack')
 const deadChannel = channel('miniqueue:dead')
 
 /** Tells of a mutation that is durable; without subscribers it costs a look. */
-export function publishMutation(directory: string, mutation: QueueMutation, outcome: Outcome): void {
-  if (mutation.op === 'enqueue' && enqueueChannel.hasSubscribers) {
-    enqueueChannel.publish({ directory, ids: outcome.waiting } satisfies QueueEvent)
-  } else if (mutation.op === 'ack' && ackChannel.hasSubscribers) {
-    ackChannel.publish({ directory, ids: mutation.ids } satisfies QueueEvent)
-  } else if (mutation.op === 'nack' && nackChannel.hasSubscribers) {
-    const { id, dueAt, reason } = mutation
+export function publishMutation(directory: string, mutation: QueueMutation, { added }: Outcome): void {
+  for (const step of stepsOf(mutation)) publishStep(directory, step, added)
+}
+
+function publishStep(directory: string, step: QueueStep, added: readonly number[]): void {
+  if (step.op === 'enqueue' && enqueueChannel.hasSubscribers) {
+    enqueueChannel.publish({ directory, ids: added } satisfies QueueEvent)
+  } else if (step.op === 'ack' && ackChannel.hasSubscribers) {
+    ackChannel.publish({ directory, ids: step.ids } satisfies QueueEvent)
+  } else if (step.op === 'nack' && nackChannel.hasSubscribers) {
+    const { id, dueAt, reason } = step
     nackChannel.publish({ directory, id, dueAt, reason } satisfies NackEvent)
-  } else if (mutation.op === 'bury' && deadChannel.hasSubscribers) {
-    deadChannel.publish({ directory, ids: mutation.ids, reason: mutation.reason } satisfies DeadEvent)
+  } else if (step.op === 'bury' && deadChannel.hasSubscribers) {
+    deadChannel.publish({ directory, ids: step.ids, reason: step.reason } satisfies DeadEvent)
   }
 }
 

@@ -1,17 +1,17 @@
 import type { MiniStoreError } from '../errors.ts'
 import { Alarm } from './alarm.ts'
-import { publishDelivery } from './channels.ts'
 import type { Clock } from './clock.ts'
+import { Dispatcher, type LeaseOffice, type LeaseRequest } from './dispatcher.ts'
 import { type Lease, Leases } from './leases.ts'
 import { LeasedMessage, type Message } from './message.ts'
 import { MessageIndex } from './message-index.ts'
 import { copyPayload } from './payload.ts'
 import { queueClosed } from './queue-errors.ts'
 import type { QueueListener, QueueLog } from './queue-log.ts'
-import type { QueuedMessage, QueueMutation } from './queue-state.ts'
-import { Receiver, type ReceiveRequest, Receivers } from './receivers.ts'
+import type { EnqueueStep, QueuedMessage, QueueMutation } from './queue-state.ts'
+import type { ReceiveRequest } from './receivers.ts'
 import type { QueueSettings } from './settings.ts'
-import { type LeaseOwner, Settlement } from './settlement.ts'
+import { type LeaseOwner, Settlement, type Settling, stepsToSettle } from './settlement.ts'
 import type { Outcome } from './transitions.ts'
 
 /** A wall clock may be set at any time, so nobody waits longer for it than this before another look. */
@@ -33,19 +33,17 @@ export interface DeliveryCounts {
  * A message is ready, delayed, or in flight on a lease. It goes from one to the other when a mutation says so
  * (in {@link follow}), when its time has come, or when it was fetched ahead and not handed out.
  */
-export class Delivery<T> implements QueueListener, LeaseOwner {
+export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   readonly settlement: Settlement
   readonly #log: QueueLog
   readonly #visibilityTimeoutMs: number
   readonly #clock: Clock
   readonly #index: MessageIndex
   readonly #leases = new Leases()
-  readonly #receivers = new Receivers()
+  readonly #dispatcher: Dispatcher
   readonly #alarm: Alarm
   /** While it is closing, what is in flight may still be settled. */
   #phase: 'open' | 'closing' | 'closed' = 'open'
-  /** Whether a turn for those who wait is under way. */
-  #isWaking = false
 
   constructor(log: QueueLog, settings: QueueSettings) {
     this.#log = log
@@ -55,8 +53,9 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
     this.settlement = new Settlement({ log, settings, leases: this.#leases, owner: this })
     const exhausted = this.#exhausted(settings.maxAttempts)
     this.#index = new MessageIndex(log.state, { wallMs: this.#clock.wallMs(), except: exhausted })
+    this.#dispatcher = new Dispatcher({ log, index: this.#index, clock: this.#clock, office: this })
     // Until they are buried they are in flight, with nobody who has them.
-    for (const id of exhausted) this.#grant(id, { isHanded: true }).phase = 'lost'
+    for (const lease of this.grant(exhausted, { isHanded: true })) lease.phase = 'lost'
     log.listen(this)
   }
 
@@ -99,14 +98,53 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
   }
 
   fail(error: MiniStoreError): void {
-    for (const receiver of this.#receivers.takeAll()) receiver.reject(error)
+    this.#dispatcher.fail(error)
   }
 
-  /** Leases messages, once there are some. None when the wait is over, or the queue closes. */
+  /** As `Dispatcher.receive`. */
   receive(request: ReceiveRequest): Promise<Lease[]> {
-    const receiver = new Receiver(request, this.#clock.monotonicMs() + request.waitMs)
-    this.#serveInTurn(receiver)
-    return receiver.leases
+    return this.#dispatcher.receive(request)
+  }
+
+  /** As `Dispatcher.enqueue`. */
+  async enqueue(step: EnqueueStep): Promise<Outcome> {
+    return await this.#dispatcher.enqueue(step)
+  }
+
+  /**
+   * Settles messages and, with the same write, leases as many others as are wanted then. When that cannot be
+   * written it rejects, and the leases go on.
+   *
+   * @param settlings asked for once, when the turn to write has come.
+   */
+  async exchange(settlings: () => readonly Settling[], request: LeaseRequest): Promise<void> {
+    let settled: readonly Settling[] | undefined
+    try {
+      await this.#log.inTurn(async () => {
+        settled = settlings()
+        await this.#dispatcher.deliverWith(stepsToSettle(settled), request)
+      })
+    } catch (error) {
+      this.settlement.undo(settled ?? settlings())
+      throw error
+    }
+  }
+
+  /**
+   * Takes back the attempts that nobody has made: of messages that were fetched ahead, or received by somebody
+   * who was gone. When that cannot be written, they count. Only when nothing is delivered any more.
+   */
+  async returnUntaken(): Promise<void> {
+    if (this.#log.hasFailed) return
+    try {
+      await this.#log.inTurn(async () => {
+        const fetched = [...this.#leases.all].filter(({ isHanded }) => !isHanded)
+        const ids = [...this.#index.counted, ...fetched.map(({ id }) => id)]
+        if (ids.length > 0) await this.#log.commit({ op: 'return', ids })
+      })
+    } catch (error) {
+      this.#log.tell(error)
+    }
   }
 
   /** Gives a leased message to whoever it is for. Its lease begins here, when it was fetched ahead. */
@@ -114,10 +152,15 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
     if (!lease.isHanded) {
       lease.isHanded = true
       this.#leases.restart(lease, this.#leaseEnd())
-      this.#rearm()
+      this.rearm()
     }
     const { payload, enqueuedAt } = this.#message(lease.id)
     return new LeasedMessage<T>(lease, this.settlement, { payload: copyPayload(payload) as T, enqueuedAt })
+  }
+
+  grant(ids: readonly number[], { isHanded }: { readonly isHanded: boolean }): Lease[] {
+    const endsAt = this.#leaseEnd()
+    return ids.map((id) => this.#leases.grant({ id, attempt: this.#message(id).attempts, isHanded, endsAt }))
   }
 
   /** Takes back messages that were fetched ahead and not handed out. Writes nothing. */
@@ -132,8 +175,25 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
   }
 
   changed(): void {
-    this.#wake()
-    this.#rearm()
+    this.#dispatcher.wake()
+    this.rearm()
+  }
+
+  /** Sets the alarm for whatever comes next. */
+  rearm(): void {
+    if (this.#phase === 'closed') return
+    const now = this.#clock.monotonicMs()
+    const { nextEnd } = this.#leases
+    const { nextDueAt } = this.#index
+    const { isAwaited } = this.#dispatcher
+    const waits = nextEnd === undefined ? [] : [nextEnd - now]
+    if (isAwaited) {
+      waits.push((this.#dispatcher.nextEnd ?? now) - now)
+      // What is due makes no difference while nobody waits for it.
+      if (nextDueAt !== undefined) waits.push(Math.min(nextDueAt - this.#clock.wallMs(), longestLookMs))
+    }
+    if (waits.length === 0) this.#alarm.clear()
+    else this.#alarm.set(Math.min(...waits), { keepsAlive: isAwaited })
   }
 
   /** Ends all waiting and tells those who have messages; they may still settle them. */
@@ -141,8 +201,8 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
     this.#phase = 'closing'
     const closed = queueClosed()
     for (const lease of this.#leases.all) lease.abort(closed)
-    for (const receiver of this.#receivers.takeAll()) receiver.resolve([])
-    this.#rearm()
+    this.#dispatcher.stop()
+    this.rearm()
   }
 
   /** From here on nothing happens any more. */
@@ -152,60 +212,6 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
     this.#alarm.clear()
   }
 
-  #serveInTurn(receiver: Receiver): void {
-    if (receiver.isAnswered) return
-    this.#log.inTurn(() => this.#serve(receiver)).catch((error: unknown) => receiver.reject(error))
-  }
-
-  /** Gives somebody what is ready; makes them wait, if they will, when nothing is. Only in a turn. */
-  async #serve(receiver: Receiver): Promise<void> {
-    this.#receivers.remove(receiver)
-    if (receiver.isAnswered) return
-    this.#index.promote(this.#clock.wallMs())
-    if (!this.isOpen) receiver.resolve([])
-    else if (this.#index.hasReady) await this.#deliver(receiver)
-    else if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
-    else this.#park(receiver)
-  }
-
-  #park(receiver: Receiver): void {
-    this.#receivers.add(receiver)
-    receiver.onAnswer = () => {
-      this.#receivers.remove(receiver)
-      this.#rearm()
-    }
-    this.#rearm()
-  }
-
-  async #deliver(receiver: Receiver): Promise<void> {
-    const { max, isHanded } = receiver.request
-    const ids = this.#index.take(max())
-    try {
-      const uncounted = this.#index.uncounted(ids)
-      if (uncounted.length > 0) await this.#log.commit({ op: 'deliver', ids: uncounted })
-    } catch (error) {
-      this.#index.giveBack(ids)
-      receiver.reject(error)
-      return
-    }
-    if (receiver.isAnswered || !this.isOpen) {
-      // Whoever asked is gone. That the attempts are written is not undone, and need not be done again.
-      this.#index.giveBack(ids, { isCounted: true })
-      receiver.resolve([])
-    } else {
-      this.#index.use(ids)
-      receiver.resolve(ids.map((id) => this.#grant(id, { isHanded })))
-      // Whoever listens may abort: only now can that lose nothing.
-      publishDelivery(this.#log.directory, ids)
-    }
-    this.changed()
-  }
-
-  #grant(id: number, { isHanded }: { readonly isHanded: boolean }): Lease {
-    const { attempts } = this.#message(id)
-    return this.#leases.grant({ id, attempt: attempts, isHanded, endsAt: this.#leaseEnd() })
-  }
-
   #leaseEnd(): number {
     return this.#clock.monotonicMs() + this.#visibilityTimeoutMs
   }
@@ -213,42 +219,8 @@ export class Delivery<T> implements QueueListener, LeaseOwner {
   #ring(): void {
     this.#index.promote(this.#clock.wallMs())
     this.settlement.endOverdue()
-    // A last look: what is ready at this very moment is still in time.
-    for (const receiver of this.#receivers.takeOverdue(this.#clock.monotonicMs())) this.#serveInTurn(receiver)
-    this.#rearm()
-  }
-
-  /** Serves those who wait, if there is something for them. */
-  #wake(): void {
-    if (this.#isWaking || this.#receivers.size === 0 || !this.#index.hasReady) return
-    this.#isWaking = true
-    const turn = this.#log.inTurn(async () => {
-      this.#isWaking = false
-      const { first } = this.#receivers
-      if (first !== undefined) await this.#serve(first)
-      this.#wake()
-    })
-    turn.catch((error: unknown) => {
-      this.#isWaking = false
-      for (const receiver of this.#receivers.takeAll()) receiver.reject(error)
-    })
-  }
-
-  /** Sets the alarm for whatever comes next. */
-  #rearm(): void {
-    if (this.#phase === 'closed') return
-    const now = this.#clock.monotonicMs()
-    const { nextEnd } = this.#leases
-    const { nextDueAt } = this.#index
-    const isAwaited = this.#receivers.size > 0
-    const waits = nextEnd === undefined ? [] : [nextEnd - now]
-    if (isAwaited) {
-      waits.push((this.#receivers.nextEnd ?? now) - now)
-      // What is due makes no difference while nobody waits for it.
-      if (nextDueAt !== undefined) waits.push(Math.min(nextDueAt - this.#clock.wallMs(), longestLookMs))
-    }
-    if (waits.length === 0) this.#alarm.clear()
-    else this.#alarm.set(Math.min(...waits), { keepsAlive: isAwaited })
+    this.#dispatcher.endOverdue()
+    this.rearm()
   }
 
   #exhausted(maxAttempts: number): number[] {

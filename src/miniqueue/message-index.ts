@@ -105,6 +105,11 @@ export class MessageIndex {
     return ids
   }
 
+  /** Messages whose last attempt is written, though nobody was given them. */
+  get counted(): number[] {
+    return [...this.#counted]
+  }
+
   /** Messages of which the next attempt is not written yet. */
   uncounted(ids: readonly number[]): number[] {
     return ids.filter((id) => !this.#counted.has(id))

@@ -243,6 +243,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     this.#delivery.stop()
     // Whoever called `process` is told of its failure.
     await Promise.allSettled(this.#workers)
+    await this.#delivery.returnUntaken()
     this.#delivery.end()
     await this.#log.close()
   }
@@ -257,7 +258,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
       let ids: readonly number[] = []
       if (messages.length > 0) {
         this.#refuseFull({ depth: messages.length, bytes: bytesOf(messages) })
-        ids = (await this.#log.commit({ op: 'enqueue', at, messages })).waiting
+        ids = (await this.#delivery.enqueue({ op: 'enqueue', at, messages })).added
       }
       return places.map((place) => ('id' in place ? place.id : (ids[place.index] as number)))
     })

@@ -64,8 +64,15 @@ export interface ExpiringKey {
  * random is written in it, so that replaying it gives the same at any time and with any options.
  */
 export type QueueMutation =
-  | { readonly op: 'enqueue'; readonly at: number; readonly messages: readonly NewMessage[] }
+  | QueueStep
+  /** Steps that happen together or not at all, as one line of the journal. */
+  | { readonly op: 'batch'; readonly steps: readonly QueueStep[] }
+
+export type QueueStep =
+  | EnqueueStep
   | { readonly op: 'deliver'; readonly ids: readonly number[] }
+  /** Nobody was given these messages after all: the attempts of their last deliveries are taken back. */
+  | { readonly op: 'return'; readonly ids: readonly number[] }
   /** @property keysUntil how long the keys of the messages are kept; absent: no longer. */
   | { readonly op: 'ack'; readonly ids: readonly number[]; readonly keysUntil?: number }
   | { readonly op: 'nack'; readonly id: number; readonly dueAt?: number; readonly reason?: string }
@@ -73,6 +80,12 @@ export type QueueMutation =
   | { readonly op: 'redrive'; readonly ids: readonly number[] }
   | { readonly op: 'discard'; readonly ids: readonly number[] }
   | { readonly op: 'purge'; readonly except: readonly number[] }
+
+export interface EnqueueStep {
+  readonly op: 'enqueue'
+  readonly at: number
+  readonly messages: readonly NewMessage[]
+}
 
 /** A message as it is written down when it is enqueued; its id follows from the state. */
 export interface NewMessage {
@@ -86,6 +99,17 @@ export interface NewMessage {
 
 export function emptyQueue(): QueueState {
   return { nextId: 1, nextOrder: 1, messages: {}, dead: {}, keys: {}, expiring: [] }
+}
+
+/** What a mutation does, in its order. */
+export function stepsOf(mutation: QueueMutation): readonly QueueStep[] {
+  return mutation.op === 'batch' ? mutation.steps : [mutation]
+}
+
+/** One mutation of these steps, of which there is at least one. */
+export function mutationOf(steps: readonly QueueStep[]): QueueMutation {
+  const [only] = steps
+  return steps.length === 1 && only !== undefined ? only : { op: 'batch', steps }
 }
 
 /**

@@ -79,6 +79,11 @@ export class Receivers {
     return this.#waiting.size
   }
 
+  /** Those who wait, who has waited longest first. */
+  get all(): Receiver[] {
+    return [...this.#waiting]
+  }
+
   /** The one that has waited longest. */
   get first(): Receiver | undefined {
     const [first] = this.#waiting

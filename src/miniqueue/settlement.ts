@@ -4,7 +4,7 @@ import type { LeaseDesk } from './message.ts'
 import { maxMs } from './numbers.ts'
 import { alreadySettled, leaseLost, queueClosed } from './queue-errors.ts'
 import type { QueueLog } from './queue-log.ts'
-import type { QueueMutation } from './queue-state.ts'
+import type { QueueStep } from './queue-state.ts'
 import type { NackSettings, QueueSettings } from './settings.ts'
 
 /** A burial that failed, for want of space perhaps, is tried again after this time. */
@@ -16,6 +16,25 @@ export interface LeaseOwner {
   takeBack(lease: Lease): void
   /** Leases end at other times than before, or messages are ready that were not. */
   changed(): void
+}
+
+/** A lease whose time stands still until what becomes of its message is written. */
+export interface Settling {
+  readonly lease: Lease
+  /** What is to be written; called when the turn to write has come. */
+  readonly step: () => QueueStep
+}
+
+/** What is to be written for all of them, the plain acks as one. */
+export function stepsToSettle(settlings: readonly Settling[]): QueueStep[] {
+  const steps: QueueStep[] = []
+  const done: number[] = []
+  for (const { step: decide } of settlings) {
+    const step = decide()
+    if (step.op === 'ack' && step.keysUntil === undefined) done.push(...step.ids)
+    else steps.push(step)
+  }
+  return done.length === 0 ? steps : [{ op: 'ack', ids: done }, ...steps]
 }
 
 /** The ways out of a lease: acked, nacked, extended, ended, and, after too many attempts, buried. */
@@ -45,17 +64,31 @@ export class Settlement implements LeaseDesk {
   }
 
   async ack(lease: Lease): Promise<void> {
+    await this.#write(this.beginAck(lease))
+  }
+
+  async nack(lease: Lease, options: NackSettings): Promise<void> {
+    await this.#write(this.beginNack(lease, options))
+  }
+
+  /**
+   * Stops the time of a lease whose message is done. To be written, or undone.
+   *
+   * @throws {MiniStoreError} when the lease is no more.
+   */
+  beginAck(lease: Lease): Settling {
     const { dedupeWindowMs, clock } = this.#settings
-    await this.#settle(lease, () => {
+    return this.#begin(lease, () => {
       const isKept = dedupeWindowMs > 0 && this.#log.state.messages[lease.id]?.key !== undefined
       return { op: 'ack', ids: [lease.id], ...(isKept && { keysUntil: clock.wallMs() + dedupeWindowMs }) }
     })
   }
 
-  async nack(lease: Lease, { delayMs, reason }: NackSettings): Promise<void> {
+  /** As {@link beginAck}, of one that is not done. */
+  beginNack(lease: Lease, { delayMs, reason }: NackSettings): Settling {
     this.#assertHeld(lease)
     const wait = delayMs ?? this.#settings.backoff(lease.attempt)
-    await this.#settle(lease, () => {
+    return this.#begin(lease, () => {
       const { id } = lease
       const at = this.#settings.clock.wallMs()
       if (lease.attempt >= this.#settings.maxAttempts) {
@@ -108,6 +141,13 @@ export class Settlement implements LeaseDesk {
     }
   }
 
+  /** It could not be written: the leases go on with what was left of their time. */
+  undo(settlings: readonly Settling[]): void {
+    const now = this.#now
+    for (const { lease } of settlings) this.#leases.thaw(lease, now)
+    this.#owner.changed()
+  }
+
   /** From here on no lease is valid. */
   close(): void {
     this.#isClosed = true
@@ -117,16 +157,18 @@ export class Settlement implements LeaseDesk {
     return this.#settings.clock.monotonicMs()
   }
 
-  /** Writes what becomes of a leased message. Its time stands still meanwhile, and goes on if that fails. */
-  async #settle(lease: Lease, mutation: () => QueueMutation): Promise<void> {
+  #begin(lease: Lease, step: () => QueueStep): Settling {
     this.#assertHeld(lease)
     this.#leases.freeze(lease, this.#now)
     this.#owner.changed()
+    return { lease, step }
+  }
+
+  async #write(settling: Settling): Promise<void> {
     try {
-      await this.#log.inTurn(() => this.#log.commit(mutation()))
+      await this.#log.inTurn(() => this.#log.commit(settling.step()))
     } catch (error) {
-      this.#leases.thaw(lease, this.#now)
-      this.#owner.changed()
+      this.undo([settling])
       throw error
     }
   }

@@ -1,11 +1,15 @@
 import { holdKey, keepKey, releaseKey, sweepKeys } from './keys.ts'
-import type { DeadMessage, NewMessage, QueuedMessage, QueueMutation, QueueState } from './queue-state.ts'
+import {
+  type DeadMessage, type NewMessage, type QueuedMessage, type QueueMutation, type QueueState, type QueueStep, stepsOf,
+} from './queue-state.ts'
 import { weightOf } from './weight.ts'
 
 /** What a mutation has done, for whoever keeps an index of the state. */
 export interface Outcome {
+  /** Ids of the new messages, in their order. */
+  readonly added: number[]
   /** Messages that wait from now on, in their order: new ones, and those that came back. */
-  readonly waiting: number[]
+  readonly waiting: Set<number>
   /** Messages that are no messages any more: acknowledged, dead or purged. */
   readonly left: number[]
   /** By how much the number of messages has changed. */
@@ -24,37 +28,56 @@ export interface Outcome {
  * @throws {TypeError} for a mutation that is none, such as one of a later version; the state is as before.
  */
 export function transition(state: QueueState, mutation: QueueMutation): Outcome {
-  const outcome: Outcome = { waiting: [], left: [], depth: 0, dead: 0, bytes: 0 }
-  switch (mutation.op) {
-    case 'enqueue':
-      outcome.bytes += sweepKeys(state, mutation.at)
-      for (const message of mutation.messages) enqueue(state, message, { at: mutation.at, outcome })
-      break
-    case 'deliver':
-      for (const id of mutation.ids) deliver(state, id, outcome)
-      break
-    case 'ack':
-      for (const id of mutation.ids) ack(state, id, { keyUntil: mutation.keysUntil, outcome })
-      break
-    case 'nack':
-      nack(state, mutation, outcome)
-      break
-    case 'bury':
-      for (const id of mutation.ids) bury(state, id, { reason: mutation.reason, at: mutation.at, outcome })
-      break
-    case 'redrive':
-      for (const id of mutation.ids) redrive(state, id, outcome)
-      break
-    case 'discard':
-      for (const id of mutation.ids) takeDead(state, id, outcome)
-      break
-    case 'purge':
-      purge(state, new Set(mutation.except), outcome)
-      break
-    default:
-      throw new TypeError(`Expected a mutation of a queue, got ${JSON.stringify(mutation).slice(0, 100)}`)
+  const outcome: Outcome = { added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 }
+  const steps = stepsOf(mutation)
+  if (!steps.every(isStep)) {
+    throw new TypeError(`Expected a mutation of a queue, got ${JSON.stringify(mutation).slice(0, 100)}`)
   }
+  for (const step of steps) take(step, state, outcome)
   return outcome
+}
+
+const transitions: { readonly [Op in QueueStep['op']]: Transition<Extract<QueueStep, { op: Op }>> } = {
+  enqueue(state, { at, messages }, outcome) {
+    outcome.bytes += sweepKeys(state, at)
+    for (const message of messages) enqueue(state, message, { at, outcome })
+  },
+  deliver(state, { ids }, outcome) {
+    for (const id of ids) deliver(state, id, outcome)
+  },
+  return(state, { ids }) {
+    for (const id of ids) {
+      const message = state.messages[id]
+      if (message !== undefined && message.attempts > 0) message.attempts--
+    }
+  },
+  ack(state, { ids, keysUntil }, outcome) {
+    for (const id of ids) ack(state, id, { keyUntil: keysUntil, outcome })
+  },
+  nack,
+  bury(state, { ids, reason, at }, outcome) {
+    for (const id of ids) bury(state, id, { reason, at, outcome })
+  },
+  redrive(state, { ids }, outcome) {
+    for (const id of ids) redrive(state, id, outcome)
+  },
+  discard(state, { ids }, outcome) {
+    for (const id of ids) takeDead(state, id, outcome)
+  },
+  purge(state, { except }, outcome) {
+    purge(state, new Set(except), outcome)
+  },
+}
+
+type Transition<Step> = (state: QueueState, step: Step, outcome: Outcome) => void
+
+function isStep({ op }: QueueStep): boolean {
+  return Object.hasOwn(transitions, op)
+}
+
+function take<Step extends QueueStep>(step: Step, state: QueueState, outcome: Outcome): void {
+  const transit = transitions[step.op] as Transition<Step>
+  transit(state, step, outcome)
 }
 
 function enqueue(
@@ -74,6 +97,7 @@ function enqueue(
     ...(dueAt !== undefined && { dueAt }),
   }
   if (key !== undefined) holdKey(state, key, id)
+  outcome.added.push(id)
   putMessage(state, id, { message, outcome })
 }
 
@@ -81,6 +105,8 @@ function deliver(state: QueueState, id: number, outcome: Outcome): void {
   const message = state.messages[id]
   if (message === undefined) return
   message.attempts++
+  // One that is delivered in the very mutation in which it came does not wait.
+  outcome.waiting.delete(id)
   if (message.dueAt === undefined && message.reason === undefined) return
   const { dueAt: _due, reason: _reason, ...delivered } = message
   state.messages[id] = delivered
@@ -111,7 +137,7 @@ function nack(
     ...(reason !== undefined && { reason }),
   }
   state.messages[id] = nacked
-  outcome.waiting.push(id)
+  outcome.waiting.add(id)
   outcome.bytes += weightOf(nacked) - weightOf(message)
 }
 
@@ -172,7 +198,7 @@ function putMessage(
   { message, outcome }: { readonly message: QueuedMessage; readonly outcome: Outcome },
 ): void {
   state.messages[id] = message
-  outcome.waiting.push(id)
+  outcome.waiting.add(id)
   outcome.depth++
   outcome.bytes += weightOf(message)
 }

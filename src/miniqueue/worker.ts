@@ -5,13 +5,26 @@ import type { Delivery } from './delivery.ts'
 import type { Lease } from './leases.ts'
 import type { Message } from './message.ts'
 import type { QueueLog } from './queue-log.ts'
+import type { Settling } from './settlement.ts'
+
+/** Endings that are written together at most: with long reasons many would be more than a record may have. */
+const maxTogether = 1000
 
 /** Does the work of a message. What it gives is not looked at. */
 export type Handler<T> = (payload: T, message: Message<T>) => unknown
 
+/** Handlers that have ended, and whose messages are settled with one write. */
+interface Endings {
+  readonly settlings: Settling[]
+  readonly written: Promise<void>
+}
+
 /**
  * One run of `process`: receives as many messages as handlers are free, and settles each by how its handler
  * ends.
+ *
+ * A handler that ends makes room for another message. Both are one write: what becomes of the old one, and the
+ * delivery of the new one. While that waits for its turn, others that end join in.
  */
 export class Worker<T> {
   readonly #delivery: Delivery<T>
@@ -19,6 +32,8 @@ export class Worker<T> {
   readonly #handler: Handler<T>
   readonly #concurrency: number
   readonly #slots: PQueue
+  /** Those that can still be joined. */
+  #endings: Endings | undefined
   /** Leases whose handlers have not ended. */
   readonly #running = new Set<Lease>()
   readonly #stop = new AbortController()
@@ -76,6 +91,10 @@ export class Worker<T> {
       if (!this.#isStopped) this.#fail(error)
       return
     }
+    this.#start(leases)
+  }
+
+  #start(leases: readonly Lease[]): void {
     for (const lease of leases) {
       this.#running.add(lease)
       this.#slots.add(() => this.#handle(lease)).catch((error: unknown) => this.#fail(error))
@@ -85,9 +104,9 @@ export class Worker<T> {
   async #handle(lease: Lease): Promise<void> {
     try {
       const message = this.#delivery.handOut(lease)
-      const settle = await this.#run(message)
+      const begin = await this.#run(message)
       // Somebody else may have it by now, or the handler has settled it itself.
-      if (lease.phase === 'held') await settle(lease)
+      if (lease.phase === 'held') await this.#settle(begin(lease))
     } catch (error) {
       this.#report(error)
     } finally {
@@ -96,17 +115,50 @@ export class Worker<T> {
     }
   }
 
-  /** Runs the handler and gives what is to be done with its message. */
-  async #run(message: Message<T>): Promise<(lease: Lease) => Promise<void>> {
+  /** Runs the handler and gives how its message is to be settled. */
+  async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
     const { settlement } = this.#delivery
     try {
       await this.#handler(message.payload, message)
-      return (lease) => settlement.ack(lease)
+      return (lease) => settlement.beginAck(lease)
     } catch (error) {
       const reason = reasonOf(error)
       // What was only stopped did not fail: it may go on as soon as somebody can.
       const delayMs = this.#isStopped ? 0 : undefined
-      return (lease) => settlement.nack(lease, { delayMs, reason })
+      return (lease) => settlement.beginNack(lease, { delayMs, reason })
+    }
+  }
+
+  /** Resolves when it is written, or has failed and was told. */
+  #settle(settling: Settling): Promise<void> {
+    this.#endings ??= this.#beginEndings()
+    const { settlings, written } = this.#endings
+    settlings.push(settling)
+    if (settlings.length === maxTogether) this.#endings = undefined
+    return written
+  }
+
+  #beginEndings(): Endings {
+    const settlings: Settling[] = []
+    return { settlings, written: this.#write(settlings) }
+  }
+
+  async #write(settlings: readonly Settling[]): Promise<void> {
+    // Handlers that end in this very step are to join in.
+    await new Promise<void>((resolve) => process.nextTick(resolve))
+    const take = (): readonly Settling[] => {
+      if (this.#endings?.settlings === settlings) this.#endings = undefined
+      return settlings
+    }
+    try {
+      await this.#delivery.exchange(take, {
+        max: () => this.#free + settlings.length,
+        isWanted: () => !this.#isStopped,
+        isHanded: true,
+        give: (leases) => this.#start(leases),
+      })
+    } catch (error) {
+      this.#report(error)
     }
   }
 

@@ -1,9 +1,12 @@
+import { join } from 'node:path'
+
 import { describe, expect, test } from 'vitest'
 
-import type { Message } from '../../src/miniqueue/index.ts'
+import { type Message, MiniQueue } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
-import { codeOf, countsOf, errorOf, journalFile, openQueue, recordsOf } from './support.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf } from './support.ts'
 
 /** A handler whose calls are ended one by one. */
 function heldHandler(): {
@@ -45,7 +48,11 @@ describe('process', () => {
     }, { signal: controller.signal })
     expect(seen).toEqual([['a', 1], ['b', 1]])
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
-    expect(recordsOf(files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'ack', 'deliver', 'ack'])
+    expect(recordsOf(files).slice(1)).toEqual([
+      { op: 'deliver', ids: [1] },
+      { op: 'batch', steps: [{ op: 'ack', ids: [1] }, { op: 'deliver', ids: [2] }] },
+      { op: 'ack', ids: [2] },
+    ])
     await queue.close()
   })
 
@@ -99,10 +106,102 @@ describe('process', () => {
     held.calls[4]?.resolve()
     await settle()
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
-    const deliveries = recordsOf(files).filter(({ op }) => op === 'deliver')
-    expect(deliveries.slice(0, 2)).toEqual([{ op: 'deliver', ids: [1, 2, 3] }, { op: 'deliver', ids: [4] }])
+    expect(recordsOf(files).slice(1)).toEqual([
+      { op: 'deliver', ids: [1, 2, 3] },
+      { op: 'batch', steps: [{ op: 'ack', ids: [2] }, { op: 'deliver', ids: [4] }] },
+      { op: 'batch', steps: [{ op: 'ack', ids: [1, 3, 4] }, { op: 'deliver', ids: [5] }] },
+      { op: 'ack', ids: [5] },
+    ])
     await queue.close()
     await run
+  })
+
+  test('settles with one record what ends while another one is written', async () => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 2, dedupeWindowMs: 1000 })
+    const messages = ['a', 'b', 'c', 'd', 'e'].map((payload) => ({ payload, ...(payload === 'd' && { dedupeKey: 'k' }) }))
+    await queue.enqueueAll(messages)
+    const held = heldHandler()
+    const run = queue.process(held.handler, { concurrency: 5 })
+    await held.called(5)
+    held.calls[0]?.resolve()
+    const stop = files.onOperation(({ operation }) => {
+      if (operation !== 'dataSync') return
+      stop()
+      held.calls[1]?.resolve()
+      held.calls[2]?.reject(new Error('bad'))
+      held.calls[3]?.resolve()
+      held.calls[4]?.resolve()
+    })
+    await settle()
+    const records = recordsOf(files).slice(2)
+    expect(records[0]).toEqual({ op: 'ack', ids: [1] })
+    expect(records.slice(1)).toMatchObject([{
+      op: 'batch',
+      steps: [{ op: 'ack', ids: [2, 5] }, { op: 'nack', id: 3, reason: 'bad' }, { op: 'ack', ids: [4], keysUntil: clock.wallMs() + 1000 }],
+    }])
+    expect(countsOf(queue)).toEqual([0, 1, 0, 0])
+    await queue.close()
+    await run
+  })
+
+  test('what waits for its turn when it is stopped is settled, and nothing more is delivered', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
+    const held = heldHandler()
+    const controller = new AbortController()
+    const run = queue.process(held.handler, { signal: controller.signal })
+    await held.called(1)
+    const before = queue.enqueue('c')
+    held.calls[0]?.resolve()
+    await Promise.resolve()
+    controller.abort()
+    await Promise.all([run, before])
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'ack', ids: [1] })
+    expect(countsOf(queue)).toEqual([2, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('stopped while a delivery is written it gives back what it brings, and the attempt is taken back', async () => {
+    const opened = await openQueue()
+    const { queue, files } = opened
+    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
+    const held = heldHandler()
+    const controller = new AbortController()
+    const run = queue.process(held.handler, { signal: controller.signal })
+    await held.called(1)
+    const stop = files.onOperation(({ operation }) => {
+      if (operation === 'dataSync') controller.abort()
+    })
+    held.calls[0]?.resolve()
+    await run
+    stop()
+    expect([held.calls.length, ...countsOf(queue)]).toEqual([1, 1, 0, 0, 0])
+    expect(recordsOf(files).at(-1)).toMatchObject({ op: 'batch' })
+    await queue.close()
+    const again = await openQueue({ files, maxAttempts: 1 })
+    expect((await receiveOne(again.queue)).attempt).toBe(1)
+    await again.queue.close()
+  })
+
+  test('leaves what is ready to those who have waited longer', async () => {
+    // A real disk takes its time: what is called meanwhile has its turn before anybody is told of what is ready.
+    await using queue = await MiniQueue.open<string>(join(await temporaryDirectory(), 'jobs'))
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', priority: -1 }])
+    const held = heldHandler()
+    const controller = new AbortController()
+    const run = queue.process(held.handler, { concurrency: 2, signal: controller.signal })
+    await held.called(2)
+    const waiting = queue.receive({ waitMs: 60_000 })
+    await turn()
+    const nacked = held.calls[0]?.message.nack({ delayMs: 0 })
+    held.calls[1]?.resolve()
+    const [message] = await waiting
+    expect(message).toMatchObject({ payload: 'a', attempt: 2 })
+    await Promise.all([nacked, message?.ack()])
+    held.calls[0]?.resolve()
+    controller.abort()
+    await run
+    expect(held.calls.length).toBe(2)
   })
 
   test('takes for all that have become free while it waited', async () => {
@@ -115,7 +214,7 @@ describe('process', () => {
     await settle()
     await queue.enqueueAll([{ payload: 'b' }, { payload: 'c' }])
     await held.called(3)
-    expect(recordsOf(files).at(-1)).toEqual({ op: 'deliver', ids: [2, 3] })
+    expect(recordsOf(files).at(-1)).toMatchObject({ op: 'batch', steps: [{ op: 'enqueue' }, { op: 'deliver', ids: [2, 3] }] })
     for (const { resolve } of held.calls) resolve()
     await settle()
     await queue.close()
@@ -225,15 +324,49 @@ describe('process', () => {
     await run
   })
 
+  test('acks that fail together are told once, and all messages come again', async () => {
+    const { queue, files, clock, told } = await openQueue()
+    await queue.enqueueAll(['a', 'b', 'c'].map((payload) => ({ payload })))
+    const held = heldHandler()
+    const run = queue.process(held.handler, { concurrency: 3 })
+    await held.called(3)
+    const full = files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+    for (const { resolve } of held.calls) resolve()
+    await settle()
+    expect([full.hits, told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
+    expect(countsOf(queue)).toEqual([0, 0, 3, 0])
+    clock.advance(30_000)
+    await held.called(6)
+    expect(held.calls.slice(3).map(({ message }) => [message.payload, message.attempt])).toEqual([['a', 2], ['b', 2], ['c', 2]])
+    for (const { resolve } of held.calls) resolve()
+    await settle()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+    await run
+  })
+
+  test('more than a thousand that end together take more than one record', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll(Array.from({ length: 2500 }, (_, n) => ({ payload: `${n}` })))
+    const run = queue.process(() => {}, { concurrency: 2500 })
+    await settle()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    const acks = recordsOf(files).filter(({ op }) => op === 'ack')
+    expect(acks.map(({ ids }) => (ids as number[]).length)).toEqual([1000, 1000, 500])
+    await queue.close()
+    await run
+  })
+
   test('rejects when a delivery cannot be written, after the handlers that run', async () => {
     const { queue, files } = await openQueue()
-    await queue.enqueue('a')
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', priority: 1 }])
     const held = heldHandler()
     let isOver = false
+    const other = await receiveOne(queue)
     const run = errorOf(queue.process(held.handler, { concurrency: 2 })).finally(() => (isOver = true))
     await held.called(1)
     const full = files.failOn({ operation: 'write', path: journalFile, nth: 2 }, 'ENOSPC')
-    await queue.enqueue('b')
+    await other.nack({ delayMs: 0 })
     await settle()
     expect([full.hits, isOver, held.calls[0]?.message.signal.aborted]).toEqual([1, false, true])
     held.calls[0]?.resolve()

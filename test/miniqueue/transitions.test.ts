@@ -9,7 +9,7 @@ const at = 1000
 /** A state after mutations, and what the last has done. */
 function after(...mutations: readonly QueueMutation[]): { state: QueueState; outcome: Outcome } {
   const state = emptyQueue()
-  let outcome: Outcome = { waiting: [], left: [], depth: 0, dead: 0, bytes: 0 }
+  let outcome: Outcome = { added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 }
   for (const mutation of mutations) outcome = transition(state, mutation)
   return { state, outcome }
 }
@@ -35,7 +35,7 @@ describe('enqueue', () => {
       keys: { 'key:k': { id: 2 } },
       expiring: [],
     })
-    expect(outcome).toMatchObject({ waiting: [1, 2], left: [], depth: 2, dead: 0 })
+    expect(outcome).toMatchObject({ added: [1, 2], waiting: new Set([1, 2]), left: [], depth: 2, dead: 0 })
   })
 
   test('keys that are names of every object are keys like others', () => {
@@ -51,7 +51,47 @@ describe('deliver', () => {
       enqueue({}), deliver, { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }, deliver,
     )
     expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 2 })
-    expect(outcome).toMatchObject({ waiting: [], left: [], depth: 0, bytes: -'later'.length })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [], depth: 0, bytes: -'later'.length })
+  })
+})
+
+describe('return', () => {
+  test('takes the last attempt back, and brings back neither delay nor reason', () => {
+    const nack: QueueMutation = { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }
+    const { state, outcome } = after(enqueue({}), deliver, nack, deliver, { op: 'return', ids: [1] })
+    expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 1 })
+    expect(outcome).toEqual({ added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 })
+  })
+
+  test('never goes below none', () => {
+    const { state } = after(enqueue({}), { op: 'return', ids: [1] })
+    expect(state.messages[1]?.attempts).toBe(0)
+  })
+})
+
+describe('batch', () => {
+  test('does one step after the other and tells of all', () => {
+    const { state, outcome } = after(enqueue({}, {}, {}), { op: 'deliver', ids: [1, 2] }, {
+      op: 'batch',
+      steps: [{ op: 'ack', ids: [1] }, { op: 'nack', id: 2, reason: 'busy' }, { op: 'deliver', ids: [3] }],
+    })
+    expect(state.messages).toMatchObject({ 2: { attempts: 1, reason: 'busy' }, 3: { attempts: 1 } })
+    expect(outcome).toMatchObject({ added: [], waiting: new Set([2]), left: [1], depth: -1, dead: 0 })
+  })
+
+  test('what is delivered in the mutation that adds it does not wait', () => {
+    const add = { op: 'enqueue', at, messages: [{ payload: 'x', bytes: 3 }, { payload: 'y', bytes: 3 }] } as const
+    const { state, outcome } = after({ op: 'batch', steps: [add, { op: 'deliver', ids: [2] }] })
+    expect(state.messages).toMatchObject({ 1: { attempts: 0 }, 2: { attempts: 1 } })
+    expect(outcome).toMatchObject({ added: [1, 2], waiting: new Set([1]), depth: 2 })
+  })
+
+  test('with a step of another version is refused whole', () => {
+    const { state } = after(enqueue({}))
+    const before = structuredClone(state)
+    const steps = [{ op: 'ack', ids: [1] }, { op: 'split', ids: [1] }]
+    expect(() => transition(state, { op: 'batch', steps } as never)).toThrow(/mutation of a queue, got .*split/)
+    expect(state).toEqual(before)
   })
 })
 
@@ -59,7 +99,7 @@ describe('ack', () => {
   test('removes the message and frees its key', () => {
     const { state, outcome } = after(enqueue({ key: 'k' }), deliver, { op: 'ack', ids: [1] })
     expect(state).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
-    expect(outcome).toMatchObject({ waiting: [], left: [1], depth: -1 })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1 })
   })
 
   test('keeps the key to its time, and an enqueue later than that forgets it', () => {
@@ -87,7 +127,7 @@ describe('nack', () => {
   test('brings it back into its place with its time and its reason', () => {
     const { state, outcome } = after(enqueue({}, {}), deliver, { op: 'nack', id: 1, dueAt: 9000, reason: 'busy' })
     expect(state.messages[1]).toMatchObject({ order: 1, attempts: 1, dueAt: 9000, reason: 'busy' })
-    expect(outcome).toMatchObject({ waiting: [1], left: [], depth: 0, bytes: 4 })
+    expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 0, bytes: 4 })
   })
 })
 
@@ -98,7 +138,7 @@ describe('bury, redrive, discard', () => {
       1: { payload: 'x', bytes: 3, priority: 3, enqueuedAt: at, attempts: 1, key: 'k', reason: 'worn out', diedAt: 5000 },
     })
     expect([state.messages, state.keys]).toEqual([{}, {}])
-    expect(outcome).toMatchObject({ waiting: [], left: [1], depth: -1, dead: 1, bytes: 'worn out'.length })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1, dead: 1, bytes: 'worn out'.length })
   })
 
   test('a redriven one has its id, a place at the end, no attempts, and its key', () => {
@@ -107,7 +147,7 @@ describe('bury, redrive, discard', () => {
       payload: 'x', bytes: 3, priority: 0, order: 3, enqueuedAt: at, attempts: 0, key: 'k',
     })
     expect([state.dead, state.keys]).toEqual([{}, { 'key:k': { id: 1 } }])
-    expect(outcome).toMatchObject({ waiting: [1], left: [], depth: 1, dead: -1 })
+    expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 1, dead: -1 })
   })
 
   test('a redriven one does not take its key from another message, nor frees it', () => {
@@ -120,7 +160,7 @@ describe('bury, redrive, discard', () => {
   test('a discarded one is gone', () => {
     const { state, outcome } = after(enqueue({}), bury, { op: 'discard', ids: [1] })
     expect(state).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
-    expect(outcome).toMatchObject({ waiting: [], left: [], depth: 0, dead: -1 })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [], depth: 0, dead: -1 })
   })
 })
 
@@ -139,7 +179,7 @@ describe('purge', () => {
 describe('any transition', () => {
   test('passes over what is not there', () => {
     const before = after(enqueue({}), { op: 'ack', ids: [1] }).state
-    for (const op of ['deliver', 'ack', 'redrive', 'discard'] as const) transition(before, { op, ids: [1, 99] })
+    for (const op of ['deliver', 'return', 'ack', 'redrive', 'discard'] as const) transition(before, { op, ids: [1, 99] })
     transition(before, { op: 'nack', id: 1, dueAt: 1 })
     transition(before, bury)
     expect(before).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })

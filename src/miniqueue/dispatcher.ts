@@ -1,0 +1,225 @@
+import type { MiniStoreError } from '../errors.ts'
+import { publishDelivery } from './channels.ts'
+import type { Clock } from './clock.ts'
+import type { Lease } from './leases.ts'
+import type { MessageIndex } from './message-index.ts'
+import type { QueueLog } from './queue-log.ts'
+import { type EnqueueStep, mutationOf, type NewMessage, type QueueStep } from './queue-state.ts'
+import { Receiver, type ReceiveRequest, Receivers } from './receivers.ts'
+import type { Outcome } from './transitions.ts'
+
+/** Messages of more bytes are delivered with a write of their own: theirs takes its time anyway. */
+const maxHandOverBytes = 1024 * 1024
+
+/** Who is to have messages, once it is written that they were delivered. */
+export interface LeaseRequest {
+  /** Messages at most; asked for when there are some. */
+  readonly max: () => number
+  /** Whether they are still to be had. */
+  readonly isWanted: () => boolean
+  /** Whether they are handed on at once. */
+  readonly isHanded: boolean
+  /** Is given them in the very step in which they are leased; none when they are not wanted any more. */
+  readonly give: (leases: Lease[]) => void
+}
+
+/** What a dispatcher asks of whoever keeps the leases. */
+export interface LeaseOffice {
+  /** Whether messages are delivered. */
+  readonly isOpen: boolean
+  grant(ids: readonly number[], options: { readonly isHanded: boolean }): Lease[]
+  /** Messages are ready or in flight that were not. */
+  changed(): void
+  /** Other times are waited for than before. */
+  rearm(): void
+}
+
+/** Brings ready messages to those who want them: decides who gets which, writes it down, and gives. */
+export class Dispatcher {
+  readonly #log: QueueLog
+  readonly #index: MessageIndex
+  readonly #clock: Clock
+  readonly #office: LeaseOffice
+  readonly #receivers = new Receivers()
+  /** Whether a turn for those who wait is under way. */
+  #isWaking = false
+
+  constructor(parts: {
+    readonly log: QueueLog
+    readonly index: MessageIndex
+    readonly clock: Clock
+    readonly office: LeaseOffice
+  }) {
+    this.#log = parts.log
+    this.#index = parts.index
+    this.#clock = parts.clock
+    this.#office = parts.office
+  }
+
+  /** Whether somebody waits. */
+  get isAwaited(): boolean {
+    return this.#receivers.size > 0
+  }
+
+  /** When the next wait is over, on the monotonic clock; undefined when nobody waits. */
+  get nextEnd(): number | undefined {
+    return this.#receivers.nextEnd
+  }
+
+  /** Leases messages, once there are some. None when the wait is over, or the queue closes. */
+  receive(request: ReceiveRequest): Promise<Lease[]> {
+    const receiver = new Receiver(request, this.#clock.monotonicMs() + request.waitMs)
+    this.#serveInTurn(receiver)
+    return receiver.leases
+  }
+
+  /**
+   * Writes new messages. Those who wait get them with the same write: they need not wait for one more. Only in
+   * a turn.
+   */
+  async enqueue(step: EnqueueStep): Promise<Outcome> {
+    const ids = this.#awaited(step.messages)
+    const steps: QueueStep[] = ids.length === 0 ? [step] : [step, { op: 'deliver', ids }]
+    const outcome = await this.#log.commit(mutationOf(steps))
+    if (ids.length > 0) this.#giveToWaiting(ids)
+    return outcome
+  }
+
+  /**
+   * Writes these steps and, with the same write, delivers what is ready, unless others have waited for it.
+   * Only in a turn.
+   */
+  async deliverWith(steps: readonly QueueStep[], request: LeaseRequest): Promise<void> {
+    await this.#lease({ ...request, max: () => (this.isAwaited ? 0 : request.max()) }, steps)
+  }
+
+  /** Serves those who wait, if there is something for them. */
+  wake(): void {
+    if (this.#isWaking || !this.isAwaited || !this.#index.hasReady) return
+    this.#isWaking = true
+    const turn = this.#log.inTurn(async () => {
+      this.#isWaking = false
+      const { first } = this.#receivers
+      if (first !== undefined) await this.#serve(first)
+      this.wake()
+    })
+    turn.catch((error: unknown) => {
+      this.#isWaking = false
+      this.fail(error as MiniStoreError)
+    })
+  }
+
+  /** Ends the waits whose time is over. A last look: what is ready at this very moment is still in time. */
+  endOverdue(): void {
+    for (const receiver of this.#receivers.takeOverdue(this.#clock.monotonicMs())) this.#serveInTurn(receiver)
+  }
+
+  /** Ends all waits, with nothing. */
+  stop(): void {
+    for (const receiver of this.#receivers.takeAll()) receiver.resolve([])
+  }
+
+  /** Ends all waits, with an error. */
+  fail(error: MiniStoreError): void {
+    for (const receiver of this.#receivers.takeAll()) receiver.reject(error)
+  }
+
+  #serveInTurn(receiver: Receiver): void {
+    if (receiver.isAnswered) return
+    const turn = this.#log.inTurn(async () => {
+      // They have waited longer.
+      for (let { first } = this.#receivers; first !== undefined && this.#index.hasReady; { first } = this.#receivers) {
+        await this.#serve(first)
+      }
+      await this.#serve(receiver)
+    })
+    turn.catch((error: unknown) => receiver.reject(error))
+  }
+
+  /** Gives somebody what is ready; makes them wait, if they will, when nothing is. Only in a turn. */
+  async #serve(receiver: Receiver): Promise<void> {
+    this.#receivers.remove(receiver)
+    if (receiver.isAnswered) return
+    this.#index.promote(this.#clock.wallMs())
+    if (!this.#office.isOpen) receiver.resolve([])
+    else if (this.#index.hasReady) await this.#deliver(receiver)
+    else if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
+    else this.#park(receiver)
+  }
+
+  #park(receiver: Receiver): void {
+    this.#receivers.add(receiver)
+    receiver.onAnswer = () => {
+      this.#receivers.remove(receiver)
+      this.#office.rearm()
+    }
+    this.#office.rearm()
+  }
+
+  async #deliver(receiver: Receiver): Promise<void> {
+    const { max, isHanded } = receiver.request
+    const give = (leases: Lease[]): void => receiver.resolve(leases)
+    try {
+      await this.#lease({ max, isHanded, isWanted: () => !receiver.isAnswered, give }, [])
+    } catch (error) {
+      receiver.reject(error)
+    }
+  }
+
+  /** When it cannot be written it rejects, and what was ready is so again. */
+  async #lease({ max, isWanted, isHanded, give }: LeaseRequest, others: readonly QueueStep[]): Promise<void> {
+    const isToBeHad = (): boolean => this.#office.isOpen && isWanted()
+    this.#index.promote(this.#clock.wallMs())
+    const ids = isToBeHad() ? this.#index.take(max()) : []
+    const uncounted = this.#index.uncounted(ids)
+    const steps: QueueStep[] = uncounted.length === 0 ? [...others] : [...others, { op: 'deliver', ids: uncounted }]
+    try {
+      if (steps.length > 0) await this.#log.commit(mutationOf(steps))
+    } catch (error) {
+      this.#index.giveBack(ids)
+      throw error
+    }
+    if (isToBeHad()) {
+      this.#index.use(ids)
+      give(this.#office.grant(ids, { isHanded }))
+      // Whoever listens may abort: only now can that lose nothing.
+      if (ids.length > 0) publishDelivery(this.#log.directory, ids)
+    } else {
+      // Whoever asked is gone; the next delivery is the attempt that is written.
+      this.#index.giveBack(ids, { isCounted: true })
+      give([])
+    }
+    this.#office.changed()
+  }
+
+  /** Ids of those of the messages to be written next that are for somebody who waits. */
+  #awaited(messages: readonly NewMessage[]): number[] {
+    if (!this.isAwaited || !this.#office.isOpen) return []
+    if (messages.reduce((sum, { bytes }) => sum + bytes, 0) > maxHandOverBytes) return []
+    this.#index.promote(this.#clock.wallMs())
+    // What is ready comes first, and those who wait get it in a turn of their own.
+    if (this.#index.hasReady) return []
+    const { nextId } = this.#log.state
+    const wanted = this.#receivers.all.reduce((sum, { request }) => sum + request.max(), 0)
+    return messages
+      .map(({ priority = 0, dueAt }, place) => ({ id: nextId + place, priority, dueAt }))
+      .filter(({ dueAt }) => dueAt === undefined)
+      .toSorted((left, right) => right.priority - left.priority)
+      .slice(0, wanted)
+      .map(({ id }) => id)
+  }
+
+  /** Gives messages whose delivery is written to those who still wait. */
+  #giveToWaiting(ids: readonly number[]): void {
+    let rest = ids
+    for (const receiver of this.#receivers.all) {
+      if (rest.length === 0) break
+      const own = rest.slice(0, receiver.request.max())
+      rest = rest.slice(own.length)
+      receiver.resolve(this.#office.grant(own, { isHanded: receiver.request.isHanded }))
+    }
+    this.#index.giveBack(rest, { isCounted: true })
+    if (rest.length < ids.length) publishDelivery(this.#log.directory, ids.slice(0, ids.length - rest.length))
+    this.#office.changed()
+  }
+}

@@ -1,0 +1,146 @@
+import { describe, expect, test } from 'vitest'
+
+import { countsOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
+
+// Nobody was given these messages, though their deliveries are written: with one attempt they would die unseen.
+const maxAttempts = 1
+
+async function openWith(payloads: readonly string[]): Promise<TestQueue> {
+  const opened = await openQueue({ maxAttempts })
+  await opened.queue.enqueueAll(payloads.map((payload) => ({ payload })))
+  return opened
+}
+
+/** What a reopened queue gives, and how often it was delivered before. */
+async function expectFresh(opened: TestQueue, payloads: readonly string[]): Promise<void> {
+  const { queue } = await openQueue({ maxAttempts, files: opened.files, clock: opened.clock })
+  const messages = await queue.receive({ max: 10 })
+  expect(messages.map(({ payload, attempt }) => [payload, attempt])).toEqual(payloads.map((payload) => [payload, 1]))
+  expect(queue.stats().dead).toBe(0)
+  await Promise.all(messages.map((message) => message.ack()))
+  await queue.close()
+}
+
+describe('closing takes back the attempts that nobody has made', () => {
+  test('of what was fetched by a stream that was left', async () => {
+    const opened = await openWith(['a', 'b', 'c'])
+    for await (const message of opened.queue.consume({ prefetch: 3 })) {
+      await message.ack()
+      break
+    }
+    await opened.queue.close()
+    expect(recordsOf(opened.files).at(-1)).toEqual({ op: 'return', ids: [2, 3] })
+    await expectFresh(opened, ['b', 'c'])
+  })
+
+  test('of what lies in a stream that nobody reads any more', async () => {
+    const opened = await openWith(['a', 'b', 'c'])
+    const reader = opened.queue.consume({ prefetch: 3 }).getReader()
+    const { value } = await reader.read()
+    await value?.ack()
+    await opened.queue.close()
+    expect(recordsOf(opened.files).at(-1)).toEqual({ op: 'return', ids: [2, 3] })
+    await expectFresh(opened, ['b', 'c'])
+    expect(await reader.read()).toEqual({ done: true, value: undefined })
+  })
+
+  test('of what was received by somebody who was gone', async () => {
+    const opened = await openWith(['a'])
+    const controller = new AbortController()
+    const stop = opened.files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort(new Error('late')))
+    await expect(opened.queue.receive({ signal: controller.signal })).rejects.toThrow('late')
+    stop()
+    await opened.queue.close()
+    await expectFresh(opened, ['a'])
+  })
+
+  test('of what was being delivered when it was closed', async () => {
+    const opened = await openWith(['a'])
+    const received = opened.queue.receive()
+    await opened.queue.close()
+    expect(await received).toEqual([])
+    await expectFresh(opened, ['a'])
+  })
+
+  test('of what lost its lease before it was handed out', async () => {
+    const opened = await openWith(['a', 'b'])
+    const reader = opened.queue.consume({ prefetch: 2 }).getReader()
+    const { value } = await reader.read()
+    await value?.ack()
+    opened.clock.advance(30_000)
+    expect(countsOf(opened.queue)).toEqual([1, 0, 0, 0])
+    await opened.queue.close()
+    await expectFresh(opened, ['b'])
+  })
+
+  test('and of nothing that was handed out, once or again', async () => {
+    const opened = await openWith(['a', 'b', 'c'])
+    for await (const message of opened.queue.consume({ prefetch: 3 })) {
+      expect(message.payload).toBe('a')
+      break
+    }
+    expect((await receiveOne(opened.queue)).payload).toBe('b')
+    await opened.queue.close()
+    expect(recordsOf(opened.files).at(-1)).toEqual({ op: 'return', ids: [3] })
+    const { queue } = await openQueue({ maxAttempts, files: opened.files, clock: opened.clock })
+    expect(queue.deadLetters().map(({ payload, attempts }) => [payload, attempts])).toEqual([['a', 1], ['b', 1]])
+    expect(countsOf(queue)).toEqual([1, 0, 0, 2])
+    await queue.close()
+  })
+})
+
+test('without such messages closing writes nothing', async () => {
+  const { queue, files } = await openWith(['a'])
+  await (await receiveOne(queue)).ack()
+  const records = recordsOf(files).length
+  await queue.close()
+  expect(recordsOf(files)).toHaveLength(records)
+})
+
+test('what was purged, or has died since, is not taken back', async () => {
+  const opened = await openWith(['a', 'b', 'c'])
+  for await (const message of opened.queue.consume({ prefetch: 3 })) {
+    await message.nack()
+    break
+  }
+  expect(await opened.queue.purge()).toBe(2)
+  await opened.queue.close()
+  expect(recordsOf(opened.files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'bury', 'purge'])
+})
+
+test('on a full disk the queue closes all the same, tells, and the attempts count', async () => {
+  const opened = await openWith(['a', 'b'])
+  for await (const message of opened.queue.consume({ prefetch: 2 })) {
+    await message.ack()
+    break
+  }
+  const full = opened.files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+  await opened.queue.close()
+  expect([full.hits, opened.told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
+  const { queue } = await openQueue({ maxAttempts: 2, files: opened.files, clock: opened.clock })
+  expect((await receiveOne(queue)).attempt).toBe(2)
+  await queue.close()
+})
+
+test('a failed fsync of it is told, and the queue is closed', async () => {
+  const opened = await openWith(['a'])
+  const controller = new AbortController()
+  const stop = opened.files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort())
+  await opened.queue.receive({ signal: controller.signal }).catch(() => {})
+  stop()
+  opened.files.failOn({ operation: 'dataSync' }, 'EIO')
+  await opened.queue.close()
+  expect(opened.told).toMatchObject([{ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' }])
+  expect(opened.clock.timers).toBe(0)
+})
+
+test('a kill takes nothing back: who was given what died with the process', async () => {
+  const opened = await openWith(['a', 'b'])
+  for await (const message of opened.queue.consume({ prefetch: 2 })) {
+    await message.ack()
+    break
+  }
+  const again = await reopenKilled(opened, { maxAttempts: 2 })
+  expect((await receiveOne(again.queue)).attempt).toBe(2)
+  await Promise.all([opened.queue.close(), again.queue.close()])
+})

@@ -35,6 +35,18 @@ export type Action =
   /** Time passes on both clocks. */
   | { readonly do: 'advance'; readonly ms: number }
   | { readonly do: 'reopen'; readonly options: Options }
+  /** Of which as many are delivered at once as somebody waits for. */
+  | { readonly do: 'awaited'; readonly max: number; readonly jobs: readonly Job[] }
+  /** Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it. */
+  | {
+      readonly do: 'consume'
+      readonly prefetch: number
+      readonly take: number
+      readonly isAcked: boolean
+      readonly pauseMs: number
+    }
+  /** Handlers of which some throw, until nothing is ready. What a crash leaves is known of one at a time only. */
+  | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
 
 /** What of the disk is left: all, for a process that was killed, or what a power failure leaves. */
 export type Loss = 'process' | 'power-none' | 'power-all' | { readonly pick: number }
@@ -48,16 +60,6 @@ export type Command =
       readonly max: number
       readonly until: 'enqueue' | 'time' | 'jump' | 'timeout' | 'abort'
     }
-  /** Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it. */
-  | {
-      readonly do: 'consume'
-      readonly prefetch: number
-      readonly take: number
-      readonly isAcked: boolean
-      readonly pauseMs: number
-    }
-  /** Handlers of which some throw, until nothing is ready. */
-  | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
   /** Somebody sets the wall clock; then it is looked at, or half a minute passes. */
   | { readonly do: 'jump'; readonly ms: number; readonly behind: 'receive' | 'half-a-minute' }
   /** A stop before the operation that comes `after` so many, in this action or in the reopening behind it. */
@@ -152,6 +154,14 @@ const doesAdvance = fc.record({
   ms: fc.constantFrom(1, 600, 15_000, 30_000, 100_000),
 })
 
+function doesProcess(maxConcurrency: number): fc.Arbitrary<Extract<Action, { do: 'process' }>> {
+  return fc.record({
+    do: fc.constant('process' as const),
+    concurrency: fc.integer({ min: 1, max: maxConcurrency }),
+    throwsAt: fc.integer({ min: 1, max: 3 }),
+  })
+}
+
 /** Anything that changes what is on the disk. */
 export const anyAction: fc.Arbitrary<Action> = fc.oneof(
   { weight: 10, arbitrary: call },
@@ -175,6 +185,26 @@ export const anyAction: fc.Arbitrary<Action> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('reopen' as const), options }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('awaited' as const),
+      max: fc.integer({ min: 1, max: 3 }),
+      jobs: fc.array(job, { minLength: 1, maxLength: 3 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('consume' as const),
+      prefetch: fc.integer({ min: 1, max: 4 }),
+      take: fc.integer({ min: 1, max: 3 }),
+      isAcked: fc.boolean(),
+      // As long as a lease, or what becomes due meanwhile comes behind what was fetched.
+      pauseMs: fc.constantFrom(0, 0, 30_000),
+    }),
+  },
+  { weight: 2, arbitrary: doesProcess(1) },
 )
 
 const loss: fc.Arbitrary<Loss> = fc.oneof(
@@ -206,25 +236,7 @@ export const anyCommand: fc.Arbitrary<Command> = fc.oneof(
       ),
     }),
   },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      do: fc.constant('consume' as const),
-      prefetch: fc.integer({ min: 1, max: 4 }),
-      take: fc.integer({ min: 1, max: 3 }),
-      isAcked: fc.boolean(),
-      // As long as a lease, or what becomes due meanwhile comes behind what was fetched.
-      pauseMs: fc.constantFrom(0, 0, 30_000),
-    }),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      do: fc.constant('process' as const),
-      concurrency: fc.integer({ min: 1, max: 3 }),
-      throwsAt: fc.integer({ min: 1, max: 3 }),
-    }),
-  },
+  { weight: 1, arbitrary: doesProcess(3) },
   {
     weight: 1,
     arbitrary: fc.record({

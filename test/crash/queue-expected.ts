@@ -8,7 +8,10 @@ export interface ExpectedQueue {
   /** Ids by name, as far as they are known; a message that is made known later is added. */
   readonly ids: ReadonlyMap<number, number>
   readonly wallMs: number
-  /** Messages that may have one more attempt than is known: fetched ahead, and never handed out. */
+  /**
+   * Messages that may have one more attempt than is known: delivered, and not handed out yet. Whether they were
+   * or not, they may have forgotten a delay that was over.
+   */
   readonly unsure: ReadonlySet<number>
 }
 
@@ -31,13 +34,15 @@ export function mismatch(found: FoundQueue, { possible }: ExpectedQueue): string
   return `found is ${found.text} ${keys}, ids ${ids}; expected ${expected.join(' or ')}`
 }
 
-/** With the attempts that were found where one more is allowed. */
+/** With the attempts that were found where one more is allowed, and without a delay where that may be forgotten. */
 export function adjusted(plain: PlainQueue, found: FoundQueue, unsure: ReadonlySet<number>): PlainQueue {
   if (unsure.size === 0) return plain
   const messages = [...plain.messages].map(([name, message]) => {
     const attempts = found.attempts.get(name)
-    const isOneMore = unsure.has(name) && attempts === message.attempts + 1
-    return [name, isOneMore ? { ...message, attempts, dueAt: 0 } : message] as const
+    if (!unsure.has(name) || attempts === undefined) return [name, message] as const
+    const isOneMore = attempts === message.attempts + 1
+    const isDelayed = !isOneMore && !found.undelayed.has(name)
+    return [name, { ...message, ...(isOneMore && { attempts }), dueAt: isDelayed ? message.dueAt : 0 }] as const
   })
   return { ...plain, messages: new Map(messages) }
 }

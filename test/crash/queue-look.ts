@@ -24,6 +24,8 @@ export interface FoundQueue {
   /** By name. */
   readonly ids: ReadonlyMap<number, number>
   readonly attempts: ReadonlyMap<number, number>
+  /** Names of what waits without a delay. */
+  readonly undelayed: ReadonlySet<number>
   /** The ids that keys stand for at the beginning of time. */
   readonly keys: ReadonlyMap<string, number>
 }
@@ -87,6 +89,7 @@ export async function look(files: SimulatedFileSystem): Promise<FoundQueue> {
     text: describe(alive, buried),
     ids: new Map([...waiting, ...letters].map(({ id, payload }) => [payload.n, id])),
     attempts: new Map([...alive, ...buried].map(({ name, attempts }) => [name, attempts])),
+    undelayed,
     keys: keyed,
   }
 }

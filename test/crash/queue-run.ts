@@ -61,10 +61,6 @@ export class QueueRun {
         return user.extend(user.handed(command.pick), command.ms)
       case 'wait':
         return await this.#wait(command)
-      case 'consume':
-        return await this.#consume(command)
-      case 'process':
-        return await this.#process(command)
       case 'jump':
         return await this.#jump(command)
       case 'crash':
@@ -92,6 +88,12 @@ export class QueueRun {
       case 'reopen':
         await user.close()
         return await user.open(this.#files, action.options)
+      case 'awaited':
+        return await this.#awaited(action)
+      case 'consume':
+        return await this.#consume(action)
+      case 'process':
+        return await this.#process(action)
       default:
         return await user.call(action)
     }
@@ -148,11 +150,34 @@ export class QueueRun {
     assert(error === reason, `an aborted receive gives ${String(error)}`)
   }
 
-  async #consume({ prefetch, take, isAcked, pauseMs }: Extract<Command, { do: 'consume' }>): Promise<void> {
+  async #awaited({ max, jobs }: Extract<Action, { do: 'awaited' }>): Promise<void> {
+    const user = this.#user
+    if (user.deliverable.length > 0) return
+    const stop = new AbortController()
+    const waiting = user.queue.receive({ max, waitMs: Infinity, signal: stop.signal })
+    // It is aborted when nothing comes.
+    waiting.catch(() => {})
+    await turn()
+    user.isAwaited = true
+    try {
+      await user.enqueueAll(jobs)
+      const names = user.deliverable.slice(0, max)
+      if (names.length === 0) return
+      const messages = await waiting
+      user.note(delivered(names))
+      user.take(messages, names)
+    } finally {
+      user.isAwaited = false
+      stop.abort()
+    }
+  }
+
+  async #consume({ prefetch, take, isAcked, pauseMs }: Extract<Action, { do: 'consume' }>): Promise<void> {
     const user = this.#user
     let wanted = Math.min(take, user.deliverable.length)
     if (wanted === 0) return
     this.#counts.streams += 1
+    user.doubtAttempts(user.deliverable)
     for await (const message of user.queue.consume({ prefetch })) {
       const [name] = user.deliverable.slice(0, 1) as [number]
       user.note(delivered([name]))
@@ -168,7 +193,7 @@ export class QueueRun {
     await turn()
   }
 
-  async #process({ concurrency, throwsAt }: Extract<Command, { do: 'process' }>): Promise<void> {
+  async #process({ concurrency, throwsAt }: Extract<Action, { do: 'process' }>): Promise<void> {
     const user = this.#user
     const stop = new AbortController()
     const idle = deferred()
@@ -177,33 +202,42 @@ export class QueueRun {
     const finish = (): void => {
       if (running === 0 && user.deliverable.length === 0) idle.resolve()
     }
+    // A delivery is durable before its handler is called, with what became of the message before.
+    user.doubtAttempts(user.deliverable)
     const working = user.queue.process(
       async (payload, message) => {
+        if (concurrency === 1) user.endSettling()
         const [name] = user.deliverable
         assert(name === payload.n, `a handler got ${payload.n}, expected ${name}`)
         user.note(delivered([name]))
-        const [handed] = user.take([message], [name])
+        const [handed] = user.take([message], [name]) as [Handed]
         calls += 1
         running += 1
         assert(running <= concurrency, `${running} handlers run at once`)
-        const isBad = calls % throwsAt === 0
+        const badness = calls % throwsAt === 0 ? new Error(`bad ${calls}`) : undefined
         await turn()
         running -= 1
-        // Settled when the handler ends; nobody looks until the queue has done it.
-        if (isBad) user.noteNacked(handed as Handed, backoffMs(message.attempt), `bad ${calls}`)
-        else user.noteAcked(handed as Handed)
+        if (badness === undefined) user.beginAck(handed)
+        else user.beginNack(handed, { delayMs: backoffMs(message.attempt), reason: badness.message })
         this.#counts.handlers += 1
         queueMicrotask(finish)
-        if (isBad) throw new Error(`bad ${calls}`)
+        if (badness !== undefined) throw badness
       },
       { concurrency, signal: stop.signal },
     )
     finish()
     const failed = working.then(() => assert(false, 'process has ended by itself'))
-    await Promise.race([idle.promise, failed])
     failed.catch(() => {})
-    stop.abort()
-    await working
+    try {
+      await Promise.race([idle.promise, failed])
+      stop.abort()
+      await working
+    } catch (error) {
+      // The queue goes on, and only what was told has failed.
+      if (codeOf(error) === 'ERR_MINISTORE_IO') user.endSettling()
+      throw error
+    }
+    user.endSettling()
   }
 
   async #jump({ ms, behind }: Extract<Command, { do: 'jump' }>): Promise<void> {

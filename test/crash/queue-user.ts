@@ -70,6 +70,10 @@ export class QueueUser {
   readonly #ids = new Map<number, number>()
   #wall = beginning
   readonly #unsure = new Set<number>()
+  /** What handlers have left, and is being written. */
+  readonly #settling: Array<{ readonly handed: Handed; readonly step: Step }> = []
+  /** Somebody waits for what is enqueued: it may be delivered at once. */
+  isAwaited = false
 
   #open: OpenQueue | undefined
   #handed: Handed[] = []
@@ -186,22 +190,35 @@ export class QueueUser {
     this.#handed = []
     this.#leases.clear()
     this.#due.clear()
+    this.#settling.length = 0
   }
 
   async close(): Promise<void> {
     const leased = [...this.#leases.values()]
     const { queue, clock } = this
+    const files = this.#files
     try {
       await queue.close()
     } finally {
       // It is closed all the same.
       this.leave()
     }
+    if (this.#unsure.size > 0 && !this.hasDiskFailed && !files.isStopped) await this.#settleAttempts(files)
     assert(clock.timers === 0, `${clock.timers} timers are left after close`)
     for (const { message } of leased) {
       assert(message.signal.aborted, `message ${message.id} is not told that its queue is closed`)
       await this.#refused(message.ack(), ['ERR_MINISTORE_CLOSED', 'ERR_MINISTORE_LEASE_LOST'])
     }
+  }
+
+  /** After a close it is known that nothing counts but what was handed out. */
+  async #settleAttempts(files: SimulatedFileSystem): Promise<void> {
+    const found = await look(files.afterKill())
+    for (const name of this.#unsure) {
+      const [attempts, expected] = [found.attempts.get(name), this.#certain.messages.get(name)?.attempts]
+      assert(attempts === expected, `closed, message ${name} has ${attempts} attempts, expected ${expected}`)
+    }
+    this.#resolve(found)
   }
 
   // Calls that change what is on the disk
@@ -247,6 +264,7 @@ export class QueueUser {
       dedupeKey: key,
     }))
     const call = (): Promise<number[]> => this.queue.enqueueAll(items)
+    if (this.isAwaited) this.doubtAttempts(added.map(({ name }) => name))
     if (!this.#hasRoomFor(added.length)) return this.#refused(call(), ['ERR_MINISTORE_QUEUE_FULL'])
     const ids = await this.#durable(added.length === 0 ? [] : [enqueued(added)], call)
     assert(ids.length === results.length, `${ids.length} ids for ${results.length} messages`)
@@ -517,7 +535,7 @@ export class QueueUser {
     }
   }
 
-  /** Perhaps these were fetched ahead, and not handed out: nobody can tell whether an attempt was counted. */
+  /** Perhaps these are delivered, and not handed out: nobody can tell whether an attempt was counted. */
   doubtAttempts(names: readonly number[]): void {
     for (const name of names) this.#unsure.add(name)
   }
@@ -542,20 +560,36 @@ export class QueueUser {
     this.#acknowledge([step])
   }
 
-  noteNacked(handed: Handed, delayMs: number, reason: string): void {
+  /** A handler has ended well: nobody tells when that is durable. */
+  beginAck(handed: Handed): void {
+    this.#beginSettling(handed, acked([handed.name], this.#keysUntil()))
+  }
+
+  beginNack(handed: Handed, { delayMs, reason }: { readonly delayMs: number; readonly reason: string }): void {
     const { name, message } = handed
     const wall = this.clock.wallMs()
     const isLast = message.attempt >= this.#maxAttempts
-    this.note(isLast ? buried([name], { diedAt: wall, reason }) : nacked(name, dueAtOf(wall, delayMs)))
-    this.#release(handed)
+    this.#beginSettling(
+      handed,
+      isLast ? buried([name], { diedAt: wall, reason }) : nacked(name, dueAtOf(wall, delayMs)),
+    )
   }
 
-  noteAcked(handed: Handed): void {
-    this.note(acked([handed.name], this.#keysUntil()))
-    this.#release(handed)
+  /** What handlers have left is written by now, or has failed: then their leases go on. */
+  endSettling(): void {
+    for (const { handed, step } of this.#settling.splice(0)) {
+      if (handed.message.leaseEndsInMs === 0) this.#acknowledge([step])
+      else {
+        this.#withdraw([step])
+        handed.state = 'leased'
+        this.#leases.set(handed.name, handed)
+      }
+    }
   }
 
-  #release(handed: Handed): void {
+  #beginSettling(handed: Handed, step: Step): void {
+    this.#begin([step])
+    this.#settling.push({ handed, step })
     handed.state = 'settled'
     this.#leases.delete(handed.name)
   }

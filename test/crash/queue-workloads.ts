@@ -19,6 +19,12 @@ const nack = (pick: number, delayMs = 0): Action => ({ do: 'nack', pick, delayMs
 const advance = (ms: number): Action => ({ do: 'advance', ms })
 const reopen = (options: Options = small): Action => ({ do: 'reopen', options })
 const compact: Action = { do: 'compact' }
+const awaited = (max: number, jobs: Extract<Action, { do: 'awaited' }>['jobs']): Action => ({ do: 'awaited', max, jobs })
+const handle = (how: { readonly throwsAt: number }): Action => ({ do: 'process', concurrency: 1, ...how })
+
+function consume(how: { readonly prefetch: number; readonly take: number; readonly isAcked?: boolean }): Action {
+  return { do: 'consume', isAcked: true, pauseMs: 0, ...how }
+}
 
 /** What is done to a queue, from its making on. */
 export interface QueueScript {
@@ -151,6 +157,33 @@ export function queueScripts(): QueueScript[] {
         compact,
       ]),
     ),
+    script('fetched ahead and not taken, when one attempt is all there is', { ...small, maxAttempts: 1 }, [
+      { do: 'enqueue-all', jobs: [{}, { delayMs: 5 }, {}, {}] },
+      advance(5),
+      consume({ prefetch: 3, take: 1 }),
+      reopen({ ...small, maxAttempts: 1 }),
+      consume({ prefetch: 4, take: 2, isAcked: false }),
+      receive(),
+      reopen({ ...small, maxAttempts: 1 }),
+    ]),
+    script('enqueued for somebody who waits', small, [
+      awaited(1, [{}]),
+      awaited(2, [{ priority: -1 }, { delayMs: longDelayMs }, {}, { priority: 3 }]),
+      ack(0),
+      receive(9),
+      awaited(3, [{ key: 'a' }, { key: 'a' }]),
+      reopen(),
+      receive(9),
+    ]),
+    script('handled, each with what makes room for the next', { ...small, maxAttempts: 2, dedupeWindowMs: 50_000 }, [
+      { do: 'enqueue-all', jobs: [{}, { key: 'a' }, { priority: 2 }, {}] },
+      handle({ throwsAt: 2 }),
+      advance(1000),
+      enqueue(),
+      handle({ throwsAt: 1 }),
+      reopen({ ...small, maxAttempts: 2 }),
+      handle({ throwsAt: 9 }),
+    ]),
     script('long messages', small, [
       enqueue({ isLong: true }),
       enqueue(),

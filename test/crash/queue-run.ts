@@ -187,6 +187,7 @@ export class QueueRun {
       if (isAcked) await user.ack(handed)
       // What was fetched ahead may lose its lease, and what was taken out too: then it comes again.
       await user.advance(pauseMs)
+      user.doubtAttempts(user.deliverable)
       wanted -= 1
       if (wanted === 0 || user.deliverable.length === 0) break
     }
@@ -271,8 +272,9 @@ export class QueueRun {
 
   async #fault({ kind, action: wanted, options }: Extract<Command, { do: 'fault' }>): Promise<void> {
     const user = this.#user
-    const action = separable(wanted)
-    // What they do behind the scenes is not told to whoever calls; they have tests of their own.
+    const separate = separable(wanted)
+    const action = separate.do === 'consume' ? { ...separate, pauseMs: 0 } : separate
+    // What is done behind the scenes, at the end of a lease too, is not told to whoever calls; it has tests of its own.
     if (action.do === 'advance' || action.do === 'reopen') return await this.act(action)
     // Whether there is room for a call depends then on which of those before it have failed, which only the queue knows.
     if (kind === 'full-disk' && action.do === 'together' && user.isLimited) return await this.act(action)

@@ -7,12 +7,11 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/settlement.ts',
-        find: '      await this.#log.inTurn(() => this.#log.commit(mutation()))\n    } catch (error) {\n      this.#leases.thaw',
-        by: `      const written = this.#log.inTurn(() => this.#log.commit(mutation()))
-      if (mutation().op === 'ack') written.catch(() => {})
+        find: '      await this.#log.inTurn(() => this.#log.commit(settling.step()))\n',
+        by: `      const written = this.#log.inTurn(() => this.#log.commit(settling.step()))
+      if (settling.step().op === 'ack') written.catch(() => {})
       else await written
-    } catch (error) {
-      this.#leases.thaw`,
+`,
       },
     ],
     finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[3 ×1 .*expected waiting \[\]/,
@@ -21,9 +20,11 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: an attempt is counted in memory only, and written with whatever comes next',
     patches: [
       {
-        file: 'miniqueue/delivery.ts',
-        find: "      if (uncounted.length > 0) await this.#log.commit({ op: 'deliver', ids: uncounted })\n",
-        by: '      for (const id of uncounted) this.#message(id).attempts += 1\n',
+        file: 'miniqueue/dispatcher.ts',
+        find: "    const steps: QueueStep[] = uncounted.length === 0 ? [...others] : [...others, { op: 'deliver', ids: uncounted }]\n",
+        by: `    for (const id of uncounted) this.#log.state.messages[id]!.attempts += 1
+    const steps = others
+`,
       },
     ],
     finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
@@ -83,10 +84,10 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/miniqueue.ts',
-        find: "        ids = (await this.#log.commit({ op: 'enqueue', at, messages })).waiting\n",
+        find: "        ids = (await this.#delivery.enqueue({ op: 'enqueue', at, messages })).added\n",
         by: `        const one: number[] = []
         for (const message of messages) {
-          one.push(...(await this.#log.commit({ op: 'enqueue', at, messages: [message] })).waiting)
+          one.push(...(await this.#delivery.enqueue({ op: 'enqueue', at, messages: [message] })).added)
         }
         ids = one
 `,
@@ -142,5 +143,57 @@ export const queueDefects: readonly Defect[] = [
       },
     ],
     finding: /^queue: .*message 1 has attempt 3, expected 1/,
+  },
+  {
+    name: 'queue: closing leaves the attempts that nobody has made',
+    patches: [
+      {
+        file: 'miniqueue/miniqueue.ts',
+        find: '    await this.#delivery.returnUntaken()\n',
+        by: '',
+      },
+    ],
+    finding: /^queue: fetched ahead.*closed, message \d has 1 attempts, expected 0/,
+  },
+  {
+    name: 'queue: closing takes back attempts that were made',
+    patches: [
+      {
+        file: 'miniqueue/delivery.ts',
+        find: '        const fetched = [...this.#leases.all].filter(({ isHanded }) => !isHanded)\n',
+        by: '        const fetched = [...this.#leases.all]\n',
+      },
+    ],
+    finding: /^queue: .*found is waiting \[\d ×\d /,
+  },
+  {
+    name: 'queue: how a handler ended is written later, and nobody waits for it',
+    patches: [
+      {
+        file: 'miniqueue/dispatcher.ts',
+        find: '      if (steps.length > 0) await this.#log.commit(mutationOf(steps))\n',
+        by: `      if (uncounted.length > 0) await this.#log.commit({ op: 'deliver', ids: uncounted })
+      if (others.length > 0) void this.#log.commit(mutationOf(others)).catch(() => {})
+`,
+      },
+    ],
+    finding: /^queue: handled, each.*message \d is not told that its queue is closed/,
+  },
+  {
+    name: 'queue: an attempt of somebody who waited is counted in memory only',
+    patches: [
+      {
+        file: 'miniqueue/dispatcher.ts',
+        find: '    const outcome = await this.#log.commit(mutationOf(steps))\n    if (ids.length > 0) this.#giveToWaiting(ids)\n    return outcome\n',
+        by: `    if (ids.length === 0) return await this.#log.commit(step)
+    const outcome = await this.#log.commit(step)
+    for (const id of ids) this.#log.state.messages[id]!.attempts += 1
+    this.#index.take(ids.length)
+    this.#giveToWaiting(ids)
+    return outcome
+`,
+      },
+    ],
+    finding: /^queue: enqueued for somebody.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
   },
 ]

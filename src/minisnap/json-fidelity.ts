@@ -1,18 +1,63 @@
 import { shown } from '../options.ts'
 
+/** A value that would not come back from JSON as it is, and where it lies. */
+export class JsonLoss extends TypeError {
+  constructor(path: string, got: string) {
+    super(`expected JSON to keep \`${path}\`, got ${got}`)
+  }
+}
+
+/** Where a value lies. */
+export interface Place {
+  /** The way to it, for example `state.users[2]`. */
+  readonly path: string
+  /** The objects that it lies in; the same array all the way down. */
+  readonly ancestors: object[]
+}
+
 /**
- * Where and why a value would not come back from JSON as it is, for example
- * ``expected JSON to keep `state.users[2].born`, got a Date``; undefined when it would.
+ * Sees to it that a value comes back from JSON as it is, all of it.
  *
  * Left out of account, because they cost more to see than they are worth: an undefined property is dropped, `-0` comes back
  * as 0, and so are properties that are not enumerable and names that an array has besides its indexes.
  *
+ * @throws {JsonLoss} for example: expected JSON to keep `state.users[2].born`, got a Date
  * @throws whatever a getter or a proxy in it throws; {RangeError} when it is nested deeper than the stack is.
  */
-export function jsonLoss(value: unknown, name: string): string | undefined {
-  const loss = lossIn(value, [])
-  if (loss === undefined) return undefined
-  return `expected JSON to keep \`${name}${loss.path.toReversed().join('')}\`, got ${loss.got}`
+export function assertKept(value: unknown, place: Place): void {
+  refuse(lossIn(value, { ancestors: place.ancestors, weight: 0, most: Number.POSITIVE_INFINITY }), place)
+}
+
+/** As {@link assertKept}, of an object or an array alone, without what is in it. */
+export function assertShapeKept(value: object, place: Place): void {
+  const got = lossOfShape(value, place.ancestors)
+  if (got !== undefined) refuse(at(got), place)
+}
+
+/**
+ * As {@link assertKept}, of an entry of an object or an array, telling how much it is: about so many characters of JSON. One
+ * that weighs more than `most` is not looked at to its end.
+ */
+export function weigh(value: unknown, entry: { readonly key: string | number; readonly of: Place; readonly most: number }): number {
+  const look = { ancestors: entry.of.ancestors, weight: 0, most: entry.most }
+  const loss = lossIn(value, look)
+  if (loss !== undefined) refuse(loss, placeOf(entry.key, entry.of))
+  return look.weight
+}
+
+/** @throws {JsonLoss} when an array has nothing at an index. */
+export function assertNoHole(elements: readonly unknown[], index: number, place: Place): void {
+  if (!(index in elements)) refuse(at('a hole'), placeOf(index, place))
+}
+
+/** Where an entry of what lies there does. */
+export function placeOf(key: string | number, { path, ancestors }: Place): Place {
+  return { path: path + stepTo(key), ancestors }
+}
+
+function stepTo(key: string | number): string {
+  if (typeof key === 'number') return `[${key}]`
+  return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`
 }
 
 interface Loss {
@@ -21,10 +66,27 @@ interface Loss {
   readonly path: string[]
 }
 
-/** `ancestors` is what the value lies in; it is the same array all the way down. */
-function lossIn(value: unknown, ancestors: object[]): Loss | undefined {
+function refuse(loss: Loss | undefined, { path }: Place): void {
+  if (loss !== undefined) throw new JsonLoss(path + loss.path.toReversed().join(''), loss.got)
+}
+
+/** A look at a value and what is in it. */
+interface Look {
+  readonly ancestors: object[]
+  /** Of what was looked at so far. */
+  weight: number
+  readonly most: number
+}
+
+/** What a number, a name with its quotes, or the braces of an object take at least, about. */
+const least = 4
+
+function lossIn(value: unknown, look: Look): Loss | undefined {
+  look.weight += least
   switch (typeof value) {
     case 'string':
+      look.weight += value.length
+      return undefined
     case 'boolean':
       return undefined
     case 'number':
@@ -35,33 +97,39 @@ function lossIn(value: unknown, ancestors: object[]): Loss | undefined {
       return at(value === undefined ? 'undefined' : `a ${typeof value}`)
   }
   if (value === null) return undefined
-  // A state is rarely deep, so a look through a short list is quicker than a set.
-  if (ancestors.includes(value)) return at('an object that it lies in')
-  const isArray = Array.isArray(value)
-  const unlike = isArray ? unlikeArray(value) : unlikeObject(value)
+  const unlike = lossOfShape(value, look.ancestors)
   if (unlike !== undefined) return at(unlike)
-  ancestors.push(value)
-  const loss = isArray ? lossInArray(value, ancestors) : lossInObject(value as Properties, ancestors)
-  ancestors.pop()
+  look.ancestors.push(value)
+  const loss = Array.isArray(value) ? lossInArray(value, look) : lossInObject(value as Properties, look)
+  look.ancestors.pop()
   return loss
 }
 
 type Properties = Readonly<Record<string, unknown>>
 
-function lossInArray(array: readonly unknown[], ancestors: object[]): Loss | undefined {
-  for (let index = 0; index < array.length; index++) {
+function lossOfShape(value: object, ancestors: readonly object[]): string | undefined {
+  // A state is rarely deep, so a look through a short list is quicker than a set.
+  if (ancestors.includes(value)) return 'an object that it lies in'
+  return Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
+}
+
+function lossInArray(array: readonly unknown[], look: Look): Loss | undefined {
+  for (let index = 0; index < array.length && look.weight <= look.most; index++) {
     const element = array[index]
-    const loss = element === undefined && !(index in array) ? at('a hole') : lossIn(element, ancestors)
-    if (loss !== undefined) return within(`[${index}]`, loss)
+    const loss = element === undefined && !(index in array) ? at('a hole') : lossIn(element, look)
+    if (loss !== undefined) return within(stepTo(index), loss)
   }
   return undefined
 }
 
-function lossInObject(object: Properties, ancestors: object[]): Loss | undefined {
+function lossInObject(object: Properties, look: Look): Loss | undefined {
   for (const key of Object.keys(object)) {
+    if (look.weight > look.most) break
     const property = object[key]
-    const loss = property === undefined ? undefined : lossIn(property, ancestors)
-    if (loss !== undefined) return within(/^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`, loss)
+    if (property === undefined) continue
+    look.weight += key.length
+    const loss = lossIn(property, look)
+    if (loss !== undefined) return within(stepTo(key), loss)
   }
   return undefined
 }

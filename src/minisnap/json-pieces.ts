@@ -1,103 +1,137 @@
+import { assertKept, assertNoHole, assertShapeKept, type Place, placeOf, weigh } from './json-fidelity.ts'
+
 /** A piece is as long as this or longer, but for the last. */
 const pieceLength = 1024 * 1024
-/** Entries are turned into text together up to about this length, and up to this many. */
-const batchLength = 64 * 1024
-const batchEntries = 1024
-/** Entries of what lies deeper are not told apart. */
+/** Entries are turned into text together while they weigh no more than this. */
+const batchWeight = 64 * 1024
+/** What lies deeper is not taken apart. */
 const maxDepth = 8
 
 /**
- * The JSON of a value, which must have one that reads back as it is, as texts to be put one behind the other.
+ * The JSON of a value as texts to be put one behind the other, each made when it is asked for: until the last one the value
+ * must not change.
  *
- * One call of JSON.stringify would do, but V8 makes a long text of small ones that it keeps until somebody looks at
- * it, and then copies all of it into one: for a moment there are two. So containers are taken apart as far as their
- * entries are large, and each text stays small enough for that to be nothing.
+ * One call of JSON.stringify would do, but it holds up the event loop until all of it is done, and V8 makes a long text of
+ * small ones that it keeps until somebody looks at it, and then copies all of it into one: for a moment there are two. So
+ * what is large is taken apart, and each text stays small enough for that to be nothing.
  *
- * @throws {RangeError} when all of it is longer than `maxLength`, as JSON.stringify does; and whatever that throws.
+ * @param name what the value is called in errors.
+ * @throws {JsonLoss} when it would not read back as it is; and whatever JSON.stringify throws.
  */
-export function jsonPieces(value: unknown, maxLength: number): string[] {
-  const texts = new Texts(maxLength)
-  addValue(texts, value, 0)
-  return texts.end()
+export function* jsonPieces(value: unknown, name: string): Pieces {
+  const text = new Text()
+  yield* addValue(text, value, { path: name, ancestors: [] })
+  if (text.length > 0) yield text.take()
 }
 
-class Texts {
-  /** Characters so far. */
+type Pieces = Generator<string, void, undefined>
+
+/** What is not handed on yet. */
+class Text {
   length = 0
-  readonly #maxLength: number
-  readonly #pieces: string[] = []
   #parts: string[] = []
-  #piece = 0
 
-  constructor(maxLength: number) {
-    this.#maxLength = maxLength
+  add(part: string): void {
+    this.#parts.push(part)
+    this.length += part.length
   }
 
-  add(text: string): void {
-    this.#parts.push(text)
-    this.#piece += text.length
-    this.length += text.length
-    if (this.length > this.#maxLength) throw new RangeError('Invalid string length')
-    if (this.#piece >= pieceLength) this.#flush()
-  }
-
-  end(): string[] {
-    if (this.#piece > 0) this.#flush()
-    return this.#pieces
-  }
-
-  #flush(): void {
-    this.#pieces.push(this.#parts.join(''))
+  take(): string {
+    const piece = this.#parts.join('')
     this.#parts = []
-    this.#piece = 0
+    this.length = 0
+    return piece
   }
 }
 
-function addValue(texts: Texts, value: unknown, depth: number): void {
-  if (typeof value !== 'object' || value === null || depth === maxDepth) {
-    texts.add(JSON.stringify(value))
-  } else if (Array.isArray(value)) {
-    const elements: readonly unknown[] = value
-    texts.add('[')
-    inBatches(texts, elements.length, (from, to) => {
-      if (to - from === 1) addValue(texts, elements[from], depth + 1)
-      else texts.add(JSON.stringify(elements.slice(from, to)).slice(1, -1))
-    })
-    texts.add(']')
+function* addValue(text: Text, value: unknown, place: Place): Pieces {
+  const { ancestors } = place
+  if (typeof value !== 'object' || value === null || ancestors.length === maxDepth) {
+    assertKept(value, place)
+    text.add(JSON.stringify(value))
   } else {
-    addObject(texts, value as Readonly<Record<string, unknown>>, depth)
+    assertShapeKept(value, place)
+    ancestors.push(value)
+    yield* Array.isArray(value) ? addArray(text, value, place) : addObject(text, value as Properties, place)
+    ancestors.pop()
   }
+  if (text.length >= pieceLength) yield text.take()
 }
 
-function addObject(texts: Texts, object: Readonly<Record<string, unknown>>, depth: number): void {
-  // JSON drops them, and a batch of nothing else would leave a comma with nothing before it.
-  const keys = Object.keys(object).filter((key) => object[key] !== undefined)
-  texts.add('{')
-  inBatches(texts, keys.length, (from, to) => {
-    const [first = ''] = keys.slice(from, to)
-    if (to - from === 1) {
-      texts.add(`${JSON.stringify(first)}:`)
-      addValue(texts, object[first], depth + 1)
-      return
+type Properties = Readonly<Record<string, unknown>>
+
+function* addArray(text: Text, elements: readonly unknown[], place: Place): Pieces {
+  const batch = new Batch<unknown>(text, (values) => JSON.stringify(values).slice(1, -1))
+  text.add('[')
+  for (let index = 0; index < elements.length; index++) {
+    const element = elements[index]
+    if (element === undefined) assertNoHole(elements, index, place)
+    const weight = weigh(element, { key: index, of: place, most: batchWeight })
+    if (weight <= batchWeight) {
+      batch.add(element, weight)
+    } else {
+      batch.flush()
+      batch.separate()
+      yield* addValue(text, element, placeOf(index, place))
     }
-    const text = JSON.stringify(Object.fromEntries(keys.slice(from, to).map((key) => [key, object[key]])))
-    if (text === '{}') throw new TypeError('a getter gives another value each time')
-    texts.add(text.slice(1, -1))
-  })
-  texts.add('}')
+    if (text.length >= pieceLength) yield text.take()
+  }
+  batch.flush()
+  text.add(']')
 }
 
-/** Adds so many entries with commas between them: alone while they are large, together when they turn out to be small. */
-function inBatches(texts: Texts, entries: number, add: (from: number, to: number) => void): void {
-  let size = 1
-  for (let from = 0; from < entries; ) {
-    if (from > 0) texts.add(',')
-    const before = texts.length
-    const to = Math.min(entries, from + size)
-    add(from, to)
-    const perEntry = (texts.length - before) / (to - from)
-    // Grows by steps, for the next ones may be larger.
-    size = Math.max(1, Math.min(4 * size, batchEntries, Math.floor(batchLength / perEntry)))
-    from = to
+function* addObject(text: Text, object: Properties, place: Place): Pieces {
+  const batch = new Batch<[string, unknown]>(text, (entries) => JSON.stringify(Object.fromEntries(entries)).slice(1, -1))
+  text.add('{')
+  for (const key of Object.keys(object)) {
+    const property = object[key]
+    // JSON drops it.
+    if (property === undefined) continue
+    const weight = weigh(property, { key, of: place, most: batchWeight })
+    if (weight <= batchWeight) {
+      batch.add([key, property], weight + key.length)
+    } else {
+      batch.flush()
+      batch.separate()
+      text.add(`${JSON.stringify(key)}:`)
+      yield* addValue(text, property, placeOf(key, place))
+    }
+    if (text.length >= pieceLength) yield text.take()
+  }
+  batch.flush()
+  text.add('}')
+}
+
+/** Small entries of one container, which become text together. */
+class Batch<Entry> {
+  readonly #text: Text
+  readonly #join: (entries: Entry[]) => string
+  #entries: Entry[] = []
+  #weight = 0
+  #isFirst = true
+
+  constructor(text: Text, join: (entries: Entry[]) => string) {
+    this.#text = text
+    this.#join = join
+  }
+
+  add(entry: Entry, weight: number): void {
+    this.#entries.push(entry)
+    this.#weight += weight
+    if (this.#weight >= batchWeight) this.flush()
+  }
+
+  flush(): void {
+    if (this.#entries.length === 0) return
+    this.separate()
+    this.#text.add(this.#join(this.#entries))
+    this.#entries = []
+    this.#weight = 0
+  }
+
+  /** A comma, unless nothing comes before it. */
+  separate(): void {
+    if (!this.#isFirst) this.#text.add(',')
+    this.#isFirst = false
   }
 }

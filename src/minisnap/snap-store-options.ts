@@ -4,7 +4,7 @@ import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
-import { fields, integer } from '../options.ts'
+import { boolean, fields, integer } from '../options.ts'
 import { schemaOption } from '../schema.ts'
 
 /** Options of a `SnapStore`. */
@@ -28,6 +28,12 @@ export interface SnapStoreOptions<Input = unknown, Output = Input> extends FileS
    * schema's output for what was stored.
    */
   readonly schema?: StandardSchemaV1<Input, Output> | undefined
+}
+
+/** Options of `SnapStore.create`. */
+export interface CreateOptions {
+  /** Whether the state stays as it is until the promise settles; the caller sees to it. @default false */
+  readonly frozen?: boolean | undefined
 }
 
 /** Options of `SnapStore.restore`. */
@@ -74,6 +80,12 @@ export function snapStoreSettings(options: unknown): SnapStoreSettings {
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),
   }
+}
+
+/** @throws {TypeError} for an unknown name or a value that is none. */
+export function createSettings(options: unknown): { readonly isFrozen: boolean } {
+  const { frozen } = fields(options, ['frozen'])
+  return { isFrozen: boolean('frozen', frozen, false) }
 }
 
 /** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */

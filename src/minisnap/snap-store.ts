@@ -7,7 +7,8 @@ import { ioError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { filePath, integer } from '../options.ts'
 import {
-  type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapshotInfo, type SnapStoreOptions, snapStoreSettings,
+  type CreateOptions, createSettings, type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapshotInfo,
+  type SnapStoreOptions, snapStoreSettings,
 } from './snap-store-options.ts'
 import { SnapshotDirectory } from './snapshot-directory.ts'
 import { superseded } from './snapshot-names.ts'
@@ -67,9 +68,12 @@ export class SnapStore<Output = unknown, Input = Output> {
    * Writes a snapshot. When it resolves the snapshot is on stable storage, its name and those of its directory included,
    * and whole snapshots older than the {@link keep} newest are removed.
    *
-   * The state is serialized before this returns, in one go; what happens to it afterwards changes nothing. Without a
-   * codec it must come back from JSON as it is: a `Map`, a `Date`, `NaN` and the like are refused with the way to them.
-   * Its text is the only copy that is made of it. A snapshot of the same sequence number is replaced.
+   * The state is serialized before this returns, in one go; what happens to it afterwards changes nothing. Its text is the
+   * only copy that is made of it. With `frozen` it is serialized while it is written, about a mebibyte at a time: a large
+   * one then neither holds up the event loop nor is copied (but by a codec, which gives all of its text at once).
+   *
+   * Without a codec the state must come back from JSON as it is: a `Map`, a `Date`, `NaN` and the like are refused with the
+   * way to them. A snapshot of the same sequence number is replaced.
    *
    * A crash leaves what was there before or the whole new snapshot besides, and perhaps a temporary file, which the next
    * call removes. For a moment there are `keep + 1` snapshots, so a disk must have room for them.
@@ -83,9 +87,9 @@ export class SnapStore<Output = unknown, Input = Output> {
    *   sequence number too, settles it.
    * @throws {TypeError | RangeError} for a sequence number that is none or is too low.
    */
-  async create(state: Input, sequence: number): Promise<SnapshotInfo> {
+  async create(state: Input, sequence: number, options?: CreateOptions): Promise<SnapshotInfo> {
     const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
-    const encoded = this.#codec.encode(state, snapshot)
+    const encoded = this.#codec.encode(state, snapshot, createSettings(options))
     return await this.#queue.add(() => this.#create(encoded, snapshot))
   }
 

@@ -59,7 +59,7 @@ export class SnapshotDirectory {
    * Puts a snapshot in its place, making the directory if it is missing; resolves with the size of the file. What is in it
    * is durable then, its name is not. When it rejects, what was there before is as it was.
    */
-  async put(texts: readonly string[], { path, sequence }: SnapshotFile): Promise<number> {
+  async put(texts: Iterable<string>, { path, sequence }: SnapshotFile): Promise<number> {
     let bytes = 0
     try {
       await ensureDirectory(this.#fs, this.path)

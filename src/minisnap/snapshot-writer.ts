@@ -16,7 +16,7 @@ const pieceBytes = 1024 * 1024
  */
 export async function writeSnapshot(
   file: File,
-  { texts, sequence }: { readonly texts: readonly string[]; readonly sequence: number },
+  { texts, sequence }: { readonly texts: Iterable<string>; readonly sequence: number },
 ): Promise<number> {
   let position = headBytes(sequence)
   let checksum = 0

@@ -3,15 +3,14 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { Codec } from '../codec.ts'
 import { messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { validated } from '../schema.ts'
-import { jsonLoss } from './json-fidelity.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './snapshot-reader.ts'
-import { isStringLimit, isTooLarge, maxTextBytes, textTooLarge } from './text-limit.ts'
+import { isStringLimit, limited, textTooLarge } from './text-limit.ts'
 
 /** A state ready to be written. */
 export interface EncodedState {
-  /** JSON on one line, in pieces that follow each other. */
-  readonly texts: readonly string[]
+  /** JSON on one line, in pieces that follow each other. Of a frozen state they are made as they are asked for, once. */
+  readonly texts: Iterable<string>
   /** Present when the schema takes its time: rejects when the state fails it. */
   readonly validation: Promise<unknown> | undefined
 }
@@ -32,18 +31,23 @@ export class StateCodec<Output, Input> {
   }
 
   /**
+   * @param isFrozen whether the state stays as it is until it is written.
    * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_STATE_TOO_LARGE`, `…_CODEC` or `…_SCHEMA`; the last comes
-   *   through `validation` when the schema is asynchronous.
+   *   through `validation` when the schema is asynchronous, the others from `texts` when the state is frozen.
    */
-  encode(state: Input, snapshot: SnapshotFile): EncodedState {
-    const texts = this.#codec === undefined ? jsonOf(state, snapshot) : [textOf(this.#codec, state, snapshot)]
-    if (isTooLarge(texts)) throw textTooLarge(snapshot)
+  encode(state: Input, snapshot: SnapshotFile, { isFrozen }: { readonly isFrozen: boolean }): EncodedState {
+    const pieces = limited(this.#piecesOf(state, snapshot), snapshot)
+    const texts = isFrozen ? pieces : [...pieces]
     if (this.#schema === undefined) return { texts, validation: undefined }
     const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: contextOf(snapshot) }))
     if (!(checked instanceof Promise)) return { texts, validation: undefined }
     // It is awaited when the snapshot's turn comes, and must not count as unhandled until then.
     checked.catch(() => {})
     return { texts, validation: checked }
+  }
+
+  #piecesOf(state: Input, snapshot: SnapshotFile): Iterable<string> {
+    return this.#codec === undefined ? jsonOf(state, snapshot) : [textOf(this.#codec, state, snapshot)]
   }
 
   /**
@@ -59,13 +63,10 @@ export class StateCodec<Output, Input> {
   }
 }
 
-function jsonOf(state: unknown, snapshot: SnapshotFile): string[] {
+function* jsonOf(state: unknown, snapshot: SnapshotFile): Generator<string, void, undefined> {
   try {
-    const loss = jsonLoss(state, 'state')
-    if (loss !== undefined) throw notSerializable(snapshot, loss)
-    return jsonPieces(state, maxTextBytes)
+    yield* jsonPieces(state, 'state')
   } catch (error) {
-    if (error instanceof MiniStoreError) throw error
     if (isStringLimit(error)) throw textTooLarge(snapshot, error)
     const isTooDeep = error instanceof RangeError && /call stack/i.test(error.message)
     const why = isTooDeep ? 'it is nested deeper than JSON.stringify can follow' : messageOf(error)

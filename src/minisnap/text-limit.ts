@@ -8,12 +8,14 @@ import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
  */
 export const maxTextBytes: number = constants.MAX_STRING_LENGTH
 
-/** Whether texts that follow each other have more bytes than that. */
-export function isTooLarge(texts: readonly string[]): boolean {
-  const units = texts.reduce((sum, text) => sum + text.length, 0)
-  // Cheap first: a unit of UTF-16 takes three bytes at most.
-  if (3 * units <= maxTextBytes) return false
-  return texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0) > maxTextBytes
+/** The texts, up to the one with which they have more bytes than that. @throws {MiniStoreError} then. */
+export function* limited(texts: Iterable<string>, context: MiniStoreErrorContext): Generator<string, void, undefined> {
+  let bytes = 0
+  for (const text of texts) {
+    bytes += Buffer.byteLength(text)
+    if (bytes > maxTextBytes) throw textTooLarge(context)
+    yield text
+  }
 }
 
 /** The error for a state that does not fit into one string. */

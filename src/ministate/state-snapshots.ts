@@ -88,7 +88,8 @@ export class StateSnapshots<State> {
     // Should it fail, it is not known which one the name leads to, nor whether that lasts.
     this.#newest = undefined
     this.#lastTried = sequence
-    this.#newest = await this.#store.create(state, sequence)
+    // Whoever calls has the manager's turn, so nothing changes the state meanwhile.
+    this.#newest = await this.#store.create(state, sequence, { frozen: true })
     return this.#newest
   }
 }

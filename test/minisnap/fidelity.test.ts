@@ -16,6 +16,22 @@ class List extends Array<number> {}
 const cycle: { self?: unknown; a: { b: unknown[] } } = { a: { b: [] } }
 cycle.a.b.push(1, cycle.a)
 
+/** Elements of which some are others. */
+function many(others: Readonly<Record<number, unknown>>): unknown[] {
+  return Array.from({ length: 5000 }, (_, n) => (n in others ? others[n] : { n }))
+}
+
+function withoutElement(elements: unknown[], index: number): unknown[] {
+  Reflect.deleteProperty(elements, index)
+  return elements
+}
+
+function cycleAmongMany(): unknown {
+  const state: { list?: unknown[] } = {}
+  state.list = many({ 3000: state })
+  return state
+}
+
 const lost: ReadonlyArray<readonly [what: string, state: unknown, message: RegExp]> = [
   ['undefined', undefined, /keep `state`, got undefined/],
   ['a function', () => 1, /keep `state`, got a function/],
@@ -39,13 +55,20 @@ const lost: ReadonlyArray<readonly [what: string, state: unknown, message: RegEx
   ['a toJSON of an array', Object.assign([1], { toJSON: () => 1 }), /`state`, got an array with a toJSON/],
   ['a symbol for a key', { a: { [Symbol('s')]: 1 } }, /`state\.a`, got an object with a symbol for a key/],
   ['a cycle', cycle, /`state\.a\.b\[1\]`, got an object that it lies in/],
+  ['something among many small elements', many({ 4321: { n: Number.NaN } }), /`state\[4321\]\.n`, got NaN/],
+  ['a hole among many small elements', withoutElement(many({}), 4000), /`state\[4000\]`, got a hole/],
+  ['a hole behind large elements', withoutElement(['x'.repeat(100_000), 'x'.repeat(100_000), 1, 2], 2), /`state\[2\]`, got a hole/],
+  ['something among many small properties', { by: Object.fromEntries(many({ 4321: new Date(0) }).entries()) }, /`state\.by\["4321"\]`, got an instance of Date/],
+  ['something deep', { a: [{ b: [{ c: [{ d: [{ e: [{ f: [Infinity] }] }] }] }] }] }, /`state\.a\[0\]\.b\[0\]\.c\[0\]\.d\[0\]\.e\[0\]\.f\[0\]`, got Infinity/],
+  ['a cycle among many', cycleAmongMany(), /`state\.list\[3000\]`, got an object that it lies in/],
   ['a getter that throws', Object.defineProperty({}, 'x', { enumerable: true, get: () => { throw new Error('no x') } }), /no x/],
 ]
 
 describe('a state that would not read back as it is', () => {
-  test.each(lost)('is refused: %s', async (_, state, message) => {
+  const cases = [true, false].flatMap((frozen) => lost.map(([what, ...rest]) => [what, frozen, ...rest] as const))
+  test.each(cases)('is refused: %s, frozen %s', async (_, frozen, state, message) => {
     const store = newStore()
-    const created = store.create(state, 1)
+    const created = store.create(state, 1, { frozen })
     await expect(created).rejects.toMatchObject({ code: 'ERR_MINISTORE_NOT_SERIALIZABLE', sequence: 1 })
     await expect(created).rejects.toThrow(message)
     await expect(created).rejects.toThrow(/A codec can give it one/)

@@ -5,7 +5,8 @@ import { jsonPieces } from '../../src/minisnap/json-pieces.ts'
 import { pickSeed } from '../support/seeded-random.ts'
 
 const mebibyte = 1024 * 1024
-const joined = (value: unknown): string => jsonPieces(value, Infinity).join('')
+const piecesOf = (value: unknown): string[] => [...jsonPieces(value, 'state')]
+const joined = (value: unknown): string => piecesOf(value).join('')
 
 describe('the pieces of a JSON text', () => {
   test('are together what JSON.stringify gives', () => {
@@ -24,11 +25,16 @@ describe('the pieces of a JSON text', () => {
       a: undefined, b: 1, c: undefined,
       ...Object.fromEntries(range(3000).map((n) => [`u${n}`, n % 2000 < 10 ? n : undefined])),
     }],
+    ['what is large between what is small', { a: 1, b: range(50_000).map(entry), c: {}, d: [range(50_000), 1, ['x'.repeat(70_000)]], e: 2 }],
     ['nothing but undefined properties', { a: undefined, b: undefined }],
     ['small elements behind large ones, and large ones behind small', [
       'x'.repeat(mebibyte), ...range(3000), 'y'.repeat(mebibyte), { z: [] },
     ]],
     ['an own __proto__, alone and in a batch', JSON.parse('[{"__proto__":{"a":1}},{"a":1,"b":2,"c":3,"d":4,"__proto__":[5]}]')],
+    ['an element that is shared', (() => {
+      const shared = { blob: 'x'.repeat(100_000) }
+      return [shared, shared, { shared, list: [shared] }]
+    })()],
     ['deep ones', JSON.parse(`${'{"a":[1,'.repeat(500)}2${']}'.repeat(500)}`)],
   ]
 
@@ -41,24 +47,33 @@ describe('the pieces of a JSON text', () => {
     const list = range(8).map((n) => ({ n, blob }))
     const blobs = { list, keyed: Object.fromEntries(range(8).map((n) => [n, blob])) }
     for (const value of [blobs, range(1_000_000)]) {
-      const pieces = jsonPieces(value, Infinity)
+      const pieces = piecesOf(value)
       expect(pieces.length).toBeGreaterThan(4)
       expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThan(1.6 * mebibyte)
     }
   })
 
-  test('end with an error at the length they may have', () => {
-    expect(jsonPieces(['x'.repeat(10)], 14).join('')).toHaveLength(14)
-    expect(() => jsonPieces(['x'.repeat(10)], 13)).toThrow(RangeError)
+  test('are made when they are asked for', () => {
+    const list: unknown[] = range(20_000).map(entry)
+    const pieces = jsonPieces(list, 'state')
+    expect(pieces.next().value?.slice(0, 12)).toBe(JSON.stringify(list).slice(0, 12))
+    list[list.length - 1] = 'changed since'
+    expect([...pieces].at(-1)).toMatch(/"changed since"\]$/)
   })
 
-  test('are none of an object whose properties come and go', () => {
+  test('are of one look at an object whose properties come and go', () => {
     let calls = 0
     const state = {}
     const keys = ['a', 'b', 'c', 'd', 'e', 'f']
-    // There are all of them at the first look, and later only the first one, which is looked at alone.
-    const get = (key: string): unknown => (++calls <= keys.length || key === 'a' ? 1 : undefined)
-    for (const key of keys) Object.defineProperty(state, key, { enumerable: true, get: () => get(key) })
-    expect(() => jsonPieces(state, Infinity)).toThrow(/a getter gives another value each time/)
+    const get = (): unknown => (++calls <= keys.length ? 1 : undefined)
+    for (const key of keys) Object.defineProperty(state, key, { enumerable: true, get })
+    expect(joined(state)).toBe('{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1}')
+  })
+
+  test('take apart what is large behind what is small', () => {
+    const large = Object.fromEntries(range(100_000).map((n) => [n, entry(n)]))
+    const pieces = piecesOf({ n: 1, m: 2, large, dead: {}, more: [1, 2, large] })
+    expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThan(1.2 * mebibyte)
+    expect(pieces.length).toBeGreaterThan(15)
   })
 })

@@ -98,20 +98,21 @@ describe('the longest string of the platform', () => {
 
   test('is meant in bytes, so that what is written can be read', async () => {
     const fileSystem = new SimulatedFileSystem()
-    const length = Math.ceil(constants.MAX_STRING_LENGTH / 3)
-    // Only its length is looked at: the spy answers for the bytes.
-    const text = 'x'.repeat(length)
-    const codec = { encode: () => '[]', decode: () => 1 }
-    const spy = vi.spyOn(JSON, 'stringify').mockReturnValue(text)
-    const bytes = vi.spyOn(Buffer, 'byteLength').mockReturnValue(constants.MAX_STRING_LENGTH + 1)
+    const text = '€'.repeat(10)
+    // As if every character took so much.
+    const bytes = vi.spyOn(Buffer, 'byteLength').mockImplementation((text) =>
+      Math.floor(constants.MAX_STRING_LENGTH / 12) * (text as string).length)
     try {
-      await expect(new SnapStore('/snaps', { fileSystem }).create(1, 1)).rejects.toMatchObject(refused)
-      expect(bytes).toHaveBeenCalledOnce()
-      await new SnapStore('/snaps', { codec, fileSystem }).create(1, 1)
+      const store = new SnapStore('/snaps', { fileSystem })
+      // With its quotes it has twelve of them, and that fits.
+      await store.create(text, 1)
+      for (const frozen of [true, false]) {
+        await expect(store.create(`${text}€`, 2, { frozen })).rejects.toMatchObject(refused)
+      }
     } finally {
-      spy.mockRestore()
       bytes.mockRestore()
     }
+    expect(fileSystem.names('/snaps')).toEqual(['snapshot-1.json'])
   })
 
   test('cannot hold a larger file: restore says so and reads none of its state', async () => {

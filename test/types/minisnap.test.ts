@@ -3,7 +3,7 @@ import { describe, expectTypeOf, test } from 'vitest'
 import * as z from 'zod'
 
 import {
-  type Codec, type MiniStoreError, type RestoredSnapshot, type RestoreOptions, type SnapshotInfo, SnapStore,
+  type Codec, type CreateOptions, type MiniStoreError, type RestoredSnapshot, type RestoreOptions, type SnapshotInfo, SnapStore,
   type SnapStoreOptions,
 } from '../../src/minisnap/index.ts'
 
@@ -33,7 +33,9 @@ describe('SnapStore', () => {
   test('stores the type it is told, and options do not change that', () => {
     const make = (options: SnapStoreOptions<State>) => new SnapStore<State>('path', options)
     expectTypeOf<ReturnType<typeof make>>().toEqualTypeOf<SnapStore<State>>()
-    expectTypeOf<SnapStore<State>['create']>().parameters.toEqualTypeOf<[state: State, sequence: number]>()
+    expectTypeOf<SnapStore<State>['create']>().parameters.toEqualTypeOf<
+      [state: State, sequence: number, options?: CreateOptions | undefined]
+    >()
     expectTypeOf<SnapStore<State>['create']>().returns.resolves.toEqualTypeOf<SnapshotInfo>()
     expectTypeOf<SnapStore<State>['restore']>().parameters.toEqualTypeOf<[options?: RestoreOptions | undefined]>()
     expectTypeOf<SnapStore<State>['restore']>().returns.resolves.toEqualTypeOf<RestoredSnapshot<State> | undefined>()

@@ -9,7 +9,7 @@ import { syntheticRecord } from '../data/synthetic.ts'
 import { eventLoopFigures, watchEventLoop } from '../event-loop.ts'
 import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
 import type { Comparison, Figures } from '../results.ts'
-import { type Runner, turnAbout } from '../turn-about.ts'
+import { type Runner, turnAbout, warmUpRounds } from '../turn-about.ts'
 import type { Case, Context } from './case.ts'
 
 export const appendCase: Case = {
@@ -93,8 +93,7 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
       runners.push({ name, run: () => appendAllSlice(contestant, trial) })
     }
   }
-  // Once without looking: what runs for the first time is also compiled.
-  await turnAbout(runners, 1)
+  await turnAbout(runners, warmUpRounds(rounds))
   return compare({ label: labelOf(trial), unit: 'append' }, entrants, await turnAbout(runners, rounds))
 }
 

@@ -2,6 +2,8 @@ import { ownVersion } from '../contestants/ministore.ts'
 import { MiniQueue } from './library.ts'
 import { type OpenQueue, type QueueContestant, width, type Worker } from './queue.ts'
 
+const receiving = 'miniqueue, receive and ack'
+const processingAlone = 'miniqueue, process'
 const consuming = `miniqueue, consume prefetch=${width}`
 const processing = `miniqueue, process concurrency=${width}`
 
@@ -10,9 +12,12 @@ export async function miniqueue(): Promise<QueueContestant> {
   return {
     name: 'miniqueue',
     version: ownVersion(),
-    promise: 'one `fdatasync` for each enqueue, delivery and ack; the attempt is durable before the handler',
+    promise:
+      'one `fdatasync` for each call; `process` writes acks that wait, and what is delivered next, together; ' +
+      'the attempt is durable before the handler',
     blocksEventLoop: false,
     waking: 'told at once',
+    waysAlone: [processingAlone, receiving],
     ways: [consuming, processing],
     open: async (directory) => openQueue(await MiniQueue.open(directory)),
   }
@@ -26,13 +31,15 @@ function openQueue(queue: Queue): OpenQueue {
     async fill(payloads) {
       await queue.enqueueAll(payloads.map((payload) => ({ payload })))
     },
-    async drain(messages) {
+    async drain(messages, way) {
+      if (way === processingAlone) return await processSome(queue, { messages, concurrency: 1 })
       for (let taken = 0; taken < messages; taken++) {
         const [message] = await queue.receive()
         await message?.ack()
       }
     },
-    drainBy: (way, messages) => (way === consuming ? consumeSome : processSome)(queue, messages),
+    drainBy: (way, messages) =>
+      way === consuming ? consumeSome(queue, messages) : processSome(queue, { messages, concurrency: width }),
     work(handler) {
       const stop = new AbortController()
       const run = queue.process(handler, { signal: stop.signal })
@@ -54,14 +61,17 @@ async function consumeSome(queue: Queue, messages: number): Promise<void> {
   }
 }
 
-async function processSome(queue: Queue, messages: number): Promise<void> {
+async function processSome(
+  queue: Queue,
+  { messages, concurrency }: { readonly messages: number; readonly concurrency: number },
+): Promise<void> {
   const stop = new AbortController()
   let taken = 0
   const handler = (): void => {
     if (++taken === messages) stop.abort()
   }
   // When it resolves, what its handlers took is acknowledged.
-  await queue.process(handler, { concurrency: width, signal: stop.signal })
+  await queue.process(handler, { concurrency, signal: stop.signal })
 }
 
 function stoppable(run: Promise<void>, stop: () => void): Worker {

@@ -9,6 +9,8 @@ export interface QueueContestant {
   readonly blocksEventLoop: boolean
   /** How its worker learns of a message. */
   readonly waking: string
+  /** Its ways to take messages one at a time, as tables show them, when it has more than one. */
+  readonly waysAlone?: readonly string[]
   /** Its ways to take messages where up to `width` may be taken at a time, as tables show them. */
   readonly ways: readonly string[]
   /** Opens a new queue in an empty directory. */
@@ -24,9 +26,9 @@ export interface OpenQueue {
   enqueue(payload: unknown): Promise<unknown> | undefined
   /** Adds many, as fast as it can be, and leaves nothing to be written later. */
   fill(payloads: readonly unknown[]): Promise<void>
-  /** Takes and acknowledges so many messages, one after the other. */
-  drain(messages: number): Promise<void>
-  /** The same in one of the contestant's ways. */
+  /** Takes and acknowledges so many messages, one after the other, in one of the ways if there are several. */
+  drain(messages: number, way: string): Promise<void>
+  /** The same in one of the ways that may take several. */
   drainBy(way: string, messages: number): Promise<void>
   /** Hands messages to a handler as they come, one at a time. */
   work(handler: (payload: unknown) => void): Worker

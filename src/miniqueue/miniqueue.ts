@@ -146,6 +146,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * message when it throws, and then delivered again after the backoff. A handler that runs longer than the
    * visibility timeout must extend its message's lease; the message's signal fires when that is lost.
    *
+   * How a handler ended and the delivery of the message that takes its place are one write; so is what else
+   * ends while that waits. A crash before it brings those messages again.
+   *
    * Resolves when the signal has stopped it, or `close()`, and all handlers have ended: no more is received,
    * and the signals of what is in flight fire; what throws then comes again without delay. A handler must not
    * wait for that.
@@ -224,9 +227,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /**
    * Stops: those who wait get nothing, streams end, the signals of all messages in flight fire. Resolves when
-   * `process` has waited for its handlers, all that was called before is done, and the lock is free. Until
-   * then messages in flight may still be settled. Further calls give the same promise; other methods are
-   * refused.
+   * `process` has waited for its handlers, all that was called before is done, the attempts of messages that
+   * nobody was given are taken back (`onError` is told when they cannot be), and the lock is free. Until then
+   * messages in flight may still be settled. Further calls give the same promise; other methods are refused.
    *
    * @throws {MiniStoreError} what `StateManager.close` does; it is closed all the same.
    */

@@ -42,7 +42,7 @@ export interface QueueOptions extends FileSystemOption {
   readonly random?: (() => number) | undefined
   /**
    * Is told of what failed with nobody waiting for it: a compaction, the burial of a message whose lease has
-   * ended, an ack or nack of `process`.
+   * ended, an ack or nack of `process`, on close the taking back of attempts.
    *
    * @default process.emitWarning
    */

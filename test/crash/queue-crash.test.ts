@@ -10,7 +10,7 @@ import { runQueueGeneration, scriptedQueueWorkloads } from './queue-workloads.ts
 
 const limit = scaled(3, 40)
 const seeds = Array.from({ length: scaled(4, 100) }, (_, index) => index + 1)
-const floor = scaled(1000, 60_000)
+const floor = scaled(1000, 90_000)
 const generations = 2
 
 const oracle = new QueueOracle()

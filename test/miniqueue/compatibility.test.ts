@@ -34,3 +34,21 @@ test('a queue of version 0.3.0 opens with every message, attempt, key and dead l
   expect(await queue.enqueue({ job: 'the same' }, { dedupeKey: 'k' })).toBe(3)
   expect(await queue.enqueue({ job: 'another' })).toBe(7)
 })
+
+/**
+ * A queue whose journal has batches: a message was enqueued for somebody who waited, a handler's end made room for the next
+ * message; and one was fetched ahead, and returned on close.
+ */
+test('a queue of version 0.3.0 opens with what was written together, and what was returned', async () => {
+  const directory = await temporaryDirectory()
+  await cp(join(import.meta.dirname, '../fixtures/queue-v0.3.0-together'), directory, { recursive: true })
+  await using queue = await MiniQueue.open<{ job: string }>(directory, { clock, maxAttempts: 2 })
+  expect(queue.stats()).toMatchObject({ ready: 3, delayed: 1, inFlight: 0, dead: 0 })
+  const messages = await queue.receive({ max: 9 })
+  expect(messages.map(({ id, attempt, payload }) => ({ id, attempt, job: payload.job }))).toEqual([
+    { id: 1, attempt: 2, job: 'awaited' },
+    { id: 4, attempt: 2, job: 'ahead' },
+    { id: 5, attempt: 1, job: 'Žofie 😀' },
+  ])
+  expect(await queue.enqueue({ job: 'another' }, { dedupeKey: 'g' })).toBe(6)
+})

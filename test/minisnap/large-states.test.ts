@@ -100,8 +100,8 @@ describe('the longest string of the platform', () => {
     const fileSystem = new SimulatedFileSystem()
     const text = '€'.repeat(10)
     // As if every character took so much.
-    const bytes = vi.spyOn(Buffer, 'byteLength').mockImplementation((text) =>
-      Math.floor(constants.MAX_STRING_LENGTH / 12) * (text as string).length)
+    const bytes = vi.spyOn(Buffer, 'byteLength').mockImplementation((given) =>
+      Math.floor(constants.MAX_STRING_LENGTH / 12) * (given as string).length)
     try {
       const store = new SnapStore('/snaps', { fileSystem })
       // With its quotes it has twelve of them, and that fits.

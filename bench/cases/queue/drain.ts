@@ -4,7 +4,7 @@ import { compare, type Slice } from '../../comparison.ts'
 import { eventLoopFigures, type LoopWatch, watchEventLoop } from '../../event-loop.ts'
 import { type OpenQueue, type QueueContestant, width } from '../../queues/queue.ts'
 import type { Comparison, Figures } from '../../results.ts'
-import { turnAbout } from '../../turn-about.ts'
+import { turnAbout, warmUpRounds } from '../../turn-about.ts'
 import {
   assertEmpty, floorRunner, messageBytes, payloads, queueEntrant, type Trial, withQueue,
 } from './trial.ts'
@@ -20,14 +20,17 @@ export async function compareDrains(trial: Trial): Promise<Comparison> {
   const label = `drain, one at a time, message=${messageBytes}B backlog=${messages}`
   context.progress(label)
   const least = floorRunner(trial, syncsAlone)
-  const runners = contestants.map((contestant) => ({
-    name: contestant.name,
-    run: async () => (await drainSlice(contestant, trial, (queue) => queue.drain(messages))).slice,
+  const ways = contestants.flatMap((contestant) =>
+    (contestant.waysAlone ?? [contestant.name]).map((way) => ({ contestant, way })),
+  )
+  const runners = ways.map(({ contestant, way }) => ({
+    name: way,
+    run: async () => (await drainSlice(contestant, trial, (queue) => queue.drain(messages, way))).slice,
   }))
   const all = [least.runner, ...runners]
-  await turnAbout(all, 1)
-  const entrants = [least.entrant, ...contestants.map((contestant) => queueEntrant(contestant))]
-  return compare({ label, unit: 'message' }, entrants, await turnAbout(all, rounds))
+  await turnAbout(all, warmUpRounds(rounds))
+  const entrants = ways.map(({ contestant, way }) => queueEntrant(contestant, { name: way }))
+  return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await turnAbout(all, rounds))
 }
 
 /** Messages in all the ways that may take several, and what that does to the event loop. */
@@ -49,7 +52,7 @@ export async function compareWays(
     },
   }))
   const all = [least.runner, ...runners]
-  await turnAbout(all, 1)
+  await turnAbout(all, warmUpRounds(rounds))
   for (const watched of watches.values()) watched.length = 0
   const entrants = ways.map(({ contestant, way }) => queueEntrant(contestant, { name: way }))
   const about = { label, unit: 'message' }

@@ -9,7 +9,7 @@ import { appendFloor, floorEntrant } from '../../floor/append-floor.ts'
 import type { Comparison, Findings } from '../../results.ts'
 import { stateKeepers } from '../../state-keepers/index.ts'
 import type { StateKeeper } from '../../state-keepers/state-keeper.ts'
-import { turnAbout } from '../../turn-about.ts'
+import { turnAbout, warmUpRounds } from '../../turn-about.ts'
 import type { Context } from '../case.ts'
 
 /** Changes that are made before the measuring begins. */
@@ -37,10 +37,10 @@ export async function compareChanges(context: Context): Promise<Findings> {
         run: () => changeSlice(keeper, { directory: context.directory, entries, milliseconds }),
       })),
     ]
-    // Once without looking: what runs for the first time is also compiled.
-    await turnAbout(runners, 1)
+    const rounds = context.isQuick ? 1 : 7
+    await turnAbout(runners, warmUpRounds(rounds))
     comparisons.push(
-      compare({ label, unit: 'change' }, entrants, await turnAbout(runners, context.isQuick ? 1 : 7)),
+      compare({ label, unit: 'change' }, entrants, await turnAbout(runners, rounds)),
     )
   }
   return { comparisons, participants: loaded.map(participantOf), missing: [...missing, ...floor.missing] }

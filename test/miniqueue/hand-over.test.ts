@@ -2,7 +2,9 @@ import { describe, expect, test } from 'vitest'
 
 import type { Message } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
-import { codeOf, countsOf, journalFile, openQueue, receiveOne, recordsOf } from './support.ts'
+import {
+  codeOf, countsOf, journalFile, openQueue, receiveOne, recordsOf, type TestQueue,
+} from './support.ts'
 
 const wait = { waitMs: 1000 }
 
@@ -10,8 +12,18 @@ function told(messages: ReadonlyArray<Message<string>>): Array<[payload: string,
   return messages.map(({ payload, attempt }) => [payload, attempt])
 }
 
-function thrownBy(failing: Promise<unknown>): Promise<unknown> {
-  return failing.then(() => expect.unreachable('it was expected to reject'), (error: unknown) => error)
+/** Somebody who waits until a message for them is being written, and then no more. */
+function impatient({ queue, files }: TestQueue): { readonly left: () => Promise<void> } {
+  const controller = new AbortController()
+  const waiting = queue.receive({ ...wait, signal: controller.signal })
+  const reason = waiting.then(() => expect.unreachable('it was expected to reject'), (error: unknown) => error)
+  const stop = files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort(new Error('gone')))
+  return {
+    left: async () => {
+      stop()
+      expect(await reason).toMatchObject({ message: 'gone' })
+    },
+  }
 }
 
 describe('a message that somebody waits for', () => {
@@ -71,15 +83,12 @@ describe('a message that somebody waits for', () => {
   })
 
   test('is ready when the one who waited is gone by then, and its attempt is used next', async () => {
-    const { queue, files } = await openQueue()
-    const controller = new AbortController()
-    const gone = queue.receive({ ...wait, signal: controller.signal })
+    const opened = await openQueue()
+    const { queue, files } = opened
+    const gone = impatient(opened)
     await turn()
-    const stop = files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort(new Error('gone')))
-    const refused = thrownBy(gone)
     await queue.enqueue('x')
-    stop()
-    expect(await refused).toMatchObject({ message: 'gone' })
+    await gone.left()
     expect(countsOf(queue)).toEqual([1, 0, 0, 0])
     expect((await receiveOne(queue)).attempt).toBe(1)
     expect(recordsOf(files)).toHaveLength(1)
@@ -87,19 +96,15 @@ describe('a message that somebody waits for', () => {
   })
 
   test('goes to the next one when the first is gone by then', async () => {
-    const { queue, files } = await openQueue()
-    const controller = new AbortController()
-    const gone = queue.receive({ ...wait, signal: controller.signal })
-    const next = queue.receive(wait)
+    const opened = await openQueue()
+    const gone = impatient(opened)
+    const next = opened.queue.receive(wait)
     await turn()
-    const stop = files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort(new Error('gone')))
-    const refused = thrownBy(gone)
-    await queue.enqueue('x')
-    stop()
-    expect(await refused).toMatchObject({ message: 'gone' })
+    await opened.queue.enqueue('x')
+    await gone.left()
     expect(told(await next)).toEqual([['x', 1]])
-    expect(recordsOf(files)).toHaveLength(1)
-    await queue.close()
+    expect(recordsOf(opened.files)).toHaveLength(1)
+    await opened.queue.close()
   })
 
   test('stays when the queue is closed while it is written, and has no attempt', async () => {

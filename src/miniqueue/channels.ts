@@ -1,6 +1,6 @@
 import { channel } from 'node:diagnostics_channel'
 
-import { type QueueMutation, type QueueStep, stepsOf } from './queue-state.ts'
+import { type OneMutation, type QueueMutation, stepsOf } from './queue-state.ts'
 import type { Outcome } from './transitions.ts'
 
 /** Message of the channels `miniqueue:enqueue`, `miniqueue:deliver` and `miniqueue:ack`. */
@@ -35,7 +35,7 @@ export function publishMutation(directory: string, mutation: QueueMutation, { ad
   for (const step of stepsOf(mutation)) publishStep(directory, step, added)
 }
 
-function publishStep(directory: string, step: QueueStep, added: readonly number[]): void {
+function publishStep(directory: string, step: OneMutation, added: readonly number[]): void {
   if (step.op === 'enqueue' && enqueueChannel.hasSubscribers) {
     enqueueChannel.publish({ directory, ids: added } satisfies QueueEvent)
   } else if (step.op === 'ack' && ackChannel.hasSubscribers) {

@@ -107,8 +107,8 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   /** As `Dispatcher.enqueue`. */
-  async enqueue(step: EnqueueStep): Promise<Outcome> {
-    return await this.#dispatcher.enqueue(step)
+  enqueue(step: EnqueueStep): Promise<Outcome> {
+    return this.#dispatcher.enqueue(step)
   }
 
   /**
@@ -131,20 +131,19 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   /**
-   * Takes back the attempts that nobody has made: of messages that were fetched ahead, or received by somebody
-   * who was gone. When that cannot be written, they count. Only when nothing is delivered any more.
+   * Takes back the attempts that nobody has made: of messages that were fetched ahead, or delivered to somebody
+   * who was gone. When that cannot be written it is told, and the next delivery of each is that attempt; in
+   * another process it counts.
    */
   async returnUntaken(): Promise<void> {
-    if (this.#log.hasFailed) return
-    try {
-      await this.#log.inTurn(async () => {
-        const fetched = [...this.#leases.all].filter(({ isHanded }) => !isHanded)
-        const ids = [...this.#index.counted, ...fetched.map(({ id }) => id)]
-        if (ids.length > 0) await this.#log.commit({ op: 'return', ids })
-      })
-    } catch (error) {
-      this.#log.tell(error)
-    }
+    const isNeeded = !this.isOpen || this.#index.counted.length > 0
+    if (!isNeeded || this.#phase === 'closed') return
+    // It rejects when nothing can be written any more, which whoever calls is told of.
+    await this.#log.inTurn(() => this.#returnUntaken()).catch(() => {})
+  }
+
+  returnLater(): void {
+    this.returnUntaken().catch((error: unknown) => this.#log.tell(error))
   }
 
   /** Gives a leased message to whoever it is for. Its lease begins here, when it was fetched ahead. */
@@ -163,9 +162,12 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     return ids.map((id) => this.#leases.grant({ id, attempt: this.#message(id).attempts, isHanded, endsAt }))
   }
 
-  /** Takes back messages that were fetched ahead and not handed out. Writes nothing. */
+  /** Takes back messages that were not handed out. */
   giveBack(leases: readonly Lease[]): void {
-    for (const lease of leases) if (lease.phase === 'held') this.takeBack(lease)
+    const held = leases.filter(({ phase }) => phase === 'held')
+    if (held.length === 0) return
+    for (const lease of held) this.takeBack(lease)
+    this.returnLater()
     this.changed()
   }
 
@@ -185,10 +187,10 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     const now = this.#clock.monotonicMs()
     const { nextEnd } = this.#leases
     const { nextDueAt } = this.#index
-    const { isAwaited } = this.#dispatcher
+    const { isAwaited, nextEnd: nextWaitEnd } = this.#dispatcher
     const waits = nextEnd === undefined ? [] : [nextEnd - now]
-    if (isAwaited) {
-      waits.push((this.#dispatcher.nextEnd ?? now) - now)
+    if (nextWaitEnd !== undefined) {
+      waits.push(nextWaitEnd - now)
       // What is due makes no difference while nobody waits for it.
       if (nextDueAt !== undefined) waits.push(Math.min(nextDueAt - this.#clock.wallMs(), longestLookMs))
     }
@@ -210,6 +212,19 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     this.#phase = 'closed'
     this.settlement.close()
     this.#alarm.clear()
+  }
+
+  async #returnUntaken(): Promise<void> {
+    // While it is open these may still be handed out.
+    const fetched = this.isOpen ? [] : [...this.#leases.all].filter(({ isHanded }) => !isHanded)
+    const ids = [...this.#index.counted, ...fetched.map(({ id }) => id)]
+    if (ids.length === 0) return
+    try {
+      await this.#log.commit({ op: 'return', ids })
+      this.#index.use(ids)
+    } catch (error) {
+      this.#log.tell(error)
+    }
   }
 
   #leaseEnd(): number {

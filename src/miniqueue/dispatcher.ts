@@ -1,6 +1,7 @@
 import type { MiniStoreError } from '../errors.ts'
 import { publishDelivery } from './channels.ts'
 import type { Clock } from './clock.ts'
+import { bytesOf } from './enqueueing.ts'
 import type { Lease } from './leases.ts'
 import type { MessageIndex } from './message-index.ts'
 import type { QueueLog } from './queue-log.ts'
@@ -8,7 +9,7 @@ import { type EnqueueStep, mutationOf, type NewMessage, type QueueStep } from '.
 import { Receiver, type ReceiveRequest, Receivers } from './receivers.ts'
 import type { Outcome } from './transitions.ts'
 
-/** Messages of more bytes are delivered with a write of their own: theirs takes its time anyway. */
+/** More bytes of messages are delivered with a write of their own: theirs takes its time anyway. */
 const maxHandOverBytes = 1024 * 1024
 
 /** Who is to have messages, once it is written that they were delivered. */
@@ -30,6 +31,8 @@ export interface LeaseOffice {
   grant(ids: readonly number[], options: { readonly isHanded: boolean }): Lease[]
   /** Messages are ready or in flight that were not. */
   changed(): void
+  /** Messages are ready again of which an attempt is written that nobody has made. */
+  returnLater(): void
   /** Other times are waited for than before. */
   rearm(): void
 }
@@ -43,6 +46,8 @@ export class Dispatcher {
   readonly #receivers = new Receivers()
   /** Whether a turn for those who wait is under way. */
   #isWaking = false
+  /** Whether a turn for those whose time is over is under way. */
+  #isEnding = false
 
   constructor(parts: {
     readonly log: QueueLog
@@ -61,9 +66,9 @@ export class Dispatcher {
     return this.#receivers.size > 0
   }
 
-  /** When the next wait is over, on the monotonic clock; undefined when nobody waits. */
+  /** When the next wait is to be ended, on the monotonic clock; undefined when none is. */
   get nextEnd(): number | undefined {
-    return this.#receivers.nextEnd
+    return this.#isEnding ? undefined : this.#receivers.nextEnd
   }
 
   /** Leases messages, once there are some. None when the wait is over, or the queue closes. */
@@ -86,11 +91,12 @@ export class Dispatcher {
   }
 
   /**
-   * Writes these steps and, with the same write, delivers what is ready, unless others have waited for it.
-   * Only in a turn.
+   * Writes these steps and, with the same write, delivers what is ready, unless others have waited for it or
+   * one that comes back with these steps may be first. Only in a turn.
    */
   async deliverWith(steps: readonly QueueStep[], request: LeaseRequest): Promise<void> {
-    await this.#lease({ ...request, max: () => (this.isAwaited ? 0 : request.max()) }, steps)
+    const isToWait = this.isAwaited || steps.some((step) => step.op === 'nack' && step.dueAt === undefined)
+    await this.#lease({ ...request, max: isToWait ? () => 0 : request.max }, steps)
   }
 
   /** Serves those who wait, if there is something for them. */
@@ -100,7 +106,8 @@ export class Dispatcher {
     const turn = this.#log.inTurn(async () => {
       this.#isWaking = false
       const { first } = this.#receivers
-      if (first !== undefined) await this.#serve(first)
+      // Without something to give it would lose its place.
+      if (first !== undefined && this.#index.hasReady) await this.#serve(first)
       this.wake()
     })
     turn.catch((error: unknown) => {
@@ -109,9 +116,22 @@ export class Dispatcher {
     })
   }
 
-  /** Ends the waits whose time is over. A last look: what is ready at this very moment is still in time. */
+  /** Ends the waits whose time is over. */
   endOverdue(): void {
-    for (const receiver of this.#receivers.takeOverdue(this.#clock.monotonicMs())) this.#serveInTurn(receiver)
+    const { nextEnd } = this
+    if (nextEnd === undefined || nextEnd > this.#clock.monotonicMs()) return
+    this.#isEnding = true
+    const turn = this.#log.inTurn(async () => {
+      // A last look: what is ready at this very moment is still in time.
+      await this.#serveWaiting()
+      this.#isEnding = false
+      for (const receiver of this.#receivers.takeOverdue(this.#clock.monotonicMs())) receiver.resolve([])
+      this.#office.rearm()
+    })
+    turn.catch((error: unknown) => {
+      this.#isEnding = false
+      this.fail(error as MiniStoreError)
+    })
   }
 
   /** Ends all waits, with nothing. */
@@ -128,12 +148,18 @@ export class Dispatcher {
     if (receiver.isAnswered) return
     const turn = this.#log.inTurn(async () => {
       // They have waited longer.
-      for (let { first } = this.#receivers; first !== undefined && this.#index.hasReady; { first } = this.#receivers) {
-        await this.#serve(first)
-      }
+      await this.#serveWaiting()
       await this.#serve(receiver)
     })
     turn.catch((error: unknown) => receiver.reject(error))
+  }
+
+  /** Gives what is ready to those who wait, first come first. Only in a turn. */
+  async #serveWaiting(): Promise<void> {
+    this.#index.promote(this.#clock.wallMs())
+    for (let next = this.#receivers.first; next !== undefined && this.#index.hasReady; next = this.#receivers.first) {
+      await this.#serve(next)
+    }
   }
 
   /** Gives somebody what is ready; makes them wait, if they will, when nothing is. Only in a turn. */
@@ -141,7 +167,7 @@ export class Dispatcher {
     this.#receivers.remove(receiver)
     if (receiver.isAnswered) return
     this.#index.promote(this.#clock.wallMs())
-    if (!this.#office.isOpen) receiver.resolve([])
+    if (!this.#office.isOpen || receiver.request.max() === 0) receiver.resolve([])
     else if (this.#index.hasReady) await this.#deliver(receiver)
     else if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
     else this.#park(receiver)
@@ -167,12 +193,14 @@ export class Dispatcher {
   }
 
   /** When it cannot be written it rejects, and what was ready is so again. */
-  async #lease({ max, isWanted, isHanded, give }: LeaseRequest, others: readonly QueueStep[]): Promise<void> {
+  async #lease(request: LeaseRequest, others: readonly QueueStep[]): Promise<void> {
+    const { max, isWanted, isHanded, give } = request
     const isToBeHad = (): boolean => this.#office.isOpen && isWanted()
     this.#index.promote(this.#clock.wallMs())
     const ids = isToBeHad() ? this.#index.take(max()) : []
     const uncounted = this.#index.uncounted(ids)
-    const steps: QueueStep[] = uncounted.length === 0 ? [...others] : [...others, { op: 'deliver', ids: uncounted }]
+    const steps = [...others]
+    if (uncounted.length > 0) steps.push({ op: 'deliver', ids: uncounted })
     try {
       if (steps.length > 0) await this.#log.commit(mutationOf(steps))
     } catch (error) {
@@ -185,8 +213,8 @@ export class Dispatcher {
       // Whoever listens may abort: only now can that lose nothing.
       if (ids.length > 0) publishDelivery(this.#log.directory, ids)
     } else {
-      // Whoever asked is gone; the next delivery is the attempt that is written.
-      this.#index.giveBack(ids, { isCounted: true })
+      // Whoever asked is gone.
+      this.#giveBackCounted(ids)
       give([])
     }
     this.#office.changed()
@@ -195,12 +223,16 @@ export class Dispatcher {
   /** Ids of those of the messages to be written next that are for somebody who waits. */
   #awaited(messages: readonly NewMessage[]): number[] {
     if (!this.isAwaited || !this.#office.isOpen) return []
-    if (messages.reduce((sum, { bytes }) => sum + bytes, 0) > maxHandOverBytes) return []
+    if (bytesOf(messages) > maxHandOverBytes) return []
     this.#index.promote(this.#clock.wallMs())
     // What is ready comes first, and those who wait get it in a turn of their own.
     if (this.#index.hasReady) return []
     const { nextId } = this.#log.state
-    const wanted = this.#receivers.all.reduce((sum, { request }) => sum + request.max(), 0)
+    let wanted = 0
+    for (const { request } of this.#receivers.all) {
+      wanted += request.max()
+      if (wanted >= messages.length) break
+    }
     return messages
       .map(({ priority = 0, dueAt }, place) => ({ id: nextId + place, priority, dueAt }))
       .filter(({ dueAt }) => dueAt === undefined)
@@ -218,8 +250,16 @@ export class Dispatcher {
       rest = rest.slice(own.length)
       receiver.resolve(this.#office.grant(own, { isHanded: receiver.request.isHanded }))
     }
-    this.#index.giveBack(rest, { isCounted: true })
-    if (rest.length < ids.length) publishDelivery(this.#log.directory, ids.slice(0, ids.length - rest.length))
+    this.#giveBackCounted(rest)
+    const given = ids.slice(0, ids.length - rest.length)
+    if (given.length > 0) publishDelivery(this.#log.directory, given)
     this.#office.changed()
+  }
+
+  /** Until its attempt is taken back, the next delivery of a message is the one that is written. */
+  #giveBackCounted(ids: readonly number[]): void {
+    if (ids.length === 0) return
+    this.#index.giveBack(ids, { isCounted: true })
+    this.#office.returnLater()
   }
 }

@@ -121,7 +121,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    *
    * Who has waited longest is served first.
    *
-   * @throws the signal's reason when it is aborted; nothing is lost by that.
+   * @throws the signal's reason when it is aborted; nothing is lost by that, and no attempt counts.
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and what `StateManager.apply` does.
    */
   async receive(options?: ReceiveOptions): Promise<Array<Message<T>>> {
@@ -134,7 +134,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   /**
    * Messages as they become ready, until the signal is aborted, the stream is left or cancelled, or the queue
    * is closed. Each is to be settled by whoever takes it. The lease of a message begins when it is taken;
-   * those that were fetched and not taken go back to their places, without a write.
+   * those that were fetched and not taken go back to their places, and their attempts are taken back.
    */
   consume(options?: ConsumeOptions): MessageStream<T> {
     this.#assertOpen()
@@ -149,9 +149,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * How a handler ended and the delivery of the message that takes its place are one write; so is what else
    * ends while that waits. A crash before it brings those messages again.
    *
-   * Resolves when the signal has stopped it, or `close()`, and all handlers have ended: no more is received,
-   * and the signals of what is in flight fire; what throws then comes again without delay. A handler must not
-   * wait for that.
+   * Resolves when the signal has stopped it, or `close()`, and all handlers have ended: no more begin, and the
+   * signals of what is in flight fire; what throws then comes again without delay, and what was to be handled
+   * next has no attempt. A handler must not wait for that.
    *
    * @throws {MiniStoreError} when messages can no longer be had or written, after the handlers that run have
    *   ended. An ack or nack that fails otherwise is told to `onError`, and the message comes again when its

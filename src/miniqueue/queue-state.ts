@@ -67,11 +67,16 @@ export type QueueMutation =
   | QueueStep
   /** Steps that happen together or not at all, as one line of the journal. */
   | { readonly op: 'batch'; readonly steps: readonly QueueStep[] }
+  | { readonly op: 'purge'; readonly except: readonly number[] }
 
+/** What a batch may consist of. */
 export type QueueStep =
   | EnqueueStep
   | { readonly op: 'deliver'; readonly ids: readonly number[] }
-  /** Nobody was given these messages after all: the attempts of their last deliveries are taken back. */
+  /**
+   * Nobody was given these messages after all: the attempts of their last deliveries are taken back. A delay
+   * that was over and a reason that was told do not come back.
+   */
   | { readonly op: 'return'; readonly ids: readonly number[] }
   /** @property keysUntil how long the keys of the messages are kept; absent: no longer. */
   | { readonly op: 'ack'; readonly ids: readonly number[]; readonly keysUntil?: number }
@@ -79,7 +84,6 @@ export type QueueStep =
   | { readonly op: 'bury'; readonly ids: readonly number[]; readonly reason: string; readonly at: number }
   | { readonly op: 'redrive'; readonly ids: readonly number[] }
   | { readonly op: 'discard'; readonly ids: readonly number[] }
-  | { readonly op: 'purge'; readonly except: readonly number[] }
 
 export interface EnqueueStep {
   readonly op: 'enqueue'
@@ -102,9 +106,12 @@ export function emptyQueue(): QueueState {
 }
 
 /** What a mutation does, in its order. */
-export function stepsOf(mutation: QueueMutation): readonly QueueStep[] {
+export function stepsOf(mutation: QueueMutation): readonly OneMutation[] {
   return mutation.op === 'batch' ? mutation.steps : [mutation]
 }
+
+/** A mutation that is no batch. */
+export type OneMutation = Exclude<QueueMutation, { readonly op: 'batch' }>
 
 /** One mutation of these steps, of which there is at least one. */
 export function mutationOf(steps: readonly QueueStep[]): QueueMutation {

@@ -80,8 +80,8 @@ export class Receivers {
   }
 
   /** Those who wait, who has waited longest first. */
-  get all(): Receiver[] {
-    return [...this.#waiting]
+  get all(): Iterable<Receiver> {
+    return this.#waiting
   }
 
   /** The one that has waited longest. */

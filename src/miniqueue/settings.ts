@@ -42,7 +42,7 @@ export interface QueueOptions extends FileSystemOption {
   readonly random?: (() => number) | undefined
   /**
    * Is told of what failed with nobody waiting for it: a compaction, the burial of a message whose lease has
-   * ended, an ack or nack of `process`, on close the taking back of attempts.
+   * ended, an ack or nack of `process`, the taking back of attempts that nobody has made.
    *
    * @default process.emitWarning
    */
@@ -91,8 +91,8 @@ export interface ConsumeOptions {
   /** Ends the stream with the signal's reason. */
   readonly signal?: AbortSignal | undefined
   /**
-   * Messages to fetch at once, with one fsync. Each counts as an attempt when it is fetched: if the process
-   * dies, also those of which nothing was seen yet. @default 1; minimum 1
+   * Messages to fetch at once, with one fsync. Each counts as an attempt when it is fetched: if the process is
+   * killed, also those of which nothing was seen yet. @default 1; minimum 1
    */
   readonly prefetch?: number | undefined
 }

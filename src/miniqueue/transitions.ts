@@ -1,6 +1,7 @@
 import { holdKey, keepKey, releaseKey, sweepKeys } from './keys.ts'
 import {
-  type DeadMessage, type NewMessage, type QueuedMessage, type QueueMutation, type QueueState, type QueueStep, stepsOf,
+  type DeadMessage, type NewMessage, type OneMutation, type QueuedMessage, type QueueMutation, type QueueState,
+  stepsOf,
 } from './queue-state.ts'
 import { weightOf } from './weight.ts'
 
@@ -37,7 +38,9 @@ export function transition(state: QueueState, mutation: QueueMutation): Outcome 
   return outcome
 }
 
-const transitions: { readonly [Op in QueueStep['op']]: Transition<Extract<QueueStep, { op: Op }>> } = {
+const transitions: {
+  readonly [Op in OneMutation['op']]: Transition<Extract<OneMutation, { op: Op }>>
+} = {
   enqueue(state, { at, messages }, outcome) {
     outcome.bytes += sweepKeys(state, at)
     for (const message of messages) enqueue(state, message, { at, outcome })
@@ -71,11 +74,11 @@ const transitions: { readonly [Op in QueueStep['op']]: Transition<Extract<QueueS
 
 type Transition<Step> = (state: QueueState, step: Step, outcome: Outcome) => void
 
-function isStep({ op }: QueueStep): boolean {
+function isStep({ op }: OneMutation): boolean {
   return Object.hasOwn(transitions, op)
 }
 
-function take<Step extends QueueStep>(step: Step, state: QueueState, outcome: Outcome): void {
+function take<Step extends OneMutation>(step: Step, state: QueueState, outcome: Outcome): void {
   const transit = transitions[step.op] as Transition<Step>
   transit(state, step, outcome)
 }

@@ -1,3 +1,5 @@
+import { AsyncResource } from 'node:async_hooks'
+
 import PQueue from 'p-queue'
 
 import { messageOf, MiniStoreError } from '../errors.ts'
@@ -34,8 +36,10 @@ export class Worker<T> {
   readonly #slots: PQueue
   /** Those that can still be joined. */
   #endings: Endings | undefined
-  /** Leases whose handlers have not ended. */
+  /** Leases whose handlers have not ended, or not begun. */
   readonly #running = new Set<Lease>()
+  /** The context in which `process` was called. */
+  readonly #scope = new AsyncResource('miniqueue.process')
   readonly #stop = new AbortController()
   #failure: { readonly reason: unknown } | undefined
   /** Goes on when a handler has ended. */
@@ -66,6 +70,8 @@ export class Worker<T> {
         else await new Promise<void>((resolve) => (this.#slotFreed = resolve))
       }
       await this.#slots.onIdle()
+      // Of what was delivered while it was being stopped.
+      await this.#delivery.returnUntaken()
     } finally {
       signal?.removeEventListener('abort', onAbort)
     }
@@ -77,7 +83,7 @@ export class Worker<T> {
   }
 
   get #free(): number {
-    return this.#concurrency - this.#running.size
+    return Math.max(0, this.#concurrency - this.#running.size)
   }
 
   async #receive(): Promise<void> {
@@ -85,7 +91,7 @@ export class Worker<T> {
     try {
       const { signal } = this.#stop
       leases = await this.#delivery.receive({
-        max: () => this.#free, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: true,
+        max: () => this.#free, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false,
       })
     } catch (error) {
       if (!this.#isStopped) this.#fail(error)
@@ -95,14 +101,18 @@ export class Worker<T> {
   }
 
   #start(leases: readonly Lease[]): void {
+    for (const lease of leases) this.#running.add(lease)
     for (const lease of leases) {
-      this.#running.add(lease)
       this.#slots.add(() => this.#handle(lease)).catch((error: unknown) => this.#fail(error))
     }
   }
 
   async #handle(lease: Lease): Promise<void> {
     try {
+      // A handler before it may have stopped it all.
+      if (this.#isStopped) return this.#delivery.giveBack([lease])
+      // Its time may be over before it could begin.
+      if (lease.phase !== 'held') return
       const message = this.#delivery.handOut(lease)
       const begin = await this.#run(message)
       // Somebody else may have it by now, or the handler has settled it itself.
@@ -119,7 +129,11 @@ export class Worker<T> {
   async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
     const { settlement } = this.#delivery
     try {
-      await this.#handler(message.payload, message)
+      await this.#scope.runInAsyncScope(() => {
+        // What a handler enters is its own, and not for the one after it.
+        const scope = new AsyncResource('miniqueue.handler')
+        return scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
+      })
       return (lease) => settlement.beginAck(lease)
     } catch (error) {
       const reason = reasonOf(error)
@@ -152,9 +166,9 @@ export class Worker<T> {
     }
     try {
       await this.#delivery.exchange(take, {
-        max: () => this.#free + settlings.length,
+        max: () => Math.max(0, this.#concurrency - this.#running.size + settlings.length),
         isWanted: () => !this.#isStopped,
-        isHanded: true,
+        isHanded: false,
         give: (leases) => this.#start(leases),
       })
     } catch (error) {

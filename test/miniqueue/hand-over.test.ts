@@ -82,7 +82,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('is ready when the one who waited is gone by then, and its attempt is used next', async () => {
+  test('is ready when the one who waited is gone by then, and its attempt is taken back', async () => {
     const opened = await openQueue()
     const { queue, files } = opened
     const gone = impatient(opened)
@@ -91,7 +91,7 @@ describe('a message that somebody waits for', () => {
     await gone.left()
     expect(countsOf(queue)).toEqual([1, 0, 0, 0])
     expect((await receiveOne(queue)).attempt).toBe(1)
-    expect(recordsOf(files)).toHaveLength(1)
+    expect(recordsOf(files).map(({ op }) => op)).toEqual(['batch', 'return', 'deliver'])
     await queue.close()
   })
 
@@ -140,6 +140,16 @@ describe('a message that somebody waits for', () => {
     await turn()
     await queue.enqueue('x'.repeat(2 ** 20))
     expect((await waiting).length).toBe(1)
+    expect(recordsOf(files).map(({ op }) => op)).toEqual(['enqueue', 'deliver'])
+    await queue.close()
+  })
+
+  test('has a record of its own when there are many with long keys', async () => {
+    const { queue, files } = await openQueue()
+    const waiting = queue.receive({ ...wait, max: 2000 })
+    await turn()
+    await queue.enqueueAll(Array.from({ length: 1100 }, (_, n) => ({ payload: '', dedupeKey: String(n).padStart(1000) })))
+    expect((await waiting).length).toBe(1100)
     expect(recordsOf(files).map(({ op }) => op)).toEqual(['enqueue', 'deliver'])
     await queue.close()
   })

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -6,7 +7,7 @@ import { type Message, MiniQueue } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf } from './support.ts'
+import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
 
 /** A handler whose calls are ended one by one. */
 function heldHandler(): {
@@ -176,11 +177,86 @@ describe('process', () => {
     await run
     stop()
     expect([held.calls.length, ...countsOf(queue)]).toEqual([1, 1, 0, 0, 0])
-    expect(recordsOf(files).at(-1)).toMatchObject({ op: 'batch' })
-    await queue.close()
-    const again = await openQueue({ files, maxAttempts: 1 })
+    expect(recordsOf(files).slice(-2)).toMatchObject([{ op: 'batch' }, { op: 'return', ids: [2] }])
+    // Without a close, as a process that ends on a signal is left.
+    const again = await reopenKilled(opened, { maxAttempts: 1 })
     expect((await receiveOne(again.queue)).attempt).toBe(1)
+    await Promise.all([queue.close(), again.queue.close()])
+  })
+
+  test('what is to come again at once comes in its old place', async () => {
+    const { queue } = await openQueue({ backoff: { initialMs: 0 } })
+    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
+    const controller = new AbortController()
+    const seen: string[] = []
+    await queue.process((payload, { attempt }) => {
+      seen.push(`${payload}${attempt}`)
+      if (payload === 'b') controller.abort()
+      else if (attempt < 3) throw new Error('again')
+    }, { signal: controller.signal })
+    expect(seen).toEqual(['a1', 'a2', 'a3', 'b1'])
+    await queue.close()
+  })
+
+  test('a handler that stops it is the last one to begin', async () => {
+    const opened = await openQueue()
+    const { queue, files } = opened
+    await queue.enqueueAll(['a', 'b', 'c'].map((payload) => ({ payload })))
+    const controller = new AbortController()
+    const seen: string[] = []
+    await queue.process((payload) => {
+      seen.push(payload)
+      controller.abort()
+    }, { concurrency: 2, signal: controller.signal })
+    expect([seen, ...countsOf(queue)]).toEqual([['a'], 2, 0, 0, 0])
+    expect(recordsOf(files).slice(2)).toMatchObject([{ op: 'return', ids: [2] }, { op: 'ack', ids: [1] }])
+    await queue.close()
+  })
+
+  test('a handler that closes the queue is the last one to begin', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
+    const seen: string[] = []
+    const closing: Array<Promise<void>> = []
+    await queue.process((payload) => {
+      seen.push(payload)
+      closing.push(queue.close())
+    }, { concurrency: 2 })
+    await Promise.all(closing)
+    expect(seen).toEqual(['a'])
+    const again = await openQueue({ files, clock, maxAttempts: 1 })
+    expect((await receiveOne(again.queue)).payload).toBe('b')
     await again.queue.close()
+  })
+
+  test('a stop fires the signals of handlers that began together with the one that stops', async () => {
+    const { queue } = await openQueue()
+    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
+    const controller = new AbortController()
+    const reasons: unknown[] = []
+    await queue.process(async (payload, { signal }) => {
+      if (payload === 'b') controller.abort('enough')
+      else await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      reasons.push(signal.reason)
+    }, { concurrency: 2, signal: controller.signal })
+    expect(reasons).toEqual(['enough', 'enough'])
+    await queue.close()
+  })
+
+  test('a handler runs in the context of the call, not in that of the handler before it', async () => {
+    const { queue } = await openQueue()
+    await queue.enqueueAll(['a', 'b', 'c'].map((payload) => ({ payload })))
+    const context = new AsyncLocalStorage<string>()
+    const controller = new AbortController()
+    const seen: unknown[] = []
+    await context.run('call', () => queue.process(async (payload) => {
+      seen.push(context.getStore())
+      context.enterWith(payload)
+      await turn()
+      if (seen.length === 3) controller.abort()
+    }, { signal: controller.signal }))
+    expect(seen).toEqual(['call', 'call', 'call'])
+    await queue.close()
   })
 
   test('leaves what is ready to those who have waited longer', async () => {

@@ -112,6 +112,41 @@ describe('waiting', () => {
     await queue.close()
   })
 
+  test('at its last moment leaves what is due to who has waited longer', async () => {
+    const { queue, clock } = await openQueue()
+    await queue.enqueue('x', { delayMs: 1000 })
+    const longer = queue.receive({ waitMs: 60_000 })
+    const shorter = queue.receive({ waitMs: 1000 })
+    await queue.compact()
+    clock.advance(1000)
+    expect([await longer, await shorter].map((messages) => messages.length)).toEqual([1, 0])
+    await queue.close()
+  })
+
+  test('keeps its place when somebody who came later takes what it was woken for', async () => {
+    const { queue } = await openQueue()
+    await queue.enqueue('a')
+    const message = await receiveOne(queue)
+    const order: string[] = []
+    const wait = async (name: string): Promise<void> => {
+      const messages = await queue.receive({ waitMs: 60_000 })
+      for (const { payload } of messages) order.push(`${name} ${payload}`)
+    }
+    const waiting = [wait('first'), wait('second')]
+    await queue.compact()
+    // Each is written before those who wait are woken; then there is nothing left for the second.
+    const nacked = message.nack({ delayMs: 0 })
+    waiting.push(wait('third'))
+    await nacked
+    await queue.compact()
+    expect(order).toEqual(['first a'])
+    await queue.enqueue('b')
+    await queue.enqueue('c')
+    await Promise.all(waiting)
+    expect(order).toEqual(['first a', 'second b', 'third c'])
+    await queue.close()
+  })
+
   test('lets go of its signal, however it ends', async () => {
     const { queue, clock } = await openQueue()
     const { signal } = new AbortController()

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
+import { turn } from '../support/consume.ts'
 import { countsOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
 
 // Nobody was given these messages, though their deliveries are written: with one attempt they would die unseen.
@@ -21,7 +22,7 @@ async function expectFresh(opened: TestQueue, payloads: readonly string[]): Prom
   await queue.close()
 }
 
-describe('closing takes back the attempts that nobody has made', () => {
+describe('attempts that nobody has made are taken back', () => {
   test('of what was fetched by a stream that was left', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
@@ -81,7 +82,7 @@ describe('closing takes back the attempts that nobody has made', () => {
     }
     expect((await receiveOne(opened.queue)).payload).toBe('b')
     await opened.queue.close()
-    expect(recordsOf(opened.files).at(-1)).toEqual({ op: 'return', ids: [3] })
+    expect(recordsOf(opened.files).slice(-2)).toEqual([{ op: 'return', ids: [2, 3] }, { op: 'deliver', ids: [2] }])
     const { queue } = await openQueue({ maxAttempts, files: opened.files, clock: opened.clock })
     expect(queue.deadLetters().map(({ payload, attempts }) => [payload, attempts])).toEqual([['a', 1], ['b', 1]])
     expect(countsOf(queue)).toEqual([1, 0, 0, 2])
@@ -97,23 +98,40 @@ test('without such messages closing writes nothing', async () => {
   expect(recordsOf(files)).toHaveLength(records)
 })
 
-test('what was purged, or has died since, is not taken back', async () => {
+test('what is purged before it could be taken back is not', async () => {
   const opened = await openWith(['a', 'b', 'c'])
+  const calls: Array<Promise<number>> = []
   for await (const message of opened.queue.consume({ prefetch: 3 })) {
     await message.nack()
+    // Their turns come first.
+    calls.push(opened.queue.enqueue('d'), opened.queue.purge())
     break
   }
-  expect(await opened.queue.purge()).toBe(2)
+  expect(await Promise.all(calls)).toEqual([4, 3])
   await opened.queue.close()
-  expect(recordsOf(opened.files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'bury', 'purge'])
+  expect(recordsOf(opened.files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'bury', 'enqueue', 'purge'])
+})
+
+test('on a full disk it is told; the next delivery is the attempt that is written, in another process one more', async () => {
+  const opened = await openWith(['a', 'b'])
+  let full: { readonly hits: number } | undefined
+  for await (const message of opened.queue.consume({ prefetch: 2 })) {
+    await message.ack()
+    full = opened.files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+    break
+  }
+  await turn()
+  expect([full?.hits, opened.told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
+  const killed = await reopenKilled(opened, { maxAttempts: 2 })
+  expect((await receiveOne(killed.queue)).attempt).toBe(2)
+  expect((await receiveOne(opened.queue)).attempt).toBe(1)
+  await Promise.all([opened.queue.close(), killed.queue.close()])
 })
 
 test('on a full disk the queue closes all the same, tells, and the attempts count', async () => {
   const opened = await openWith(['a', 'b'])
-  for await (const message of opened.queue.consume({ prefetch: 2 })) {
-    await message.ack()
-    break
-  }
+  const reader = opened.queue.consume({ prefetch: 2 }).getReader()
+  await (await reader.read()).value?.ack()
   const full = opened.files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
   await opened.queue.close()
   expect([full.hits, opened.told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
@@ -134,12 +152,11 @@ test('a failed fsync of it is told, and the queue is closed', async () => {
   expect(opened.clock.timers).toBe(0)
 })
 
-test('a kill takes nothing back: who was given what died with the process', async () => {
+test('a kill takes nothing back of what lies in a stream', async () => {
   const opened = await openWith(['a', 'b'])
-  for await (const message of opened.queue.consume({ prefetch: 2 })) {
-    await message.ack()
-    break
-  }
+  const reader = opened.queue.consume({ prefetch: 2 }).getReader()
+  const { value } = await reader.read()
+  await value?.ack()
   const again = await reopenKilled(opened, { maxAttempts: 2 })
   expect((await receiveOne(again.queue)).attempt).toBe(2)
   await Promise.all([opened.queue.close(), again.queue.close()])

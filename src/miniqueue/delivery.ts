@@ -44,6 +44,8 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   readonly #alarm: Alarm
   /** While it is closing, what is in flight may still be settled. */
   #phase: 'open' | 'closing' | 'closed' = 'open'
+  /** Whether a turn to take back attempts is to come. */
+  #isReturning = false
 
   constructor(log: QueueLog, settings: QueueSettings) {
     this.#log = log
@@ -143,6 +145,8 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   returnLater(): void {
+    if (this.#isReturning) return
+    this.#isReturning = true
     this.returnUntaken().catch((error: unknown) => this.#log.tell(error))
   }
 
@@ -166,14 +170,16 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   giveBack(leases: readonly Lease[]): void {
     const held = leases.filter(({ phase }) => phase === 'held')
     if (held.length === 0) return
-    for (const lease of held) this.takeBack(lease)
-    this.returnLater()
+    this.takeBack(held)
     this.changed()
   }
 
-  takeBack(lease: Lease): void {
-    this.#leases.release(lease.id)
-    this.#index.giveBack([lease.id], { isCounted: !lease.isHanded })
+  takeBack(leases: readonly Lease[]): void {
+    for (const { id, isHanded } of leases) {
+      this.#leases.release(id)
+      this.#index.giveBack([id], { isCounted: !isHanded })
+    }
+    if (leases.some(({ isHanded }) => !isHanded)) this.returnLater()
   }
 
   changed(): void {
@@ -215,6 +221,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   async #returnUntaken(): Promise<void> {
+    this.#isReturning = false
     // While it is open these may still be handed out.
     const fetched = this.isOpen ? [] : [...this.#leases.all].filter(({ isHanded }) => !isHanded)
     const ids = [...this.#index.counted, ...fetched.map(({ id }) => id)]

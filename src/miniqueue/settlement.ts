@@ -12,8 +12,8 @@ const buryAgainMs = 30_000
 
 /** What the settlement of leases asks of whoever delivers. */
 export interface LeaseOwner {
-  /** The message of a lease that is over is ready again. */
-  takeBack(lease: Lease): void
+  /** The messages of leases that are over are ready again. */
+  takeBack(leases: readonly Lease[]): void
   /** Leases end at other times than before, or messages are ready that were not. */
   changed(): void
 }
@@ -109,16 +109,18 @@ export class Settlement implements LeaseDesk {
   /** Ends the leases whose time is over. */
   endOverdue(): void {
     const dying: Lease[] = []
+    const ended: Lease[] = []
     const now = this.#now
     for (let lease = this.#leases.popEnded(now); lease !== undefined; lease = this.#leases.popEnded(now)) {
       if (lease.isHanded && lease.attempt >= this.#settings.maxAttempts) {
         lease.phase = 'lost'
         dying.push(lease)
       } else {
-        this.#owner.takeBack(lease)
+        ended.push(lease)
       }
-      lease.abort(leaseLost(lease.id))
     }
+    this.#owner.takeBack(ended)
+    for (const lease of [...ended, ...dying]) lease.abort(leaseLost(lease.id))
     this.bury(dying, 'its lease ended in the last attempt').catch((error: unknown) => {
       // After a fatal one everybody who calls is told.
       if (!this.#log.hasFailed) this.#log.tell(error)

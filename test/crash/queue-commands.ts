@@ -37,13 +37,17 @@ export type Action =
   | { readonly do: 'reopen'; readonly options: Options }
   /** Of which as many are delivered at once as somebody waits for. */
   | { readonly do: 'awaited'; readonly max: number; readonly jobs: readonly Job[] }
-  /** Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it. */
+  /**
+   * Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it; or lets it
+   * lie, and the queue is closed and opened again.
+   */
   | {
       readonly do: 'consume'
       readonly prefetch: number
       readonly take: number
       readonly isAcked: boolean
       readonly pauseMs: number
+      readonly isLeft: boolean
     }
   /** Handlers of which some throw, until nothing is ready. What a crash leaves is known of one at a time only. */
   | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
@@ -202,6 +206,7 @@ export const anyAction: fc.Arbitrary<Action> = fc.oneof(
       isAcked: fc.boolean(),
       // As long as a lease, or what becomes due meanwhile comes behind what was fetched.
       pauseMs: fc.constantFrom(0, 0, 30_000),
+      isLeft: fc.constantFrom(true, true, false),
     }),
   },
   { weight: 2, arbitrary: doesProcess(1) },

@@ -1,8 +1,9 @@
+import type { MessageStream } from '../../src/miniqueue/index.ts'
 import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../src/testing/index.ts'
 import { deferred } from '../support/deferred.ts'
 import { turn } from '../support/consume.ts'
 import type { Action, Call, Command, Loss } from './queue-commands.ts'
-import { assert } from './queue-look.ts'
+import { assert, type Payload } from './queue-look.ts'
 import { delivered } from './queue-plain.ts'
 import { backoffMs, codeOf, type Handed, QueueUser } from './queue-user.ts'
 
@@ -172,13 +173,32 @@ export class QueueRun {
     }
   }
 
-  async #consume({ prefetch, take, isAcked, pauseMs }: Extract<Action, { do: 'consume' }>): Promise<void> {
+  async #consume(action: Extract<Action, { do: 'consume' }>): Promise<void> {
+    const user = this.#user
+    if (user.deliverable.length === 0) return
+    this.#counts.streams += 1
+    const stream = user.queue.consume({ prefetch: action.prefetch })
+    let isLeft = true
+    try {
+      await this.#take(stream, action)
+      isLeft = action.isLeft
+    } finally {
+      if (isLeft) await stream.cancel()
+    }
+    if (!isLeft) return await this.act({ do: 'reopen', options: user.options })
+    await turn()
+    await user.settleAttempts()
+  }
+
+  /** Takes messages out of a stream and lets it lie. */
+  async #take(
+    stream: MessageStream<Payload>,
+    { take, isAcked, pauseMs }: Extract<Action, { do: 'consume' }>,
+  ): Promise<void> {
     const user = this.#user
     let wanted = Math.min(take, user.deliverable.length)
-    if (wanted === 0) return
-    this.#counts.streams += 1
     user.doubtAttempts(user.deliverable)
-    for await (const message of user.queue.consume({ prefetch })) {
+    for await (const message of stream.values({ preventCancel: true })) {
       const [name] = user.deliverable.slice(0, 1) as [number]
       user.note(delivered([name]))
       const [handed] = user.take([message], [name])
@@ -189,9 +209,8 @@ export class QueueRun {
       await user.advance(pauseMs)
       user.doubtAttempts(user.deliverable)
       wanted -= 1
-      if (wanted === 0 || user.deliverable.length === 0) break
+      if (wanted === 0 || user.deliverable.length === 0) return
     }
-    await turn()
   }
 
   async #process({ concurrency, throwsAt }: Extract<Action, { do: 'process' }>): Promise<void> {
@@ -239,6 +258,7 @@ export class QueueRun {
       throw error
     }
     user.endSettling()
+    await user.settleAttempts()
   }
 
   async #jump({ ms, behind }: Extract<Command, { do: 'jump' }>): Promise<void> {
@@ -276,6 +296,7 @@ export class QueueRun {
     const action = separate.do === 'consume' ? { ...separate, pauseMs: 0 } : separate
     // What is done behind the scenes, at the end of a lease too, is not told to whoever calls; it has tests of its own.
     if (action.do === 'advance' || action.do === 'reopen') return await this.act(action)
+    if (action.do === 'consume' && !action.isLeft) return await this.act(action)
     // Whether there is room for a call depends then on which of those before it have failed, which only the queue knows.
     if (kind === 'full-disk' && action.do === 'together' && user.isLimited) return await this.act(action)
     const { queue } = user

@@ -104,6 +104,10 @@ export class QueueUser {
     return copy
   }
 
+  get options(): Options {
+    return this.#open?.options ?? {}
+  }
+
   /** Whether the queue may be full. */
   get isLimited(): boolean {
     return this.#open?.options.maxDepth !== undefined
@@ -203,7 +207,7 @@ export class QueueUser {
       // It is closed all the same.
       this.leave()
     }
-    if (this.#unsure.size > 0 && !this.hasDiskFailed && !files.isStopped) await this.#settleAttempts(files)
+    await this.settleAttempts(files)
     assert(clock.timers === 0, `${clock.timers} timers are left after close`)
     for (const { message } of leased) {
       assert(message.signal.aborted, `message ${message.id} is not told that its queue is closed`)
@@ -211,12 +215,14 @@ export class QueueUser {
     }
   }
 
-  /** After a close it is known that nothing counts but what was handed out. */
-  async #settleAttempts(files: SimulatedFileSystem): Promise<void> {
+  /** When nobody is to be given anything any more it is known that nothing counts but what was handed out. */
+  async settleAttempts(files: SimulatedFileSystem = this.#files): Promise<void> {
+    const isKnown = !this.hasDiskFailed && !files.isStopped && this.errors.length === 0
+    if (this.#unsure.size === 0 || !isKnown) return
     const found = await look(files.afterKill())
     for (const name of this.#unsure) {
       const [attempts, expected] = [found.attempts.get(name), this.#certain.messages.get(name)?.attempts]
-      assert(attempts === expected, `closed, message ${name} has ${attempts} attempts, expected ${expected}`)
+      assert(attempts === expected, `given to nobody, message ${name} has ${attempts} attempts, expected ${expected}`)
     }
     this.#resolve(found)
   }

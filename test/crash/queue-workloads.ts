@@ -22,8 +22,10 @@ const compact: Action = { do: 'compact' }
 const awaited = (max: number, jobs: Extract<Action, { do: 'awaited' }>['jobs']): Action => ({ do: 'awaited', max, jobs })
 const handle = (how: { readonly throwsAt: number }): Action => ({ do: 'process', concurrency: 1, ...how })
 
-function consume(how: { readonly prefetch: number; readonly take: number; readonly isAcked?: boolean }): Action {
-  return { do: 'consume', isAcked: true, pauseMs: 0, ...how }
+function consume(
+  how: { readonly prefetch: number; readonly take: number; readonly isAcked?: boolean; readonly isLeft?: boolean },
+): Action {
+  return { do: 'consume', isAcked: true, pauseMs: 0, isLeft: true, ...how }
 }
 
 /** What is done to a queue, from its making on. */
@@ -162,6 +164,8 @@ export function queueScripts(): QueueScript[] {
       advance(5),
       consume({ prefetch: 3, take: 1 }),
       reopen({ ...small, maxAttempts: 1 }),
+      { do: 'enqueue-all', jobs: [{}, {}, {}] },
+      consume({ prefetch: 4, take: 1, isLeft: false }),
       consume({ prefetch: 4, take: 2, isAcked: false }),
       receive(),
       reopen({ ...small, maxAttempts: 1 }),

@@ -21,10 +21,8 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/dispatcher.ts',
-        find: "    const steps: QueueStep[] = uncounted.length === 0 ? [...others] : [...others, { op: 'deliver', ids: uncounted }]\n",
-        by: `    for (const id of uncounted) this.#log.state.messages[id]!.attempts += 1
-    const steps = others
-`,
+        find: "    if (uncounted.length > 0) steps.push({ op: 'deliver', ids: uncounted })\n",
+        by: '    for (const id of uncounted) this.#log.state.messages[id]!.attempts += 1\n',
       },
     ],
     finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
@@ -153,15 +151,26 @@ export const queueDefects: readonly Defect[] = [
         by: '',
       },
     ],
-    finding: /^queue: fetched ahead.*closed, message \d has 1 attempts, expected 0/,
+    finding: /^queue: fetched ahead.*given to nobody, message \d has 1 attempts, expected 0/,
+  },
+  {
+    name: 'queue: the attempts that nobody has made stay until the queue is closed',
+    patches: [
+      {
+        file: 'miniqueue/delivery.ts',
+        find: '    this.returnUntaken().catch((error: unknown) => this.#log.tell(error))\n',
+        by: '',
+      },
+    ],
+    finding: /^queue: fetched ahead.*given to nobody, message \d has 1 attempts, expected 0/,
   },
   {
     name: 'queue: closing takes back attempts that were made',
     patches: [
       {
         file: 'miniqueue/delivery.ts',
-        find: '        const fetched = [...this.#leases.all].filter(({ isHanded }) => !isHanded)\n',
-        by: '        const fetched = [...this.#leases.all]\n',
+        find: '    const fetched = this.isOpen ? [] : [...this.#leases.all].filter(({ isHanded }) => !isHanded)\n',
+        by: '    const fetched = this.isOpen ? [] : [...this.#leases.all]\n',
       },
     ],
     finding: /^queue: .*found is waiting \[\d ×\d /,

@@ -1,3 +1,6 @@
+/** Before those that count. */
+const warmUpRounds = 5
+
 /** Something that is measured a slice at a time. */
 export interface Runner<Result> {
   readonly name: string
@@ -15,24 +18,46 @@ export async function turnAbout<Result>(
   runners: ReadonlyArray<Runner<Result>>,
   rounds: number,
 ): Promise<Map<string, Result[]>> {
+  return await takeTurns(runners, rounds, collectAll)
+}
+
+/**
+ * As {@link turnAbout}, for slices of a moment: after rounds that are not looked at, as V8 compiles what runs often
+ * while it runs, and holds it up meanwhile for the first thousands of calls. Only young garbage is cleared away between
+ * slices: a whole collection throws away what is compiled for objects of which there is none at that moment, and each
+ * slice would begin cold.
+ */
+export async function warmTurnAbout<Result>(
+  runners: ReadonlyArray<Runner<Result>>,
+  rounds: number,
+): Promise<Map<string, Result[]>> {
+  await takeTurns(runners, Math.min(rounds, warmUpRounds), collectYoung)
+  return await takeTurns(runners, rounds, collectYoung)
+}
+
+function collectAll(): void {
+  globalThis.gc?.()
+}
+
+function collectYoung(): void {
+  globalThis.gc?.({ type: 'minor' })
+}
+
+async function takeTurns<Result>(
+  runners: ReadonlyArray<Runner<Result>>,
+  rounds: number,
+  collect: () => void,
+): Promise<Map<string, Result[]>> {
   const results = new Map(runners.map(({ name }): [string, Result[]] => [name, []]))
   if (results.size < runners.length) throw new Error('Expected runners to have names of their own')
   for (let round = 0; round < rounds; round++) {
     for (const runner of orderIn(round, runners)) {
       // What the one before left behind is not to be cleared away in this one's time.
-      globalThis.gc?.()
+      collect()
       results.get(runner.name)?.push(await runner.run(round))
     }
   }
   return results
-}
-
-/**
- * Rounds before those that are looked at: V8 compiles what runs often while it runs, and holds it up meanwhile, for the
- * first thousands of calls.
- */
-export function warmUpRounds(rounds: number): number {
-  return Math.min(rounds, 5)
 }
 
 /** The order of a round: rotated by one place each round, and every other round backwards. */

@@ -15,7 +15,7 @@ import { drawSection, type Echarts } from '../bench/report/plots.ts'
 import { ratioText, timeText } from '../bench/report/units.ts'
 import { type Section, withSection } from '../bench/results.ts'
 import { median, percentiles, type Spread, spread, waitsInTurn } from '../bench/statistics.ts'
-import { orderIn, turnAbout } from '../bench/turn-about.ts'
+import { orderIn, turnAbout, warmTurnAbout } from '../bench/turn-about.ts'
 
 describe('turn about', () => {
   test('every runner has one slice a round, and not always behind the same one', async () => {
@@ -34,6 +34,12 @@ describe('turn about', () => {
       ['c', ['c0', 'c1', 'c2', 'c3']],
     ])
     expect(log.join('')).toBe('abcacbcabcba')
+  })
+
+  test('the rounds that warm up are not among the results', async () => {
+    let slices = 0
+    const results = await warmTurnAbout([{ name: 'a', run: async () => ++slices }], 7)
+    expect(results.get('a')).toEqual([6, 7, 8, 9, 10, 11, 12])
   })
 
   test('two runners of one name are refused', async () => {

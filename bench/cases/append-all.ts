@@ -7,7 +7,7 @@ import type { Appendable } from '../contestants/contestant.ts'
 import { appendables, loadAll } from '../contestants/index.ts'
 import { syntheticRecord } from '../data/synthetic.ts'
 import type { Comparison } from '../results.ts'
-import { turnAbout, warmUpRounds } from '../turn-about.ts'
+import { warmTurnAbout } from '../turn-about.ts'
 import type { Case } from './case.ts'
 
 export const appendAllCase: Case = {
@@ -35,8 +35,7 @@ export const appendAllCase: Case = {
         name: contestant.name,
         run: () => slice(contestant, { directory, batch, milliseconds }),
       }))
-      await turnAbout(runners, warmUpRounds(rounds))
-      comparisons.push(compare({ label, unit: 'call' }, entrants, await turnAbout(runners, rounds)))
+      comparisons.push(compare({ label, unit: 'call' }, entrants, await warmTurnAbout(runners, rounds)))
     }
     return { comparisons, participants: loaded.map(participantOf), missing }
   },

@@ -9,7 +9,7 @@ import { syntheticRecord } from '../data/synthetic.ts'
 import { eventLoopFigures, watchEventLoop } from '../event-loop.ts'
 import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
 import type { Comparison, Figures } from '../results.ts'
-import { type Runner, turnAbout, warmUpRounds } from '../turn-about.ts'
+import { type Runner, warmTurnAbout } from '../turn-about.ts'
 import type { Case, Context } from './case.ts'
 
 export const appendCase: Case = {
@@ -20,8 +20,9 @@ export const appendCase: Case = {
       'of time to a new file, one after another, for several rounds; the order changes from round to ' +
       'round. `ratio` is the time of one append (with several callers: of the slice, divided by its ' +
       'appends) over that of the floor in the same round. Latency is what one caller waits, of all rounds' +
-      ' together. The bench runs with `--no-flush-bytecode`: a collection before each slice would else make V8 forget the ' +
-      'code of those who are not at work, as no program at work does.',
+      ' together. Five rounds go before those that count. Between slices only young garbage is collected, and ' +
+      'the bench runs with `--no-flush-bytecode`: whole collections would make V8 throw away the code of those ' +
+      'who are not at work, and each slice would begin as a program does, not as one at work goes on.',
     'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same ' +
       'in Node, synchronous). It knows of one caller; for more, and for whoever blocks the event loop, ' +
       'callers are taken to wait for their turns. Whoever blocks gets a free turn of the loop after each ' +
@@ -93,8 +94,7 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
       runners.push({ name, run: () => appendAllSlice(contestant, trial) })
     }
   }
-  await turnAbout(runners, warmUpRounds(rounds))
-  return compare({ label: labelOf(trial), unit: 'append' }, entrants, await turnAbout(runners, rounds))
+  return compare({ label: labelOf(trial), unit: 'append' }, entrants, await warmTurnAbout(runners, rounds))
 }
 
 async function floorSlice(program: string, { context, bytes, callers, milliseconds }: Trial): Promise<Slice> {
@@ -150,5 +150,5 @@ async function watchAppends(trial: Trial): Promise<Figures> {
       }),
   }))
   const label = `event loop while appending, ${labelOf(trial)}`
-  return eventLoopFigures(label, await turnAbout(runners, trial.rounds))
+  return eventLoopFigures(label, await warmTurnAbout(runners, trial.rounds))
 }

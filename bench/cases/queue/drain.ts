@@ -4,7 +4,7 @@ import { compare, type Slice } from '../../comparison.ts'
 import { eventLoopFigures, type LoopWatch, watchEventLoop } from '../../event-loop.ts'
 import { type OpenQueue, type QueueContestant, width } from '../../queues/queue.ts'
 import type { Comparison, Figures } from '../../results.ts'
-import { turnAbout, warmUpRounds } from '../../turn-about.ts'
+import { warmTurnAbout } from '../../turn-about.ts'
 import {
   assertEmpty, floorRunner, messageBytes, payloads, queueEntrant, type Trial, withQueue,
 } from './trial.ts'
@@ -28,9 +28,8 @@ export async function compareDrains(trial: Trial): Promise<Comparison> {
     run: async () => (await drainSlice(contestant, trial, (queue) => queue.drain(messages, way))).slice,
   }))
   const all = [least.runner, ...runners]
-  await turnAbout(all, warmUpRounds(rounds))
   const entrants = ways.map(({ contestant, way }) => queueEntrant(contestant, { name: way }))
-  return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await turnAbout(all, rounds))
+  return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await warmTurnAbout(all, rounds))
 }
 
 /** Messages in all the ways that may take several, and what that does to the event loop. */
@@ -52,11 +51,10 @@ export async function compareWays(
     },
   }))
   const all = [least.runner, ...runners]
-  await turnAbout(all, warmUpRounds(rounds))
-  for (const watched of watches.values()) watched.length = 0
   const entrants = ways.map(({ contestant, way }) => queueEntrant(contestant, { name: way }))
   const about = { label, unit: 'message' }
-  const comparison = compare(about, [least.entrant, ...entrants], await turnAbout(all, rounds))
+  const comparison = compare(about, [least.entrant, ...entrants], await warmTurnAbout(all, rounds))
+  for (const watched of watches.values()) watched.splice(0, watched.length - rounds)
   const figures = eventLoopFigures(`event loop while draining up to ${width} at a time`, watches)
   return { comparison, figures }
 }

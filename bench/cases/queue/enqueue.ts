@@ -1,7 +1,7 @@
 import { measureCalls } from '../../calls.ts'
 import { compare } from '../../comparison.ts'
 import type { Comparison } from '../../results.ts'
-import { turnAbout, warmUpRounds } from '../../turn-about.ts'
+import { warmTurnAbout } from '../../turn-about.ts'
 import { floorRunner, messageBytes, payloadAt, queueEntrant, type Trial, withQueue } from './trial.ts'
 
 /** Messages that are enqueued before the measuring begins. */
@@ -28,7 +28,6 @@ export async function compareEnqueues(trial: Trial): Promise<Comparison> {
       }),
   }))
   const all = [least.runner, ...runners]
-  await turnAbout(all, warmUpRounds(rounds))
   const entrants = [least.entrant, ...contestants.map((contestant) => queueEntrant(contestant))]
-  return compare({ label, unit: 'message' }, entrants, await turnAbout(all, rounds))
+  return compare({ label, unit: 'message' }, entrants, await warmTurnAbout(all, rounds))
 }

@@ -5,7 +5,7 @@ import { compare, type Slice } from '../../comparison.ts'
 import { deferred } from '../../deferred.ts'
 import type { QueueContestant } from '../../queues/queue.ts'
 import type { Comparison } from '../../results.ts'
-import { turnAbout, warmUpRounds } from '../../turn-about.ts'
+import { warmTurnAbout } from '../../turn-about.ts'
 import {
   assertEmpty, floorRunner, messageBytes, payloadAt, queueEntrant, type Trial, withQueue,
 } from './trial.ts'
@@ -29,9 +29,8 @@ export async function compareLatencies(trial: Trial): Promise<Comparison> {
       run: () => latencySlice(contestant, trial),
     })),
   ]
-  await turnAbout(all, warmUpRounds(rounds))
   const entrants = contestants.map((contestant) => queueEntrant(contestant, { notes: [contestant.waking] }))
-  return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await turnAbout(all, rounds))
+  return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await warmTurnAbout(all, rounds))
 }
 
 async function latencySlice(contestant: QueueContestant, trial: Trial): Promise<Slice> {

@@ -9,7 +9,7 @@ import { appendFloor, floorEntrant } from '../../floor/append-floor.ts'
 import type { Comparison, Findings } from '../../results.ts'
 import { stateKeepers } from '../../state-keepers/index.ts'
 import type { StateKeeper } from '../../state-keepers/state-keeper.ts'
-import { turnAbout, warmUpRounds } from '../../turn-about.ts'
+import { warmTurnAbout } from '../../turn-about.ts'
 import type { Context } from '../case.ts'
 
 /** Changes that are made before the measuring begins. */
@@ -38,9 +38,8 @@ export async function compareChanges(context: Context): Promise<Findings> {
       })),
     ]
     const rounds = context.isQuick ? 1 : 7
-    await turnAbout(runners, warmUpRounds(rounds))
     comparisons.push(
-      compare({ label, unit: 'change' }, entrants, await turnAbout(runners, rounds)),
+      compare({ label, unit: 'change' }, entrants, await warmTurnAbout(runners, rounds)),
     )
   }
   return { comparisons, participants: loaded.map(participantOf), missing: [...missing, ...floor.missing] }

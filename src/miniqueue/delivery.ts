@@ -133,13 +133,11 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   /**
-   * Takes back the attempts that nobody has made: of messages that were fetched ahead, or delivered to somebody
-   * who was gone. When that cannot be written it is told, and the next delivery of each is that attempt; in
-   * another process it counts.
+   * Takes back the attempts that nobody has made: of messages that were delivered to somebody who was gone, and
+   * when it is closing of those that were fetched ahead. When that cannot be written it is told, and the next
+   * delivery of each is that attempt; in another process it counts.
    */
   async returnUntaken(): Promise<void> {
-    const isNeeded = !this.isOpen || this.#index.counted.length > 0
-    if (!isNeeded || this.#phase === 'closed') return
     // It rejects when nothing can be written any more, which whoever calls is told of.
     await this.#log.inTurn(() => this.#returnUntaken()).catch(() => {})
   }
@@ -175,10 +173,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   takeBack(leases: readonly Lease[]): void {
-    for (const { id, isHanded } of leases) {
-      this.#leases.release(id)
-      this.#index.giveBack([id], { isCounted: !isHanded })
-    }
+    this.#takeBack(leases)
     if (leases.some(({ isHanded }) => !isHanded)) this.returnLater()
   }
 
@@ -222,15 +217,23 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
 
   async #returnUntaken(): Promise<void> {
     this.#isReturning = false
+    if (this.#phase === 'closed') return
     // While it is open these may still be handed out.
-    const fetched = this.isOpen ? [] : [...this.#leases.all].filter(({ isHanded }) => !isHanded)
-    const ids = [...this.#index.counted, ...fetched.map(({ id }) => id)]
+    if (!this.isOpen) this.#takeBack([...this.#leases.all].filter(({ isHanded }) => !isHanded))
+    const ids = this.#index.counted
     if (ids.length === 0) return
     try {
       await this.#log.commit({ op: 'return', ids })
       this.#index.use(ids)
     } catch (error) {
       this.#log.tell(error)
+    }
+  }
+
+  #takeBack(leases: readonly Lease[]): void {
+    for (const { id, isHanded } of leases) {
+      this.#leases.release(id)
+      this.#index.giveBack([id], { isCounted: !isHanded })
     }
   }
 

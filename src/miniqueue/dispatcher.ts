@@ -105,9 +105,8 @@ export class Dispatcher {
     this.#isWaking = true
     const turn = this.#log.inTurn(async () => {
       this.#isWaking = false
-      const { first } = this.#receivers
-      // Without something to give it would lose its place.
-      if (first !== undefined && this.#index.hasReady) await this.#serve(first)
+      const next = this.#nextToServe()
+      if (next !== undefined) await this.#serve(next)
       this.wake()
     })
     turn.catch((error: unknown) => {
@@ -147,39 +146,38 @@ export class Dispatcher {
   #serveInTurn(receiver: Receiver): void {
     if (receiver.isAnswered) return
     const turn = this.#log.inTurn(async () => {
-      // They have waited longer.
+      if (receiver.isAnswered) return
+      if (!this.#office.isOpen) return receiver.resolve([])
+      this.#receivers.add(receiver)
+      receiver.onAnswer = () => {
+        this.#receivers.remove(receiver)
+        this.#office.rearm()
+      }
+      // The others have waited longer.
       await this.#serveWaiting()
-      await this.#serve(receiver)
+      if (receiver.isAnswered) return
+      if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
+      else this.#office.rearm()
     })
     turn.catch((error: unknown) => receiver.reject(error))
   }
 
   /** Gives what is ready to those who wait, first come first. Only in a turn. */
   async #serveWaiting(): Promise<void> {
-    this.#index.promote(this.#clock.wallMs())
-    for (let next = this.#receivers.first; next !== undefined && this.#index.hasReady; next = this.#receivers.first) {
-      await this.#serve(next)
-    }
+    for (let next = this.#nextToServe(); next !== undefined; next = this.#nextToServe()) await this.#serve(next)
   }
 
-  /** Gives somebody what is ready; makes them wait, if they will, when nothing is. Only in a turn. */
+  /** Who is to have what is ready; undefined when nothing is, or nobody waits. */
+  #nextToServe(): Receiver | undefined {
+    this.#index.promote(this.#clock.wallMs())
+    return this.#index.hasReady ? this.#receivers.first : undefined
+  }
+
+  /** Gives somebody who waits what is ready. Only in a turn. */
   async #serve(receiver: Receiver): Promise<void> {
+    if (receiver.request.max() === 0) return receiver.resolve([])
     this.#receivers.remove(receiver)
-    if (receiver.isAnswered) return
-    this.#index.promote(this.#clock.wallMs())
-    if (!this.#office.isOpen || receiver.request.max() === 0) receiver.resolve([])
-    else if (this.#index.hasReady) await this.#deliver(receiver)
-    else if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
-    else this.#park(receiver)
-  }
-
-  #park(receiver: Receiver): void {
-    this.#receivers.add(receiver)
-    receiver.onAnswer = () => {
-      this.#receivers.remove(receiver)
-      this.#office.rearm()
-    }
-    this.#office.rearm()
+    await this.#deliver(receiver)
   }
 
   async #deliver(receiver: Receiver): Promise<void> {

@@ -234,7 +234,12 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {MiniStoreError} what `StateManager.close` does; it is closed all the same.
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close()
+    if (this.#closing === undefined) {
+      let follow!: (closed: Promise<void>) => void
+      // Whoever listens to a signal is called while it closes, and may close it too.
+      this.#closing = new Promise((resolve) => (follow = resolve))
+      follow(this.#close())
+    }
     return this.#closing
   }
 

@@ -169,7 +169,11 @@ export class Worker<T> {
         max: () => Math.max(0, this.#concurrency - this.#running.size + settlings.length),
         isWanted: () => !this.#isStopped,
         isHanded: false,
-        give: (leases) => this.#start(leases),
+        give: (leases) => {
+          // They are gone already, and what is settled next counts who runs before their handlers can say so.
+          for (const { lease } of settlings) this.#running.delete(lease)
+          this.#start(leases)
+        },
       })
     } catch (error) {
       this.#report(error)

@@ -184,6 +184,41 @@ describe('process', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
+  test('stopped while its first delivery is written it resolves when the attempt is taken back', async () => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    await opened.queue.enqueue('a')
+    const controller = new AbortController()
+    const stop = opened.files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort())
+    await opened.queue.process(() => expect.unreachable(), { signal: controller.signal })
+    stop()
+    const killed = await reopenKilled(opened, { maxAttempts: 1 })
+    expect(countsOf(killed.queue)).toEqual([1, 0, 0, 0])
+    await Promise.all([opened.queue.close(), killed.queue.close()])
+  })
+
+  test('settlements that follow each other at once deliver for as many as they settle', async () => {
+    const { queue, files } = await openQueue()
+    await queue.enqueueAll(Array.from({ length: 3500 }, (_, n) => ({ payload: String(n) })))
+    const gates = [deferred(), deferred()]
+    const controller = new AbortController()
+    let calls = 0
+    const run = queue.process(async () => {
+      const gate = gates[Math.floor(calls++ / 1500)]
+      if (calls === 3500) controller.abort()
+      await gate?.promise
+    }, { concurrency: 1500, signal: controller.signal })
+    await settle()
+    // More than one record can settle.
+    for (const { resolve } of gates) {
+      resolve()
+      await settle()
+    }
+    await run
+    expect(calls).toBe(3500)
+    expect(recordsOf(files).filter(({ op }) => op === 'deliver')).toHaveLength(1)
+    await queue.close()
+  })
+
   test('what is to come again at once comes in its old place', async () => {
     const { queue } = await openQueue({ backoff: { initialMs: 0 } })
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))

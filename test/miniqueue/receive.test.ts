@@ -123,6 +123,22 @@ describe('waiting', () => {
     await queue.close()
   })
 
+  test('is for who has waited longest, also when it becomes due while another is served', async () => {
+    const { queue, files, clock } = await openQueue()
+    await queue.enqueueAll([{ payload: 'a', delayMs: 100 }, { payload: 'b', delayMs: 105 }])
+    const waiting = [1, 2].map(() => queue.receive({ waitMs: 1000 }))
+    await turn()
+    clock.jump(100)
+    const late = queue.receive()
+    const stop = files.onOperation(({ operation }) => {
+      if (operation === 'dataSync') clock.jump(5)
+    })
+    const received = await Promise.all([...waiting, late])
+    stop()
+    expect(received.map((messages) => messages.map(({ payload }) => payload))).toEqual([['a'], ['b'], []])
+    await queue.close()
+  })
+
   test('keeps its place when somebody who came later takes what it was woken for', async () => {
     const { queue } = await openQueue()
     await queue.enqueue('a')

@@ -1,7 +1,9 @@
 import { describe, expect, test } from 'vitest'
 
+import type { Message } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
-import { countsOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
+import { deferred } from '../support/deferred.ts'
+import { codeOf, countsOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
 
 // Nobody was given these messages, though their deliveries are written: with one attempt they would die unseen.
 const maxAttempts = 1
@@ -96,6 +98,90 @@ test('without such messages closing writes nothing', async () => {
   const records = recordsOf(files).length
   await queue.close()
   expect(recordsOf(files)).toHaveLength(records)
+})
+
+describe('an attempt is taken back once', () => {
+  /** A second attempt lies in a stream that nobody reads; the first one was made. */
+  async function withUnread(): Promise<TestQueue & { readonly reader: ReadableStreamDefaultReader<Message<string>> }> {
+    const opened = await openQueue({ maxAttempts: 3 })
+    const { queue } = opened
+    await queue.enqueueAll([{ payload: 'first', priority: 1 }, { payload: 'unread' }])
+    const messages = await queue.receive({ max: 2 })
+    await Promise.all(messages.map((message) => message.nack({ delayMs: 0 })))
+    const reader = queue.consume({ prefetch: 2 }).getReader()
+    await (await reader.read()).value?.ack()
+    return { ...opened, reader }
+  }
+
+  /** After the close the second attempt is the next one. */
+  async function expectSecond({ files, clock }: TestQueue): Promise<void> {
+    expect(recordsOf(files).filter(({ op }) => op === 'return')).toEqual([{ op: 'return', ids: [2] }])
+    const { queue } = await openQueue({ files, clock })
+    expect(await receiveOne(queue)).toMatchObject({ payload: 'unread', attempt: 2 })
+    await queue.close()
+  }
+
+  /** Handlers of which one goes on until it is told, while the queue closes. */
+  async function closeWithHandler(opened: TestQueue, meanwhile: () => Promise<unknown>): Promise<void> {
+    const { queue } = opened
+    const held = deferred()
+    const runs = [
+      queue.process((_, message) => {
+        message.extend(1_000_000)
+        return held.promise
+      }),
+      queue.process(() => {}),
+    ]
+    await turn()
+    await queue.enqueue('held')
+    await turn()
+    const closed = queue.close()
+    await turn()
+    await meanwhile()
+    await turn()
+    held.resolve()
+    await Promise.all([...runs, closed])
+  }
+
+  test('by all that ends with the queue', async () => {
+    const opened = await withUnread()
+    const runs = [opened.queue.process(() => {}), opened.queue.process(() => {})]
+    await turn()
+    await opened.queue.close()
+    await Promise.all(runs)
+    await expectSecond(opened)
+  })
+
+  test('also when its stream is read while the queue closes', async () => {
+    const opened = await withUnread()
+    await closeWithHandler(opened, () => opened.reader.read())
+    await expectSecond(opened)
+  })
+
+  test('also when its lease ends while the queue closes', async () => {
+    const opened = await withUnread()
+    await closeWithHandler(opened, async () => opened.clock.advance(30_000))
+    await expectSecond(opened)
+  })
+
+  test('also when who listens to a signal closes the queue too', async () => {
+    const opened = await withUnread()
+    const { queue } = opened
+    await queue.enqueue('other')
+    const message = await receiveOne(queue)
+    const closings: Array<Promise<void>> = []
+    const refused: Array<Promise<string>> = []
+    message.signal.addEventListener('abort', () => {
+      closings.push(queue.close())
+      refused.push(codeOf(queue.enqueue('x')))
+    })
+    const closing = queue.close()
+    expect(closings).toEqual([closing])
+    expect(closings[0]).toBe(closing)
+    await closing
+    expect(await Promise.all(refused)).toEqual(['ERR_MINISTORE_CLOSED'])
+    await expectSecond(opened)
+  })
 })
 
 test('what is purged before it could be taken back is not', async () => {

@@ -14,7 +14,7 @@ export const queueDefects: readonly Defect[] = [
 `,
       },
     ],
-    finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[3 ×1 .*expected waiting \[\]/,
+    finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[\d ×1 .*expected waiting \[/,
   },
   {
     name: 'queue: an attempt is counted in memory only, and written with whatever comes next',
@@ -169,8 +169,8 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/delivery.ts',
-        find: '    const fetched = this.isOpen ? [] : [...this.#leases.all].filter(({ isHanded }) => !isHanded)\n',
-        by: '    const fetched = this.isOpen ? [] : [...this.#leases.all]\n',
+        find: '    const ids = this.#index.counted\n',
+        by: '    const ids = [...this.#index.counted, ...(this.isOpen ? [] : this.#leases.ids)]\n',
       },
     ],
     finding: /^queue: .*found is waiting \[\d ×\d /,

@@ -1,5 +1,5 @@
 /** Before those that count. */
-const warmUpRounds = 5
+const warmUpRounds = 3
 
 /** Something that is measured a slice at a time. */
 export interface Runner<Result> {

@@ -20,7 +20,7 @@ export const appendCase: Case = {
       'of time to a new file, one after another, for several rounds; the order changes from round to ' +
       'round. `ratio` is the time of one append (with several callers: of the slice, divided by its ' +
       'appends) over that of the floor in the same round. Latency is what one caller waits, of all rounds' +
-      ' together. Five rounds go before those that count. Between slices only young garbage is collected, and ' +
+      ' together. Three rounds go before those that count. Between slices only young garbage is collected, and ' +
       'the bench runs with `--no-flush-bytecode`: whole collections would make V8 throw away the code of those ' +
       'who are not at work, and each slice would begin as a program does, not as one at work goes on.',
     'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same ' +

@@ -18,7 +18,7 @@ export const queueCase: Case = {
       'whose filling is not counted. The floor is the C program, `write` and `fdatasync`, as often as a ' +
       'message must be made durable: once to enqueue, twice to deliver and acknowledge; where 32 may be ' +
       'delivered at a time, once for its acknowledgement and a 32nd for the delivery. Who writes some of that ' +
-      'together can be faster than this floor. Five rounds go before those that count.',
+      'together can be faster than this floor. Three rounds go before those that count.',
     '*drain, one at a time*: one consumer receives a message, parses it, acknowledges it, and takes the ' +
       'next one. *drain, up to 32 at a time*: as each of them does that; liteque and plainjob always ' +
       'claim one by one. Whoever blocks lets the event loop turn after each message, but for the workers ' +

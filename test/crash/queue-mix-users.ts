@@ -165,7 +165,6 @@ export class MixWorker extends MixUser {
         return caller.begin(caller.receive(`in a handler of ${this.name}`))
     }
   }
-
 }
 
 /** A `receive` that waits. */

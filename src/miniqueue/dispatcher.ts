@@ -177,10 +177,6 @@ export class Dispatcher {
   async #serve(receiver: Receiver): Promise<void> {
     if (receiver.request.max() === 0) return receiver.resolve([])
     this.#receivers.remove(receiver)
-    await this.#deliver(receiver)
-  }
-
-  async #deliver(receiver: Receiver): Promise<void> {
     const { max, isHanded } = receiver.request
     const give = (leases: Lease[]): void => receiver.resolve(leases)
     try {

@@ -66,7 +66,7 @@ export class Worker<T> {
     if (signal?.aborted === true) onAbort()
     try {
       while (!this.#isStopped) {
-        if (this.#free > 0) await this.#receive()
+        if (this.#free() > 0) await this.#receive()
         else await new Promise<void>((resolve) => (this.#slotFreed = resolve))
       }
       await this.#slots.onIdle()
@@ -82,8 +82,9 @@ export class Worker<T> {
     return this.#stop.signal.aborted || !this.#delivery.isOpen
   }
 
-  get #free(): number {
-    return Math.max(0, this.#concurrency - this.#running.size)
+  /** Places for messages, once so many of those who run have left. */
+  #free(leaving = 0): number {
+    return Math.max(0, this.#concurrency - this.#running.size + leaving)
   }
 
   async #receive(): Promise<void> {
@@ -91,7 +92,7 @@ export class Worker<T> {
     try {
       const { signal } = this.#stop
       leases = await this.#delivery.receive({
-        max: () => this.#free, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false,
+        max: () => this.#free(), waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false,
       })
     } catch (error) {
       if (!this.#isStopped) this.#fail(error)
@@ -166,7 +167,7 @@ export class Worker<T> {
     }
     try {
       await this.#delivery.exchange(take, {
-        max: () => Math.max(0, this.#concurrency - this.#running.size + settlings.length),
+        max: () => this.#free(settlings.length),
         isWanted: () => !this.#isStopped,
         isHanded: false,
         give: (leases) => {

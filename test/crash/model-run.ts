@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { MiniStore, MiniStoreError, type OpenOptions } from '../../src/index.ts'
 import type { SimulatedFileSystem, TornVariant } from '../../src/testing/index.ts'
 import { turn } from '../support/consume.ts'
+import { countsText } from './counts-text.ts'
 import { assertThat } from './model-assert.ts'
 import type { Action, Call, Command, Crash, Json, Limits, Loss, Refusal } from './model-commands.ts'
 import { type Ending, Follower } from './model-follower.ts'
@@ -26,9 +27,7 @@ export class ModelCounts {
   poisonings = 0
 
   toString(): string {
-    return Object.entries(this)
-      .map(([name, count]) => `${name} ${count}`)
-      .join(', ')
+    return countsText(this)
   }
 }
 

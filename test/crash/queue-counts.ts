@@ -1,3 +1,5 @@
+import { countsText } from './counts-text.ts'
+
 /** How much happened; a suite that tests less than it did shows here. */
 export class QueueCounts {
   opened = 0
@@ -22,8 +24,6 @@ export class QueueCounts {
   }
 
   toString(): string {
-    return Object.entries(this)
-      .map(([name, count]) => `${name} ${String(count)}`)
-      .join(', ')
+    return countsText(this)
   }
 }

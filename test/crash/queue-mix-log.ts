@@ -1,3 +1,4 @@
+import { countsText } from './counts-text.ts'
 import { assertThat } from './model-assert.ts'
 
 /** How much happened; a test that does less than it did shows here. */
@@ -28,9 +29,7 @@ export class MixCounts {
   looks = 0
 
   toString(): string {
-    return Object.entries(this)
-      .map(([name, count]) => `${name} ${String(count)}`)
-      .join(', ')
+    return countsText(this)
   }
 }
 

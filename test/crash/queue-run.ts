@@ -2,6 +2,7 @@ import type { MessageStream } from '../../src/miniqueue/index.ts'
 import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../src/testing/index.ts'
 import { deferred } from '../support/deferred.ts'
 import { turn } from '../support/consume.ts'
+import { countsText } from './counts-text.ts'
 import type { Action, Call, Command, Loss } from './queue-commands.ts'
 import { assert, type Payload } from './queue-look.ts'
 import { delivered } from './queue-plain.ts'
@@ -21,9 +22,7 @@ export class TroubleCounts {
   jumps = 0
 
   toString(): string {
-    return Object.entries(this)
-      .map(([name, count]) => `${name} ${String(count)}`)
-      .join(', ')
+    return countsText(this)
   }
 }
 

@@ -1,0 +1,6 @@
+/** What was counted, in one line. */
+export function countsText(counts: object): string {
+  return Object.entries(counts)
+    .map(([name, count]) => `${name} ${String(count)}`)
+    .join(', ')
+}

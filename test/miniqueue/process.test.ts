@@ -9,25 +9,25 @@ import { deferred } from '../support/deferred.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
 
-/** A handler whose calls are ended one by one. */
+/** A handler whose calls are ended one by one; `called` waits until so many of them have begun. */
 function heldHandler(): {
   handler: (payload: string, message: Message<string>) => Promise<void>
   calls: Array<{ readonly message: Message<string>; readonly resolve: () => void; readonly reject: (error: unknown) => void }>
   called: (count: number) => Promise<void>
 } {
   const calls: Array<{ message: Message<string>; resolve: () => void; reject: (error: unknown) => void }> = []
+  let next = deferred()
   return {
     calls,
     handler: (_, message) => {
       const { promise, resolve, reject } = deferred()
       calls.push({ message, resolve, reject })
+      next.resolve()
+      next = deferred()
       return promise
     },
     called: async (count) => {
-      for (let turns = 0; calls.length < count; turns++) {
-        if (turns > 1000) expect.unreachable(`${calls.length} calls, expected ${count}`)
-        await turn()
-      }
+      while (calls.length < count) await next.promise
     },
   }
 }

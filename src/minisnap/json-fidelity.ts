@@ -19,7 +19,8 @@ export interface Place {
  * Sees to it that a value comes back from JSON as it is, all of it.
  *
  * Left out of account, because they cost more to see than they are worth: an undefined property is dropped, `-0` comes back
- * as 0, and so are properties that are not enumerable and names that an array has besides its indexes.
+ * as 0, a getter as the value that it gave, and properties that are not enumerable are dropped, as are names that an array has
+ * besides its indexes.
  *
  * @throws {JsonLoss} for example: expected JSON to keep `state.users[2].born`, got a Date
  * @throws whatever a getter or a proxy in it throws; {RangeError} when it is nested deeper than the stack is.
@@ -136,7 +137,9 @@ function lossInObject(object: Properties, look: Look): Loss | undefined {
 
 function unlikeObject(object: object): string | undefined {
   const prototype: unknown = Object.getPrototypeOf(object)
-  if (prototype !== Object.prototype && prototype !== null && !isForeignRoot(prototype)) return nameOf(object)
+  // One that comes back has a prototype, and with it names such as `constructor`.
+  if (prototype === null) return 'an object without a prototype'
+  if (prototype !== Object.prototype && !isForeignRoot(prototype)) return nameOf(object)
   if (hasToJson(object)) return 'an object with a toJSON'
   return Object.getOwnPropertySymbols(object).length > 0 ? 'an object with a symbol for a key' : undefined
 }

@@ -61,6 +61,7 @@ const lost: ReadonlyArray<readonly [what: string, state: unknown, message: RegEx
   ['something among many small properties', { by: Object.fromEntries(many({ 4321: new Date(0) }).entries()) }, /`state\.by\["4321"\]`, got an instance of Date/],
   ['something deep', { a: [{ b: [{ c: [{ d: [{ e: [{ f: [Infinity] }] }] }] }] }] }, /`state\.a\[0\]\.b\[0\]\.c\[0\]\.d\[0\]\.e\[0\]\.f\[0\]`, got Infinity/],
   ['a cycle among many', cycleAmongMany(), /`state\.list\[3000\]`, got an object that it lies in/],
+  ['no prototype', { by: Object.assign(Object.create(null) as object, { a: 1 }) }, /`state\.by`, got an object without a prototype/],
   ['a getter that throws', Object.defineProperty({}, 'x', { enumerable: true, get: () => { throw new Error('no x') } }), /no x/],
 ]
 
@@ -89,7 +90,7 @@ describe('a state that reads back as it is', () => {
   const kept: ReadonlyArray<readonly [what: string, state: unknown, as?: unknown]> = [
     ['one object in two places', { a: shared, b: [shared, shared] }],
     ['an undefined property, which is dropped', { a: undefined, b: 1 }, { b: 1 }],
-    ['no prototype', Object.assign(Object.create(null), { a: 1 }), { a: 1 }],
+    ['a getter, of which its value is kept', { get a() { return 1 } }, { a: 1 }],
     ['objects of another realm', runInContext('({ a: [1, { b: [] }] })', createContext()), { a: [1, { b: [] }] }],
     ['a property that shadows a method', { toJSON: 1, constructor: 2, hasOwnProperty: 3, length: 4 }],
     ['an own __proto__', JSON.parse('{"__proto__":{"a":1}}')],

@@ -27,6 +27,8 @@ export class JournalCursor<T> {
   readonly #settings: StreamSettings
   readonly #stop = new AbortController()
   readonly #stopFollowing = new AbortController()
+  /** One for all waits: what `AbortSignal.any` makes leaves a trace in its sources for as long as they live. */
+  #stopWaiting: AbortSignal | undefined
   /** The last look, for the way from segment to segment. */
   #view: JournalView | undefined
   /** Where the replay ends: seen at the first look, or, when it follows, at the last. */
@@ -211,9 +213,9 @@ export class JournalCursor<T> {
   }
 
   async #changedSince(view: JournalView, isRestless: boolean): Promise<boolean> {
-    const signal = AbortSignal.any([this.#stop.signal, this.#stopFollowing.signal])
+    this.#stopWaiting ??= AbortSignal.any([this.#stop.signal, this.#stopFollowing.signal])
     try {
-      return await this.#source.changedSince(view, { signal, isRestless })
+      return await this.#source.changedSince(view, { signal: this.#stopWaiting, isRestless })
     } catch (error) {
       if (this.#stopFollowing.signal.aborted) return false
       throw error

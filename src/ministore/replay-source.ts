@@ -35,7 +35,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     this.#controller = controller
     if (this.#signal?.aborted) this.#onAbort()
     else if (this.#signal !== undefined) {
-      // Many streams on one signal are no leak: each lets go of it when it ends.
+      // Many streams on one signal are no leak: each lets go of it when it ends or is cancelled, read or not.
       setMaxListeners(0, this.#signal)
       this.#signal.addEventListener('abort', this.#onAbort, { once: true })
     }

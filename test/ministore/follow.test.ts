@@ -1,7 +1,7 @@
 import { appendFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import { type FileStat, type JournalEntry, type JournalIterator, MiniStore } from '../../src/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
@@ -55,6 +55,21 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
       expect(await next).toEqual({ done: false, value: { sequence: n, record: n } })
     }
     await live.return()
+  })
+
+  test('waits with one signal, however often it waits: each would leave a trace in its sources', async () => {
+    const any = vi.spyOn(AbortSignal, 'any')
+    onTestFinished(() => any.mockRestore())
+    await using store = await MiniStore.open<number>(await journalPath())
+    const live = follower(store)
+    for (const n of numbers(1, 50)) {
+      const next = live.next()
+      expect(await stateOf(next)).toBe('pending')
+      await store.append(n)
+      await next
+    }
+    await live.return()
+    expect(any.mock.calls.length).toBeLessThanOrEqual(1)
   })
 
   test('goes on through rotations, deletions of what it has read, and empty segments', async () => {

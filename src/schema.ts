@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
 import { isObject, shown } from './options.ts'
+import { isThenable } from './thenable.ts'
 
 /** @throws {TypeError} unless it is a Standard Schema or undefined. */
 export function schemaOption(value: unknown): StandardSchemaV1 | undefined {
@@ -12,6 +13,18 @@ export function schemaOption(value: unknown): StandardSchemaV1 | undefined {
     throw new TypeError(`Expected \`schema\` to be a Standard Schema (zod, valibot, arktype …), got ${shown(value)}`)
   }
   return value as StandardSchemaV1
+}
+
+/** The schema as a check alone: whatever its output would be, it gives what it was given. */
+export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
+  const { version, vendor } = schema['~standard']
+  const validate = (value: unknown): ReturnType<StandardSchemaV1['~standard']['validate']> => {
+    const keep = (result: StandardSchemaV1.Result<unknown>): StandardSchemaV1.Result<unknown> =>
+      isObject(result) && result.issues === undefined ? { value } : result
+    const result = schema['~standard'].validate(value)
+    return isThenable(result) ? Promise.resolve(result).then(keep) : keep(result)
+  }
+  return { '~standard': { version, vendor, validate } }
 }
 
 /** What was held against a schema, for the error; asked for only then, or before an asynchronous schema is awaited. */
@@ -29,8 +42,8 @@ export function validated(schema: StandardSchemaV1, value: unknown, describe: Va
   } catch (error) {
     throw schemaError([{ message: messageOf(error) }], describe, error)
   }
-  // A promise by its `then`: a schema library may bring its own kind.
-  if (!('then' in result)) return outputOf(result, describe)
+  // A schema library may bring its own kind of promise.
+  if (!isThenable(result)) return outputOf(result, describe)
   const described = describe()
   return Promise.resolve(result).then(
     (settled) => outputOf(settled, () => described),
@@ -40,9 +53,13 @@ export function validated(schema: StandardSchemaV1, value: unknown, describe: Va
   )
 }
 
-function outputOf(result: StandardSchemaV1.Result<unknown>, describe: Validated): unknown {
-  if (result.issues === undefined) return result.value
-  throw schemaError(result.issues, describe)
+function outputOf(result: unknown, describe: Validated): unknown {
+  if (!isObject(result)) {
+    throw schemaError([{ message: `expected its validate to give a result, got ${shown(result)}` }], describe)
+  }
+  const { issues, value } = result as { issues?: ReadonlyArray<StandardSchemaV1.Issue>; value?: unknown }
+  if (issues === undefined) return value
+  throw schemaError(issues, describe)
 }
 
 function schemaError(

@@ -3,6 +3,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { Codec } from '../codec.ts'
 import { messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { validated } from '../schema.ts'
+import { ignoreOutcome, isThenable } from '../thenable.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './snapshot-reader.ts'
 import { isStringLimit, limited, textTooLarge } from './text-limit.ts'
@@ -112,11 +113,15 @@ function isJsonLine(text: string): boolean {
 
 function decodeWith(codec: Codec<never, unknown>, text: string, snapshot: SnapshotFile): unknown {
   const encoded = text.startsWith('"') ? (parse(text, snapshot) as string) : text
+  let decoded: unknown
   try {
-    return codec.decode(encoded)
+    decoded = codec.decode(encoded)
   } catch (error) {
     throw codecError(snapshot, `The codec's decode threw for ${snapshot.path}: ${messageOf(error)}`, error)
   }
+  if (!isThenable(decoded)) return decoded
+  ignoreOutcome(decoded)
+  throw codecError(snapshot, `Expected the codec's decode for ${snapshot.path} to return a state, got a promise`)
 }
 
 function parse(text: string, snapshot: SnapshotFile): unknown {

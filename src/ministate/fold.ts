@@ -1,6 +1,7 @@
 import { MiniStoreError } from '../errors.ts'
-import { isThenable, mutate } from './mutation.ts'
+import { isThenable } from '../thenable.ts'
 import type { Journal } from './journal.ts'
+import { mutate } from './mutation.ts'
 import type { StateDefinition } from './settings.ts'
 
 /** A state and the sequence number of the last mutation that is in it. */

@@ -1,5 +1,5 @@
 import { messageOf, MiniStoreError } from '../errors.ts'
-import { isObject } from '../options.ts'
+import { ignoreOutcome, isThenable } from '../thenable.ts'
 import type { Mutator } from './settings.ts'
 
 /**
@@ -20,16 +20,10 @@ export function mutate<State, Mutation>(
     throw mutatorError(sequence, `threw: ${messageOf(error)}`, error)
   }
   if (isThenable(result)) {
-    // It is refused whatever becomes of it; a rejection of its own would end the process beside that.
-    Promise.resolve(result).catch(() => {})
+    ignoreOutcome(result)
     throw mutatorError(sequence, 'gave a promise, and a state cannot wait for one')
   }
   return result === undefined ? state : result
-}
-
-/** Whether `await` would wait for it. */
-export function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return (isObject(value) || typeof value === 'function') && typeof Reflect.get(value, 'then') === 'function'
 }
 
 function mutatorError(sequence: number, what: string, cause?: unknown): MiniStoreError {

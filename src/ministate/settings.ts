@@ -6,6 +6,7 @@ import type { Codec } from '../codec.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
 import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
+import { checkOnly, schemaOption } from '../schema.ts'
 import type { DeepReadonly } from './deep-readonly.ts'
 
 /** The journal's name in the directory of a state. */
@@ -75,7 +76,12 @@ export interface SnapshotOptions<State> extends AutomaticSnapshots {
   readonly keep?: number | undefined
   /** Replaces JSON for states: for maps, dates, classes. @default JSON */
   readonly codec?: Codec<State> | undefined
-  /** Any Standard Schema, asked about a state before it is written and when it is read. @default none */
+  /**
+   * Any Standard Schema, asked about a state before it is written and when it is read. It is a check: its output is not
+   * used, or a state that comes from a snapshot would be another than the live one. It must not change what it is given.
+   *
+   * @default none
+   */
   readonly schema?: StandardSchemaV1<State> | undefined
 }
 
@@ -133,11 +139,12 @@ export function openSettings<State, Mutation>(options: unknown): OpenSettings<St
   const { schema, fileSystem } = given
   const journal = writerSettings({ ...journalFields(given['journal']), schema, fileSystem })
   const snapshots = nested('snapshots', given['snapshots'], ['keep', 'codec', 'schema', ...automaticNames])
-  const { keep, codec, schema: stateSchema } = snapshots
+  const { keep, codec } = snapshots
+  const stateSchema = schemaOption(snapshots['schema'])
   return {
     ...stateSettings(given, { snapshots, mutations: journal }),
     journal,
-    snapshots: { keep, codec, schema: stateSchema, fileSystem: journal.fileSystem },
+    snapshots: { keep, codec, schema: stateSchema && checkOnly(stateSchema), fileSystem: journal.fileSystem },
   }
 }
 

@@ -106,7 +106,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   /**
    * As {@link open}, over a journal and a snapshot store that are there already. From here on the manager
    * alone may append to the one, drop from it, and write to the other: a `MiniStore` must have no
-   * `maxSegments`. `close()` closes the journal; when this rejects it stays open.
+   * `maxSegments`, and a schema of the snapshots must give what it is given. `close()` closes the journal; when
+   * this rejects it stays open.
    */
   static async over<State, Mutation, Input = Mutation>(
     journal: Journal<Mutation, Input>,
@@ -201,7 +202,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
 
   /**
    * The state as it was after a mutation; 0 gives the initial one. It is rebuilt, from the nearest snapshot
-   * before and the mutations since, and is the caller's own. Nothing waits for it but `close()`.
+   * before and the mutations since, and is the caller's own. Only `close()` waits for it, and a snapshot for the
+   * reading of that one.
    *
    * @throws {RangeError} beyond {@link sequence}.
    * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` when a compaction has dropped what it would be

@@ -112,8 +112,6 @@ export class JournalWriter {
   append(lines: Buffer, records: number, validation?: Promise<unknown>): Promise<number> {
     // Once more: the record's own toJSON, its schema or its codec may have closed the store.
     this.assertUsable()
-    // It is awaited when the turn has come, and must not count as unhandled until then.
-    validation?.catch(() => {})
     const context: AppendTrace = { path: this.files.path, bytes: lines.length, records }
     return this.#queue.add(() =>
       traced(appendChannel, context, async () => {

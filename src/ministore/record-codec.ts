@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 import { validated } from '../schema.ts'
+import { ignoreOutcome, isThenable } from '../thenable.ts'
 import type { Codec } from './settings.ts'
 
 /** A record ready to be written. */
@@ -90,7 +91,10 @@ export class RecordCodec<Output, Input> {
     }
     pieces.push(Buffer.from(piece))
     const lines = pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)
-    return { lines, count, validation: validations.length === 0 ? undefined : Promise.all(validations) }
+    const validation = validations.length === 0 ? undefined : Promise.all(validations)
+    // As each of them.
+    validation?.catch(() => {})
+    return { lines, count, validation }
   }
 
   /**
@@ -103,7 +107,8 @@ export class RecordCodec<Output, Input> {
     const text = this.#textOf(record)
     const stored = this.#decodeLine(text, this.#where)
     if (this.#schema === undefined) return { stored, read: stored as Output }
-    const read = this.#validate(stored, this.#where) as Output | Promise<Output>
+    // One of its own: a schema may change what it is given.
+    const read = this.#validate(this.#decodeLine(text, this.#where), this.#where) as Output | Promise<Output>
     // It is awaited when the record's turn comes, and must not count as unhandled until then.
     if (read instanceof Promise) read.catch(() => {})
     return { stored, read }
@@ -174,16 +179,21 @@ export class RecordCodec<Output, Input> {
   }
 
   #decodeLine(line: string, where: () => MiniStoreErrorContext): unknown {
+    let decoded: unknown
     try {
-      return this.#decode(line)
+      decoded = this.#decode(line)
     } catch (error) {
       const context = where()
-      const at = context.line === undefined ? '' : ` at ${context.segment}, line ${context.line}, offset ${context.offset}`
       const [code, what] = this.#isCustom
         ? (['ERR_MINISTORE_CODEC', "The codec's decode threw"] as const)
         : (['ERR_MINISTORE_CORRUPT', 'A line is not JSON'] as const)
-      throw new MiniStoreError(code, `${what}${at}: ${messageOf(error)}`, { ...context, cause: error })
+      throw new MiniStoreError(code, `${what}${lineIn(context)}: ${messageOf(error)}`, { ...context, cause: error })
     }
+    if (!this.#isCustom || !isThenable(decoded)) return decoded
+    ignoreOutcome(decoded)
+    const context = where()
+    const message = `Expected the codec's decode${lineIn(context)} to return a record, got a promise`
+    throw new MiniStoreError('ERR_MINISTORE_CODEC', message, context)
   }
 
   #validate(decoded: unknown, context: () => MiniStoreErrorContext): unknown {
@@ -202,6 +212,10 @@ export class RecordCodec<Output, Input> {
   #refused(code: MiniStoreErrorCode, message: string, cause?: unknown): MiniStoreError {
     return new MiniStoreError(code, message, { path: this.#path, cause })
   }
+}
+
+function lineIn({ segment, line, offset }: MiniStoreErrorContext): string {
+  return line === undefined ? '' : ` at ${segment}, line ${line}, offset ${offset}`
 }
 
 function problemOf(text: unknown): string | undefined {

@@ -332,6 +332,34 @@ describe('a schema for mutations', () => {
     await again.close()
   })
 
+  test('that changes what it is given changes nothing that is stored', async () => {
+    const inPlace = z.object({
+      order: z.custom<{ cents: number }>().transform((order) => {
+        order.cents *= 100
+        return order
+      }),
+    })
+    const files = new SimulatedFileSystem()
+    const openTotal = (): Promise<StateManager<{ total: number }, { order: { cents: number } }>> =>
+      StateManager.open(directory, {
+        initialState: () => ({ total: 0 }),
+        mutator: (state, { order }) => {
+          state.total += order.cents
+        },
+        schema: inPlace,
+        fileSystem: files,
+      })
+    const manager = await openTotal()
+    await manager.apply({ order: { cents: 5 } })
+    expect(files.readFile(journalFile).toString()).toContain('{"order":{"cents":5}}')
+    expect(manager.state.total).toBe(500)
+    expect(await manager.stateAt(1)).toEqual({ total: 500 })
+    await manager.close()
+    const again = await openTotal()
+    expect(again.state.total).toBe(500)
+    await again.close()
+  })
+
   test('refuses what does not fit before it takes its turn', async () => {
     const manager = await open(new SimulatedFileSystem())
     expect(await errorOf(manager.apply({ by: 12 } as never))).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
@@ -349,6 +377,15 @@ describe('a schema for mutations', () => {
     await manager.close()
     expect(await stateOn(files)).toEqual([1, 3])
   })
+})
+
+test('a codec whose decode takes its time is refused, and nothing is written', async () => {
+  const codec = { encode: JSON.stringify, decode: async (line: string) => JSON.parse(line) as Add }
+  const { manager, files } = await openSums({ journal: { codec: codec as never } })
+  const error = await errorOf(manager.apply({ by: 1 }))
+  expect(error).toMatchObject({ code: 'ERR_MINISTORE_CODEC', message: expect.stringContaining('got a promise') as string })
+  await manager.close()
+  expect(files.readFile(journalFile).toString().split('\n')).toHaveLength(2)
 })
 
 test('a codec for mutations: live and rebuilt states get what it decodes', async () => {

@@ -1,10 +1,12 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describe, expect, test } from 'vitest'
+import * as z from 'zod'
 
 import { MiniStore } from '../../src/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import {
-  addOnes, changesOf, damageSnapshot, directory, errorOf, journalFile, openSums, stateOn,
+  addOnes, changesOf, damageSnapshot, directory, errorOf, journalFile, openSums, stateOn, type SumOptions, type Sums,
 } from './support.ts'
 
 /** Snapshots at 2 and 4, five mutations; compacted when asked for. */
@@ -31,6 +33,35 @@ describe('opening', () => {
     })
     expect(files.names(directory).filter((name) => name.startsWith('snapshot'))).toEqual([])
     await manager.close()
+  })
+
+  test.each([
+    ['drops a property', z.object({ sums: z.array(z.number()) })],
+    ['adds a default', z.object({ sums: z.array(z.number()), unit: z.string().default('€') })],
+    ['takes its time', z.object({ sums: z.array(z.number()) }).refine((state) => Promise.resolve('sums' in state))],
+  ])('gives the state of a snapshot as it was also when its schema %s', async (_what, schema) => {
+    const initialState = (): Sums & { note?: string } => ({ sums: [], note: 'kept' })
+    const options = { initialState, snapshots: { schema: schema as unknown as StandardSchemaV1<Sums> } }
+    const { files, manager } = await openSums(options)
+    await addOnes(manager, 2)
+    await manager.compact()
+    expect(manager.state).toEqual({ sums: [1, 2], note: 'kept' })
+    await manager.close()
+    const again = await openSums({ files, ...options })
+    expect(again.manager.recovery.snapshotSequence).toBe(2)
+    expect(again.manager.state).toEqual({ sums: [1, 2], note: 'kept' })
+    await again.manager.close()
+  })
+
+  test('refuses a state that fails the schema of its snapshots, when it is written and when it is read', async () => {
+    const least = (length: number): SumOptions => ({ snapshots: { schema: z.object({ sums: z.array(z.number()).min(length) }) } })
+    const { files, manager } = await openSums(least(2))
+    await addOnes(manager, 1)
+    expect(await errorOf(manager.createSnapshot())).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
+    await addOnes(manager, 1)
+    await manager.createSnapshot()
+    await manager.close()
+    expect(await errorOf(openSums({ files, ...least(3) }))).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
   })
 
   test('rebuilds the state from the newest snapshot and the mutations after it', async () => {

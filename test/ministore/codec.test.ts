@@ -240,4 +240,20 @@ describe('a codec', () => {
     await expect(store.append('record')).rejects.toMatchObject({ code: 'ERR_MINISTORE_CODEC' })
     expect(await linesIn(path)).toEqual([])
   })
+
+  test.each(['resolves', 'rejects'])('with a decode that takes its time is refused when reading, %s', async (how) => {
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    await store.append('record')
+    const decode = async (line: string): Promise<unknown> => {
+      if (how === 'rejects') throw new Error('no')
+      return JSON.parse(line) as unknown
+    }
+    await expect(MiniStore.replay(path, { codec: { decode } })).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_CODEC',
+      message: expect.stringMatching(/decode at journal\.jsonl, line 2, offset \d+ to return a record, got a promise/) as string,
+      line: 2,
+      sequence: 1,
+    })
+  })
 })

@@ -282,6 +282,22 @@ describe('a schema', () => {
     })
   })
 
+  test.each([
+    ['undefined', undefined, '`undefined`'],
+    ['null', null, '`null`'],
+    ['a number', 1, '`1`'],
+    ['a promise of nothing', Promise.resolve(), '`undefined`'],
+  ])('whose validate gives no result but %s refuses the record', async (_what, result, shown) => {
+    const path = await journalPath()
+    const schema = { '~standard': { version: 1, vendor: 'test', validate: () => result } } as unknown as StandardSchemaV1
+    await using store = await MiniStore.open(path, { schema })
+    await expect(store.append('record')).rejects.toMatchObject({
+      code: 'ERR_MINISTORE_SCHEMA',
+      message: expect.stringContaining(`expected its validate to give a result, got ${shown}`) as string,
+    })
+    expect(await linesIn(path)).toEqual([])
+  })
+
   test('is not asked about a line that is not even JSON: that is corruption', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path)
@@ -344,6 +360,25 @@ describe('an asynchronous schema', () => {
       expect(unhandled).toEqual([])
     },
   )
+
+  test('that refuses records of a store that was closed while they were given is not heard, and harms nobody', async () => {
+    const unhandled = collectUnhandled()
+    const { schema, answers } = schemaOnRequest()
+    const store = await MiniStore.open(await journalPath(), { schema })
+    let closing: Promise<void> | undefined
+    function* closesBetween(): Generator<string> {
+      yield 'a'
+      closing = store.close()
+      yield 'b'
+    }
+    await expect(store.appendAll(closesBetween())).rejects.toMatchObject({ code: 'ERR_MINISTORE_CLOSED' })
+    for (const { refuse } of answers) refuse()
+    await closing
+    await nextTurn()
+    await nextTurn()
+    expect(answers).toHaveLength(2)
+    expect(unhandled).toEqual([])
+  })
 
   test('is waited for before the records behind it are written', async () => {
     const path = await journalPath()

@@ -16,7 +16,7 @@ export interface LockHolder {
  * at; the list of locks is of all.
  */
 export async function lockState(lockPath: string): Promise<LockState> {
-  const file = await orUndefined(stat(lockPath))
+  const file = await orUndefined(stat(lockPath, { bigint: true }))
   // A writer makes it before it locks it.
   if (file === undefined) return { state: process.platform === 'linux' ? 'free' : 'unknown' }
   const locks = await orUndefined(readFile('/proc/locks', 'utf8'))
@@ -27,13 +27,13 @@ export async function lockState(lockPath: string): Promise<LockState> {
   if (holder !== undefined) return { state: 'held', holder }
   // Some file systems go by another device number there than in stat: then it may be the lock of another
   // file.
-  return devices.includes(deviceText(file.dev)) ? { state: 'held', holder: undefined } : { state: 'unknown' }
+  return devices.includes(deviceText(Number(file.dev))) ? { state: 'held', holder: undefined } : { state: 'unknown' }
 }
 
 /** The devices on which a file with this inode number is locked: the field is `major:minor:inode`. */
-function devicesWithLock(locks: string, inode: number): string[] {
+function devicesWithLock(locks: string, inode: bigint): string[] {
   return [...locks.matchAll(/ ([0-9a-f]+:[0-9a-f]+):(\d+) /g)]
-    .filter(([, , number]) => Number(number) === inode)
+    .filter(([, , number]) => BigInt(number as string) === inode)
     .map(([, device]) => device as string)
 }
 

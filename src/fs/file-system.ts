@@ -54,9 +54,12 @@ export type OpenMode = 'read' | 'write' | 'create' | 'ensure'
 export interface FileStat {
   readonly size: number
   readonly isDirectory: boolean
-  /** Device and inode: the same for every name of one file. An inode may be used again after its file is gone. */
-  readonly device: number
-  readonly inode: number
+  /**
+   * Device and inode: the same for every name of one file. An inode may be used again after its file is gone. A bigint
+   * where they may be too long for a number, as those of NTFS are.
+   */
+  readonly device: number | bigint
+  readonly inode: number | bigint
   /**
    * When the file was last changed, in milliseconds of whatever clock; undefined where that is not known. Only compared:
    * it tells a change that leaves size and inode as they were.

@@ -30,7 +30,7 @@ export const nodeFileSystem: FileSystem = {
   open: (path, mode) =>
     call<number>((done) => fs.open(path, flags[mode], 0o666, done)).then((descriptor) => new NodeFile(descriptor)),
   list: (directory) => call((done) => fs.readdir(directory, done)),
-  stat: (path) => call<fs.Stats>((done) => fs.stat(path, done)).then(toFileStat),
+  stat: (path) => call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat),
   realPath: (path) => call((done) => fs.realpath.native(path, done)),
   rename: (from, to) => call((done) => fs.rename(from, to, done)),
   unlink: (path) => call((done) => fs.unlink(path, done)),
@@ -80,7 +80,7 @@ class NodeFile implements File {
   }
 
   stat(): Promise<FileStat> {
-    return call<fs.Stats>((done) => fs.fstat(this.descriptor, done)).then(toFileStat)
+    return call<fs.BigIntStats>((done) => fs.fstat(this.descriptor, { bigint: true }, done)).then(toFileStat)
   }
 
   close(): Promise<void> {
@@ -125,9 +125,10 @@ function loadKernelLock(): KernelLock {
   return kernelLock
 }
 
-function toFileStat(stats: fs.Stats): FileStat {
-  const { size, dev: device, ino: inode, ctimeMs: changedMs } = stats
-  return { size, isDirectory: stats.isDirectory(), device, inode, changedMs }
+/** As numbers, the identities of two files may be rounded to one. */
+function toFileStat(stats: fs.BigIntStats): FileStat {
+  const { size, dev: device, ino: inode, ctimeNs } = stats
+  return { size: Number(size), isDirectory: stats.isDirectory(), device, inode, changedMs: Number(ctimeNs) / 1e6 }
 }
 
 /** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */

@@ -1,5 +1,5 @@
 import { MiniStoreError } from '../errors.ts'
-import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { type Header, isPartialHeader, maxHeaderBytes, parseHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { LineBlocks } from './line-blocks.ts'
@@ -14,7 +14,7 @@ export interface SegmentFile {
   readonly header: Header
   readonly bytes: number
   /** With the header it tells a file from another that took its name. */
-  readonly inode: number
+  readonly inode: FileStat['inode']
   readonly changedMs: number | undefined
 }
 
@@ -28,7 +28,7 @@ export interface Segment extends SegmentFile {
 export interface UnfinishedFile {
   readonly name: string
   readonly bytes: number
-  readonly inode: number
+  readonly inode: FileStat['inode']
   readonly changedMs: number | undefined
 }
 

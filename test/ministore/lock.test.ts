@@ -1,9 +1,9 @@
-import { mkdir, symlink } from 'node:fs/promises'
+import { mkdir, stat, symlink } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
-import { MiniStore, MiniStoreError } from '../../src/index.ts'
+import { type FileStat, MiniStore, MiniStoreError, nodeFileSystem } from '../../src/index.ts'
 import { collect, take } from '../support/consume.ts'
 import { writeJournal } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
@@ -103,6 +103,43 @@ describe('a second writer in the same process is refused at once', () => {
     await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(locked)
     expect(fs.openFiles).toBe(0)
     await store.close()
+  })
+
+  test('but not when it opens another one whose inode differs only where a number would be rounded', async () => {
+    // NTFS: how often a number was used before stands in its upper 16 bits.
+    let inode = 40n << 48n
+    const inodes = new Map<unknown, bigint>()
+    class LongInodes extends ObservedFileSystem {
+      #long(found: FileStat): FileStat {
+        const long = inodes.get(found.inode) ?? ++inode
+        inodes.set(found.inode, long)
+        return { ...found, inode: long }
+      }
+
+      override async stat(path: string): Promise<FileStat> {
+        return this.#long(await super.stat(path))
+      }
+
+      override async open(
+        ...parameters: Parameters<ObservedFileSystem['open']>
+      ): ReturnType<ObservedFileSystem['open']> {
+        const file = await super.open(...parameters)
+        const asked = file.stat.bind(file)
+        return Object.assign(file, { stat: async () => this.#long(await asked()) })
+      }
+    }
+    const fileSystem = new LongInodes()
+    const directory = await temporaryDirectory()
+    const stores: Array<MiniStore<number>> = []
+    for (const n of [1, 2, 3, 4]) {
+      const store = await MiniStore.open<number>(join(directory, `${n}/journal.jsonl`), { fileSystem })
+      await store.append(n)
+      stores.push(store)
+    }
+    for (const [at, { path }] of stores.entries()) {
+      expect(await MiniStore.replay(path, { fileSystem })).toEqual([at + 1])
+    }
+    for (const store of stores) await store.close()
   })
 
   test('but not when it opens another journal in the same directory', async () => {
@@ -272,4 +309,14 @@ describe('the lock', () => {
     const fs = new ObservedFileSystem()
     expect(await fs.list(join(path, '..'))).toContain('journal.jsonl.lock')
   })
+})
+
+test('device and inode of a file are told to the last bit', async () => {
+  const { path, store } = await heldJournal()
+  const { dev: device, ino: inode } = await stat(path, { bigint: true })
+  expect(await nodeFileSystem.stat(path)).toMatchObject({ device, inode })
+  const file = await nodeFileSystem.open(path, 'read')
+  expect(await file.stat()).toMatchObject({ device, inode })
+  await file.close()
+  await store.close()
 })

@@ -14,6 +14,7 @@
  * | `ERR_MINISTORE_CLOSED` | the store is closed or closing | the record was not written |
  * | `ERR_MINISTORE_LOCKED` | another writer has the journal open | nothing changed |
  * | `ERR_MINISTORE_LOCK_UNAVAILABLE` | this platform or file system offers no kernel lock | nothing changed |
+ * | `ERR_MINISTORE_NAME_TAKEN` | the path is that of a file of another journal, as `events.2024` is beside `events`, or the other way round | nothing changed |
  * | `ERR_MINISTORE_CORRUPT` | damage that is not a torn tail | nothing changed |
  * | `ERR_MINISTORE_UNSUPPORTED_VERSION` | a newer major version of the format | nothing changed |
  * | `ERR_MINISTORE_SNAPSHOT_DAMAGED` | a snapshot is not as it was written, or all of them are not | nothing changed |
@@ -39,6 +40,7 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_CLOSED'
   | 'ERR_MINISTORE_LOCKED'
   | 'ERR_MINISTORE_LOCK_UNAVAILABLE'
+  | 'ERR_MINISTORE_NAME_TAKEN'
   | 'ERR_MINISTORE_CORRUPT'
   | 'ERR_MINISTORE_UNSUPPORTED_VERSION'
   | 'ERR_MINISTORE_SNAPSHOT_DAMAGED'

@@ -28,6 +28,16 @@ export async function ensureDirectory(fs: FileSystem, directory: string): Promis
   }
 }
 
+/** The names in a directory; none when it is not there. */
+export async function listIfPresent(fs: FileSystem, directory: string): Promise<string[]> {
+  try {
+    return await fs.list(directory)
+  } catch (error) {
+    if (isNotFound(error)) return []
+    throw error
+  }
+}
+
 async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
   try {
     await fs.syncDirectory(dirname(directory))

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, renameIntoPlace } from '../fs/atomic-replace.ts'
-import { ensureDirectory } from '../fs/directories.ts'
+import { ensureDirectory, listIfPresent } from '../fs/directories.ts'
 import { type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import type { SnapshotInfo } from './snap-store-options.ts'
@@ -122,13 +122,8 @@ export class SnapshotDirectory {
     }
   }
 
-  async #names(): Promise<string[]> {
-    try {
-      return await this.#fs.list(this.path)
-    } catch (error) {
-      if (isNotFound(error)) return []
-      throw error
-    }
+  #names(): Promise<string[]> {
+    return listIfPresent(this.#fs, this.path)
   }
 
   async #guard<T>(doing: string, step: () => Promise<T>): Promise<T> {

@@ -45,6 +45,12 @@ export class JournalFiles {
     return `${this.name}.torn-${sequence}${copy === 1 ? '' : `-${copy}`}`
   }
 
+  /** Whether a writer of this journal makes, renames or removes files of this name; the active segment does not count. */
+  isOwn(name: string): boolean {
+    const others = [this.seal, this.lock].map((path) => basename(path))
+    return this.sealedNumber(name) !== undefined || this.isLeftover(name) || others.includes(name)
+  }
+
   /** Whether a file is left over from something that a crash cut short. */
   isLeftover(name: string): boolean {
     if (!name.startsWith(`${this.name}.`)) return false

@@ -5,6 +5,7 @@ import { acquireLock } from '../fs/lock.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { JournalWriter } from './journal-writer.ts'
 import { locateJournal } from './locate.ts'
+import { assertNamesFree } from './name-check.ts'
 import { PoisoningError } from './next-segment.ts'
 import { recoverJournal } from './recovery.ts'
 import { keepBroken, repairTemporary, writeWhole } from './repair-copy.ts'
@@ -38,7 +39,7 @@ export interface RepairResult {
  * So a repair that was cut short is run again with the same choice.
  *
  * @param options.confirm is given the plan before anything is changed; what it throws ends the repair.
- * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED`, `…_LOCK_UNAVAILABLE`, `…_UNSUPPORTED_VERSION`, `…_IO`;
+ * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED`, `…_LOCK_UNAVAILABLE`, `…_UNSUPPORTED_VERSION`, `…_NAME_TAKEN`, `…_IO`;
  *   `…_CORRUPT` for what only a person can decide.
  * @throws {RangeError} for a plan that must be refused, see `refusalOf`.
  */
@@ -54,6 +55,7 @@ export async function repairJournal(
 ): Promise<RepairResult | undefined> {
   const { choice, check, confirm, signal } = options
   const files = await locateJournal(fs, path)
+  await assertNamesFree(fs, files)
   const lock = await acquireLock(fs, files.lock, { kernel: true, holder: {}, journalPath: files.path })
   try {
     const plan = await planRepair(fs, files, choice, { check, signal })

@@ -1,4 +1,5 @@
 import { MiniStoreError } from '../errors.ts'
+import { listIfPresent } from '../fs/directories.ts'
 import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { type Header, isPartialHeader, maxHeaderBytes, parseHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
@@ -244,15 +245,6 @@ async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<numbe
   } finally {
     await blocks.release()
     await file.close()
-  }
-}
-
-async function listIfPresent(fs: FileSystem, directory: string): Promise<string[]> {
-  try {
-    return await fs.list(directory)
-  } catch (error) {
-    if (isNotFound(error)) return []
-    throw error
   }
 }
 

@@ -1,7 +1,9 @@
-import { readdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 
+import { listIfPresent } from '../../fs/directories.ts'
 import { isNotFound } from '../../fs/file-system.ts'
+import { nodeFileSystem } from '../../fs/node-file-system.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
 import { assertQueue } from '../../miniqueue/queue-log.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/queue-state.ts'
@@ -128,7 +130,7 @@ const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
 async function bytesIn(directory: string): Promise<number> {
   let bytes = 0
   let found = 0
-  for (const name of (await namesIn(directory)).filter((entry) => ourName.test(entry))) {
+  for (const name of (await listIfPresent(nodeFileSystem, directory)).filter((entry) => ourName.test(entry))) {
     try {
       bytes += (await stat(join(directory, name))).size
       found++
@@ -139,13 +141,4 @@ async function bytesIn(directory: string): Promise<number> {
   }
   if (found > 0) return bytes
   throw new CommandFailure(`There is no queue in ${resolve(directory)}: neither ${journalName} nor a snapshot`)
-}
-
-async function namesIn(directory: string): Promise<string[]> {
-  try {
-    return await readdir(directory)
-  } catch (error) {
-    if (isNotFound(error)) return []
-    throw error
-  }
 }

@@ -1,0 +1,63 @@
+import { basename } from 'node:path'
+
+import { MiniStoreError } from '../errors.ts'
+import { listIfPresent } from '../fs/directories.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import { JournalFiles } from './journal-files.ts'
+import { inspectActive } from './segments.ts'
+
+/**
+ * Sees to it that no file belongs to two journals: `events.2024` is a good name for a journal, and that of a sealed segment
+ * of the journal `events`, which would adopt its records, and delete them some day.
+ *
+ * To be asked before a writer's lock file is made: by that, which is never removed, a journal is known whatever crash it went
+ * through. One that the Rust crate made has none; it is known by its active segment.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN`.
+ */
+export async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<void> {
+  const names = new Set(await listIfPresent(fs, files.directory))
+  for (const name of names) {
+    if (files.isOwn(name) && names.has(lockOf(name))) throw nameTaken(files, { owned: name, owner: files.name, known: lockOf(name) })
+  }
+  for (const owner of possibleOwners(files)) {
+    if (names.has(lockOf(owner.name))) {
+      throw nameTaken(files, { owned: files.name, owner: owner.name, known: lockOf(owner.name) })
+    }
+    if (names.has(owner.name) && (await isJournal(fs, owner))) {
+      throw nameTaken(files, { owned: files.name, owner: owner.name, known: owner.name })
+    }
+  }
+}
+
+/** The journals beside this one that would take it for a file of theirs. */
+function possibleOwners(files: JournalFiles): JournalFiles[] {
+  // Not the first character: a name may begin with a dot, but is not empty.
+  return [...files.name.matchAll(/(?!^)\./g)]
+    .map(({ index }) => new JournalFiles(files.at(files.name.slice(0, index))))
+    .filter((owner) => owner.isOwn(files.name))
+}
+
+function lockOf(name: string): string {
+  return basename(new JournalFiles(name).lock)
+}
+
+async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> {
+  try {
+    const active = await inspectActive(fs, files)
+    return active !== undefined && 'header' in active
+  } catch (error) {
+    // A directory, something that may not be read, or a file whose first line is no header of ours.
+    return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_UNSUPPORTED_VERSION'
+  }
+}
+
+function nameTaken(
+  files: JournalFiles,
+  { owned, owner, known }: { readonly owned: string; readonly owner: string; readonly known: string },
+): MiniStoreError {
+  const message =
+    `${owned} is the name of a file of the journal ${owner}, and cannot be a journal of its own beside it ` +
+    `(${known} is there). Give one of them another name or directory; if that file is left over, remove it`
+  return new MiniStoreError('ERR_MINISTORE_NAME_TAKEN', message, { path: files.path })
+}

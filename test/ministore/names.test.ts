@@ -1,0 +1,110 @@
+import { describe, expect, test } from 'vitest'
+
+import { MiniStore } from '../../src/index.ts'
+import { repairJournal } from '../../src/ministore/repair.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+
+const taken = { code: 'ERR_MINISTORE_NAME_TAKEN' }
+
+/** A directory with one journal, closed, of the records `a` and `b` in two segments. */
+async function journalAt(path: string): Promise<SimulatedFileSystem> {
+  const files = new SimulatedFileSystem()
+  const store = await MiniStore.open(path, { fileSystem: files })
+  await store.append('a')
+  await store.rotate()
+  await store.append('b')
+  await store.close()
+  return files
+}
+
+const bytesOf = (files: SimulatedFileSystem): unknown => [...files.snapshot()].map(([name, bytes]) => [name, bytes.toString()])
+
+describe('a journal named like a file of another one', () => {
+  const names = ['events.001', 'events.002', 'events.2024', 'events.7', 'events.next', 'events.seal', 'events.lock', 'events.seal.tmp']
+
+  test.each(names)('is refused beside that one: %s', async (name) => {
+    const files = await journalAt('/logs/events')
+    const before = bytesOf(files)
+    const opening = MiniStore.open(`/logs/${name}`, { fileSystem: files })
+    await expect(opening).rejects.toMatchObject({ ...taken, path: `/logs/${name}` })
+    await expect(opening).rejects.toThrow(`${name} is the name of a file of the journal events`)
+    await expect(opening).rejects.toThrow('(events.lock is there)')
+    expect(bytesOf(files)).toEqual(before)
+    expect(await MiniStore.replay('/logs/events', { fileSystem: files })).toEqual(['a', 'b'])
+  })
+
+  test('is refused beside one without a lock, as the Rust crate makes them', async () => {
+    const files = await journalAt('/logs/events')
+    for (const ending of ['lock', 'seal']) await files.unlink(`/logs/events.${ending}`)
+    const opening = MiniStore.open('/logs/events.002', { fileSystem: files })
+    await expect(opening).rejects.toMatchObject(taken)
+    await expect(opening).rejects.toThrow('(events is there)')
+  })
+
+  test.each(['events.2024', 'events.next', 'events.seal'])('keeps that one from being made: %s', async (name) => {
+    const files = await journalAt(`/logs/${name}`)
+    const before = bytesOf(files)
+    const opening = MiniStore.open('/logs/events', { fileSystem: files })
+    await expect(opening).rejects.toMatchObject({ ...taken, path: '/logs/events' })
+    await expect(opening).rejects.toThrow(`${name} is the name of a file of the journal events`)
+    await expect(opening).rejects.toThrow(`(${name}.lock is there)`)
+    expect(bytesOf(files)).toEqual(before)
+    const store = await MiniStore.open(`/logs/${name}`, { fileSystem: files })
+    expect(await store.append('c')).toBe(3)
+    expect(await store.replay()).toEqual(['a', 'b', 'c'])
+    await store.close()
+  })
+
+  test('is refused by a repair too', async () => {
+    const files = await journalAt('/logs/events')
+    const before = bytesOf(files)
+    await expect(repairJournal(files, '/logs/events.001', { choice: { kind: 'drop-damaged' } })).rejects.toMatchObject(taken)
+    expect(bytesOf(files)).toEqual(before)
+  })
+
+  test('may be read', async () => {
+    const files = await journalAt('/logs/events')
+    expect(await MiniStore.replay('/logs/events.001', { fileSystem: files })).toEqual(['a'])
+  })
+})
+
+describe('a journal', () => {
+  test.each(['events.2024', 'events.seal', 'events.001.jsonl', '.001', 'events.torn-5', 'events..5'])(
+    'may be called %s where no other is',
+    async (name) => {
+      const files = await journalAt(`/logs/${name}`)
+      const store = await MiniStore.open(`/logs/${name}`, { fileSystem: files })
+      expect(await store.replay()).toEqual(['a', 'b'])
+      await store.close()
+    },
+  )
+
+  test('may be called events.2024 beside a directory, or a file that is no journal', async () => {
+    for (const other of ['directory', 'file']) {
+      const files = await journalAt('/logs/events.2024')
+      if (other === 'directory') await files.makeDirectory('/logs/events')
+      else files.writeFile('/logs/events', 'a text\n')
+      const store = await MiniStore.open('/logs/events.2024', { fileSystem: files })
+      expect(await store.append('c')).toBe(3)
+      await store.close()
+    }
+  })
+
+  test.each([
+    ['/logs/a.jsonl', '/logs/b.jsonl'],
+    ['/logs/events', '/logs/events.jsonl'],
+    ['/logs/events', '/logs/events-2024'],
+    ['/logs/events', '/logs/events2024.001'],
+    ['/logs/events', '/others/events.001'],
+  ])('%s lies well beside %s', async (one, other) => {
+    const files = new SimulatedFileSystem()
+    for (const life of [1, 2]) {
+      const stores = await Promise.all([one, other].map((path) => MiniStore.open(path, { fileSystem: files })))
+      for (const store of stores) {
+        expect(await store.append(store.path)).toBe(life)
+        await store.rotate()
+      }
+      for (const store of stores) await store.close()
+    }
+  })
+})

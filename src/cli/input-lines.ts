@@ -35,19 +35,22 @@ export async function* inputLines(
   let number = 0
   let parts: Buffer[] = []
   let bytes = 0
+  const tooLong = (line: number): BadInputError => new BadInputError(line, `is longer than ${sizeText(maxLineBytes)}`)
   const take = (part: Buffer): void => {
     bytes += part.length
-    if (bytes > maxLineBytes + 1)
-      throw new BadInputError(number + 1, `is longer than ${sizeText(maxLineBytes)}`)
+    // The one more may be a `\r`.
+    if (bytes > maxLineBytes + 1) throw tooLong(number + 1)
     parts.push(part)
   }
   const finish = (): InputLine | undefined => {
-    const line = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts)
+    const whole = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts)
     parts = []
     bytes = 0
     number++
+    const line = whole.at(-1) === carriageReturn ? whole.subarray(0, -1) : whole
+    if (line.length > maxLineBytes) throw tooLong(number)
     if (!isUtf8(line)) throw new BadInputError(number, 'is not UTF-8')
-    const text = line.toString().replace(/\r$/, '')
+    const text = line.toString()
     return /^\s*$/.test(text) ? undefined : { number, text }
   }
   for await (const given of input) {
@@ -65,3 +68,4 @@ export async function* inputLines(
 }
 
 const newline = 0x0a
+const carriageReturn = 0x0d

@@ -2,12 +2,15 @@ import { join } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
+import { nodeFileSystem } from '../fs/node-file-system.ts'
 import { SnapStore } from '../minisnap/index.ts'
+import { DiskSource } from '../ministore/disk-source.ts'
+import { outlineJournal } from '../ministore/journal-outline.ts'
 import { MiniStore } from '../ministore/ministore.ts'
-import { type InitialState, initialStateOf, type StateAt } from './fold.ts'
+import type { StateAt } from './fold.ts'
 import { mutate } from './mutation.ts'
+import { refuseAhead, refuseGap, restoreBase } from './recovery.ts'
 import { journalName, type StateDefinition } from './settings.ts'
-import { isDamage } from './state-snapshots.ts'
 
 /** Each look that finds mutations gone means that a compaction has made a newer snapshot meanwhile. */
 const maxLooks = 10
@@ -17,7 +20,7 @@ const maxLooks = 10
  * a manager has it open too, whose mutation under way may then be seen before it is durable.
  *
  * @throws {MiniStoreError} what `SnapStore.restore` and `MiniStore.entries` do; `ERR_MINISTORE_MUTATOR`;
- *   `…_SEQUENCE_GONE` when the journal does not reach back to the newest whole snapshot.
+ *   `…_SNAPSHOT_AHEAD` or `…_STATE_GAP` when journal and snapshots do not fit together.
  */
 export async function readState<State, Mutation>(
   directory: string,
@@ -39,9 +42,16 @@ async function readOnce<State, Mutation>(
   definition: Pick<StateDefinition<State, Mutation>, 'initialState' | 'mutator'>,
   fileSystem: FileSystem | undefined,
 ): Promise<StateAt<State>> {
-  const base = await restoreBase(new SnapStore<State>(directory, { fileSystem }), definition)
-  let { state, sequence } = base
   const path = join(directory, journalName)
+  const store = new SnapStore<State>(directory, { fileSystem })
+  // In this order a manager that goes on meanwhile makes neither check fail: a snapshot comes after its mutations, and what is
+  // dropped is covered by one that is restored then.
+  const kept = await store.list()
+  const journal = await boundsOf(path, fileSystem)
+  refuseAhead(journal, kept[0])
+  const { base, damaged } = await restoreBase(store, kept, definition)
+  refuseGap(journal, base.sequence, damaged)
+  let { state, sequence } = base
   for await (const entry of MiniStore.entries<Mutation>(path, { from: sequence + 1, fileSystem })) {
     state = mutate(definition.mutator, state, entry)
     sequence = entry.sequence
@@ -49,12 +59,10 @@ async function readOnce<State, Mutation>(
   return { state, sequence }
 }
 
-async function restoreBase<State>(store: SnapStore<State>, definition: InitialState<State>): Promise<StateAt<State>> {
-  try {
-    return (await store.restore()) ?? initialStateOf(definition)
-  } catch (error) {
-    // All are damaged; the journal may still begin with the first mutation, and says so if it does not.
-    if (isDamage(error)) return initialStateOf(definition)
-    throw error
-  }
+async function boundsOf(
+  path: string,
+  fileSystem: FileSystem = nodeFileSystem,
+): Promise<{ readonly firstSequence: number; readonly lastSequence: number }> {
+  const outline = await outlineJournal(fileSystem, new DiskSource(fileSystem, path, { salvage: undefined }))
+  return outline ?? { firstSequence: 1, lastSequence: 0 }
 }

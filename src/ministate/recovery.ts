@@ -65,13 +65,15 @@ export async function recoverState<State, Mutation>(
   }
 }
 
+/** What a state is rebuilt from. */
 interface Base<State> {
   readonly base: StateAt<State>
   readonly isSnapshot: boolean
   readonly damaged: readonly MiniStoreError[]
 }
 
-async function restoreBase<State>(
+/** The newest whole snapshot, or, where there is none, the initial state. */
+export async function restoreBase<State>(
   snapshots: SnapStore<State>,
   kept: readonly SnapshotInfo[],
   definition: InitialState<State>,
@@ -90,8 +92,12 @@ async function restoreBase<State>(
   }
 }
 
-/** A damaged one counts too: its name alone says that the journal once went so far. */
-function refuseAhead(
+/**
+ * A damaged one counts too: its name alone says that the journal once went so far.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`.
+ */
+export function refuseAhead(
   { lastSequence: last }: Pick<Journal<unknown>, 'lastSequence'>,
   newest: SnapshotInfo | undefined,
 ): void {
@@ -103,7 +109,8 @@ function refuseAhead(
   throw new MiniStoreError('ERR_MINISTORE_SNAPSHOT_AHEAD', message, { path, sequence })
 }
 
-function refuseGap(
+/** @throws {MiniStoreError} `ERR_MINISTORE_STATE_GAP` when the journal does not reach back to what the state is rebuilt from. */
+export function refuseGap(
   journal: Pick<Journal<unknown>, 'firstSequence'>,
   sequence: number,
   damaged: readonly MiniStoreError[],

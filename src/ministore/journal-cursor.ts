@@ -6,8 +6,9 @@ import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
+import { changedSinceSealed, deleted, gone, mayBeTorn, missingBytes, notNext, replaced, unendedLine } from './replay-damage.ts'
 import { SegmentReader, type SegmentSource } from './segment-reader.ts'
-import { damaged, isSameSegment, type Segment } from './segments.ts'
+import { isSameSegment, type Segment } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
 
 /** How often a name may turn out to belong to another file before that counts as an error. */
@@ -156,6 +157,8 @@ export class JournalCursor<T> {
 
   async #look(since?: JournalView): Promise<JournalView> {
     const view = await this.#source.look(since)
+    const seen = this.#view?.segments.at(-1)
+    if (seen !== undefined && view.segments.length === 0) this.#raise(deleted(this.#source.path, seen))
     if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
     this.#view = view
     return view
@@ -172,7 +175,7 @@ export class JournalCursor<T> {
       }
       const wanted = (this.#sequence ??= first.firstSequence)
       const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
-      if (segment === undefined) throw this.#gone(wanted, first)
+      if (segment === undefined) throw gone(this.#source.path, wanted, first)
       if (this.#tail !== undefined && segment.firstSequence > this.#tail.segment.firstSequence) {
         this.#isDone = true
         return undefined
@@ -222,12 +225,16 @@ export class JournalCursor<T> {
     }
   }
 
-  /** Another file that begins with the sequence number of the one being read: the journal was deleted and made anew. */
-  #checkReplaced(view: JournalView): void {
+  /**
+   * The segment being read is gone, and not because it was the oldest: the journal was deleted and made anew, or
+   * repaired.
+   */
+  #checkReplaced({ segments }: JournalView): void {
     const reading = this.#reader?.segment
-    const other = view.segments.find(({ firstSequence }) => firstSequence === reading?.firstSequence)
-    if (reading === undefined || other === undefined || isSameSegment(reading, other)) return
-    throw damaged(this.#source.path, reading.name, 'the journal was replaced by another while it was being followed')
+    const [first] = segments
+    if (reading === undefined || first === undefined || first.firstSequence > reading.firstSequence) return
+    if (segments.some((segment) => isSameSegment(segment, reading))) return
+    throw replaced(this.#source.path, reading)
   }
 
   /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
@@ -237,11 +244,10 @@ export class JournalCursor<T> {
     if (reader.hasRest) this.#raise(unendedLine(path, reader))
     const { previousCrc32 } = next?.header ?? {}
     if (previousCrc32 !== undefined && previousCrc32 !== reader.crc32) {
-      this.#raise(damaged(path, reader.segment.name, 'it has changed since it was sealed (wrong checksum)'))
+      this.#raise(changedSinceSealed(path, reader))
     }
     if (next !== undefined && next.firstSequence !== reader.nextSequence) {
-      const problem = `it begins with sequence ${next.firstSequence}, expected ${reader.nextSequence}`
-      this.#raise(damaged(path, next.name, problem, { sequence: next.firstSequence }))
+      this.#raise(notNext(path, next, reader))
     }
     this.#reader = undefined
     await reader.close()
@@ -264,34 +270,4 @@ export class JournalCursor<T> {
     this.#index = 0
     tellDamage(this.#settings.salvage, damage)
   }
-
-  #gone(wanted: number, first: Segment): MiniStoreError {
-    return new MiniStoreError(
-      'ERR_MINISTORE_SEQUENCE_GONE',
-      `Record ${wanted} was removed by retention or truncation; the first there is has sequence ${first.firstSequence}`,
-      { path: this.#source.path, sequence: wanted },
-    )
-  }
-}
-
-/** Whether the last line may be half written: in the active segment of another process, while it was looked at. */
-function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
-  return !isAcknowledged && segment.number === undefined
-}
-
-/** The damage when a segment holds less than is known to have been in it, or than was read of it before. */
-function missingBytes(path: string, reader: SegmentReader<unknown>, tail: JournalTail): MiniStoreError | undefined {
-  const known = tail.checkpoints.at(-1)?.bytes ?? 0
-  if (reader.bytes < known) {
-    const problem = `it is known to have had ${known} bytes of whole lines and has ${reader.bytes}`
-    return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
-  }
-  if (reader.bytes <= tail.bytes) return undefined
-  const problem = `it was cut to ${tail.bytes} bytes after ${reader.bytes} were read: an append that was under way failed`
-  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
-}
-
-function unendedLine(path: string, reader: SegmentReader<unknown>): MiniStoreError {
-  const problem = `it is sealed, but its last line, at offset ${reader.bytes}, has no line feed`
-  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
 }

@@ -1,4 +1,4 @@
-import { cp, readdir, rm } from 'node:fs/promises'
+import { cp, readdir, rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -93,6 +93,18 @@ describe('compact', () => {
     await rm(join(directory, 'snapshot-2.json'))
     expect(await ministore(['compact', path, '--before', '4', '--write'])).toMatchObject({ code: 0, stderr: '' })
     expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
+  })
+
+  test('looks for snapshots where a link leads', async () => {
+    const directory = await fixture()
+    const elsewhere = await temporaryDirectory()
+    const links = [join(elsewhere, 'journal.jsonl'), join(directory, 'other.jsonl')]
+    for (const link of links) {
+      await symlink(join(directory, 'journal.jsonl'), link)
+      const refused = await ministore(['compact', link, '--before', '4', '--write'])
+      expect(refused).toMatchObject({ code: 1, stdout: '' })
+      expect(refused.stderr).toContain('The most is --before 3')
+    }
   })
 
   test('refuses everything when no snapshot beside the journal is whole', async () => {

@@ -60,6 +60,7 @@ describe('append', () => {
     ['that is not JSON', '{"half":\n', 'is not JSON'],
     ['that is not UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a]), 'is not UTF-8'],
     ['that is too long', `"${'x'.repeat(16 * 1024 * 1024)}"\n`, 'is longer than 16.0 MiB'],
+    ['that is too long by a byte', `"${'x'.repeat(16 * 1024 * 1024 - 1)}"\n`, 'is longer than 16.0 MiB'],
   ])(
     'refuses a line %s by its number, keeps the lines before it and writes nothing of it',
     async (_name, bad, problem) => {
@@ -74,6 +75,12 @@ describe('append', () => {
       }
     },
   )
+
+  test('takes the longest line there may be, with either line ending', async () => {
+    const path = await emptyPath()
+    const longest = `"${'x'.repeat(16 * 1024 * 1024 - 2)}"`
+    expect(await ministore(['append', path, '--batch', '10'], `${longest}\n${longest}\r\n`)).toMatchObject({ code: 0, stdout: '2\n' })
+  })
 
   test('tells programs the line and what is durable', async () => {
     const path = await emptyPath()

@@ -1,4 +1,4 @@
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { expect, test } from 'vitest'
@@ -48,6 +48,32 @@ test('looks anew when a compaction drops what it was about to read', async () =>
   }
   expect(await readState(directory, definition, files)).toEqual({ state: [1, 2, 3, 4], sequence: 4 })
   expect(isCompacted).toBe(true)
+})
+
+test('says what does not fit together, as opening does', async () => {
+  const directory = await temporaryDirectory()
+  const manager = await StateManager.open(directory, { ...definition, snapshots: { keep: 1 } })
+  for (const mutation of [1, 2]) await manager.apply(mutation)
+  await manager.compact()
+  await manager.close()
+  const snapshot = join(directory, 'snapshot-2.json')
+  const whole = await readFile(snapshot)
+
+  await writeFile(snapshot, 'no snapshot')
+  const gap = await readState(directory, definition).catch((error: unknown) => error)
+  expect(gap).toMatchObject({ code: 'ERR_MINISTORE_STATE_GAP' })
+  expect((gap as Error).message).toMatch(/mutations 1 to 2 are missing\. Damaged: snapshot-2\.json/)
+  await writeFile(snapshot, whole)
+
+  await writeFile(join(directory, 'snapshot-99.json'), '')
+  await expect(readState(directory, definition)).rejects.toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 99 })
+  await rm(join(directory, 'snapshot-99.json'))
+
+  expect(await readState(directory, definition)).toEqual({ state: [1, 2], sequence: 2 })
+  for (const name of ['journal.jsonl', 'journal.jsonl.seal']) await rm(join(directory, name))
+  const names = await readdir(directory)
+  await expect(readState(directory, definition)).rejects.toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 2 })
+  expect(await readdir(directory)).toEqual(names)
 })
 
 test('falls back to the journal when every snapshot is damaged, as opening does', async () => {

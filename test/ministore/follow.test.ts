@@ -1,5 +1,5 @@
-import { appendFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { appendFile, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
@@ -426,6 +426,38 @@ describe('a follower by path', () => {
     await appendFile(path, '\n')
     expect((await next).value).toEqual({ a: 'é'.repeat(40_000) })
     await live.return()
+  })
+
+  /** A journal of ten records in a directory of its own; a follower has read them, and looks no further until the gate opens. */
+  async function followedJournal(): Promise<{ path: string; next: Promise<unknown>; gate: Gate }> {
+    const path = join(await temporaryDirectory(), 'logs', 'journal.jsonl')
+    await writeJournal(path, [numbers(1, 4), numbers(5, 10)])
+    const fs = new ObservedFileSystem()
+    const gate = new Gate()
+    const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
+    expect(await take(live, 10)).toEqual(numbers(1, 10))
+    fs.hook = () => gate.wait()
+    const next = live.next()
+    next.catch(() => {})
+    await gate.reached
+    return { path, next, gate }
+  }
+
+  test('ends with an error when the journal is deleted', async () => {
+    const { path, next, gate } = await followedJournal()
+    await rm(dirname(path), { recursive: true })
+    gate.open()
+    await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path, segment: 'journal.jsonl' })
+    await expect(next).rejects.toThrow('the journal was deleted while it was being read')
+  })
+
+  test.each([5, 10, 12])('ends with an error when the journal is deleted and made anew, with %d records', async (count) => {
+    const { path, next, gate } = await followedJournal()
+    await rm(dirname(path), { recursive: true })
+    await writeJournal(path, [numbers(1, count)])
+    gate.open()
+    await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
+    await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
   })
 
   test('notices a journal that went on in files of the same inode and size', async () => {

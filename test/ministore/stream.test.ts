@@ -684,6 +684,27 @@ describe('the end of a stream', () => {
     expect(await collect(iterator)).toEqual([2, 3, 4, 5, 6])
   })
 
+  test('is an error when the journal is deleted before it is reached, never earlier and silent', async () => {
+    const { directory, path } = await longJournal()
+    const iterator = MiniStore.stream<Numbered>(path).values()
+    expect(await take(iterator, 1)).toHaveLength(1)
+    await rm(directory, { recursive: true })
+    const { items, error } = await outcomeOf(iterator)
+    expect(items.length).toBeLessThan(8999)
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
+    expect((error as Error).message).toContain('the journal was deleted while it was being read')
+  })
+
+  test('is told to salvage when the journal is deleted before it is reached', async () => {
+    const { directory, path } = await longJournal()
+    const told: string[] = []
+    const iterator = MiniStore.stream<Numbered>(path, { salvage: ({ message }) => void told.push(message) }).values()
+    expect(await take(iterator, 1)).toHaveLength(1)
+    await rm(directory, { recursive: true })
+    expect((await collect(iterator)).length).toBeLessThan(8999)
+    expect(told).toMatchObject([expect.stringContaining('the journal was deleted while it was being read')])
+  })
+
   test.each([
     { name: 'grows longer', after: ['a long text '.repeat(20)] },
     { name: 'stays shorter', after: [0] },

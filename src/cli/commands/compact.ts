@@ -1,10 +1,10 @@
-import { basename, dirname } from 'node:path'
-
+import { nodeFileSystem } from '../../fs/node-file-system.ts'
 import { MiniStore } from '../../index.ts'
 import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/state-snapshots.ts'
 import type { JournalOutline } from '../../ministore/journal-outline.ts'
+import { locateJournal } from '../../ministore/locate.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
@@ -72,8 +72,9 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
 
 /** @throws {CommandFailure} when a state, or an older snapshot of it, would need what is to go. */
 async function refuseUncovered(path: string, before: number): Promise<void> {
-  if (basename(path) !== journalName) return
-  const directory = dirname(path)
+  // Where a link leads: there the snapshots lie.
+  const { name, directory } = await locateJournal(nodeFileSystem, path)
+  if (name !== journalName) return
   const store = new SnapStore(directory)
   const snapshots = await store.list()
   if (snapshots.length === 0) return

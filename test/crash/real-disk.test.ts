@@ -4,13 +4,14 @@ import { setTimeout as after } from 'node:timers/promises'
 
 import { describe, expect, onTestFinished, test, type TestContext } from 'vitest'
 
-import { type JournalEntry, MiniStore, MiniStoreError } from '../../src/index.ts'
+import { type JournalEntry, MiniStore, MiniStoreError, nodeFileSystem } from '../../src/index.ts'
+import { inspectJournal } from '../../src/ministore/inspection.ts'
 import { collect } from '../support/consume.ts'
 import { isFullCrashSuite } from '../support/crash-scale.ts'
 import { pickSeed, seededRandom } from '../support/seeded-random.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { KillLedger, type WriterReport } from './kill-ledger.ts'
-import { KillableProcess } from './kill-process.ts'
+import { type CommonReport, KillableProcess } from './kill-process.ts'
 import { Volume, whyNoVolume } from './real-disk-volumes.ts'
 
 const powerLosses = Number(process.env['MINISTORE_DISK_ROUNDS'] ?? 20)
@@ -158,6 +159,7 @@ describe('power loss', () => {
     const start = performance.now()
     let failedWriters = 0
     let survivors = 0
+    let falseSuccesses = 0
 
     for (let round = 1; round <= powerLosses; round++) {
       const writer = new KillableProcess<WriterReport>('writer.js')
@@ -174,8 +176,7 @@ describe('power loss', () => {
       })
       await isBusy
       await after(random(6))
-      // Stopped it cannot notice; in the other rounds the disk goes away under a call, which must not be
-      // acknowledged.
+      // Stopped it cannot notice; in the other rounds the disk goes away under a call, and it must stand the errors.
       const isStopped = random(2) === 0
       if (isStopped) writer.signal('SIGSTOP')
       await volume.losePower()
@@ -189,7 +190,9 @@ describe('power loss', () => {
       await volume.unmount()
       await volume.mount()
 
-      ledger.take(writer.reports, { mayFail: true })
+      const reports = isStopped ? writer.reports : await withoutFalseSuccess(writer.reports, path)
+      if (reports.length < writer.reports.length) falseSuccesses += 1
+      ledger.take(reports, { mayFail: true })
       const { unacknowledgedRecords } = ledger.counts
       await ledger.checkStaticRead()
       await ledger.checkOpen()
@@ -203,11 +206,29 @@ describe('power loss', () => {
       `power loss on ${type}: ${powerLosses} rounds in ${seconds} s, ` +
         `${acknowledgedRecords} records acknowledged, ${comparedRecords} compared, ` +
         `${tornTails} torn tails of ${tornBytes} bytes in all, ${survivors} calls in flight that survived, ` +
-        `${failedWriters} writers that saw the disk go`,
+        `${failedWriters} writers that saw the disk go, ${falseSuccesses} that the kernel told of a success that was none`,
     )
     expect(acknowledgedRecords).toBeGreaterThan(powerLosses)
   })
 })
+
+/**
+ * The reports of a writer under which the disk went away, up to the call that the ioctl overlapped if that is not on the disk.
+ * Of a sync that is under way then Linux may say that it has succeeded: a loop of `write` and `fdatasync` in C sees so too,
+ * on a busy machine in one round of eight. When power is really lost nobody is left to be told. What the call is said to have
+ * done may so be missing, as of one that was not acknowledged, and nothing else: from then on every call fails.
+ */
+async function withoutFalseSuccess<Report extends WriterReport | CommonReport>(
+  reports: readonly Report[],
+  path: string,
+): Promise<readonly Report[]> {
+  const at = reports.findLastIndex(({ type }) => type === 'done')
+  const done = reports[at]
+  if (done?.type !== 'done') return reports
+  const found = await inspectJournal(nodeFileSystem, path, { isQuick: true })
+  const { firstSequence = 1, lastSequence = 0 } = found ?? {}
+  return lastSequence < done.last || firstSequence < done.first ? reports.slice(0, at) : reports
+}
 
 /** Resolves once so many calls were acknowledged, or the writer has failed. */
 function acknowledgements(writer: KillableProcess<WriterReport>, count: number): Promise<void> {

@@ -83,7 +83,8 @@ export class Arguments {
     const { least = 1, most = Number.MAX_SAFE_INTEGER } = limits
     const value = typeof text === 'string' && /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
     if (value >= least && value <= most) return value
-    const range = most === Number.MAX_SAFE_INTEGER ? `${least} or greater` : `from ${least} to ${most}`
+    const isUnbounded = most === Number.MAX_SAFE_INTEGER && !(Number(text) > most)
+    const range = isUnbounded ? `${least} or greater` : `from ${least} to ${most}`
     throw new UsageError(`Expected --${name} to be a whole number, ${range}, got ${JSON.stringify(text)}`)
   }
 }

@@ -280,7 +280,7 @@ describe('the command line itself', () => {
     [['cat', 'a', 'b'], 'Expected nothing behind the JOURNAL, got "b"'],
     [['cat', 'a', '--form', '1'], 'cat has no option --form: did you mean --from?'],
     [['cat', 'a', '--from', '0'], 'Expected --from to be a whole number, 1 or greater, got "0"'],
-    [['cat', 'a', '--from', '9007199254740993'], 'whole number, from 1 to 9007199254740991, got "9007199254740993"'],
+    [['cat', 'a', '--from', '9007199254740993'], 'Expected --from to be a whole number, from 1 to 9007199254740991, got "9007199254740993"'],
     [['cat', 'a', '--from'], "Option '--from <value>' argument missing"],
     [['append', 'a', '--batch', '1e3'], 'Expected --batch to be a whole number, from 1 to 100000, got "1e3"'],
   ])('%j is misuse: exit code 2 and what was expected', async (args, message) => {

@@ -65,13 +65,14 @@ export class RepairLedger {
     this.#cut.last = last
   }
 
-  /** Counts a bad line that goes, of a segment whose first line has the number `first`. */
-  drop(segment: string, bad: BadLine, first: number): void {
+  /** Counts a bad line that goes, of a segment whose first record has the number `first`. */
+  drop(bad: BadLine, at: { readonly segment: string; readonly first: number; readonly firstLine: number }): void {
     this.#dropped.lines++
     this.#dropped.bytes += bad.bytes
     const { offset, bytes, reason, index } = bad
-    const sequence = first + index
-    this.find({ segment, line: index + 2, offset, bytes, sequence, reason, action: 'remove' }, sequence)
+    const sequence = at.first + index
+    const line = at.firstLine + index
+    this.find({ segment: at.segment, line, offset, bytes, sequence, reason, action: 'remove' }, sequence)
   }
 
   #damageAt(sequence: number): void {

@@ -50,6 +50,7 @@ export class RepairPlanner {
     const limit = Math.max(this.#cutAt - first, 0)
     const taken = await this.#takeLines(source, file, { first, limit, header, signal })
     const { prefix, lines, raw, hasBad } = taken
+    const isCounted = source.header === undefined && (source.firstSequence ?? this.#nextNow) === undefined
     this.#nextNow = first + lines
     this.#previous = {
       name: source.name,
@@ -57,7 +58,11 @@ export class RepairPlanner {
       first,
       isBad: hasBad || source.header === undefined,
     }
-    if (source.number === undefined) this.#checkSeal(source, taken)
+    const doesSealFit = source.number === undefined && this.#checkSeal(source, taken)
+    if (isCounted && !doesSealFit && lines > 0) {
+      const reason = `nothing tells the number of its first record: it becomes ${first}`
+      this.#ledger.find({ segment: source.name, sequence: first, reason, action: 'accept' })
+    }
     // A sealed segment may not be empty, unless it is of version 0.1; nor may one stay of which all is cut.
     const wasEmpty = lines === 0 && source.header !== undefined && source.header.sequence === undefined
     const isEmptied = prefix.records === 0 && source.number !== undefined && !wasEmpty
@@ -147,7 +152,8 @@ export class RepairPlanner {
   #findNoHeader({ name, from, end }: RepairSource, first: number): void {
     const at = { segment: name, line: 1, offset: 0, sequence: first }
     if (from < end) {
-      this.#ledger.find({ ...at, reason: 'line 1 is no header', action: 'rebuild' })
+      const reason = from === 0 ? 'its header is missing: line 1 is a record' : 'line 1 is no header'
+      this.#ledger.find({ ...at, reason, action: 'rebuild' })
       return
     }
     const reason = 'it has neither a header nor a line'
@@ -182,24 +188,31 @@ export class RepairPlanner {
     },
   ): Promise<TakenLines> {
     const { from, end } = source
-    // The header is a line and no record.
-    let raw: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
-    let atSeal: SegmentPrefix | undefined
+    let prefix = headerPrefix(Buffer.from(at.header))
+    // The header is a line and no record. In place of one that is missing or damaged stands the one to be: it
+    // is mostly what the seal has seen.
+    const isHeaderNew = source.header === undefined
+    let raw: SegmentPrefix = isHeaderNew ? prefix : { bytes: 0, records: -1, crc32: 0 }
+    let unread = isHeaderNew ? from : 0
+    const shift = raw.bytes - unread
     const checkpoint = this.#seal?.bytes ?? 0
-    const onBytes = (bytes: Buffer): void => {
+    let atSeal = checkpoint === raw.bytes ? raw : undefined
+    const onBytes = (read: Buffer): void => {
+      const bytes = read.subarray(Math.min(unread, read.length))
+      unread -= read.length - bytes.length
       if (checkpoint > raw.bytes && checkpoint <= raw.bytes + bytes.length) {
         const upTo = bytes.subarray(0, checkpoint - raw.bytes)
         atSeal = extendPrefix(raw, upTo, countLines(upTo))
       }
       raw = extendPrefix(raw, bytes, countLines(bytes))
     }
-    let prefix = headerPrefix(Buffer.from(at.header))
     const taken = { lines: 0, hasBad: false, soundBytes: end }
+    const line1 = { segment: source.name, first: at.first, firstLine: from === 0 ? 1 : 2 }
     for await (const run of readLineRuns(file, { from, end, check: this.#check, onBytes })) {
       at.signal?.throwIfAborted()
       const kept = upToLine(run, at.limit - taken.lines)
       const now = at.first + taken.lines
-      const isTorn = this.#isTorn(source, run)
+      const isTorn = this.#isTorn(source, run, shift)
       this.#ledger.renumber({ now, becomes: (this.#next ?? at.first) + prefix.records, records: kept.lines })
       this.#ledger.cut(isTorn ? { ...run, bad: undefined } : run, kept, now)
       prefix = extendPrefix(prefix, kept.good, kept.lines)
@@ -211,29 +224,37 @@ export class RepairPlanner {
       }
       taken.lines++
       taken.hasBad = true
-      if (run.bad.index < at.limit) this.#ledger.drop(source.name, run.bad, at.first)
+      if (run.bad.index < at.limit) this.#ledger.drop(run.bad, line1)
     }
     return { ...taken, prefix, raw, atSeal }
   }
 
-  /** Whether a run ends in what the next open cuts off and keeps: no damage, unless the seal covers it. */
-  #isTorn(source: RepairSource, { bad }: LineRun): boolean {
+  /**
+   * Whether a run ends in what the next open cuts off and keeps: no damage, unless the seal covers it.
+   *
+   * @param shift how much further behind it was when the seal was written.
+   */
+  #isTorn(source: RepairSource, { bad }: LineRun, shift: number): boolean {
     if (source.number !== undefined || bad?.isUnclean !== true) return false
-    return bad.offset + bad.bytes === source.end && (this.#seal?.bytes ?? 0) <= bad.offset
+    return bad.offset + bad.bytes === source.end && (this.#seal?.bytes ?? 0) <= bad.offset + shift
   }
 
-  #checkSeal({ name, header }: RepairSource, { atSeal, hasBad }: TakenLines): void {
-    if (this.#seal === undefined || (atSeal !== undefined && samePrefix(atSeal, this.#seal))) return
+  /** Whether there is a seal and it fits. */
+  #checkSeal({ name, header }: RepairSource, { atSeal, hasBad, lines }: TakenLines): boolean {
+    if (this.#seal === undefined) return false
+    if (atSeal !== undefined && samePrefix(atSeal, this.#seal)) return true
     this.#doesSealFit = false
     // Bad lines say it already; and in front of a header of version 0.1 it may be the seal of another
     // segment.
-    if (hasBad || (header !== undefined && header.sequence === undefined)) return
+    if (hasBad || (header !== undefined && header.sequence === undefined)) return false
     const { records, bytes } = this.#seal
-    const reason =
-      atSeal === undefined
-        ? `its seal says that it held ${records} record(s) in ${bytes} bytes; the last ones are gone`
-        : 'it has changed since its seal was written (wrong checksum), and no line of it shows where'
+    let reason = 'it has changed since its seal was written (wrong checksum), and no line of it shows where'
+    if (atSeal === undefined && (header !== undefined || lines < records))
+      reason = `its seal says that it held ${records} record(s) in ${bytes} bytes; the last ones are gone`
+    else if (header === undefined)
+      reason = 'its seal covers the header that was there: it cannot tell whether a record has changed'
     this.#ledger.find({ segment: name, reason, action: 'accept' })
+    return false
   }
 
   /** Keeps numbers without a gap: the next one behind the segment kept before. */
@@ -259,7 +280,7 @@ interface TakenLines {
   readonly hasBad: boolean
   /** Bytes of the file, a torn end not counted. */
   readonly soundBytes: number
-  /** All bytes as they are now. */
+  /** All bytes as they are now; in place of a header that is none, the one to be. */
   readonly raw: SegmentPrefix
   readonly atSeal: SegmentPrefix | undefined
 }

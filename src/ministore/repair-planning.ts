@@ -23,7 +23,7 @@ export async function planRepair(
   options: { readonly check?: CheckLine | undefined; readonly signal?: AbortSignal | undefined } = {},
 ): Promise<RepairPlan | undefined> {
   const { check = checkJson, signal } = options
-  const sources = await surveyForRepair(fs, files)
+  const sources = await surveyForRepair(fs, files, check)
   if (sources.length === 0) return undefined
   const seal = await readSeal(fs, files.seal)
   const planner = new RepairPlanner(files, { choice, check, seal })

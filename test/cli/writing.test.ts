@@ -265,6 +265,21 @@ describe('repair', () => {
     expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n5\n6\n7\n8\n')
   })
 
+  test('puts a missing header before the first record, which keeps its number', async () => {
+    const path = await emptyPath()
+    const lines = '{"id":1}\n{"id":2}\n{"id":3}\n'
+    await addBytes(path, lines)
+    const { code, stdout } = await ministore(['repair', path, '--write', '--json'])
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({
+      findings: [{ line: 1, action: 'rebuild', reason: 'its header is missing: line 1 is a record' }, {}],
+      lost: { damagedLines: 0 },
+      renumbered: null,
+      recordsLeft: 3,
+    })
+    expect((await ministore(['cat', path])).stdout).toBe(lines)
+  })
+
   test('does not take a journal of another codec for damage from end to end', async () => {
     const path = await emptyPath()
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['no', 'json', 'here'])

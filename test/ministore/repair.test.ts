@@ -288,6 +288,142 @@ describe('repair', () => {
   })
 })
 
+const withoutLine1 = (text: string): string => text.slice(text.indexOf('\n') + 1)
+
+describe('a header that is missing', () => {
+  test.each([
+    ['of the first segment', 'journal.jsonl.001', 1],
+    ['of one between others', 'journal.jsonl.002', 4],
+    ['of the active segment', 'journal.jsonl', 7],
+  ])('%s is made anew in front of line 1, which stays a record', async (_name, segment, sequence) => {
+    const files = await journal()
+    edit(files, segment, withoutLine1)
+    const { plan } = await repair(files, drop)
+    expect(plan).toMatchObject({ dropped: { lines: 0 }, renumbered: undefined, firstDamaged: undefined })
+    const reason = 'its header is missing: line 1 is a record'
+    expect(plan.findings).toEqual([{ segment, line: 1, offset: 0, sequence, reason, action: 'rebuild' }])
+    expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
+  })
+
+  test('of all segments: the numbers are counted from 1', async () => {
+    const files = await journal()
+    for (const name of ['journal.jsonl.001', 'journal.jsonl.002', 'journal.jsonl'])
+      edit(files, name, withoutLine1)
+    const { plan } = await repair(files, drop)
+    expect(plan.findings.map(({ segment, reason }) => [segment, reason])).toContainEqual([
+      'journal.jsonl.001',
+      'nothing tells the number of its first record: it becomes 1',
+    ])
+    expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
+  })
+
+  test('of the only segment: the seal says that nothing else is missing, and that its number is 1', async () => {
+    const files = new SimulatedFileSystem()
+    await writeJournal(path, [['a', 'b']], { fileSystem: files })
+    edit(files, 'journal.jsonl', withoutLine1)
+    const { plan } = await repair(files, drop)
+    expect(plan.findings.map(({ reason }) => reason)).toEqual(['its header is missing: line 1 is a record'])
+    expect(await contentOf(files)).toEqual(numbered('ab'))
+  })
+
+  test('of the only segment without a seal: says that nothing tells its number', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile(path, '"a"\n"b"\n')
+    const { plan } = await repair(files, drop)
+    expect(plan.findings.map(({ reason }) => reason)).toEqual([
+      'its header is missing: line 1 is a record',
+      'nothing tells the number of its first record: it becomes 1',
+    ])
+    expect(await contentOf(files)).toEqual(numbered('ab'))
+  })
+
+  test('of the only segment that retention has left: says that neither number nor seal can be checked', async () => {
+    const files = await journal()
+    for (const name of ['001', '002']) await files.unlink(`${path}.${name}`)
+    edit(files, 'journal.jsonl', withoutLine1)
+    const { plan } = await repair(files, drop)
+    expect(plan.findings.map(({ reason, action }) => [reason, action])).toEqual([
+      ['its header is missing: line 1 is a record', 'rebuild'],
+      ['its seal covers the header that was there: it cannot tell whether a record has changed', 'accept'],
+      ['nothing tells the number of its first record: it becomes 1', 'accept'],
+    ])
+    expect(await contentOf(files)).toEqual(numbered('gh'))
+  })
+
+  test.each([
+    ['short', 'd'],
+    ['longer than a header can be', 'd'.repeat(1000)],
+  ])('of the oldest that retention has left: a first record that is %s is counted back', async (_name, letter) => {
+    const files = new SimulatedFileSystem()
+    await writeJournal(path, [['a', 'b', 'c'], [letter, 'e'], ['g', 'h']], { fileSystem: files })
+    await files.unlink(`${path}.001`)
+    edit(files, 'journal.jsonl.002', withoutLine1)
+    const { plan } = await repair(files, drop)
+    expect(plan).toMatchObject({ findingCount: 1, firstDamaged: undefined, firstSequence: 4 })
+    expect((await contentOf(files)).map(([sequence]) => sequence)).toEqual([4, 5, 6, 7])
+  })
+
+  test('and bad lines behind it: each by its place in the file', async () => {
+    const files = await journal()
+    edit(files, 'journal.jsonl.002', (text) => withoutLine1(text).replace('"e"', '"e'))
+    const { plan } = await repair(files, drop)
+    expect(plan.findings[1]).toMatchObject({ segment: 'journal.jsonl.002', line: 2, offset: 4, sequence: 5 })
+    expect(await contentOf(files)).toEqual(numbered('abcdfgh'))
+  })
+
+  test('and a torn end: it is no damage, as ever', async () => {
+    const files = await journal()
+    edit(files, 'journal.jsonl', (text) => `${withoutLine1(text)}"i`)
+    const { plan } = await repair(files, drop)
+    expect(plan).toMatchObject({ findingCount: 1, dropped: { lines: 0 }, firstDamaged: undefined })
+    expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
+  })
+
+  test('and records with it: what numbers and seal say stays told', async () => {
+    const files = await journal()
+    edit(files, 'journal.jsonl.002', (text) => withoutLine1(withoutLine1(text)))
+    const { plan } = await repair(files, drop)
+    expect(plan.findings.map(({ reason }) => reason)).toContain('record 6 is missing before it')
+    expect(plan.firstDamaged).toBe(6)
+    const inActive = await journal()
+    edit(inActive, 'journal.jsonl', (text) => withoutLine1(withoutLine1(text)))
+    const { plan: other } = await repair(inActive, drop)
+    expect(other.findings[1]?.reason).toContain('its seal says that it held 2 record(s)')
+  })
+
+  test.each([
+    ['with a flipped bit', (header: string) => header.replace('MINISTORE', 'MINESTORE')],
+    ['with a byte order mark', (header: string) => `\xef\xbb\xbf${header}`],
+    ['that lost a letter', (header: string) => header.replace('STORE', 'STOE')],
+    ['that lost its beginning', (header: string) => header.slice(5)],
+    ['with a damaged field', (header: string) => header.replace('seq=', 'seq=x')],
+  ])('is none that is there %s: with a codec that takes any line that is no record either', async (_name, damage) => {
+    const files = await journal()
+    edit(files, 'journal.jsonl.002', damage)
+    const result = await repairJournal(files, path, { choice: drop, check: () => {} })
+    expect(result?.plan).toMatchObject({ findings: [{ reason: 'line 1 is no header' }], firstDamaged: undefined })
+    expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
+  })
+
+  test('of lines of another codec: line 1 stays when the check lets it pass', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile(path, '// a comment\nno json\n')
+    const result = await repairJournal(files, path, { choice: drop, check: () => {} })
+    expect(result?.plan).toMatchObject({ records: 2, dropped: { lines: 0 } })
+    expect(files.readFile(path).toString()).toContain('seq=1\n// a comment\nno json\n')
+  })
+})
+
+test('a header of the active segment that is damaged is no sign that its records have changed', async () => {
+  const files = await journal()
+  edit(files, 'journal.jsonl', (text) => text.replace('MINISTORE', 'MINESTORE'))
+  const { plan } = await repair(files, drop)
+  expect(plan.findings.map(({ reason }) => reason)).toEqual(['line 1 is no header'])
+  const changed = await journal()
+  edit(changed, 'journal.jsonl', (text) => text.replace('MINISTORE', 'MINESTORE').replace('"h"', '"i"'))
+  expect((await repair(changed, drop)).plan.findings).toHaveLength(2)
+})
+
 describe('a crash at any point of a repair', () => {
   const cases: ReadonlyArray<
     readonly [string, RepairChoice, (files: SimulatedFileSystem) => void | Promise<void>, string, number]
@@ -311,6 +447,16 @@ describe('a crash at any point of a repair', () => {
       cutAt(8),
       (files) => edit(files, 'journal.jsonl', (text) => text.replace('"h"', '"h')),
       'abcdefg',
+      1,
+    ],
+    [
+      'putting headers where they are missing',
+      drop,
+      (files) => {
+        edit(files, 'journal.jsonl.001', withoutLine1)
+        edit(files, 'journal.jsonl.002', (text) => withoutLine1(text).replace('"e"', '"e'))
+      },
+      'abcdfgh',
       1,
     ],
     ['closing a gap', drop, (files) => files.unlink('/data/journal.jsonl.002'), 'abcgh', 1],

@@ -18,6 +18,7 @@ export function planJson(plan: RepairPlan): object {
     firstDamaged: firstDamaged ?? null,
     removedFiles: removals,
     changedFiles: segments.filter(({ isChanged }) => isChanged).map(({ source }) => source),
+    recordsGone: plan.recordsGone,
     recordsLeft: plan.records,
     firstSequence: plan.firstSequence,
     lastSequence: plan.firstSequence + plan.records - 1,
@@ -57,7 +58,7 @@ export function resultText(path: string, { plan, copies }: RepairResult, damages
   const style = styleFor(io.stdout, io)
   const state =
     damages === 0
-      ? `${style('green', 'ok')}: verified, the journal is sound`
+      ? `${style('green', 'ok')}: verified, ${plan.recordsGone === 0 ? 'the journal' : 'what is left'} is sound`
       : `${style('red', plural(damages, 'damage'))} left: ministore verify ${visible(path)}`
   return paragraph([
     ...findingLines(plan, io),
@@ -95,15 +96,21 @@ function findingLines({ findings, findingCount }: RepairPlan, io: Io): string[] 
 
 function effectLines(plan: RepairPlan, io: Io): string[] {
   const style = styleFor(io.stdout, io)
-  const { dropped, cut, renumbered, records, firstSequence } = plan
+  const { dropped, cut, renumbered, records, recordsGone, firstSequence } = plan
   const lines: string[] = []
+  if (recordsGone > 0) {
+    const them = recordsGone === 1 ? 'it' : 'them'
+    const text = `${plural(recordsGone, 'record')}: lost before, and no repair brings ${them} back`
+    lines.push(`  gone   ${style('yellow', text)}`)
+  }
   if (dropped.lines > 0)
     lines.push(`  lost   ${plural(dropped.lines, 'damaged line')}, ${sizeText(dropped.bytes)}`)
   if (cut !== undefined) {
     const range = cut.first === cut.last ? `sequence ${cut.first}` : `sequences ${cut.first} to ${cut.last}`
     lines.push(`  lost   ${range}: ${plural(cut.records, 'good record')}, ${sizeText(cut.bytes)}`)
   }
-  if (dropped.lines === 0 && cut === undefined) lines.push('  lost   nothing that is there')
+  if (dropped.lines === 0 && cut === undefined)
+    lines.push(`  lost   nothing ${recordsGone === 0 ? 'that is there' : 'more'}`)
   if (renumbered !== undefined) {
     const { first, becomes } = renumbered
     const moved = plural(renumbered.records, 'record')

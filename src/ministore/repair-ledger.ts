@@ -3,7 +3,7 @@ import { mostFindings, type RepairFinding, type RepairPlan } from './repair-plan
 
 type Entries = Pick<
   RepairPlan,
-  'findings' | 'findingCount' | 'dropped' | 'cut' | 'renumbered' | 'firstDamaged'
+  'findings' | 'findingCount' | 'dropped' | 'cut' | 'renumbered' | 'firstDamaged' | 'recordsGone'
 >
 
 /** Keeps count, while a repair is planned, of what is found, lost and renumbered. */
@@ -15,6 +15,7 @@ export class RepairLedger {
   #cut: { records: number; bytes: number; first: number; last: number } | undefined
   #renumbered: { records: number; first: number; becomes: number } | undefined
   #firstDamaged: number | undefined
+  #recordsGone = 0
 
   /** @param cutAt sequence number from which on everything goes. */
   constructor(cutAt: number) {
@@ -29,18 +30,25 @@ export class RepairLedger {
       cut: this.#cut,
       renumbered: this.#renumbered,
       firstDamaged: this.#firstDamaged,
+      recordsGone: this.#recordsGone,
     }
   }
 
   /**
    * Notes something to mend; what lies behind the cut goes with it and is none.
    *
-   * @param damagedFrom sequence number from which on records are lost, missing or renumbered.
+   * @param effect.damagedFrom sequence number from which on records are lost, missing or renumbered.
+   * @param effect.gone how many records it says that there were, and are not there.
    */
-  find(finding: RepairFinding, damagedFrom?: number): void {
+  find(
+    finding: RepairFinding,
+    effect: { readonly damagedFrom?: number; readonly gone?: number } = {},
+  ): void {
+    const { damagedFrom, gone = 0 } = effect
     if ((finding.sequence ?? 0) >= this.#cutAt) return
     this.#findingCount++
     if (this.#findings.length < mostFindings) this.#findings.push(finding)
+    this.#recordsGone += gone
     if (damagedFrom !== undefined) this.#damageAt(damagedFrom)
   }
 
@@ -72,7 +80,8 @@ export class RepairLedger {
     const { offset, bytes, reason, index } = bad
     const sequence = at.first + index
     const line = at.firstLine + index
-    this.find({ segment: at.segment, line, offset, bytes, sequence, reason, action: 'remove' }, sequence)
+    const finding = { segment: at.segment, line, offset, bytes, sequence, reason, action: 'remove' } as const
+    this.find(finding, { damagedFrom: sequence })
   }
 
   #damageAt(sequence: number): void {

@@ -65,6 +65,8 @@ export interface RepairPlan {
    * cut aside.
    */
   readonly firstDamaged: number | undefined
+  /** Records that numbers or the seal tell of and that were not there any more: no loss by the repair. */
+  readonly recordsGone: number
   /** Records that stay. */
   readonly records: number
   readonly firstSequence: number

@@ -81,8 +81,9 @@ export class RepairPlanner {
 
   /** There is no active segment, and a seal that says there was one. */
   findGoneActive(): void {
-    const reason = `the active segment is gone; its seal says that it held ${this.#seal?.records} record(s)`
-    this.#ledger.find({ segment: this.#files.name, reason, action: 'accept' })
+    const gone = this.#seal?.records ?? 0
+    const reason = `the active segment is gone; its seal says that it held ${gone} record(s)`
+    this.#ledger.find({ segment: this.#files.name, reason, action: 'accept' }, { gone })
     this.#doesSealFit = false
   }
 
@@ -125,13 +126,14 @@ export class RepairPlanner {
         first - 1 === expected ? `record ${expected} is` : `records ${expected} to ${first - 1} are`
       this.#ledger.find(
         { segment: name, sequence: first, reason: `${range} missing before it`, action: 'rebuild' },
-        expected,
+        { damagedFrom: expected, gone: first - expected },
       )
       return
     }
     if ((source.firstSequence ?? first) < first) {
       const reason = `it begins with sequence ${source.firstSequence}, expected ${expected}`
-      this.#ledger.find({ segment: name, sequence: expected, reason, action: 'rebuild' }, expected)
+      const finding = { segment: name, sequence: expected, reason, action: 'rebuild' } as const
+      this.#ledger.find(finding, { damagedFrom: expected })
       return
     }
     if (header?.sequence !== undefined && header.previousCrc32 === undefined) {
@@ -157,7 +159,7 @@ export class RepairPlanner {
       return
     }
     const reason = 'it has neither a header nor a line'
-    this.#ledger.find({ ...at, bytes: end, reason, action: 'remove' }, first)
+    this.#ledger.find({ ...at, bytes: end, reason, action: 'remove' }, { damagedFrom: first })
   }
 
   /** Line 1 as it must be: the one that is there if it is right. */
@@ -244,16 +246,20 @@ export class RepairPlanner {
     if (this.#seal === undefined) return false
     if (atSeal !== undefined && samePrefix(atSeal, this.#seal)) return true
     this.#doesSealFit = false
-    // Bad lines say it already; and in front of a header of version 0.1 it may be the seal of another
-    // segment.
-    if (hasBad || (header !== undefined && header.sequence === undefined)) return false
+    // In front of a header of version 0.1 it may be the seal of another segment.
+    if (header !== undefined && header.sequence === undefined) return false
     const { records, bytes } = this.#seal
+    const gone = atSeal === undefined ? Math.max(records - lines, 0) : 0
+    // All else bad lines say already.
+    if (hasBad && gone === 0) return false
     let reason = 'it has changed since its seal was written (wrong checksum), and no line of it shows where'
-    if (atSeal === undefined && (header !== undefined || lines < records))
+    if (gone > 0)
       reason = `its seal says that it held ${records} record(s) in ${bytes} bytes; the last ones are gone`
     else if (header === undefined)
       reason = 'its seal covers the header that was there: it cannot tell whether a record has changed'
-    this.#ledger.find({ segment: name, reason, action: 'accept' })
+    else if (atSeal === undefined)
+      reason = 'it is shorter than when its seal was written, and no line of it shows where'
+    this.#ledger.find({ segment: name, reason, action: 'accept' }, { gone })
     return false
   }
 

@@ -280,6 +280,19 @@ describe('repair', () => {
     expect((await ministore(['cat', path])).stdout).toBe(lines)
   })
 
+  test('says of records that were gone before that they are gone', async () => {
+    const path = await journal()
+    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n8\n', '\n')))
+    const gone = '  gone   1 record: lost before, and no repair brings it back\n'
+    const plan = await ministore(['repair', path])
+    expect(plan.stdout).toContain(`This would happen:\n${gone}  lost   nothing more\n  stay   7 records`)
+    expect(JSON.parse((await ministore(['repair', path, '--json'])).stdout)).toMatchObject({ recordsGone: 1 })
+    const { code, stdout } = await ministore(['repair', path, '--write'])
+    expect(code).toBe(0)
+    expect(stdout).toContain(`Done:\n${gone}  lost   nothing more\n  stay   7 records`)
+    expect(stdout).toContain('ok: verified, what is left is sound\n')
+  })
+
   test('does not take a journal of another codec for damage from end to end', async () => {
     const path = await emptyPath()
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['no', 'json', 'here'])

@@ -64,6 +64,7 @@ describe('repair', () => {
       records: 8,
       firstSequence: 1,
       lastSequenceNow: 8,
+      recordsGone: 0,
       removesSeal: false,
     })
     expect(copies).toEqual([])
@@ -182,7 +183,7 @@ describe('repair', () => {
       'records 3 to 4 are missing before it',
       'no segment has number 2',
     ])
-    expect(plan.firstDamaged).toBe(3)
+    expect(plan).toMatchObject({ firstDamaged: 3, recordsGone: 2 })
     expect(await contentOf(other)).toEqual(numbered('abefg'))
     expect(other.names('/data')).toContain('journal.jsonl.002')
     expect(other.names('/data')).not.toContain('journal.jsonl.003')
@@ -216,6 +217,7 @@ describe('repair', () => {
     expect(plan.findings.map(({ reason }) => reason)).toEqual([
       'the active segment is gone; its seal says that it held 2 record(s)',
     ])
+    expect(plan.recordsGone).toBe(2)
     expect(await contentOf(files)).toEqual(numbered('abcdef'))
   })
 
@@ -226,7 +228,23 @@ describe('repair', () => {
     expect(plan.findings[0]?.reason).toMatch(
       /its seal says that it held 2 record\(s\) in \d+ bytes; the last ones are gone/,
     )
+    expect(plan.recordsGone).toBe(1)
     expect(await contentOf(files)).toEqual(numbered('abcdefg'))
+  })
+
+  test('counts what is gone besides a line that is damaged, and not what only became shorter', async () => {
+    const files = new SimulatedFileSystem()
+    await writeJournal(path, [['a', 'b', 'c']], { fileSystem: files })
+    const cutShort = files.afterCrash({ keep: 'all' })
+    edit(cutShort, 'journal.jsonl', (text) => text.replace('"b"\n"c"\n', '"b'))
+    const { plan } = await repair(cutShort, drop)
+    expect(plan).toMatchObject({ dropped: { lines: 1 }, recordsGone: 1, findingCount: 2 })
+    edit(files, 'journal.jsonl', (text) => text.replace('"b"', '""'))
+    const { plan: shorter } = await repair(files, drop)
+    expect(shorter.recordsGone).toBe(0)
+    expect(shorter.findings[0]?.reason).toBe(
+      'it is shorter than when its seal was written, and no line of it shows where',
+    )
   })
 
   test('takes a segment of which no line is left out of the way', async () => {

@@ -53,22 +53,32 @@ export function choicesText(path: string, plan: RepairPlan, cut: RepairPlan | un
 }
 
 /** What a repair has done. */
-export function resultText(path: string, { plan, copies }: RepairResult, damages: number, io: Io): string {
-  if (isSound(plan)) return 'There is nothing to repair; nothing was changed.\n'
-  const style = styleFor(io.stdout, io)
-  const state =
-    damages === 0
-      ? `${style('green', 'ok')}: verified, ${plan.recordsGone === 0 ? 'the journal' : 'what is left'} is sound`
-      : `${style('red', plural(damages, 'damage'))} left: ministore verify ${visible(path)}`
+export function resultText({ plan, copies }: RepairResult, io: Io): string {
   return paragraph([
     ...findingLines(plan, io),
     '',
     'Done:',
     ...effectLines(plan, io),
     `  kept   ${copies.map(visible).join(', ')}`,
-    '',
-    state,
   ])
+}
+
+/**
+ * How the journal stands after a repair.
+ *
+ * @param result.damages undefined when that could not be found out.
+ */
+export function verifiedText(
+  path: string,
+  { plan, damages, io }: { readonly plan: RepairPlan; readonly damages: number | undefined; readonly io: Io },
+): string {
+  const style = styleFor(io.stdout, io)
+  if (damages === 0) {
+    const what = plan.recordsGone === 0 ? 'the journal' : 'what is left'
+    return paragraph(['', `${style('green', 'ok')}: verified, ${what} is sound`])
+  }
+  const state = damages === undefined ? 'Not verified' : `${style('red', plural(damages, 'damage'))} left`
+  return paragraph(['', `${state}: ministore verify ${visible(path)}`])
 }
 
 const actions: Record<RepairFinding['action'], string> = {

@@ -1,9 +1,15 @@
 import { readFile, readdir } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
+import { repair } from '../../src/cli/commands/repair.ts'
+import { Interrupted } from '../../src/cli/exit-codes.ts'
+import { Output } from '../../src/cli/output.ts'
+import { run } from '../../src/cli/run.ts'
+import { nodeFileSystem } from '../../src/fs/node-file-system.ts'
 import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/real-disk-volumes.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
@@ -253,6 +259,7 @@ describe('repair', () => {
       lost: { cut: { first: 5, last: 8, records: 3 } },
       recordsLeft: 4,
       copies: ['journal.jsonl.broken', 'journal.jsonl.002.broken', 'journal.jsonl.seal.broken'],
+      isVerified: true,
       damageCount: 0,
     })
     expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n')
@@ -305,6 +312,26 @@ describe('repair', () => {
     expect((await ministore(['cat', path, '--no-json'])).stdout).toBe('no\njson\nhere\n"more"\n')
   })
 
+  test('that is interrupted when the journal is changed says what it has done, and that it is not verified', async () => {
+    const text = await damagedJournal()
+    const told = await interruptedRepair([text, '--drop-damaged', '--write'], text)
+    expect(told).toMatchObject({ code: 130, stderr: '' })
+    expect(told.stdout).toMatch(/Done:\n {2}lost {3}1 damaged line(.*\n)* {2}kept /)
+    expect(told.stdout).toContain(`\nNot verified: ministore verify ${text}\n`)
+    expect((await ministore(['cat', text])).stdout).toBe('1\n2\n3\n4\n6\n7\n8\n')
+
+    const json = await damagedJournal()
+    const { code, stdout, stderr } = await interruptedRepair([json, '--drop-damaged', '--write', '--json'], json)
+    expect({ code, stderr }).toEqual({ code: 130, stderr: '' })
+    expect(JSON.parse(stdout)).toMatchObject({
+      isWritten: true,
+      isVerified: false,
+      isSound: null,
+      damageCount: null,
+      lost: { damagedLines: 1 },
+    })
+  })
+
   test('on a full disk changes nothing', async (context) => {
     if (noTmpfs !== undefined) context.skip(noTmpfs)
     const volume = await Volume.inMemory(1)
@@ -318,6 +345,40 @@ describe('repair', () => {
     expect(await contents(path)).toEqual(before)
   })
 })
+
+/** Runs it in this process and asks it to end as soon as the active segment has been replaced. */
+async function interruptedRepair(
+  args: readonly string[],
+  active: string,
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const stop = new AbortController()
+  const rename = nodeFileSystem.rename.bind(nodeFileSystem)
+  const spy = vi.spyOn(nodeFileSystem, 'rename').mockImplementation(async (from, to) => {
+    await rename(from, to)
+    if (to === active) stop.abort(new Interrupted('SIGINT'))
+  })
+  onTestFinished(() => spy.mockRestore())
+  const printed = { stdout: '', stderr: '' }
+  const output = (name: 'stdout' | 'stderr'): Output =>
+    new Output({
+      write: (text, done) => {
+        printed[name] += text
+        done()
+        return true
+      },
+      on: () => {},
+    })
+  const io = {
+    stdin: Readable.from([]),
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env: {},
+    signal: stop.signal,
+  }
+  const code = await run(['repair', ...args], io, { commands: [repair], version: '0.0.0' })
+  spy.mockRestore()
+  return { code, ...printed }
+}
 
 test('the demo is one of the commands', async () => {
   expect((await ministore(['--help'])).stdout).toMatch(/^ {2}demo {2,}shows/m)

@@ -18,7 +18,7 @@ import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { assertThere } from '../journal.ts'
 import { lineCodec } from '../record-lines.ts'
-import { choicesText, planJson, planText, resultText } from '../repair-report.ts'
+import { choicesText, planJson, planText, resultText, verifiedText } from '../repair-report.ts'
 
 export const repair: Command = {
   name: 'repair',
@@ -131,26 +131,40 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
   const options = { choice: choice ?? ({ kind: 'drop-damaged' } as const), check, confirm, signal: io.signal }
   const result = await repairJournal(nodeFileSystem, path, options)
   if (result === undefined) return nothingThere(path, isJson, io)
-  const damages = isSound(result.plan) ? 0 : await damagesLeft(path, check !== undefined, io)
-  await io.stdout.write(
-    isJson
-      ? `${JSON.stringify(writtenJson(path, result, damages))}\n`
-      : resultText(path, result, damages, io),
-  )
+  if (isSound(result.plan)) {
+    await io.stdout.write(isJson ? writtenJson(path, result, 0) : nothingToRepair)
+    return exitCodes.ok
+  }
+  // The journal is changed: whatever ends the command from here on, the person must know of it.
+  if (!isJson) await io.stdout.write(resultText(result, io))
+  await io.stdout.flush()
+  let damages: number | undefined
+  try {
+    damages = await damagesLeft(path, check !== undefined, io)
+  } finally {
+    const { plan } = result
+    await io.stdout.write(
+      isJson ? writtenJson(path, result, damages) : verifiedText(path, { plan, damages, io }),
+    )
+  }
   return damages === 0 ? exitCodes.ok : exitCodes.failed
 }
 
-function writtenJson(path: string, { plan, copies }: RepairResult, damageCount: number): object {
-  const isWritten = !isSound(plan)
-  return {
+const nothingToRepair = 'There is nothing to repair; nothing was changed.\n'
+
+/** @param damages undefined when that could not be found out. */
+function writtenJson(path: string, { plan, copies }: RepairResult, damages: number | undefined): string {
+  const facts = {
     journal: path,
-    isSound: damageCount === 0,
-    isWritten,
+    isSound: damages === undefined ? null : damages === 0,
+    isWritten: !isSound(plan),
+    isVerified: damages !== undefined,
     needsChoice: false,
     ...planJson(plan),
     copies,
-    damageCount,
+    damageCount: damages ?? null,
   }
+  return `${JSON.stringify(facts)}\n`
 }
 
 /** What is still damaged, as verify sees it. */

@@ -1,12 +1,23 @@
+import type { SnapshotInfo } from '../minisnap/index.ts'
 import type { RepairResult } from '../ministore/repair.ts'
 import { isSound, type RepairFinding, type RepairPlan } from '../ministore/repair-plan.ts'
 import type { Io } from './io.ts'
+import { type UnfitSnapshot, unfitSnapshots } from './repair-snapshots.ts'
 import { styleFor, visible } from './terminal/style.ts'
 import { formatTable } from './terminal/table.ts'
 import { countText, plural, sizeText } from './terminal/units.ts'
 
+/** What a report speaks of besides a plan, and where it goes. */
+export interface ReportContext {
+  /** As the person gave it. */
+  readonly path: string
+  /** All that lie beside the journal of a state, newest first. */
+  readonly snapshots: readonly SnapshotInfo[]
+  readonly io: Io
+}
+
 /** A plan for programs; stable names. */
-export function planJson(plan: RepairPlan): object {
+export function planJson(plan: RepairPlan, snapshots: readonly SnapshotInfo[]): object {
   const { choice, findings, findingCount, dropped, cut, renumbered, removals, segments, firstDamaged } = plan
   return {
     choice: choice.kind,
@@ -22,43 +33,48 @@ export function planJson(plan: RepairPlan): object {
     recordsLeft: plan.records,
     firstSequence: plan.firstSequence,
     lastSequence: plan.firstSequence + plan.records - 1,
+    unfitSnapshots: unfitSnapshots(plan, snapshots),
   }
 }
 
 /** What a repair would do, when it is clear what the person wants. */
-export function planText(path: string, plan: RepairPlan, io: Io): string {
+export function planText(plan: RepairPlan, context: ReportContext): string {
   if (isSound(plan)) return 'There is nothing to repair.\n'
   return paragraph([
-    ...findingLines(plan, io),
+    ...findingLines(plan, context.io),
     '',
     'This would happen:',
-    ...effectLines(plan, io),
+    ...effectLines(plan, context),
     ...fileLines(plan),
     '',
-    `Nothing was changed. To do it: ${commandLine(path, plan)}`,
+    `Nothing was changed. To do it: ${commandLine(context.path, plan)}`,
   ])
 }
 
 /** What each choice would do, when the person has to make one. */
-export function choicesText(path: string, plan: RepairPlan, cut: RepairPlan | undefined, io: Io): string {
+export function choicesText(
+  plan: RepairPlan,
+  cut: RepairPlan | undefined,
+  context: ReportContext,
+): string {
   const lines = [
-    ...findingLines(plan, io),
+    ...findingLines(plan, context.io),
     '',
     'Something is lost, and how is yours to choose. Nothing was changed.',
   ]
   for (const choice of cut === undefined ? [plan] : [plan, cut]) {
-    lines.push('', commandLine(path, choice), ...effectLines(choice, io))
+    lines.push('', commandLine(context.path, choice), ...effectLines(choice, context))
   }
   return paragraph(lines)
 }
 
 /** What a repair has done. */
-export function resultText({ plan, copies }: RepairResult, io: Io): string {
+export function resultText({ plan, copies }: RepairResult, context: ReportContext): string {
   return paragraph([
-    ...findingLines(plan, io),
+    ...findingLines(plan, context.io),
     '',
     'Done:',
-    ...effectLines(plan, io),
+    ...effectLines(plan, context),
     `  kept   ${copies.map(visible).join(', ')}`,
   ])
 }
@@ -69,8 +85,8 @@ export function resultText({ plan, copies }: RepairResult, io: Io): string {
  * @param result.damages undefined when that could not be found out.
  */
 export function verifiedText(
-  path: string,
-  { plan, damages, io }: { readonly plan: RepairPlan; readonly damages: number | undefined; readonly io: Io },
+  { plan, damages }: { readonly plan: RepairPlan; readonly damages: number | undefined },
+  { path, io }: Pick<ReportContext, 'path' | 'io'>,
 ): string {
   const style = styleFor(io.stdout, io)
   if (damages === 0) {
@@ -104,7 +120,7 @@ function findingLines({ findings, findingCount }: RepairPlan, io: Io): string[] 
   return [style('bold', head), ...lines, ...(more > 0 ? [`… and ${countText(more)} more`] : [])]
 }
 
-function effectLines(plan: RepairPlan, io: Io): string[] {
+function effectLines(plan: RepairPlan, { snapshots, io }: ReportContext): string[] {
   const style = styleFor(io.stdout, io)
   const { dropped, cut, renumbered, records, recordsGone, firstSequence } = plan
   const lines: string[] = []
@@ -129,7 +145,19 @@ function effectLines(plan: RepairPlan, io: Io): string[] {
     lines.push('         Snapshots and readers that remember sequence numbers are wrong from there on.')
   }
   const range = records === 0 ? '' : ` (${firstSequence} to ${firstSequence + records - 1})`
-  return [...lines, `  stay   ${plural(records, 'record')}${range}`]
+  lines.push(`  stay   ${plural(records, 'record')}${range}`)
+  const unfit = unfitSnapshots(plan, snapshots)
+  for (const problem of ['ahead', 'renumbered'] as const) {
+    const names = unfit.filter((snapshot) => snapshot.problem === problem).map(({ file }) => file)
+    if (names.length > 0)
+      lines.push(`  state  ${style('yellow', `move ${names.join(', ')} away`)}: ${problems[problem]}`)
+  }
+  return lines
+}
+
+const problems: Record<UnfitSnapshot['problem'], string> = {
+  ahead: 'ahead of the journal, and the state does not open beside it',
+  renumbered: 'of numbers that change, and the state would miss records',
 }
 
 function fileLines({ segments, removals, removesSeal }: RepairPlan): string[] {

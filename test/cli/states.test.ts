@@ -1,11 +1,11 @@
-import { cp, readdir, rm, symlink } from 'node:fs/promises'
+import { cp, readdir, rename, rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
-import { editFile } from '../support/journals.ts'
+import { addBytes, editFile } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore } from './run-command.ts'
 
@@ -113,5 +113,75 @@ describe('compact', () => {
     const refused = await ministore(['compact', join(directory, 'journal.jsonl'), '--before', '2', '--write'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
     expect(refused.stderr).toContain('None of the snapshots')
+  })
+})
+
+describe('repair', () => {
+  /** Makes a line of a segment one that is not JSON. */
+  const spoil = (path: string, line: number): Promise<void> =>
+    editFile(path, (bytes) => {
+      const lines = bytes.toString().split('\n')
+      lines[line - 1] = 'x'
+      return Buffer.from(lines.join('\n'))
+    })
+  const snapshotsIn = async (path: string, ...args: readonly string[]): Promise<unknown> => {
+    const { stdout } = await ministore(['repair', path, '--json', ...args])
+    return (JSON.parse(stdout) as { unfitSnapshots: unknown }).unfitSnapshots
+  }
+
+  test('says which snapshots a cut leaves ahead of the journal; without them the state opens', async () => {
+    const directory = await fixture()
+    const path = join(directory, 'journal.jsonl')
+    const told = '  state  move snapshot-3.json away: ahead of the journal, and the state does not open beside it\n'
+    expect((await ministore(['repair', path, '--truncate-at', '3'])).stdout).toContain(told)
+    const ahead = [{ file: 'snapshot-3.json', sequence: 3, problem: 'ahead' }]
+    expect(await snapshotsIn(path, '--truncate-at', '3')).toEqual(ahead)
+    expect(await snapshotsIn(path, '--truncate-at', '4')).toEqual([])
+    const { code, stdout } = await ministore(['repair', path, '--truncate-at', '3', '--write'])
+    expect(code).toBe(0)
+    expect(stdout).toContain(told)
+    expect((await ministore(['stats', '--json', directory])).stdout).toContain('ahead of the journal')
+    await rm(join(directory, 'snapshot-3.json'))
+    expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
+  })
+
+  test('says which snapshots no longer fit when records get other numbers', async () => {
+    const directory = await fixture()
+    const path = join(directory, 'journal.jsonl')
+    await new SnapStore(directory, { keep: 9 }).create({}, 4)
+    await spoil(`${path}.001`, 4)
+    const { stdout } = await ministore(['repair', path])
+    const [dropping = '', cutting = ''] = stdout.split('--truncate-at')
+    expect(dropping).toContain('  state  move snapshot-4.json away: ahead of the journal, ')
+    expect(dropping).toContain(
+      '  state  move snapshot-3.json away: of numbers that change, and the state would miss records\n',
+    )
+    expect(cutting).toContain('  state  move snapshot-4.json, snapshot-3.json away: ahead of the journal')
+    expect(dropping + cutting).not.toContain('snapshot-2.json')
+    const done = await ministore(['repair', path, '--drop-damaged', '--write', '--json'])
+    expect(JSON.parse(done.stdout)).toMatchObject({
+      unfitSnapshots: [
+        { file: 'snapshot-4.json', sequence: 4, problem: 'ahead' },
+        { file: 'snapshot-3.json', sequence: 3, problem: 'renumbered' },
+      ],
+    })
+  })
+
+  test('leaves a snapshot alone that covers what is lost in front of it', async () => {
+    const path = join(await fixture(), 'journal.jsonl')
+    for (const line of [2, 3, 4]) await spoil(`${path}.001`, line)
+    expect(await snapshotsIn(path, '--drop-damaged')).toEqual([])
+  })
+
+  test('looks for snapshots where the journal really lies, and only beside one of a state', async () => {
+    const directory = await fixture()
+    const path = join(directory, 'journal.jsonl')
+    const link = join(await temporaryDirectory(), 'link.jsonl')
+    await symlink(path, link)
+    expect(await snapshotsIn(link, '--truncate-at', '3')).toHaveLength(1)
+    const events = join(directory, 'events.jsonl')
+    await rename(path, events)
+    await addBytes(events, 'x\n')
+    expect(await snapshotsIn(events, '--drop-damaged')).toEqual([])
   })
 })

@@ -18,7 +18,15 @@ import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { assertThere } from '../journal.ts'
 import { lineCodec } from '../record-lines.ts'
-import { choicesText, planJson, planText, resultText, verifiedText } from '../repair-report.ts'
+import {
+  choicesText,
+  planJson,
+  planText,
+  type ReportContext,
+  resultText,
+  verifiedText,
+} from '../repair-report.ts'
+import { snapshotsBeside } from '../repair-snapshots.ts'
 
 export const repair: Command = {
   name: 'repair',
@@ -38,7 +46,8 @@ export const repair: Command = {
     'A sequence number is a position. When a line in the middle is dropped, every record behind it moves',
     'up and is known by another number from then on: snapshots and readers that remember numbers are',
     'wrong then. With --truncate-at no number changes, but what is behind the cut is gone. So where',
-    'something is lost you must choose.',
+    'something is lost you must choose. Snapshots of a state beside the journal that will not fit it are',
+    'named: move them away before the state is opened.',
     '',
     'Before anything is changed, each file that is changed or removed is copied to <file>.broken',
     '(.broken-2 …). A repair that was cut short, by a crash or a full disk, is run again with the same',
@@ -88,15 +97,21 @@ async function showPlan({ path, choice, check, isJson, io }: Task): Promise<numb
   if (choice !== undefined) assertPossible(plan)
   const isOpen = choice === undefined && isLossy(plan)
   const cut = isOpen ? await planCut(files, plan, options) : undefined
+  const snapshots = await snapshotsBeside(files)
   if (isJson) {
     const choices = isOpen
-      ? { dropDamaged: planJson(plan), truncateAt: cut === undefined ? null : planJson(cut) }
+      ? {
+          dropDamaged: planJson(plan, snapshots),
+          truncateAt: cut === undefined ? null : planJson(cut, snapshots),
+        }
       : null
-    const shown = isOpen ? { findings: plan.findings, findingCount: plan.findingCount } : planJson(plan)
+    const { findings, findingCount } = plan
+    const shown = isOpen ? { findings, findingCount } : planJson(plan, snapshots)
     const state = { journal: path, isSound: isSound(plan), isWritten: false, needsChoice: isOpen }
     await io.stdout.write(`${JSON.stringify({ ...state, ...shown, choices })}\n`)
   } else {
-    await io.stdout.write(isOpen ? choicesText(path, plan, cut, io) : planText(path, plan, io))
+    const context = { path, snapshots, io }
+    await io.stdout.write(isOpen ? choicesText(plan, cut, context) : planText(plan, context))
   }
   return isSound(plan) ? exitCodes.ok : exitCodes.failed
 }
@@ -118,7 +133,8 @@ async function planCut(
 }
 
 async function doRepair({ path, choice, check, isJson, io }: Task): Promise<number> {
-  await assertThere((await locateJournal(nodeFileSystem, path)).directory)
+  const files = await locateJournal(nodeFileSystem, path)
+  await assertThere(files.directory)
   const confirm = (plan: RepairPlan): void => {
     if (choice === undefined && isLossy(plan)) {
       throw new UsageError(
@@ -129,14 +145,15 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
     assertPossible(plan)
   }
   const options = { choice: choice ?? ({ kind: 'drop-damaged' } as const), check, confirm, signal: io.signal }
+  const context = { path, snapshots: await snapshotsBeside(files), io }
   const result = await repairJournal(nodeFileSystem, path, options)
   if (result === undefined) return nothingThere(path, isJson, io)
   if (isSound(result.plan)) {
-    await io.stdout.write(isJson ? writtenJson(path, result, 0) : nothingToRepair)
+    await io.stdout.write(isJson ? writtenJson(result, 0, context) : nothingToRepair)
     return exitCodes.ok
   }
   // The journal is changed: whatever ends the command from here on, the person must know of it.
-  if (!isJson) await io.stdout.write(resultText(result, io))
+  if (!isJson) await io.stdout.write(resultText(result, context))
   await io.stdout.flush()
   let damages: number | undefined
   try {
@@ -144,7 +161,7 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
   } finally {
     const { plan } = result
     await io.stdout.write(
-      isJson ? writtenJson(path, result, damages) : verifiedText(path, { plan, damages, io }),
+      isJson ? writtenJson(result, damages, context) : verifiedText({ plan, damages }, context),
     )
   }
   return damages === 0 ? exitCodes.ok : exitCodes.failed
@@ -153,14 +170,18 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
 const nothingToRepair = 'There is nothing to repair; nothing was changed.\n'
 
 /** @param damages undefined when that could not be found out. */
-function writtenJson(path: string, { plan, copies }: RepairResult, damages: number | undefined): string {
+function writtenJson(
+  { plan, copies }: RepairResult,
+  damages: number | undefined,
+  { path, snapshots }: Pick<ReportContext, 'path' | 'snapshots'>,
+): string {
   const facts = {
     journal: path,
     isSound: damages === undefined ? null : damages === 0,
     isWritten: !isSound(plan),
     isVerified: damages !== undefined,
     needsChoice: false,
-    ...planJson(plan),
+    ...planJson(plan, snapshots),
     copies,
     damageCount: damages ?? null,
   }

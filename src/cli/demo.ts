@@ -10,6 +10,7 @@ import { followLive, replayAll, replayToReport } from './demo/replays.ts'
 import { verify } from './demo/verification.ts'
 import { isBundle, type WebhookRecord } from './demo/webhook-records.ts'
 import { writeOn, writerArgument } from './demo/writer-process.ts'
+import { shellWord } from './terminal/shell-word.ts'
 
 // The project's main job, `npm run demo`: real records, a writer that is killed, recovery, and three ways to replay.
 // It starts itself, with an argument, as the writer.
@@ -92,9 +93,4 @@ function commandsToTry(store: MiniStore<WebhookRecord>, history: CrashHistory): 
 function withNotes(commands: ReadonlyArray<readonly [command: string, note: string]>): string[] {
   const width = Math.max(...commands.map(([command]) => command.length))
   return commands.map(([command, note]) => `${command.padEnd(width)}  # ${note}`)
-}
-
-/** A path as one word of a shell, quoted where it must be. */
-function shellWord(path: string): string {
-  return /^[\w./:-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`
 }

@@ -3,6 +3,7 @@ import type { RepairResult } from '../ministore/repair.ts'
 import { isSound, type RepairFinding, type RepairPlan } from '../ministore/repair-plan.ts'
 import type { Io } from './io.ts'
 import { type UnfitSnapshot, unfitSnapshots } from './repair-snapshots.ts'
+import { shellWord } from './terminal/shell-word.ts'
 import { styleFor, visible } from './terminal/style.ts'
 import { formatTable } from './terminal/table.ts'
 import { countText, plural, sizeText } from './terminal/units.ts'
@@ -94,7 +95,7 @@ export function verifiedText(
     return paragraph(['', `${style('green', 'ok')}: verified, ${what} is sound`])
   }
   const state = damages === undefined ? 'Not verified' : `${style('red', plural(damages, 'damage'))} left`
-  return paragraph(['', `${state}: ministore verify ${visible(path)}`])
+  return paragraph(['', `${state}: ministore verify ${shellWord(path)}`])
 }
 
 const actions: Record<RepairFinding['action'], string> = {
@@ -178,7 +179,7 @@ function fileLines({ segments, removals, removesSeal }: RepairPlan): string[] {
 
 function commandLine(path: string, { choice }: RepairPlan): string {
   const how = choice.kind === 'drop-damaged' ? '--drop-damaged' : `--truncate-at ${choice.sequence}`
-  return `ministore repair ${visible(path)} ${how} --write`
+  return `ministore repair ${shellWord(path)} ${how} --write`
 }
 
 function paragraph(lines: readonly string[]): string {

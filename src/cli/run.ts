@@ -9,6 +9,7 @@ import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
 import { isClosedPipe, type Output } from './output.ts'
+import { shellWord } from './terminal/shell-word.ts'
 import { styleFor, visible } from './terminal/style.ts'
 
 /**
@@ -140,7 +141,7 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
     const advice =
       topic === 'repair' || path === undefined
         ? undefined
-        : `To see all damage: ministore verify ${path}. To mend it: ministore repair ${path}`
+        : `To see all damage: ministore verify ${shellWord(path)}. To mend it: ministore repair ${shellWord(path)}`
     const text = `The journal ${path} is damaged at ${damageText(damageReport(error))}`
     return { message: text, code: 'ERR_MINISTORE_CORRUPT', advice }
   }

@@ -1,8 +1,11 @@
+import { execFileSync } from 'node:child_process'
+
 import { describe, expect, test } from 'vitest'
 
 import { Output } from '../../src/cli/output.ts'
 import { barOf } from '../../src/cli/terminal/bar-chart.ts'
 import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
+import { shellWord } from '../../src/cli/terminal/shell-word.ts'
 import { styleFor, visible } from '../../src/cli/terminal/style.ts'
 import { formatTable } from '../../src/cli/terminal/table.ts'
 import { countText, durationText, sizeText } from '../../src/cli/terminal/units.ts'
@@ -131,5 +134,27 @@ describe('output', () => {
     await new Promise(setImmediate)
     expect(() => output.write('b')).toThrow(broken)
     await expect(output.flush()).rejects.toThrow(broken)
+  })
+})
+
+describe('a path in a command that is printed for copying', () => {
+  test.each([
+    ['state/journal.jsonl', 'state/journal.jsonl'],
+    ['a b.jsonl', "'a b.jsonl'"],
+    ['*.jsonl', "'*.jsonl'"],
+    ["q'uote.jsonl", String.raw`'q'\''uote.jsonl'`],
+    ['$HOME/`x`', "'$HOME/`x`'"],
+    ['~/žofie', "'~/žofie'"],
+    ['-dash.jsonl', './-dash.jsonl'],
+    ['- dash.jsonl', "'./- dash.jsonl'"],
+    ['a\nb\u001B[31m', String.raw`$'a\x0ab\x1b[31m'`],
+    ["\u009B'\\", String.raw`$'\xc2\x9b\'\\'`],
+  ])('%j is %s', (path, word) => {
+    expect(shellWord(path)).toBe(word)
+  })
+
+  test.runIf(process.platform !== 'win32')('is the same for a shell', () => {
+    for (const path of ['a b', '*', "q'u'ote", '$HOME "x" \\', '~', '#', ';', 'ž'])
+      expect(execFileSync('sh', ['-c', `printf %s ${shellWord(path)}`], { encoding: 'utf8' })).toBe(path)
   })
 })

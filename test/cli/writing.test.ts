@@ -312,6 +312,23 @@ describe('repair', () => {
     expect((await ministore(['cat', path, '--no-json'])).stdout).toBe('no\njson\nhere\n"more"\n')
   })
 
+  test('prints commands that a shell takes as they are, whatever the path', async () => {
+    const directory = await temporaryDirectory()
+    for (const [name, word] of [
+      ['a b.jsonl', `'${directory}/a b.jsonl'`],
+      ["q'uote.jsonl", `'${directory}/q'\\''uote.jsonl'`],
+    ] as const) {
+      const path = join(directory, name)
+      await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', 'x', '3'])
+      expect((await ministore(['repair', path])).stdout).toContain(`ministore repair ${word} --drop-damaged --write\n`)
+      expect((await ministore(['repair', path, '--write'])).stderr).toContain(`: ministore repair ${word}\n`)
+      expect((await ministore(['verify', path])).stdout).toContain(`: ministore repair ${word}\n`)
+      expect((await ministore(['cat', path])).stderr).toContain(
+        `ministore verify ${word}. To mend it: ministore repair ${word}\n`,
+      )
+    }
+  })
+
   test('that is interrupted when the journal is changed says what it has done, and that it is not verified', async () => {
     const text = await damagedJournal()
     const told = await interruptedRepair([text, '--drop-damaged', '--write'], text)

@@ -27,6 +27,7 @@ import {
   verifiedText,
 } from '../repair-report.ts'
 import { snapshotsBeside } from '../repair-snapshots.ts'
+import { shellWord } from '../terminal/shell-word.ts'
 
 export const repair: Command = {
   name: 'repair',
@@ -139,7 +140,7 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
     if (choice === undefined && isLossy(plan)) {
       throw new UsageError(
         'Something would be lost, and how is yours to choose: --drop-damaged or --truncate-at SEQ. To see ' +
-          `what each does: ministore repair ${path}`,
+          `what each does: ministore repair ${shellWord(path)}`,
       )
     }
     assertPossible(plan)

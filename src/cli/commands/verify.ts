@@ -9,6 +9,7 @@ import type { Io } from '../io.ts'
 import { assertThere, outlineOf } from '../journal.ts'
 import { lineCodec } from '../record-lines.ts'
 import { ProgressBar } from '../terminal/progress-bar.ts'
+import { shellWord } from '../terminal/shell-word.ts'
 import { styleFor, visible } from '../terminal/style.ts'
 import { plural, sizeText } from '../terminal/units.ts'
 
@@ -91,7 +92,7 @@ class TextPrinter implements Printer {
       this.#print(`${style('green', 'ok')}: ${what}`)
     } else {
       this.#print(`${style('red', plural(damages, 'damage'))}; readable are ${what}`)
-      this.#print(`To see what can be done: ministore repair ${visible(this.#path)}`)
+      this.#print(`To see what can be done: ministore repair ${shellWord(this.#path)}`)
       return
     }
     for (const note of notesOf(result)) this.#print(`${style('yellow', 'note')}: ${note}`)

@@ -17,6 +17,7 @@ import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { assertThere } from '../journal.ts'
+import type { Output } from '../output.ts'
 import { lineCodec } from '../record-lines.ts'
 import {
   choicesText,
@@ -154,18 +155,26 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
     return exitCodes.ok
   }
   // The journal is changed: whatever ends the command from here on, the person must know of it.
-  if (!isJson) await io.stdout.write(resultText(result, context))
-  await io.stdout.flush()
+  if (!isJson) await print(io.stdout, resultText(result, context))
   let damages: number | undefined
   try {
     damages = await damagesLeft(path, check !== undefined, io)
   } finally {
     const { plan } = result
-    await io.stdout.write(
-      isJson ? writtenJson(result, damages, context) : verifiedText({ plan, damages }, context),
-    )
+    const text = isJson ? writtenJson(result, damages, context) : verifiedText({ plan, damages }, context)
+    await print(io.stdout, text)
   }
   return damages === 0 ? exitCodes.ok : exitCodes.failed
+}
+
+/** Prints at once. That it cannot comes back when everything is flushed, and ends nothing before. */
+async function print(output: Output, text: string): Promise<void> {
+  try {
+    await output.write(text)
+    await output.flush()
+  } catch {
+    // The output keeps its failure; how the journal stands is still to be found out.
+  }
 }
 
 const nothingToRepair = 'There is nothing to repair; nothing was changed.\n'

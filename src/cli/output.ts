@@ -1,3 +1,4 @@
+import { messageOf } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
 
 /** What a standard stream of a process offers, as far as it is used. */
@@ -14,20 +15,36 @@ const pieceLength = 64 * 1024
 /** Columns of what is no terminal: the same everywhere, whatever the machine. */
 const defaultColumns = 80
 
+/** A standard stream took no more. */
+export class OutputError extends Error {
+  override readonly name = 'OutputError'
+
+  constructor(cause: unknown) {
+    super(messageOf(cause), { cause })
+  }
+
+  /** Whether nobody reads any more, as behind `| head -1`: no reason to complain. */
+  get isClosedPipe(): boolean {
+    return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(this.cause) ?? '')
+  }
+}
+
 /**
  * Text on its way to a standard stream. It is collected, passed on in large pieces, and at the latest when
  * the process has nothing else to do, so that a follower sees what has come.
+ *
+ * A stream that has failed stays so: what is added then goes nowhere, and `write` and `flush` say so.
  */
 export class Output {
   readonly #stream: OutputStream
   #text = ''
   #scheduled: NodeJS.Immediate | undefined
-  #failure: Error | undefined
+  #failure: OutputError | undefined
 
   constructor(stream: OutputStream) {
     this.#stream = stream
     // Whoever writes next is told of it; unheard it would end the process.
-    stream.on('error', (error) => (this.#failure ??= error))
+    stream.on('error', (error) => this.#fail(error))
   }
 
   get isTerminal(): boolean {
@@ -39,39 +56,68 @@ export class Output {
   }
 
   /**
-   * Adds text. A promise when the stream must be waited for, so that what it cannot take does not pile up.
-   *
-   * @throws the stream's error, see {@link isClosedPipe}.
+   * Adds text that somebody is meant to read. A promise when the stream must be waited for, so that what it
+   * cannot take does not pile up; it rejects with an {@link OutputError} when an earlier text did not get out.
+   * Whether the last one did says `flush`.
    */
   write(text: string): Promise<void> | undefined {
-    if (this.#failure !== undefined) throw this.#failure
-    this.#text += text
-    if (this.#text.length >= pieceLength) return this.flush()
-    // A failure is kept for the next call.
-    this.#scheduled ??= setImmediate(() => {
-      this.flush().catch(() => {})
-    })
-    return undefined
+    if (this.#failure !== undefined) return Promise.reject(this.#failure)
+    return this.#add(text) ? this.#out() : undefined
   }
 
-  /** Resolves when all that was written is out of this process. */
+  /** Adds text that changes nothing, heard or not: never throws, and there is nothing to wait for. */
+  tell(text: string): void {
+    if (this.#add(text)) this.#passOn()
+  }
+
+  /** The same, not kept until there is more of it. */
+  tellAtOnce(text: string): void {
+    this.#add(text)
+    this.#passOn()
+  }
+
+  /**
+   * Resolves when all that was written is out of this process.
+   *
+   * @throws {OutputError} when some of it never will be.
+   */
   async flush(): Promise<void> {
+    await this.#out()
+    if (this.#failure !== undefined) throw this.#failure
+  }
+
+  /** Whether it is time to pass on what there is. */
+  #add(text: string): boolean {
+    this.#text += text
+    if (this.#text.length >= pieceLength) return true
+    this.#scheduled ??= setImmediate(() => this.#passOn())
+    return false
+  }
+
+  /** Resolves when all that was added is out, or never will be. */
+  #out(): Promise<void> {
+    return new Promise((resolve) => this.#passOn(resolve))
+  }
+
+  #passOn(done: () => void = () => {}): void {
     clearImmediate(this.#scheduled)
     this.#scheduled = undefined
-    if (this.#failure !== undefined) throw this.#failure
     const text = this.#text
     this.#text = ''
-    await new Promise<void>((resolve, reject) => {
+    if (this.#failure !== undefined) return done()
+    try {
       // An empty write is called back when those before it are out.
       this.#stream.write(text, (error) => {
-        if (error) reject((this.#failure ??= error))
-        else resolve()
+        if (error) this.#fail(error)
+        done()
       })
-    })
+    } catch (error) {
+      this.#fail(error)
+      done()
+    }
   }
-}
 
-/** Whether nobody reads any more, as behind `| head -1`: no reason to complain. */
-export function isClosedPipe(error: unknown): boolean {
-  return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(error) ?? '')
+  #fail(error: unknown): void {
+    this.#failure ??= new OutputError(error)
+  }
 }

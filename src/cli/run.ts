@@ -8,7 +8,7 @@ import { CommandFailure, exitCodeOfSignal, exitCodes, Interrupted, UsageError } 
 import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
-import { isClosedPipe, type Output } from './output.ts'
+import { type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
 import { styleFor, visible } from './terminal/style.ts'
 
@@ -75,7 +75,7 @@ async function report(
   io: Io,
   program: { readonly commands: readonly Command[] },
 ): Promise<number> {
-  if (isClosedPipe(error)) return exitCodes.ok
+  if (error instanceof OutputError && error.isClosedPipe) return exitCodes.ok
   // What was printed before stands before it.
   await tryToFlush(io.stdout)
   if (error instanceof Interrupted) return exitCodeOfSignal(error.signal)
@@ -84,14 +84,14 @@ async function report(
   const topic = program.commands.some((command) => command.name === name) ? name : undefined
   const { message, code, advice } = await describe(error, topic)
   if (given.includes('--json')) {
-    await tell(io, `${JSON.stringify({ error: { code, message, advice, ...detailsOf(error) } })}\n`)
+    io.stderr.tell(`${JSON.stringify({ error: { code, message, advice, ...detailsOf(error) } })}\n`)
   } else {
     const style = styleFor(io.stderr, io)
     const lines = [
       `${style('red', 'ministore:')} ${visible(message)}`,
       ...(advice === undefined ? [] : [visible(advice)]),
     ]
-    await tell(io, `${lines.join('\n')}\n`)
+    io.stderr.tell(`${lines.join('\n')}\n`)
   }
   return isMisuse ? exitCodes.misuse : exitCodes.failed
 }
@@ -106,15 +106,6 @@ function detailsOf(error: unknown): object {
   if (!(error instanceof MiniStoreError)) return {}
   const { path, segment, line, offset, sequence } = error
   return { path, segment, line, offset, sequence }
-}
-
-async function tell(io: Io, text: string): Promise<void> {
-  try {
-    await io.stderr.write(text)
-  } catch (error) {
-    // Nobody listens to errors; the exit code says it all the same.
-    if (!isClosedPipe(error)) throw error
-  }
 }
 
 interface Description {
@@ -146,7 +137,7 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
     return { message: text, code: 'ERR_MINISTORE_CORRUPT', advice }
   }
   if (error instanceof CommandFailure) return { message, code: error.code, advice: undefined }
-  const code = systemErrorCode(error)
+  const code = systemErrorCode(error instanceof OutputError ? error.cause : error)
   // Not the system's and not ours: a mistake of this program, which its stack helps to find.
   const isBug = code === undefined && error instanceof Error
   return { message: isBug ? (error.stack ?? message) : message, code, advice: undefined }

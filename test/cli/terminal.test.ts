@@ -21,6 +21,15 @@ function stream(isTTY: boolean) {
   return { seen, output: new Output({ write, on: () => {}, isTTY, columns: 60 }) }
 }
 
+/** On a terminal whose every write fails. */
+function brokenOutput(): Output {
+  const write = (_text: string, done: (error: Error) => void): boolean => {
+    done(new Error('broken'))
+    return false
+  }
+  return new Output({ write, on: () => {}, isTTY: true })
+}
+
 describe('a progress bar', () => {
   test('is drawn after a while, no more than ten times a second, and taken away', () => {
     const { seen, output } = stream(true)
@@ -44,6 +53,16 @@ describe('a progress bar', () => {
     bar.update({ bytes: 2, totalBytes: 4 })
     bar.clear()
     expect(seen).toEqual([])
+  })
+
+  test('that cannot be drawn is no reason to fail', async () => {
+    let now = 0
+    const bar = new ProgressBar(brokenOutput(), 'verify', () => now)
+    for (now = 100; now < 1000; now += 100) {
+      bar.update({ bytes: 2, totalBytes: 4 })
+      await new Promise(setImmediate)
+    }
+    expect(() => bar.clear()).not.toThrow()
   })
 
   test('shows part, rate and time left, or records where the end is not known', () => {
@@ -123,17 +142,30 @@ describe('output', () => {
   })
 
   test('keeps its first failure for whoever writes next', async () => {
-    const broken = new Error('broken')
-    const write = (_text: string, done: (error: Error) => void): boolean => {
-      done(broken)
-      return false
-    }
-    const output = new Output({ write, on: () => {} })
+    const output = brokenOutput()
     void output.write('a')
     await new Promise(setImmediate)
     await new Promise(setImmediate)
-    expect(() => output.write('b')).toThrow(broken)
-    await expect(output.flush()).rejects.toThrow(broken)
+    await expect(output.write('b')).rejects.toThrow('broken')
+    await expect(output.flush()).rejects.toThrow('broken')
+  })
+
+  test('that a writer only tells something to never troubles it, and fails for who flushes', async () => {
+    const output = brokenOutput()
+    output.tell('a')
+    await new Promise(setImmediate)
+    output.tell('x'.repeat(64 * 1024))
+    await expect(output.flush()).rejects.toThrow('broken')
+    output.tell('b')
+  })
+
+  test('of a stream that throws fails as any other', async () => {
+    const write = (): boolean => {
+      throw new Error('broken')
+    }
+    const output = new Output({ write, on: () => {} })
+    await expect(output.flush()).rejects.toThrow('broken')
+    await expect(output.write('b')).rejects.toThrow('broken')
   })
 })
 

@@ -49,7 +49,7 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
     bar.clear()
     const done = store.lastSequence - before
     if (error instanceof Interrupted) {
-      await io.stderr.write(
+      io.stderr.tell(
         `Interrupted after ${plural(done, 'record')}; the last has sequence ${store.lastSequence}.\n`,
       )
     }

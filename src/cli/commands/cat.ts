@@ -48,8 +48,7 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
     const text = args.flag('json')
       ? JSON.stringify({ damage: report })
       : `damage: ${visible(damageText(report))}`
-    // Its failure comes back with the next write, or does not matter.
-    io.stderr.write(`${text}\n`)?.catch(() => {})
+    io.stderr.tell(`${text}\n`)
   }
   await outlineOf(path, args.flag('salvage') ? () => {} : undefined)
   const salvage = args.flag('salvage') ? tell : undefined

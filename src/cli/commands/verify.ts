@@ -54,7 +54,10 @@ async function runVerify(args: Arguments, io: Io): Promise<number> {
   return result === undefined || result.damages === 0 ? exitCodes.ok : exitCodes.failed
 }
 
-/** Prints damage as it comes, however much there is of it. */
+/**
+ * Prints damage as it comes, however much there is of it. Whether it can be printed is known when everything is
+ * flushed: what is read meanwhile is what the exit code tells of.
+ */
 interface Printer {
   damage(report: DamageReport): void
   end(result: Verification | undefined): void
@@ -105,8 +108,7 @@ class TextPrinter implements Printer {
   }
 
   #print(line: string): void {
-    // Its failure comes back when everything is flushed.
-    this.#io.stdout.write(`${line}\n`)?.catch(() => {})
+    this.#io.stdout.tell(`${line}\n`)
   }
 }
 
@@ -178,6 +180,6 @@ class JsonPrinter implements Printer {
   }
 
   #print(text: string): void {
-    this.#io.stdout.write(text)?.catch(() => {})
+    this.#io.stdout.tell(text)
   }
 }

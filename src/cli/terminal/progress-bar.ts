@@ -53,9 +53,7 @@ export class ProgressBar {
   }
 
   #draw(line: string): void {
-    // A bar that cannot be drawn is no reason to fail.
-    this.#output.write(`\r\u001B[K${line}`)?.catch(() => {})
-    this.#output.flush().catch(() => {})
+    this.#output.tellAtOnce(`\r\u001B[K${line}`)
   }
 }
 

@@ -22,11 +22,12 @@ export class OutputError extends Error {
   constructor(cause: unknown) {
     super(messageOf(cause), { cause })
   }
+}
 
-  /** Whether nobody reads any more, as behind `| head -1`: no reason to complain. */
-  get isClosedPipe(): boolean {
-    return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(this.cause) ?? '')
-  }
+/** Whether an output failed because nobody reads it any more, as behind `| head -1`: no reason to complain. */
+export function isClosedPipe(error: unknown): boolean {
+  if (!(error instanceof OutputError)) return false
+  return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(error.cause) ?? '')
 }
 
 /**

@@ -8,7 +8,7 @@ import { CommandFailure, exitCodeOfSignal, exitCodes, Interrupted, UsageError } 
 import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
-import { type Output, OutputError } from './output.ts'
+import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
 import { styleFor, visible } from './terminal/style.ts'
 
@@ -23,12 +23,21 @@ export async function run(
 ): Promise<number> {
   try {
     const code = await dispatch(given, io, program)
-    await io.stdout.flush()
+    await flushUnlessClosed(io.stdout)
     return code
   } catch (error) {
     return await report(error, given, io, program)
   } finally {
     await tryToFlush(io.stderr)
+  }
+}
+
+/** Nobody may want to see more of a result; what the exit code says of it is true all the same. */
+async function flushUnlessClosed(output: Output): Promise<void> {
+  try {
+    await output.flush()
+  } catch (error) {
+    if (!isClosedPipe(error)) throw error
   }
 }
 
@@ -75,7 +84,8 @@ async function report(
   io: Io,
   program: { readonly commands: readonly Command[] },
 ): Promise<number> {
-  if (error instanceof OutputError && error.isClosedPipe) return exitCodes.ok
+  // A command that stops there has nothing to do but print.
+  if (isClosedPipe(error)) return exitCodes.ok
   // What was printed before stands before it.
   await tryToFlush(io.stdout)
   if (error instanceof Interrupted) return exitCodeOfSignal(error.signal)

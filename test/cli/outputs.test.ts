@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
-import { join } from 'node:path'
+import { type FileHandle, open, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { writeSegment } from '../support/journals.ts'
+import { editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, type Outcome, start } from './run-command.ts'
+import { main, type Outcome, type Running, start } from './run-command.ts'
 
 const noFullDevice = existsSync('/dev/full') ? undefined : 'there is no /dev/full here'
 
@@ -47,6 +47,15 @@ async function runOnFullDisk(full: 'stdout' | 'stderr', args: readonly string[],
   return { code, stdout, stderr }
 }
 
+/** What there is to see of a command whose standard output is closed. */
+async function ending(child: Running): Promise<Pick<Outcome, 'code' | 'stderr'>> {
+  const [stderr, [code]] = await Promise.all([
+    text(child.stderr),
+    once(child, 'exit') as Promise<[number | null]>,
+  ])
+  return { code, stderr }
+}
+
 describe('standard error that cannot be written changes nothing of the work and its exit code', () => {
   test('cat --salvage prints every record where nobody reads of the damage', async () => {
     const child = start(['cat', await damagedJournal(20_000), '--salvage'])
@@ -59,5 +68,33 @@ describe('standard error that cannot be written changes nothing of the work and 
     const { code, stdout } = await runOnFullDisk('stderr', ['cat', await damagedJournal(20_000), '--salvage'])
     expect([stdout.split('\n').length - 1, code]).toEqual([20_000, 1])
     expect(await runOnFullDisk('stderr', ['cat'])).toMatchObject({ code: 2, stdout: '' })
+  })
+})
+
+describe('standard output that nobody reads on', () => {
+  test('ends no verify: its exit code tells of all damage', async () => {
+    const child = start(['verify', await damagedJournal(30_000)])
+    child.stdout.destroy()
+    expect(await ending(child)).toEqual({ code: 1, stderr: '' })
+    const sound = start(['verify', await damagedJournal(10)])
+    sound.stdout.destroy()
+    expect(await ending(sound)).toEqual({ code: 0, stderr: '' })
+  })
+
+  test.each(['inspect', 'repair', 'stats'])('nor does it take the damage out of the exit code of %s', async (name) => {
+    const path = await damagedJournal(100)
+    if (name === 'inspect') await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('seq=1', 'seq=x')))
+    await writeFile(join(dirname(path), 'snapshot-1.json'), 'no snapshot')
+    const child = start([name, name === 'stats' ? dirname(path) : path])
+    child.stdout.destroy()
+    expect(await ending(child)).toEqual({ code: 1, stderr: '' })
+  })
+
+  test.each([['cat', '--salvage'], ['tail']])('ends %s %s quietly with 0: what it was to do is over', async (...args) => {
+    const path = await damagedJournal(150)
+    const child = start([...args, path])
+    child.stdout.destroy()
+    child.stderr.resume()
+    expect(await ending(child)).toMatchObject({ code: 0 })
   })
 })

@@ -54,6 +54,8 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
   const salvage = args.flag('salvage') ? tell : undefined
   const options = { from, to, salvage, codec: lineCodec({ isJson }), signal: io.signal }
   if (limit > 0) await print(path, io, { options, limit, isJson, isNumbered: args.flag('sequence') })
+  // Printing is all it does: here a closed pipe ends it, as it does before.
+  await io.stdout.flush()
   return damages === 0 ? exitCodes.ok : exitCodes.failed
 }
 

@@ -50,6 +50,7 @@ async function runTail(args: Arguments, io: Io): Promise<number> {
     })
     for await (const entry of entries)
       await io.stdout.write(isNumbered ? numberedLine(entry, isJson) : `${entry.record}\n`)
+    await io.stdout.flush()
   } catch (error) {
     // That is how following ends.
     if (!follow || !(error instanceof Interrupted)) throw error

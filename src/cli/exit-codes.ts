@@ -45,9 +45,12 @@ export class CommandFailure extends Error {
 export class Interrupted extends Error {
   override readonly name = 'Interrupted'
   readonly signal: 'SIGINT' | 'SIGTERM'
+  readonly exitCode: number
 
-  constructor(signal: 'SIGINT' | 'SIGTERM') {
+  /** @param exitCode what a shell expects, unless that is how the command is meant to end. */
+  constructor(signal: 'SIGINT' | 'SIGTERM', exitCode: number = exitCodeOfSignal(signal)) {
     super(`Interrupted by ${signal}`)
     this.signal = signal
+    this.exitCode = exitCode
   }
 }

@@ -21,8 +21,8 @@ export function processIo(): Io {
     process.once(name, () => stop.abort(new Interrupted(name)))
   return {
     stdin: process.stdin,
-    stdout: new Output(process.stdout),
-    stderr: new Output(process.stderr),
+    stdout: new Output(process.stdout, stop.signal),
+    stderr: new Output(process.stderr, stop.signal),
     env: process.env,
     signal: stop.signal,
   }

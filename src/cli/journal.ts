@@ -7,17 +7,23 @@ import { nodeFileSystem } from '../fs/node-file-system.ts'
 import { DiskSource } from '../ministore/disk-source.ts'
 import { type JournalOutline, outlineJournal } from '../ministore/journal-outline.ts'
 import { CommandFailure } from './exit-codes.ts'
+import { unlessAborted } from './unless-aborted.ts'
 
 /**
  * How the journal at a path stands; undefined for a file that is still empty, as a crash may leave one.
  *
- * @throws {CommandFailure} when there is none.
+ * @throws {CommandFailure} when there is none; the signal's reason when it is aborted meanwhile.
  */
 export async function outlineOf(
   path: string,
-  salvage?: (damage: MiniStoreError) => void,
+  options: {
+    readonly salvage?: ((damage: MiniStoreError) => void) | undefined
+    readonly signal?: AbortSignal
+  } = {},
 ): Promise<JournalOutline | undefined> {
-  const outline = await outlineJournal(nodeFileSystem, new DiskSource(nodeFileSystem, path, { salvage }))
+  const { salvage, signal = new AbortController().signal } = options
+  const source = new DiskSource(nodeFileSystem, path, { salvage })
+  const outline = await unlessAborted(signal, () => outlineJournal(nodeFileSystem, source))
   if (outline === undefined) await assertThere(path)
   return outline
 }

@@ -1,5 +1,6 @@
 import { messageOf } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
+import { settledOrAborted } from '../ministore/abort.ts'
 
 /** What a standard stream of a process offers, as far as it is used. */
 export interface OutputStream {
@@ -24,6 +25,11 @@ export class OutputError extends Error {
   }
 }
 
+/** Rejects when the event loop has come round. */
+function rejectedAfterTurn(reason: unknown): Promise<never> {
+  return new Promise((_resolve, reject) => setImmediate(() => reject(reason)))
+}
+
 /** Whether an output failed because nobody reads it any more, as behind `| head -1`: no reason to complain. */
 export function isClosedPipe(error: unknown): boolean {
   if (!(error instanceof OutputError)) return false
@@ -34,16 +40,21 @@ export function isClosedPipe(error: unknown): boolean {
  * Text on its way to a standard stream. It is collected, passed on in large pieces, and at the latest when
  * the process has nothing else to do, so that a follower sees what has come.
  *
- * A stream that has failed stays so: what is added then goes nowhere, and `write` and `flush` say so.
+ * A stream that has failed stays so: what is added then goes nowhere, and `write` and `flush` say so. A stream
+ * whose reader takes nothing is waited for until the signal is aborted: whoever waits then gets its reason, and
+ * from then on whoever would have to.
  */
 export class Output {
   readonly #stream: OutputStream
+  readonly #signal: AbortSignal | undefined
   #text = ''
   #scheduled: NodeJS.Immediate | undefined
   #failure: OutputError | undefined
 
-  constructor(stream: OutputStream) {
+  /** @param signal when it is aborted, no reader is waited for any more. */
+  constructor(stream: OutputStream, signal?: AbortSignal) {
     this.#stream = stream
+    this.#signal = signal
     // Whoever writes next is told of it; unheard it would end the process.
     stream.on('error', (error) => this.#fail(error))
   }
@@ -80,7 +91,8 @@ export class Output {
   /**
    * Resolves when all that was written is out of this process.
    *
-   * @throws {OutputError} when some of it never will be.
+   * @throws {OutputError} when some of it never will be; the signal's reason when it is aborted and there is
+   * something that the stream does not take at once.
    */
   async flush(): Promise<void> {
     await this.#out()
@@ -96,8 +108,12 @@ export class Output {
   }
 
   /** Resolves when all that was added is out, or never will be. */
-  #out(): Promise<void> {
-    return new Promise((resolve) => this.#passOn(resolve))
+  async #out(): Promise<void> {
+    const out = new Promise<void>((resolve) => this.#passOn(resolve))
+    if (this.#signal === undefined) return out
+    // A write that the system takes at once is called back in the same turn of the event loop.
+    if (this.#signal.aborted) return Promise.race([out, rejectedAfterTurn(this.#signal.reason)])
+    return settledOrAborted(out, this.#signal)
   }
 
   #passOn(done: () => void = () => {}): void {

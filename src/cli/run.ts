@@ -4,7 +4,7 @@ import { nearest } from '../options.ts'
 import { Arguments } from './arguments.ts'
 import type { Command } from './command.ts'
 import { damageReport, damageText } from './damage.ts'
-import { CommandFailure, exitCodeOfSignal, exitCodes, Interrupted, UsageError } from './exit-codes.ts'
+import { CommandFailure, exitCodes, Interrupted, UsageError } from './exit-codes.ts'
 import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
@@ -21,14 +21,22 @@ export async function run(
   io: Io,
   program: { readonly commands: readonly Command[]; readonly version: string },
 ): Promise<number> {
+  const code = await outcomeOf(given, io, program)
+  const interruption = await tryToFlush(io.stderr)
+  return interruption === undefined ? code : interruption.exitCode
+}
+
+async function outcomeOf(
+  given: readonly string[],
+  io: Io,
+  program: { readonly commands: readonly Command[]; readonly version: string },
+): Promise<number> {
   try {
     const code = await dispatch(given, io, program)
     await flushUnlessClosed(io.stdout)
     return code
   } catch (error) {
-    return await report(error, given, io, program)
-  } finally {
-    await tryToFlush(io.stderr)
+    return report(error, given, io, program)
   }
 }
 
@@ -87,8 +95,8 @@ async function report(
   // A command that stops there has nothing to do but print.
   if (isClosedPipe(error)) return exitCodes.ok
   // What was printed before stands before it.
-  await tryToFlush(io.stdout)
-  if (error instanceof Interrupted) return exitCodeOfSignal(error.signal)
+  const interruption = await tryToFlush(io.stdout)
+  if (error instanceof Interrupted) return error.exitCode
   const isMisuse = error instanceof UsageError
   const [name] = given
   const topic = program.commands.some((command) => command.name === name) ? name : undefined
@@ -103,12 +111,21 @@ async function report(
     ]
     io.stderr.tell(`${lines.join('\n')}\n`)
   }
+  if (interruption !== undefined) return interruption.exitCode
   return isMisuse ? exitCodes.misuse : exitCodes.failed
 }
 
-/** At the end there is nobody left to tell of a failure to print. */
-async function tryToFlush(output: Output): Promise<void> {
-  await output.flush().catch(() => {})
+/**
+ * At the end there is nobody left to tell of a failure to print. Resolves with what ended the waiting for a reader, if
+ * something did.
+ */
+async function tryToFlush(output: Output): Promise<Interrupted | undefined> {
+  try {
+    await output.flush()
+    return undefined
+  } catch (error) {
+    return error instanceof Interrupted ? error : undefined
+  }
 }
 
 function detailsOf(error: unknown): object {

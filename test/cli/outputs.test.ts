@@ -1,15 +1,20 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { type FileHandle, open, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { promisify } from 'node:util'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
+import { commands } from '../../src/cli/commands.ts'
+import { Interrupted } from '../../src/cli/exit-codes.ts'
+import { Output } from '../../src/cli/output.ts'
+import { run } from '../../src/cli/run.ts'
 import { editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, type Outcome, type Running, start } from './run-command.ts'
+import { main, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
 
 const noFullDevice = existsSync('/dev/full') ? undefined : 'there is no /dev/full here'
 
@@ -90,11 +95,78 @@ describe('standard output that nobody reads on', () => {
     expect(await ending(child)).toEqual({ code: 1, stderr: '' })
   })
 
-  test.each([['cat', '--salvage'], ['tail']])('ends %s %s quietly with 0: what it was to do is over', async (...args) => {
-    const path = await damagedJournal(150)
-    const child = start([...args, path])
+  test.each([['cat --salvage'], ['tail']])('ends %s quietly with 0: what it was to do is over', async (words) => {
+    const child = start([...words.split(' '), await damagedJournal(150)])
     child.stdout.destroy()
     child.stderr.resume()
     expect(await ending(child)).toMatchObject({ code: 0 })
+  })
+})
+
+describe.skipIf(process.platform === 'win32')('a signal ends at once what waits for its reader', () => {
+  test.each([
+    ['cat', 'SIGTERM', 143, ['cat']],
+    ['cat', 'SIGINT', 130, ['cat']],
+    ['cat --salvage', 'SIGTERM', 143, ['cat', '--salvage']],
+    ['tail', 'SIGTERM', 143, ['tail', '-n', '50000']],
+    ['tail -f', 'SIGTERM', 0, ['tail', '-f', '-n', '50000']],
+    ['tail -f', 'SIGINT', 0, ['tail', '-f', '-n', '50000']],
+  ] as const)('%s, on %s, with %i', async (_name, signal, code, args) => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const lines = Array.from({ length: 50_000 }, (_, index) => `"${index}${'x'.repeat(100)}"`)
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    const child = start([...args, path])
+    await once(child.stdout, 'readable')
+    child.kill(signal)
+    expect((await once(child, 'exit'))[0]).toBe(code)
+  })
+
+  test('verify, which has read everything', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', Array<string>(6000).fill('bad'))
+    const child = start(['verify', path])
+    await once(child.stdout, 'readable')
+    child.kill('SIGTERM')
+    expect((await once(child, 'exit'))[0]).toBe(143)
+  })
+
+  test('also of standard error', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const lines = [...Array<string>(6000).fill('bad'), '"the last"']
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    const child = start(['cat', '--salvage', path])
+    await textUntil(child.stdout, 'the last')
+    child.kill('SIGTERM')
+    expect((await once(child, 'exit'))[0]).toBe(143)
+  })
+
+  test('and the demo with its child processes', async () => {
+    const child = start(['demo'])
+    await textUntil(child.stdout, '2. A child process')
+    child.kill('SIGTERM')
+    expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143 })
+  })
+
+  test.each([
+    ['cat', '.001'],
+    ['tail', '.001'],
+    ['verify', '.001'],
+    ['inspect', '.001'],
+    ['stats', ''],
+  ])('%s, which reads before it prints', async (name, segment) => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, 'journal.jsonl')
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=2 prev=00000000', [])
+    // Whoever opens it for reading waits for one that writes, and then for what that one writes.
+    const slow = segment === '' ? join(directory, 'snapshot-1.json') : `${path}${segment}`
+    await promisify(execFile)('mkfifo', [slow])
+    const stop = new AbortController()
+    const output = new Output({ write: (_text, done) => (done(), true), on: () => {} })
+    const io = { stdin: process.stdin, stdout: output, stderr: output, env: {}, signal: stop.signal }
+    const running = run([name, segment === '' ? directory : path], io, { commands, version: '' })
+    const writer = await open(slow, 'w')
+    stop.abort(new Interrupted('SIGTERM'))
+    expect(await running).toBe(143)
+    await writer.close()
   })
 })

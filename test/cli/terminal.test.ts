@@ -141,6 +141,22 @@ describe('output', () => {
     await writing
   })
 
+  test('does not make its writer wait when the process is asked to end, before and after', async () => {
+    const seen: string[] = []
+    const stop = new AbortController()
+    // Its reader takes nothing.
+    const output = new Output({ write: (text) => seen.push(text) < 0, on: () => {} }, stop.signal)
+    const writing = output.write('x'.repeat(64 * 1024))
+    const flushing = output.flush()
+    const reason = new Error('asked to end')
+    stop.abort(reason)
+    await expect(writing).rejects.toBe(reason)
+    await expect(flushing).rejects.toBe(reason)
+    void output.write('last words')
+    await expect(output.flush()).rejects.toBe(reason)
+    expect(seen.at(-1)).toBe('last words')
+  })
+
   test('keeps its first failure for whoever writes next', async () => {
     const output = brokenOutput()
     void output.write('a')

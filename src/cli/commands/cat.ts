@@ -50,7 +50,7 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
       : `damage: ${visible(damageText(report))}`
     io.stderr.tell(`${text}\n`)
   }
-  await outlineOf(path, args.flag('salvage') ? () => {} : undefined)
+  await outlineOf(path, { salvage: args.flag('salvage') ? () => {} : undefined, signal: io.signal })
   const salvage = args.flag('salvage') ? tell : undefined
   const options = { from, to, salvage, codec: lineCodec({ isJson }), signal: io.signal }
   if (limit > 0) await print(path, io, { options, limit, isJson, isNumbered: args.flag('sequence') })

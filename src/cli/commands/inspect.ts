@@ -41,7 +41,7 @@ export const inspect: Command = {
 
 async function runInspect(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
-  const outline = await outlineOf(path, () => {})
+  const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
   const totalBytes = sum(outline?.view.segments ?? [], (segment) => segment.bytes)
   const bar = new ProgressBar(io.stderr, 'inspect')
   let bytes = 0

@@ -14,6 +14,7 @@ import { outlineOf } from '../journal.ts'
 import { type Style, styleFor, visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
+import { unlessAborted } from '../unless-aborted.ts'
 
 export const stats: Command = {
   name: 'stats',
@@ -48,7 +49,7 @@ interface StateFacts {
 }
 
 async function runStats(args: Arguments, io: Io): Promise<number> {
-  const facts = await factsOf(args.positional(0))
+  const facts = await unlessAborted(io.signal, () => factsOf(args.positional(0)))
   await io.stdout.write(args.flag('json') ? `${JSON.stringify(jsonOf(facts))}\n` : textOf(facts, styleFor(io.stdout, io)))
   const isSound = facts.problem === undefined && facts.snapshots.every(({ damage }) => damage === undefined)
   return isSound ? exitCodes.ok : exitCodes.failed

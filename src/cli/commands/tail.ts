@@ -36,7 +36,7 @@ async function runTail(args: Arguments, io: Io): Promise<number> {
   const count = args.integer('lines', { least: 0 }) ?? defaultRecords
   const follow = args.flag('follow')
   const isJson = !args.flag('no-json')
-  const outline = await outlineOf(path)
+  const outline = await outlineOf(path, { signal: io.signal })
   const { firstSequence, lastSequence } = outline ?? { firstSequence: 1, lastSequence: 0 }
   const from = Math.max(lastSequence - count + 1, firstSequence)
   if (from > lastSequence && !follow) return exitCodes.ok
@@ -52,8 +52,9 @@ async function runTail(args: Arguments, io: Io): Promise<number> {
       await io.stdout.write(isNumbered ? numberedLine(entry, isJson) : `${entry.record}\n`)
     await io.stdout.flush()
   } catch (error) {
-    // That is how following ends.
     if (!follow || !(error instanceof Interrupted)) throw error
+    // That is how following ends.
+    throw new Interrupted(error.signal, exitCodes.ok)
   }
   return exitCodes.ok
 }

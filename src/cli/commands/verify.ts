@@ -33,7 +33,7 @@ export const verify: Command = {
 async function runVerify(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
   const printer = args.flag('json') ? new JsonPrinter(path, io) : new TextPrinter(path, io)
-  const outline = await outlineOf(path, () => {})
+  const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
   const totalBytes = outline?.view.segments.reduce((sum, { bytes }) => sum + bytes, 0) ?? 0
   const bar = new ProgressBar(io.stderr, 'verify')
   let bytes = 0

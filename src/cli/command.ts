@@ -14,6 +14,8 @@ export interface Command {
   /** What a user must know, in lines. */
   readonly details: readonly string[]
   readonly examples: readonly string[]
+  /** Whether, called so, it is to change something; when absent, whether it is given `--write`. */
+  changes?(args: Arguments): boolean
   /** Resolves with the exit code. */
   run(args: Arguments, io: Io): Promise<number>
 }

@@ -21,7 +21,7 @@ export class OutputError extends Error {
   override readonly name = 'OutputError'
 
   constructor(cause: unknown) {
-    super(messageOf(cause), { cause })
+    super(`Could not print: ${messageOf(cause)}`, { cause })
   }
 }
 

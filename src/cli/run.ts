@@ -32,38 +32,53 @@ async function outcomeOf(
   program: { readonly commands: readonly Command[]; readonly version: string },
 ): Promise<number> {
   try {
-    const code = await dispatch(given, io, program)
-    await flushUnlessClosed(io.stdout)
+    const { code, isChange } = await dispatch(given, io, program)
+    await flushResult(io.stdout, isChange)
     return code
   } catch (error) {
     return report(error, given, io, program)
   }
 }
 
-/** Nobody may want to see more of a result; what the exit code says of it is true all the same. */
-async function flushUnlessClosed(output: Output): Promise<void> {
+/** Prints what is left of a result. Nobody may want to see more of it: what the exit code says is true all the same. */
+async function flushResult(output: Output, isChange: boolean): Promise<void> {
   try {
     await output.flush()
   } catch (error) {
-    if (!isClosedPipe(error)) throw error
+    if (isClosedPipe(error)) return
+    if (!isChange || !(error instanceof OutputError)) throw error
+    // Whoever takes it for a failure of the work would do it once more.
+    const message = `Could not print the result: ${messageOf(error.cause)}; the work itself was done`
+    throw new CommandFailure(message, { cause: error, code: outputFailed, details: { isDone: true } })
   }
 }
+
+const outputFailed = 'ERR_OUTPUT'
+
+/** What a command has come to. */
+interface Done {
+  readonly code: number
+  /** Whether it was to change something, and has. */
+  readonly isChange: boolean
+}
+
+const shown: Done = { code: exitCodes.ok, isChange: false }
 
 async function dispatch(
   given: readonly string[],
   io: Io,
   { commands, version }: { readonly commands: readonly Command[]; readonly version: string },
-): Promise<number> {
+): Promise<Done> {
   const [name, ...rest] = given
   if (name === undefined) throw new UsageError('Expected a command, got nothing')
   if (['--help', '-h', 'help'].includes(name)) {
     const topic = commands.find((command) => command.name === rest[0])
     await io.stdout.write(topic === undefined ? generalHelp(commands) : commandHelp(topic))
-    return exitCodes.ok
+    return shown
   }
   if (name === '--version') {
     await io.stdout.write(`${version}\n`)
-    return exitCodes.ok
+    return shown
   }
   const command = commands.find((candidate) => candidate.name === name)
   if (command === undefined) throw unknownCommand(name, commands)
@@ -71,9 +86,11 @@ async function dispatch(
   const options = end === -1 ? rest : rest.slice(0, end)
   if (options.includes('--help') || options.includes('-h')) {
     await io.stdout.write(commandHelp(command))
-    return exitCodes.ok
+    return shown
   }
-  return command.run(Arguments.parse(command, rest), io)
+  const args = Arguments.parse(command, rest)
+  const isChange = command.changes?.(args) ?? args.flag('write')
+  return { code: await command.run(args, io), isChange }
 }
 
 function unknownCommand(name: string, commands: readonly Command[]): UsageError {
@@ -164,7 +181,8 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
     return { message: text, code: 'ERR_MINISTORE_CORRUPT', advice }
   }
   if (error instanceof CommandFailure) return { message, code: error.code, advice: undefined }
-  const code = systemErrorCode(error instanceof OutputError ? error.cause : error)
+  if (error instanceof OutputError) return { message, code: outputFailed, advice: undefined }
+  const code = systemErrorCode(error)
   // Not the system's and not ours: a mistake of this program, which its stack helps to find.
   const isBug = code === undefined && error instanceof Error
   return { message: isBug ? (error.stack ?? message) : message, code, advice: undefined }

@@ -12,9 +12,9 @@ import { commands } from '../../src/cli/commands.ts'
 import { Interrupted } from '../../src/cli/exit-codes.ts'
 import { Output } from '../../src/cli/output.ts'
 import { run } from '../../src/cli/run.ts'
-import { editFile, writeSegment } from '../support/journals.ts'
+import { addBytes, editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
+import { main, ministore, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
 
 const noFullDevice = existsSync('/dev/full') ? undefined : 'there is no /dev/full here'
 
@@ -101,6 +101,38 @@ describe('standard output that nobody reads on', () => {
     child.stderr.resume()
     expect(await ending(child)).toMatchObject({ code: 0 })
   })
+})
+
+describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
+  test('is told apart from the work, which was done', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const done = /^ministore: Could not print the result: ENOSPC: [^;]*; the work itself was done\n$/
+    expect(await runOnFullDisk('stdout', ['append', path], '5\n')).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(done) as unknown,
+    })
+    expect((await ministore(['cat', path])).stdout).toBe('5\n')
+    await addBytes(path, 'bad\n6\n')
+    const repaired = await runOnFullDisk('stdout', ['repair', path, '--drop-damaged', '--write'])
+    expect(repaired).toMatchObject({ code: 1, stderr: expect.stringMatching(done) as unknown })
+    const { stderr } = await runOnFullDisk('stdout', ['append', '--json', path], '7\n')
+    expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'ERR_OUTPUT', isDone: true } })
+    expect((await ministore(['cat', path])).stdout).toBe('5\n6\n7\n')
+  })
+
+  test.each(['cat --to 100', 'cat --salvage', 'tail', 'inspect', 'verify', 'repair --drop-damaged', 'compact --before 1'])(
+    'is all that %s, which changes nothing, tells of',
+    async (words) => {
+      const path = await damagedJournal(150)
+      const failed = await runOnFullDisk('stdout', [...words.split(' '), path])
+      expect(failed.code).toBe(1)
+      expect(failed.stderr).toMatch(/^(?:damage: .*\n)*ministore: Could not print: ENOSPC: .*\n$/)
+      const { stderr } = await runOnFullDisk('stdout', [...words.split(' '), path, '--json'])
+      const { error } = JSON.parse(stderr.split('\n').at(-2) ?? '') as { error: object }
+      expect(error).toMatchObject({ code: 'ERR_OUTPUT' })
+      expect(error).not.toHaveProperty('isDone')
+    },
+  )
 })
 
 describe.skipIf(process.platform === 'win32')('a signal ends at once what waits for its reader', () => {

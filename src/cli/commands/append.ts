@@ -33,6 +33,7 @@ export const append: Command = {
     'jq -c .[] events.json | ministore append state/journal.jsonl',
     'ministore append state/journal.jsonl --batch 1000 < events.jsonl',
   ],
+  changes: () => true,
   run: runAppend,
 }
 

@@ -1,8 +1,10 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, open, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { cp, open, readdir, readFile, stat, symlink, unlink, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { text as textOf } from 'node:stream/consumers'
+import { promisify } from 'node:util'
 
 import { describe, expect, test } from 'vitest'
 
@@ -130,6 +132,37 @@ describe('cat', () => {
       expect(await readdir(directory)).toEqual([])
     },
   )
+
+  test.skipIf(process.platform === 'win32').each([
+    'append',
+    'cat',
+    'tail',
+    'inspect',
+    'verify',
+    'repair',
+    'compact --before 1',
+    'stats',
+    'queue',
+  ])('%s refuses at once what is no file', async (words) => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, 'journal.jsonl')
+    const refused = async (target: string, what: string): Promise<void> => {
+      const place = words === 'stats' || words === 'queue' ? directory : path
+      const outcome = await ministore([...words.split(' '), place])
+      expect(outcome).toMatchObject({ code: 1, stdout: '' })
+      expect(outcome.stderr).toContain(`Expected a journal file at ${path}, got a ${what}`)
+      expect(await readdir(directory), target).toEqual(['journal.jsonl'])
+      await unlink(path)
+    }
+    await promisify(execFile)('mkfifo', [path])
+    await refused('a FIFO', 'FIFO')
+    await symlink('/dev/zero', path)
+    await refused('/dev/zero', 'character device')
+    const server = createServer().listen(path)
+    await once(server, 'listening')
+    await refused('a socket', 'socket')
+    server.close()
+  })
 
   test('and others take an empty file for an empty journal, as a crash may leave it', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')

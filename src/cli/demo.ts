@@ -10,6 +10,8 @@ import { followLive, replayAll, replayToReport } from './demo/replays.ts'
 import { verify } from './demo/verification.ts'
 import { isBundle, type WebhookRecord } from './demo/webhook-records.ts'
 import { writeOn, writerArgument } from './demo/writer-process.ts'
+import { exitCodes } from './exit-codes.ts'
+import { isClosedPipe, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
 
 // The project's main job, `npm run demo`: real records, a writer that is killed, recovery, and three ways to replay.
@@ -25,6 +27,9 @@ if (argument === writerArgument && writerPath !== undefined) {
 /** Resolves with the exit code. */
 async function main(): Promise<number> {
   const printer = new Printer({ write, isColored: process.stdout.isTTY && !process.env['NO_COLOR'] })
+  process.stdout.on('error', endUnheard)
+  // Heard or not, it changes nothing.
+  process.stderr.on('error', () => {})
   const start = performance.now()
   try {
     await demonstrate(printer)
@@ -38,6 +43,14 @@ async function main(): Promise<number> {
   printer.line('')
   printer.line(`${printer.result}, after ${seconds} s.`)
   return printer.exitCode
+}
+
+/** Nobody reads on, or nothing can be written: there is no point in going on. The writer ends when this process does. */
+function endUnheard(cause: Error): never {
+  const error = new OutputError(cause)
+  if (isClosedPipe(error)) process.exit(exitCodes.ok)
+  process.stderr.write(`ministore: ${error.message}\n`)
+  process.exit(exitCodes.failed)
 }
 
 function write(text: string): void {

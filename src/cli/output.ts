@@ -49,6 +49,8 @@ export class Output {
   readonly #signal: AbortSignal | undefined
   #text = ''
   #scheduled: NodeJS.Immediate | undefined
+  /** Writes that the stream has not called back of. */
+  #pending = 0
   #failure: OutputError | undefined
 
   /** @param signal when it is aborted, no reader is waited for any more. */
@@ -121,16 +123,19 @@ export class Output {
     this.#scheduled = undefined
     const text = this.#text
     this.#text = ''
-    if (this.#failure !== undefined) return done()
+    // To write nothing may fail too, as on a full device.
+    if (this.#failure !== undefined || (text === '' && this.#pending === 0)) return done()
+    const settle = (error?: unknown): void => {
+      this.#pending--
+      if (error) this.#fail(error)
+      done()
+    }
+    this.#pending++
     try {
       // An empty write is called back when those before it are out.
-      this.#stream.write(text, (error) => {
-        if (error) this.#fail(error)
-        done()
-      })
+      this.#stream.write(text, settle)
     } catch (error) {
-      this.#fail(error)
-      done()
+      settle(error)
     }
   }
 

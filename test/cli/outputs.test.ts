@@ -103,6 +103,23 @@ describe('standard output that nobody reads on', () => {
   })
 })
 
+describe('the demo whose output', () => {
+  test('nobody reads on ends quietly, with its child processes', async () => {
+    const child = start(['demo'])
+    await textUntil(child.stdout, '2. A child process')
+    child.stdout.destroy()
+    expect(await ending(child), 'nobody has its standard error any more').toEqual({ code: 0, stderr: '' })
+  })
+
+  test.skipIf(noFullDevice)('cannot be written says so in one line', async () => {
+    expect(await runOnFullDisk('stdout', ['demo'])).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^ministore: Could not print: ENOSPC: .*\n$/) as unknown,
+    })
+  })
+})
+
 describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
   test('is told apart from the work, which was done', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
@@ -176,7 +193,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     const child = start(['demo'])
     await textUntil(child.stdout, '2. A child process')
     child.kill('SIGTERM')
-    expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143 })
+    expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143, stderr: '' })
   })
 
   test.each([

@@ -175,11 +175,17 @@ describe('output', () => {
     output.tell('b')
   })
 
+  test('that holds nothing has nothing to fail with', async () => {
+    const output = brokenOutput()
+    await expect(output.flush()).resolves.toBeUndefined()
+  })
+
   test('of a stream that throws fails as any other', async () => {
     const write = (): boolean => {
       throw new Error('broken')
     }
     const output = new Output({ write, on: () => {} })
+    await output.write('x'.repeat(64 * 1024))
     await expect(output.flush()).rejects.toThrow('broken')
     await expect(output.write('b')).rejects.toThrow('broken')
   })

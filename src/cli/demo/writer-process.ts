@@ -19,8 +19,9 @@ export async function writeOn(path: string): Promise<void> {
     await appendRest(path)
   } catch (error) {
     const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
-    await tell({ kind: 'failed', message: String(error), code: typeof code === 'string' ? code : undefined })
     process.exitCode = 1
+    // When even that cannot be told, the parent is gone: the error is just that, and nobody is left to hear of it.
+    await tell({ kind: 'failed', message: String(error), code: typeof code === 'string' ? code : undefined }).catch(onOrphaned)
   }
   process.off('disconnect', onOrphaned)
   process.disconnect()

@@ -14,7 +14,7 @@ import { assertNoDevice } from './journal.ts'
 import { lockState } from './lock-state.ts'
 import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
-import { styleFor, visible } from './terminal/style.ts'
+import { styleFor, visible, visibleLines } from './terminal/style.ts'
 
 /**
  * Runs what a command line asks for and resolves with the exit code; everything that was printed is out by
@@ -135,7 +135,7 @@ async function report(
   } else {
     const style = styleFor(io.stderr, io)
     const lines = [
-      `${style('red', 'ministore:')} ${visible(message)}`,
+      `${style('red', 'ministore:')} ${visibleLines(message)}`,
       ...(advice === undefined ? [] : [visible(advice)]),
     ]
     io.stderr.tell(`${lines.join('\n')}\n`)

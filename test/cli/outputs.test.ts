@@ -103,6 +103,16 @@ describe('standard output that nobody reads on', () => {
   })
 })
 
+test('messages of more than one line are shown as they are, but for what could do things to a terminal', async () => {
+  const { code, stderr } = await ministore(['cat', '--from', '-1', 'a\u001B[2Jb'])
+  expect(code).toBe(2)
+  expect(stderr).toMatch(/^ministore: .* argument is ambiguous\.\nDid you forget .*\n.*\nTry: ministore cat --help\n$/)
+  const unknown = await ministore(['cat', 'a\u001B[2Jb', 'journal'])
+  expect(unknown.stderr).not.toContain('\u001B')
+  const absent = await ministore(['cat', join(await temporaryDirectory(), 'a\u001B[2Jb')])
+  expect(absent.stderr).toContain(String.raw`a\x1b[2Jb`)
+})
+
 describe('the demo whose output', () => {
   test('nobody reads on ends quietly, with its child processes', async () => {
     const child = start(['demo'])

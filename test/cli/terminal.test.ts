@@ -6,7 +6,7 @@ import { Output } from '../../src/cli/output.ts'
 import { barOf } from '../../src/cli/terminal/bar-chart.ts'
 import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
 import { shellWord } from '../../src/cli/terminal/shell-word.ts'
-import { styleFor, visible } from '../../src/cli/terminal/style.ts'
+import { styleFor, visible, visibleLines } from '../../src/cli/terminal/style.ts'
 import { formatTable } from '../../src/cli/terminal/table.ts'
 import { countText, durationText, sizeText } from '../../src/cli/terminal/units.ts'
 
@@ -101,6 +101,7 @@ describe('texts', () => {
 
   test('from a file can do nothing to a terminal', () => {
     expect(visible('a\u001B[2Jb\n\u009Bc')).toBe('a\\x1b[2Jb\\x0a\\x9bc')
+    expect(visibleLines('a\u001B[2Jb\r\n\u009Bc')).toBe('a\\x1b[2Jb\\x0d\n\\x9bc')
   })
 
   test.each([

@@ -25,3 +25,8 @@ export function visible(text: string): string {
     return `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`
   })
 }
+
+/** The same for a text of ours that may quote one: its lines stay lines. */
+export function visibleLines(text: string): string {
+  return text.split('\n').map(visible).join('\n')
+}

@@ -50,9 +50,10 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
     bar.clear()
     const done = store.lastSequence - before
     if (error instanceof Interrupted) {
-      io.stderr.tell(
-        `Interrupted after ${plural(done, 'record')}; the last has sequence ${store.lastSequence}.\n`,
-      )
+      const { lastSequence } = store
+      const message = `Interrupted after ${plural(done, 'record')}; the last has sequence ${lastSequence}`
+      const told = { code: 'ERR_INTERRUPTED', message, records: done, lastSequence }
+      io.stderr.tell(args.flag('json') ? `${JSON.stringify({ error: told })}\n` : `${message}.\n`)
     }
     if (!(error instanceof BadInputError) && !(error instanceof MiniStoreError)) throw error
     throw failure(error, done, store.lastSequence)

@@ -1,12 +1,17 @@
+import { fstatSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 
-import { Interrupted } from './exit-codes.ts'
+import { Interrupted, UsageError } from './exit-codes.ts'
 import { Output } from './output.ts'
 
 /** Everything a command has to do with the process it runs in. */
 export interface Io {
-  /** Of bytes. */
-  readonly stdin: Readable
+  /**
+   * Standard input, a stream of bytes.
+   *
+   * @throws {UsageError} when it is a directory, which would pass for an input that is empty.
+   */
+  openStdin(): Readable
   readonly stdout: Output
   readonly stderr: Output
   readonly env: Readonly<Record<string, string | undefined>>
@@ -20,10 +25,26 @@ export function processIo(): Io {
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => stop.abort(new Interrupted(name)))
   return {
-    stdin: process.stdin,
+    openStdin,
     stdout: new Output(process.stdout, stop.signal),
     stderr: new Output(process.stderr, stop.signal),
     env: process.env,
     signal: stop.signal,
   }
 }
+
+function openStdin(): Readable {
+  if (isDirectory(stdinDescriptor)) throw new UsageError('Expected lines on standard input, got a directory')
+  return process.stdin
+}
+
+function isDirectory(descriptor: number): boolean {
+  try {
+    return fstatSync(descriptor).isDirectory()
+  } catch {
+    // Not every console can be asked; none is a directory.
+    return false
+  }
+}
+
+const stdinDescriptor = 0

@@ -221,7 +221,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     await promisify(execFile)('mkfifo', [slow])
     const stop = new AbortController()
     const output = new Output({ write: (_text, done) => (done(), true), on: () => {} })
-    const io = { stdin: process.stdin, stdout: output, stderr: output, env: {}, signal: stop.signal }
+    const io = { openStdin: () => process.stdin, stdout: output, stderr: output, env: {}, signal: stop.signal }
     const running = run([name, segment === '' ? directory : path], io, { commands, version: '' })
     const writer = await open(slow, 'w')
     stop.abort(new Interrupted('SIGTERM'))

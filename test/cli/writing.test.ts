@@ -1,7 +1,9 @@
-import { readFile, readdir } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { open, readFile, readdir } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
@@ -14,7 +16,7 @@ import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/real-disk-volumes.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { ministore, outcomeOf, start, textUntil } from './run-command.ts'
+import { main, ministore, outcomeOf, start, textUntil } from './run-command.ts'
 
 const noTmpfs = await whyNoVolume('tmpfs')
 
@@ -127,6 +129,42 @@ describe('append', () => {
     expect((await readdir(join(path, '..'))).toSorted(), 'closed: its seal is there').toContain(
       'journal.jsonl.seal',
     )
+  })
+
+  test('when interrupted tells programs what is durable', async () => {
+    const path = await emptyPath()
+    await writeJournal(path, [[0]])
+    const child = start(['append', path, '--json'])
+    const follower = start(['tail', '-f', path])
+    child.stdin.write('1\n')
+    await textUntil(follower.stdout, '1\n')
+    child.kill('SIGTERM')
+    const { code, stdout, stderr } = await outcomeOf(child)
+    expect([code, stdout]).toEqual([143, ''])
+    expect(JSON.parse(stderr)).toEqual({
+      error: {
+        code: 'ERR_INTERRUPTED',
+        message: 'Interrupted after 1 record; the last has sequence 2',
+        records: 1,
+        lastSequence: 2,
+      },
+    })
+  })
+
+  test.skipIf(process.platform === 'win32')('refuses a directory as its input and makes nothing', async () => {
+    const directory = await temporaryDirectory()
+    const handle = await open(directory)
+    onTestFinished(() => handle.close())
+    const args = [main, 'append', join(directory, 'journal.jsonl')]
+    const child = spawn(process.execPath, args, { stdio: [handle.fd, 'pipe', 'pipe'] })
+    const [stdout, stderr, [code]] = await Promise.all([
+      text(child.stdout as Readable),
+      text(child.stderr as Readable),
+      once(child, 'close') as Promise<[number | null]>,
+    ])
+    expect([code, stdout]).toEqual([2, ''])
+    expect(stderr).toContain('Expected lines on standard input, got a directory')
+    expect(await readdir(directory)).toEqual([])
   })
 
   test.runIf(process.platform === 'linux')(

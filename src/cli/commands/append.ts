@@ -1,4 +1,4 @@
-import { addAbortSignal } from 'node:stream'
+import { addAbortSignal, type Readable } from 'node:stream'
 
 import { messageOf, MiniStoreError } from '../../errors.ts'
 import { MiniStore } from '../../index.ts'
@@ -39,13 +39,14 @@ export const append: Command = {
 
 async function runAppend(args: Arguments, io: Io): Promise<number> {
   const size = args.integer('batch', { most: mostInBatch }) ?? 1
+  const stdin = io.openStdin()
   // A valid line goes to the disk unchanged: a number that no double can hold stays what it is.
   const codec = { encode: (line: string) => line, decode: (line: string) => line }
   await using store = await MiniStore.open<string>(args.positional(0), { codec, maxRecordBytes })
   const before = store.lastSequence
   const bar = new ProgressBar(io.stderr, 'append')
   try {
-    await appendLines(store, { io, size, bar })
+    await appendLines(store, { input: untilAborted(stdin, io.signal), size, bar })
   } catch (error) {
     bar.clear()
     const done = store.lastSequence - before
@@ -67,8 +68,9 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
 
 async function appendLines(
   store: MiniStore<string>,
-  { io, size, bar }: { readonly io: Io; readonly size: number; readonly bar: ProgressBar },
+  how: { readonly input: AsyncIterable<Uint8Array>; readonly size: number; readonly bar: ProgressBar },
 ): Promise<void> {
+  const { input, size, bar } = how
   let batch: string[] = []
   let batchBytes = 0
   let records = 0
@@ -83,7 +85,7 @@ async function appendLines(
     bar.update({ bytes, records })
   }
   try {
-    for await (const line of inputLines(untilAborted(io), maxRecordBytes)) {
+    for await (const line of inputLines(input, maxRecordBytes)) {
       checkJson(line)
       batch.push(line.text)
       batchBytes += line.text.length + 1
@@ -107,7 +109,7 @@ function checkJson({ number, text }: InputLine): void {
 }
 
 /** Standard input, until the process is asked to end: a read that waits for a person would never do. */
-async function* untilAborted({ stdin, signal }: Io): AsyncGenerator<Uint8Array> {
+async function* untilAborted(stdin: Readable, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   addAbortSignal(signal, stdin)
   try {
     yield* stdin as AsyncIterable<Uint8Array>

@@ -25,11 +25,6 @@ export class OutputError extends Error {
   }
 }
 
-/** Rejects when the event loop has come round. */
-function rejectedAfterTurn(reason: unknown): Promise<never> {
-  return new Promise((_resolve, reject) => setImmediate(() => reject(reason)))
-}
-
 /** Whether an output failed because nobody reads it any more, as behind `| head -1`: no reason to complain. */
 export function isClosedPipe(error: unknown): boolean {
   if (!(error instanceof OutputError)) return false
@@ -142,4 +137,9 @@ export class Output {
   #fail(error: unknown): void {
     this.#failure ??= new OutputError(error)
   }
+}
+
+/** Rejects when the event loop has come round. */
+function rejectedAfterTurn(reason: unknown): Promise<never> {
+  return new Promise((_resolve, reject) => setImmediate(() => reject(reason)))
 }

@@ -3,7 +3,7 @@ import { open, readFile, readdir } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
-import { text } from 'node:stream/consumers'
+import { text as textOf } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
@@ -158,8 +158,8 @@ describe('append', () => {
     const args = [main, 'append', join(directory, 'journal.jsonl')]
     const child = spawn(process.execPath, args, { stdio: [handle.fd, 'pipe', 'pipe'] })
     const [stdout, stderr, [code]] = await Promise.all([
-      text(child.stdout as Readable),
-      text(child.stderr as Readable),
+      textOf(child.stdout as Readable),
+      textOf(child.stderr as Readable),
       once(child, 'close') as Promise<[number | null]>,
     ])
     expect([code, stdout]).toEqual([2, ''])
@@ -424,7 +424,7 @@ async function interruptedRepair(
       on: () => {},
     })
   const io = {
-    stdin: Readable.from([]),
+    openStdin: () => Readable.from([]),
     stdout: output('stdout'),
     stderr: output('stderr'),
     env: {},

@@ -209,5 +209,5 @@ async function adviceForLocked({ code, path }: MiniStoreError): Promise<string |
     return `It is held by process ${pid}${command === '' ? '' : ` (${command})`}. Stop that one first.`
   }
   const lockPath = `${path}.lock`
-  return `Stop the program that writes to it first. Which one, as root: fuser -v ${lockPath} (or lsof)`
+  return `Stop the program that writes to it first. Which one, as root: fuser -v ${shellWord(lockPath)} (or lsof)`
 }

@@ -10,9 +10,11 @@ import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
+import { shellWord } from '../terminal/shell-word.ts'
 import { visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
+import { unlessAborted } from '../unless-aborted.ts'
 
 export const compact: Command = {
   name: 'compact',
@@ -48,11 +50,11 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
   const before = args.integer('before')
   if (before === undefined) throw new UsageError('Expected --before SEQ, got nothing')
-  const outline = await outlineOf(path)
+  const outline = await outlineOf(path, { signal: io.signal })
   const next = (outline?.lastSequence ?? 0) + 1
   if (before > next)
     throw new UsageError(`Expected --before to be at most ${next}, the next sequence number, got ${before}`)
-  await refuseUncovered(path, before)
+  await unlessAborted(io.signal, () => refuseUncovered(path, before))
   const doomed = doomedSegments(outline, before)
   const isWritten = args.flag('write')
   let { firstSequence = 1 } =
@@ -82,7 +84,7 @@ async function refuseUncovered(path: string, before: number): Promise<void> {
   if (oldest !== undefined && before <= oldest.sequence + 1) return
   throw new CommandFailure(
     oldest === undefined
-      ? `None of the snapshots in ${directory} is whole: the state needs every mutation. Try: ministore stats ${directory}`
+      ? `None of the snapshots in ${directory} is whole: the state needs every mutation. Try: ministore stats ${shellWord(directory)}`
       : `The state in ${directory} needs the mutations behind its oldest whole snapshot, of ${oldest.sequence}. ` +
           `The most is --before ${oldest.sequence + 1}`,
   )

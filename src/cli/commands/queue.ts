@@ -16,6 +16,7 @@ import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../queue-view.ts'
 import { plural } from '../terminal/units.ts'
+import { unlessAborted } from '../unless-aborted.ts'
 
 const actions = ['stats', 'peek', 'dead', 'redrive', 'discard'] as const
 
@@ -44,6 +45,7 @@ export const queue: Command = {
     'ministore queue jobs dead --json | jq .payload',
     'ministore queue jobs redrive all',
   ],
+  changes: (args) => changesDead(actionOf(args.optionalPositional(1))),
   run: runQueue,
 }
 
@@ -56,7 +58,7 @@ async function runQueue(args: Arguments, io: Io): Promise<number> {
   const bytes = await bytesIn(directory)
   const text =
     id === undefined
-      ? await look(action, { directory, bytes, limit, isJson })
+      ? await unlessAborted(io.signal, () => look(action, { directory, bytes, limit, isJson }))
       : await changeDead(action === 'redrive' ? 'redrive' : 'discard', { directory, id, isJson })
   await io.stdout.write(text)
   return exitCodes.ok
@@ -112,9 +114,13 @@ function actionOf(given: string | undefined): Action {
   throw new UsageError(`Expected an action, one of ${actions.join(', ')}, got ${JSON.stringify(given)}`)
 }
 
+function changesDead(action: Action): action is 'redrive' | 'discard' {
+  return action === 'redrive' || action === 'discard'
+}
+
 /** Undefined for an action that takes none. */
 function idOf(action: Action, given: string | undefined): number | 'all' | undefined {
-  if (action !== 'redrive' && action !== 'discard') {
+  if (!changesDead(action)) {
     if (given !== undefined) throw new UsageError(`Expected nothing behind ${action}, got ${JSON.stringify(given)}`)
     return undefined
   }

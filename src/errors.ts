@@ -21,7 +21,7 @@
  * | `ERR_MINISTORE_SEQUENCE_GONE` | the record was removed by retention or truncation | – |
  * | `ERR_MINISTORE_SEQUENCE_CONFLICT` | the state is not at the sequence number that the caller expected | nothing written |
  * | `ERR_MINISTORE_MUTATOR` | the mutator threw for a mutation that is in the journal | the mutation is written; only `close()` works |
- * | `ERR_MINISTORE_SNAPSHOT_AHEAD` | a snapshot is of a later sequence number than the journal's last | nothing changed, but that the journal was opened: made if there was none, a torn tail cut |
+ * | `ERR_MINISTORE_SNAPSHOT_AHEAD` | a snapshot is of a later sequence number than the journal's last | nothing changed, but that a torn tail is cut |
  * | `ERR_MINISTORE_STATE_GAP` | mutations between a snapshot and the journal's first are missing | the same |
  * | `ERR_MINISTORE_QUEUE_FULL` | a queue has as many messages as `maxDepth` says, or as a snapshot can hold | nothing written |
  * | `ERR_MINISTORE_MESSAGE_SETTLED` | the message was acked or nacked before, or is being so | nothing written |

@@ -1,7 +1,10 @@
 import { basename } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
+import { listIfPresent } from '../fs/directories.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import { JournalFiles } from '../ministore/journal-files.ts'
 import type { RecoveryReport } from '../ministore/recovery.ts'
 import { foldTo, type InitialState, initialStateOf, type StateAt } from './fold.ts'
 import type { Journal } from './journal.ts'
@@ -90,6 +93,22 @@ export async function restoreBase<State>(
     const damaged = found.length > 0 ? found : [error]
     return { base: initialStateOf(definition), isSnapshot: false, damaged }
   }
+}
+
+/**
+ * To be asked before a journal is opened, and made where there is none: beside the files that are brought back an empty one
+ * would be in the way. No crash leaves snapshots alone, for a journal is durable before them and keeps its active segment.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` when there are snapshots and no file of the journal.
+ */
+export async function refuseLostJournal(
+  fs: FileSystem,
+  journalPath: string,
+  snapshots: Pick<SnapStore<never>, 'list'>,
+): Promise<void> {
+  const files = new JournalFiles(journalPath)
+  const isSegment = (name: string): boolean => name === files.name || files.sealedNumber(name) !== undefined
+  if (!(await listIfPresent(fs, files.directory)).some(isSegment)) refuseAhead({ lastSequence: 0 }, (await snapshots.list())[0])
 }
 
 /**

@@ -15,7 +15,7 @@ import type { StateAt } from './fold.ts'
 import { type Journal, type JournalRange, journalUse, type JournalUse } from './journal.ts'
 import { mutate } from './mutation.ts'
 import { pastState } from './past-state.ts'
-import { recoverState, type RecoveredState, type StateRecovery } from './recovery.ts'
+import { recoverState, type RecoveredState, refuseLostJournal, type StateRecovery } from './recovery.ts'
 import {
   directoryPath, journalName, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions,
   type StateSettings,
@@ -90,6 +90,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const settings = openSettings<State, Mutation>(options)
     const path = directoryPath(directory)
     const snapshots = new SnapStore<State>(path, settings.snapshots)
+    await refuseLostJournal(settings.journal.fileSystem, join(path, journalName), snapshots)
     const opened: unknown = await MiniStore.open(join(path, journalName), settings.journal)
     const journal = opened as MiniStore<Mutation, Input>
     try {
@@ -104,10 +105,9 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * As {@link open}, over a journal and a snapshot store that are there already. From here on the manager
-   * alone may append to the one, drop from it, and write to the other: a `MiniStore` must have no
-   * `maxSegments`, and a schema of the snapshots must give what it is given. `close()` closes the journal; when
-   * this rejects it stays open.
+   * As {@link open}, over a journal and a snapshot store that are there already. From here on the manager alone may
+   * append to the one, drop from it, and write to the other: a `MiniStore` must have no `maxSegments`, and a schema of
+   * the snapshots must give what it is given. `close()` closes the journal; when this rejects it stays open.
    */
   static async over<State, Mutation, Input = Mutation>(
     journal: Journal<Mutation, Input>,
@@ -202,8 +202,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
 
   /**
    * The state as it was after a mutation; 0 gives the initial one. It is rebuilt, from the nearest snapshot
-   * before and the mutations since, and is the caller's own. Only `close()` waits for it, and a snapshot for the
-   * reading of that one.
+   * before and the mutations since, and is the caller's own. `close()` waits for it, snapshots for its first part.
    *
    * @throws {RangeError} beyond {@link sequence}.
    * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` when a compaction has dropped what it would be

@@ -182,6 +182,17 @@ describe('journal and snapshots that do not fit together are refused, and nothin
     expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 4 })
   })
 
+  test('snapshots without a journal: none is made, which would be in the way of the one that is brought back', async () => {
+    const files = await withTwoSnapshots()
+    const backup = files.readFile(journalFile)
+    for (const ending of ['', '.seal', '.lock']) await files.unlink(journalFile + ending)
+    const names = files.names(directory)
+    expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 4 })
+    expect(files.names(directory)).toEqual(names)
+    files.writeFile(journalFile, backup)
+    expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
+  })
+
   test('a gap after the newest whole snapshot', async () => {
     const files = await withTwoSnapshots()
     const store = await MiniStore.open(journalFile, { fileSystem: files })

@@ -1,6 +1,6 @@
 import { basename } from 'node:path'
 
-import { MiniStoreError } from '../errors.ts'
+import { ioError, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/directories.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
@@ -99,7 +99,7 @@ export async function restoreBase<State>(
  * To be asked before a journal is opened, and made where there is none: beside the files that are brought back an empty one
  * would be in the way. No crash leaves snapshots alone, for a journal is durable before them and keeps its active segment.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` when there are snapshots and no file of the journal.
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` when there are snapshots and no file of the journal; `…_IO`.
  */
 export async function refuseLostJournal(
   fs: FileSystem,
@@ -108,7 +108,10 @@ export async function refuseLostJournal(
 ): Promise<void> {
   const files = new JournalFiles(journalPath)
   const isSegment = (name: string): boolean => name === files.name || files.sealedNumber(name) !== undefined
-  if (!(await listIfPresent(fs, files.directory)).some(isSegment)) refuseAhead({ lastSequence: 0 }, (await snapshots.list())[0])
+  const names = await listIfPresent(fs, files.directory).catch((error: unknown) => {
+    throw ioError(`look for the journal ${journalPath}`, error, { path: journalPath })
+  })
+  if (!names.some(isSegment)) refuseAhead({ lastSequence: 0 }, (await snapshots.list())[0])
 }
 
 /**

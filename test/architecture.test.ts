@@ -30,7 +30,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   testing: ['errors', 'fs'],
 }
 
-const MAX_LINES_PER_FILE = 300
+const MAX_LINES_PER_FILE = 450
 
 const ROOT = join(import.meta.dirname, '..')
 const sources = readSources(join(ROOT, 'src'))
@@ -184,8 +184,8 @@ describe('the checks themselves', () => {
 
   test('a file with one line too many is reported, one with just as many is not', () => {
     const lines = (count: number) => 'x\n'.repeat(count)
-    expect(longFiles(treeOf({ 'errors.ts': lines(300), 'options.ts': lines(301) }))).toEqual([
-      'options.ts: 301 lines',
+    expect(longFiles(treeOf({ 'errors.ts': lines(450), 'options.ts': lines(451) }))).toEqual([
+      'options.ts: 451 lines',
     ])
   })
 })

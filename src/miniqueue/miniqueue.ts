@@ -135,6 +135,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * Messages as they become ready, until the signal is aborted, the stream is left or cancelled, or the queue
    * is closed. Each is to be settled by whoever takes it. The lease of a message begins when it is taken;
    * those that were fetched and not taken go back to their places, and their attempts are taken back.
+   *
+   * Leaving is answered at once, also while a read waits: `break`, `return()`, `cancel()`, `releaseLock()`. A
+   * generator around the stream cannot be left while it waits, which is how generators are: give it a signal.
    */
   consume(options?: ConsumeOptions): MessageStream<T> {
     this.#assertOpen()

@@ -1,9 +1,10 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { getEventListeners } from 'node:events'
+import { getEventListeners, once } from 'node:events'
+import { Readable } from 'node:stream'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import type { Message } from '../../src/miniqueue/index.ts'
+import type { Message, MiniQueue } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
 import { codeOf, countsOf, openQueue, receiveOne, recordsOf, type TestQueue } from './support.ts'
 
@@ -234,4 +235,209 @@ describe('consume', () => {
       await queue.close()
     },
   )
+})
+
+/** Begins to read, and gives how to leave while the read waits; that answers when the leaver and the read have their answers. */
+type Way = (queue: MiniQueue<string>) => () => Promise<unknown>
+
+const ways: ReadonlyArray<readonly [name: string, begin: Way]> = [
+  ['return() of its iterator', (queue) => {
+    const iterator = queue.consume()[Symbol.asyncIterator]()
+    const next = iterator.next()
+    return () => Promise.all([iterator.return?.(), next])
+  }],
+  ['return() of an iterator that does not cancel', (queue) => {
+    const iterator = queue.consume().values({ preventCancel: true })
+    const next = iterator.next()
+    return () => Promise.all([iterator.return?.(), next])
+  }],
+  ['destroy() of a Readable from its iterator', (queue) => {
+    const readable = Readable.from(queue.consume())
+    readable.resume()
+    return () => once(readable.destroy(), 'close')
+  }],
+  ['destroy() of a Readable made of the stream', (queue) => {
+    const readable = Readable.fromWeb(queue.consume() as Parameters<typeof Readable.fromWeb>[0])
+    readable.resume()
+    return () => once(readable.destroy(), 'close')
+  }],
+  ['releaseLock() of its reader', (queue) => {
+    const reader = queue.consume().getReader()
+    const read = reader.read()
+    return () => {
+      reader.releaseLock()
+      return Promise.allSettled([read])
+    }
+  }],
+  ['cancel() of its reader', (queue) => {
+    const reader = queue.consume().getReader()
+    const read = reader.read()
+    return () => Promise.all([reader.cancel(), read])
+  }],
+  ['cancel() of the stream when its reader has let go', (queue) => {
+    const stream = queue.consume()
+    const reader = stream.getReader()
+    const read = reader.read()
+    return () => {
+      reader.releaseLock()
+      return Promise.allSettled([read, stream.cancel()])
+    }
+  }],
+  ['an abort, with a generator around it', (queue) => {
+    const controller = new AbortController()
+    async function* around(): AsyncGenerator<Message<string>> {
+      yield* queue.consume({ signal: controller.signal })
+    }
+    const generator = around()
+    const next = generator.next()
+    return () => {
+      controller.abort('gone')
+      return Promise.allSettled([next, generator.return(undefined)])
+    }
+  }],
+  ['an abort of a pipe', (queue) => {
+    const controller = new AbortController()
+    const { signal } = controller
+    const piped = queue.consume().pipeTo(new WritableStream(), { signal })
+    return () => {
+      controller.abort('gone')
+      return Promise.allSettled([piped])
+    }
+  }],
+  ['an abort of a pipe that does not cancel', (queue) => {
+    const controller = new AbortController()
+    const { signal } = controller
+    const piped = queue.consume().pipeTo(new WritableStream(), { signal, preventCancel: true })
+    return () => {
+      controller.abort('gone')
+      return Promise.allSettled([piped])
+    }
+  }],
+  ['an abort of receive', (queue) => {
+    const controller = new AbortController()
+    const received = queue.receive({ waitMs: 1000, signal: controller.signal })
+    return () => {
+      controller.abort('gone')
+      return Promise.allSettled([received])
+    }
+  }],
+]
+
+describe('leaving answers at once and takes no message along', { timeout: 2000 }, () => {
+  test.each(ways)('by %s while nothing comes', async (_, begin) => {
+    const opened = await openQueue({ maxAttempts: 1 })
+    const leave = begin(opened.queue)
+    await turn()
+    await leave()
+    await opened.queue.enqueue('later')
+    await turn()
+    expect(countsOf(opened.queue)).toEqual([1, 0, 0, 0])
+    expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'later', attempt: 1 })
+    await opened.queue.close()
+  })
+
+  test.each(ways)('by %s while a delivery is written', async (_, begin) => {
+    const opened = await openWith(['early'], { maxAttempts: 1 })
+    let left: Promise<unknown> | undefined
+    const stop = opened.files.onOperation(({ operation }) => {
+      if (operation === 'dataSync') left ??= leave()
+    })
+    const leave = begin(opened.queue)
+    await turn()
+    await (left ?? expect.unreachable('a delivery was expected to be written'))
+    stop()
+    await turn()
+    expect(countsOf(opened.queue)).toEqual([1, 0, 0, 0])
+    expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'early', attempt: 1 })
+    await opened.queue.close()
+  })
+
+  test('by releaseLock() with messages fetched ahead, which go back', async () => {
+    const opened = await openWith(['a', 'b', 'c'], { maxAttempts: 1 })
+    const stream = opened.queue.consume({ prefetch: 2 })
+    const reader = stream.getReader()
+    await (await reader.read()).value?.ack()
+    reader.releaseLock()
+    expect(countsOf(opened.queue)).toEqual([2, 0, 0, 0])
+    expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'b', attempt: 1 })
+    // The stream is whole: another reader goes on, and letting go of the first one again changes nothing.
+    const second = stream.getReader()
+    expect((await second.read()).value).toMatchObject({ payload: 'c', attempt: 1 })
+    const waiting = second.read()
+    reader.releaseLock()
+    await opened.queue.enqueue('d')
+    expect((await waiting).value).toMatchObject({ payload: 'd', attempt: 1 })
+    await opened.queue.close()
+  })
+
+  test('by releaseLock() before another reader waits, which gets the next message', async () => {
+    const { queue } = await openQueue({ maxAttempts: 1 })
+    const stream = queue.consume()
+    const first = stream.getReader()
+    const left = first.read()
+    await turn()
+    first.releaseLock()
+    const second = stream.getReader()
+    const read = second.read()
+    await expect(left).rejects.toThrow(TypeError)
+    await queue.enqueue('a')
+    expect((await read).value).toMatchObject({ payload: 'a', attempt: 1 })
+    await queue.close()
+  })
+
+  test('by break in a generator around it, between two messages', async () => {
+    const opened = await openWith(['a', 'b'], { maxAttempts: 1 })
+    async function* around(): AsyncGenerator<Message<string>> {
+      for await (const message of opened.queue.consume({ prefetch: 2 })) yield message
+    }
+    for await (const message of around()) {
+      await message.ack()
+      break
+    }
+    expect(countsOf(opened.queue)).toEqual([1, 0, 0, 0])
+    expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'b', attempt: 1 })
+    await opened.queue.close()
+  })
+})
+
+describe('its iterator', () => {
+  test('answers overlapping calls of next in order, and all of them when it is left', async () => {
+    const { queue } = await openWith(['a', 'b'])
+    const iterator = queue.consume()[Symbol.asyncIterator]()
+    const calls = [iterator.next(), iterator.next(), iterator.next(), iterator.next()]
+    expect((await calls[0])?.value).toMatchObject({ payload: 'a' })
+    expect((await calls[1])?.value).toMatchObject({ payload: 'b' })
+    await iterator.return?.()
+    expect(await Promise.all(calls.slice(2))).toEqual([{ done: true, value: undefined }, { done: true, value: undefined }])
+    expect([await iterator.next(), await iterator.return?.()]).toEqual([
+      { done: true, value: undefined }, { done: true, value: undefined },
+    ])
+    await queue.close()
+  })
+
+  test('lets go of the stream when it ends, and gives the error that it ends with once', async () => {
+    const { queue, files } = await openWith(['a'])
+    files.failOn({ operation: 'write' }, 'ENOSPC')
+    const stream = queue.consume()
+    const iterator = stream[Symbol.asyncIterator]()
+    expect(await codeOf(iterator.next())).toBe('ERR_MINISTORE_IO')
+    expect([stream.locked, await iterator.next()]).toEqual([false, { done: true, value: undefined }])
+    const other = queue.consume()
+    const ended = other[Symbol.asyncIterator]().next()
+    expect(other.locked).toBe(true)
+    await (await ended).value?.ack()
+    await queue.close()
+  })
+
+  test('is left at the end of its scope', async () => {
+    const opened = await openWith(['a', 'b'])
+    const stream = opened.queue.consume({ prefetch: 2 })
+    {
+      await using iterator = stream.values() as AsyncIterableIterator<Message<string>> & AsyncDisposable
+      const { value } = (await iterator.next()) as IteratorYieldResult<Message<string>>
+      await value.ack()
+    }
+    expect([stream.locked, ...countsOf(opened.queue)]).toEqual([false, 1, 0, 0, 0])
+    await opened.queue.close()
+  })
 })

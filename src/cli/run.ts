@@ -1,8 +1,5 @@
-import { join } from 'node:path'
-
 import { messageOf, MiniStoreError } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
-import { journalName } from '../ministate/settings.ts'
 import { nearest } from '../options.ts'
 import { Arguments } from './arguments.ts'
 import type { Command } from './command.ts'
@@ -10,7 +7,6 @@ import { damageReport, damageText } from './damage.ts'
 import { CommandFailure, exitCodes, Interrupted, UsageError } from './exit-codes.ts'
 import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
-import { assertNoDevice } from './journal.ts'
 import { lockState } from './lock-state.ts'
 import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
@@ -93,16 +89,8 @@ async function dispatch(
     return shown
   }
   const args = Arguments.parse(command, rest)
-  const path = journalPath(command, args)
-  if (path !== undefined) await assertNoDevice(path)
   const isChange = command.changes?.(args) ?? args.flag('write')
   return { code: await command.run(args, io), isChange }
-}
-
-/** Where the command expects a journal, if it does. */
-function journalPath({ positionals: [first] }: Command, args: Arguments): string | undefined {
-  if (first === 'JOURNAL') return args.positional(0)
-  return first === 'DIR' ? join(args.positional(0), journalName) : undefined
 }
 
 function unknownCommand(name: string, commands: readonly Command[]): UsageError {

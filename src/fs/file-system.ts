@@ -1,3 +1,5 @@
+import { MiniStoreError } from '../errors.ts'
+
 /**
  * The file-system port: everything the library asks of an operating system, and nothing more.
  *
@@ -10,7 +12,13 @@
  * resolves. A crash keeps a prefix of the pending writes of each file, perhaps with the next one torn,
  * and any subset of the pending directory operations.
  *
- * Every method but `watch` rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped; none throws.
+ * **Only regular files.** `open`, `rename` and `unlink` refuse a directory, a FIFO, a socket or a device, also behind a
+ * symbolic link, before they touch it: opening one may hang or act, and renaming over one replaces it. The error says
+ * what was found. What takes the place of a name between the look and the call cannot be ruled out for
+ * `rename` and `unlink`; `open` looks again at what it has opened.
+ *
+ * Apart from that every method but `watch` rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped;
+ * none throws.
  */
 export interface FileSystem {
   /**
@@ -19,7 +27,7 @@ export interface FileSystem {
    * - `read`: must exist; only `read` and `stat` are called on it.
    * - `write`: must exist; for reading and writing.
    * - `create`: must not exist (`EEXIST`); for reading and writing. Its name is not durable yet.
-   * - `ensure`: created when missing; for reading and writing.
+   * - `ensure`: created when missing, and never through a symbolic link; for reading and writing.
    */
   open(path: string, mode: OpenMode): Promise<File>
   /** Names of the entries of a directory, in any order. `ENOENT` when it does not exist. */
@@ -54,6 +62,8 @@ export type OpenMode = 'read' | 'write' | 'create' | 'ensure'
 export interface FileStat {
   readonly size: number
   readonly isDirectory: boolean
+  /** Type and permissions as `st_mode` of POSIX has them; undefined where they are not known. */
+  readonly mode?: number | undefined
   /**
    * Device and inode: the same for every name of one file. An inode may be used again after its file is gone. A bigint
    * where they may be too long for a number, as those of NTFS are.
@@ -88,6 +98,25 @@ export interface File {
   stat(): Promise<FileStat>
   close(): Promise<void>
 }
+
+/** The error for something at a path that is not a regular file; undefined for one that is. */
+export function irregularFile(path: string, { mode = 0, isDirectory }: FileStat): MiniStoreError | undefined {
+  const found = isDirectory ? 'a directory' : irregularTypes.get(mode & typeBits)
+  if (found === undefined) return undefined
+  return new MiniStoreError('ERR_MINISTORE_IO', `${path} is ${found}, expected a regular file`, { path })
+}
+
+const typeBits = 0o170000
+
+/** By the type bits of POSIX, which Node gives on every platform. */
+const irregularTypes = new Map([
+  [0o010000, 'a FIFO'],
+  [0o020000, 'a character device'],
+  [0o040000, 'a directory'],
+  [0o060000, 'a block device'],
+  [0o120000, 'a symbolic link'],
+  [0o140000, 'a socket'],
+])
 
 /** The error code of a system error, such as `ENOENT`. */
 export function systemErrorCode(thrown: unknown): string | undefined {

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 
-import type { File, FileStat, FileSystem, OpenMode } from './file-system.ts'
+import { type File, type FileStat, type FileSystem, irregularFile, type OpenMode } from './file-system.ts'
 
 /**
  * Writes up to this many bytes go to the page cache on the calling thread: copying them takes less time than
@@ -9,11 +9,19 @@ import type { File, FileStat, FileSystem, OpenMode } from './file-system.ts'
  */
 const maxInlineWriteBytes = 128 * 1024
 
+const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_DIRECTORY } = fs.constants
+
+/**
+ * Should a FIFO or a terminal take a file's place after it was looked at, opening it neither waits nor makes it the
+ * terminal of this process. On Windows these flags are undefined, which counts as 0 here.
+ */
+const harmless = fs.constants.O_NONBLOCK | fs.constants.O_NOCTTY
+
 const flags: Record<OpenMode, number> = {
-  read: fs.constants.O_RDONLY,
-  write: fs.constants.O_RDWR,
-  create: fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_EXCL,
-  ensure: fs.constants.O_RDWR | fs.constants.O_CREAT,
+  read: O_RDONLY | harmless,
+  write: O_RDWR | harmless,
+  create: O_RDWR | O_CREAT | O_EXCL,
+  ensure: O_RDWR | O_CREAT | O_NOFOLLOW | harmless,
 }
 
 /**
@@ -27,13 +35,19 @@ const flags: Record<OpenMode, number> = {
  * closes itself when it is garbage collected.
  */
 export const nodeFileSystem: FileSystem = {
-  open: (path, mode) =>
-    call<number>((done) => fs.open(path, flags[mode], 0o666, done)).then((descriptor) => new NodeFile(descriptor)),
+  open,
   list: (directory) => call((done) => fs.readdir(directory, done)),
-  stat: (path) => call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat),
+  stat,
   realPath: (path) => call((done) => fs.realpath.native(path, done)),
-  rename: (from, to) => call((done) => fs.rename(from, to, done)),
-  unlink: (path) => call((done) => fs.unlink(path, done)),
+  rename: async (from, to) => {
+    await assertRegular(from)
+    await assertRegular(to)
+    await call<void>((done) => fs.rename(from, to, done))
+  },
+  unlink: async (path) => {
+    await assertRegular(path)
+    await call<void>((done) => fs.unlink(path, done))
+  },
   makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
   syncDirectory,
   lock: async (file) => {
@@ -88,9 +102,44 @@ class NodeFile implements File {
   }
 }
 
+async function open(path: string, mode: OpenMode): Promise<File> {
+  // O_EXCL refuses whatever is there, symbolic links too.
+  if (mode !== 'create') await assertRegular(path, { isLinkRefused: mode === 'ensure' })
+  const descriptor = await call<number>((done) => fs.open(path, flags[mode], 0o666, done))
+  const file = new NodeFile(descriptor)
+  if (mode === 'create') return file
+  try {
+    // On this thread: what was just opened is in the kernel's cache.
+    const irregular = irregularFile(path, toFileStat(fs.fstatSync(descriptor, { bigint: true })))
+    if (irregular !== undefined) throw irregular
+    return file
+  } catch (error) {
+    await file.close().catch(() => {})
+    throw error
+  }
+}
+
+function stat(path: string): Promise<FileStat> {
+  return call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat)
+}
+
+/** @throws {MiniStoreError} if there is something at the path that is neither a regular file nor a link to one. */
+async function assertRegular(path: string, { isLinkRefused = false } = {}): Promise<void> {
+  let found: FileStat
+  try {
+    const entry = await call<fs.BigIntStats>((done) => fs.lstat(path, { bigint: true }, done))
+    found = entry.isSymbolicLink() && !isLinkRefused ? await stat(path) : toFileStat(entry)
+  } catch {
+    // Nothing is there, or the link leads nowhere, or the call that follows fails as well and says why.
+    return
+  }
+  const irregular = irregularFile(path, found)
+  if (irregular !== undefined) throw irregular
+}
+
 async function syncDirectory(directory: string): Promise<void> {
   if (process.platform === 'win32') return
-  const descriptor = await call<number>((done) => fs.open(directory, fs.constants.O_RDONLY, done))
+  const descriptor = await call<number>((done) => fs.open(directory, O_RDONLY | O_DIRECTORY, done))
   try {
     await call<void>((done) => fs.fsync(descriptor, done))
   } finally {
@@ -127,8 +176,9 @@ function loadKernelLock(): KernelLock {
 
 /** As numbers, the identities of two files may be rounded to one. */
 function toFileStat(stats: fs.BigIntStats): FileStat {
-  const { size, dev: device, ino: inode, ctimeNs } = stats
-  return { size: Number(size), isDirectory: stats.isDirectory(), device, inode, changedMs: Number(ctimeNs) / 1e6 }
+  const { size, mode, dev: device, ino: inode, ctimeNs } = stats
+  const isDirectory = stats.isDirectory()
+  return { size: Number(size), isDirectory, mode: Number(mode), device, inode, changedMs: Number(ctimeNs) / 1e6 }
 }
 
 /** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */

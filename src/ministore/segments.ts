@@ -149,13 +149,7 @@ async function inspect(
   const path = files.at(name)
   const file = await fs.open(path, 'read')
   try {
-    const { size, inode, changedMs, isDirectory } = await file.stat()
-    if (isDirectory) {
-      throw new MiniStoreError('ERR_MINISTORE_IO', `Expected a journal file at ${path}, got a directory`, {
-        path: files.path,
-        segment: name,
-      })
-    }
+    const { size, inode, changedMs } = await file.stat()
     const header = await readHeader(file, { path: files.path, segment: name }, report)
     const found = { name, bytes: size, inode, changedMs }
     return header === undefined ? found : { ...found, number, path, header }

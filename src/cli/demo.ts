@@ -90,14 +90,14 @@ async function demonstrate(printer: Printer): Promise<void> {
 function commandsToTry(store: MiniStore<WebhookRecord>, history: CrashHistory): string[] {
   const name = basename(store.path)
   const oldest = basename(store.segments.at(0)?.path ?? name)
-  const torn = history.kills.findLast((round) => round.torn !== undefined)?.torn
+  const evidence = history.kills.findLast((round) => round.torn?.savedAs !== undefined)?.torn?.savedAs
   return [
     `cd ${shellWord(store.path.slice(0, -name.length - 1))}`,
     ...withNotes([
       ['ls -l', 'segments, seal, lock and evidence'],
       [`head -n 3 ${oldest} | cut -c 1-80`, 'the header and the first two records'],
       [`tail -n 1 ${name} | jq .event`, 'the last record'],
-      ...(torn === undefined ? [] : [[`tail -c 80 ${basename(torn.savedAs)}`, 'where the write broke off'] as const]),
+      ...(evidence === undefined ? [] : [[`tail -c 80 ${basename(evidence)}`, 'where the write broke off'] as const]),
     ]),
   ]
 }

@@ -10,7 +10,7 @@ import { missingActiveDamage, sealDamage } from './seal-check.ts'
 import { scanSegment, type SegmentScan } from './segment-scan.ts'
 import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
 import { damaged, inspectActive, type Segment, surveySegments } from './segments.ts'
-import { removeTornTail } from './torn-tail.ts'
+import { saveTornTail } from './torn-tail.ts'
 
 /** What opening a journal found and did, besides reading it. */
 export interface RecoveryReport {
@@ -34,8 +34,8 @@ export interface TornTail {
   readonly offset: number
   readonly bytes: number
   readonly reason: string
-  /** Path of the file that holds the bytes now. */
-  readonly savedAs: string
+  /** Path of the file that holds the bytes now; undefined when there was no room for a copy. */
+  readonly savedAs: string | undefined
 }
 
 /** A journal ready for its writer. */
@@ -52,7 +52,7 @@ export interface RecoveredJournal {
  *
  * **Why it is right.** A crash can interrupt an append, a rotation, a deletion, the writing of a seal or an earlier
  * recovery. An append changes only what follows the acknowledged bytes, and one append is one line, so what it
- * leaves is at most one line that is not whole at the very end: that is cut, and nothing else ever is. A
+ * leaves is at most one line that is not whole at the very end: that is saved, durably, and cut, and nothing else ever is. A
  * rotation renames after all bytes of both segments are durable and makes each rename durable before the next, so it
  * leaves either the old active segment, or none, or the new one. Deletions go oldest first, one durable before the
  * next, so they leave a shorter journal without a gap. Seals and evidence appear whole, by rename. Every step
@@ -149,18 +149,35 @@ async function recoverActive(
     await removeLeftovers(fs, files, leftovers)
     if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
     const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
-    const savedAs = torn === undefined ? undefined : await removeTornTail(fs, files, file, torn)
+    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
+    await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
     await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
     await file.sync()
     await fs.syncDirectory(files.directory)
     return {
       active: { segment: { ...last, bytes: prefix.bytes }, file, prefix },
-      torn: torn === undefined || savedAs === undefined ? undefined : { ...torn, savedAs: files.at(savedAs) },
+      torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
       isSealKept: !isForeign,
     }
   } catch (error) {
     await file.close().catch(() => {})
     throw error
+  }
+}
+
+/**
+ * Cuts the active segment to its whole lines, also when it already ends there.
+ *
+ * If the fsync behind an earlier cut failed (a rollback, a recovery), the file looks cut and the disk may still hold the
+ * old tail. A crash would then bring that tail back behind the records that are appended now. Cut once more, the next
+ * fsync makes the cut durable.
+ */
+async function cut(file: File, bytes: number, { isNeeded }: { readonly isNeeded: boolean }): Promise<void> {
+  try {
+    await file.truncate(bytes)
+  } catch (error) {
+    // A file system that never writes in place may have no room for it, and a full disk must be openable all the same.
+    if (isNeeded || !isOutOfSpace(error)) throw error
   }
 }
 
@@ -181,7 +198,7 @@ async function writeAgain(file: File, range: { readonly from: number; readonly t
       await writeFully(file, bytes, from + position)
     }
   } catch (error) {
-    // A file system that never writes in place may have no room for it, and a full disk must be openable all the same.
+    // As above.
     if (!isOutOfSpace(error)) throw error
   }
 }

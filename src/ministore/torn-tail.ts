@@ -1,43 +1,30 @@
 import { dirname } from 'node:path'
 
-import { removeIfPresent, temporarySuffix, writeFully } from '../fs/atomic-replace.ts'
+import { renameIntoPlace, writeFully } from '../fs/atomic-replace.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
+import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { rangeChunkBytes, readFully, readRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
 
 /**
- * Moves the bytes from `offset` to the end of the active segment into a file of their own, as evidence, and
- * resolves with its name once both are durable.
+ * Copies the bytes from `offset` to the end of the active segment into a file of their own, as evidence, and resolves
+ * with its name once the copy is durable. The caller cuts them afterwards.
  *
- * The copy is whole and durable before anything is cut. A crash in between leaves copy and tail; the next recovery
- * finds the same bytes again and makes no second copy. No file that is there is ever overwritten.
+ * A crash in between leaves copy and tail; the next recovery finds the same bytes again and makes no second copy. No
+ * file that is there is ever overwritten. Undefined when there is no room for a copy: the bytes were never
+ * acknowledged, and a full disk must be openable.
  */
-export async function removeTornTail(
-  fs: FileSystem,
-  files: JournalFiles,
-  file: File,
-  tail: { readonly offset: number; readonly bytes: number; readonly sequence: number },
-): Promise<string> {
-  const name = await saveTail(fs, files, file, tail)
-  await file.truncate(tail.offset)
-  await file.sync()
-  return name
-}
-
-async function saveTail(
+export async function saveTornTail(
   fs: FileSystem,
   files: JournalFiles,
   source: File,
   tail: { readonly offset: number; readonly bytes: number; readonly sequence: number },
-): Promise<string> {
+): Promise<string | undefined> {
   const names = await fs.list(files.directory)
   for (let copy = 1; ; copy++) {
     const name = files.tornName(tail.sequence, copy)
     const path = files.at(name)
-    if (!names.includes(name)) {
-      await copyTail(fs, source, tail, path)
-      return name
-    }
+    if (!names.includes(name)) return (await copyTailIfRoom(fs, source, tail, path)) ? name : undefined
     if (await holdsSame(fs, source, tail, path)) {
       // From a recovery that was cut short; its name may not be durable yet.
       await fs.syncDirectory(files.directory)
@@ -46,23 +33,38 @@ async function saveTail(
   }
 }
 
-async function copyTail(
+async function copyTailIfRoom(
   fs: FileSystem,
   source: File,
   tail: { readonly offset: number; readonly bytes: number },
   path: string,
-): Promise<void> {
-  const temporary = path + temporarySuffix
-  await removeIfPresent(fs, temporary)
-  const target = await fs.open(temporary, 'create')
+): Promise<boolean> {
   try {
-    for await (const { bytes, position } of readRange(source, tail)) await writeFully(target, bytes, position)
-    await target.sync()
-  } finally {
-    await target.close()
+    await renameIntoPlace(fs, path, (target) => copyTail(source, tail, target))
+    await fs.syncDirectory(dirname(path))
+    return true
+  } catch (error) {
+    if (isOutOfSpace(error)) return false
+    throw error
   }
-  await fs.rename(temporary, path)
-  await fs.syncDirectory(dirname(path))
+}
+
+/** A tail of NULs alone, as a crash may leave behind a sparse file, takes no room: only its last part is written. */
+async function copyTail(
+  source: File,
+  tail: { readonly offset: number; readonly bytes: number },
+  target: File,
+): Promise<void> {
+  for await (const { bytes, position } of readRange(source, tail)) {
+    const isLast = position + bytes.length === tail.bytes
+    if (isLast || !isZero(bytes)) await writeFully(target, bytes, position)
+  }
+}
+
+const zeros = Buffer.alloc(rangeChunkBytes)
+
+function isZero(bytes: Buffer): boolean {
+  return bytes.equals(zeros.subarray(0, bytes.length))
 }
 
 async function holdsSame(

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
@@ -31,4 +31,67 @@ test('a record whose fsync failed is cut off, so that no open takes it for durab
   await expect(store.append(2)).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
   await store.close()
   expect(await MiniStore.replay(path, { fileSystem: disk })).toEqual([1])
+})
+
+/** Every crash leaves these records and no others. */
+async function expectInEveryCrash(disk: SimulatedFileSystem, records: readonly unknown[]): Promise<void> {
+  for (const state of disk.crashStates({ seed: 1, limit: 200 })) {
+    const store = await MiniStore.open(path, { fileSystem: state })
+    expect(await store.replay()).toEqual(records)
+    await store.close()
+  }
+}
+
+describe('a cut whose fsync failed is made again by the next open, before anything is appended behind it', () => {
+  // Of the 18 bytes of three lines: nothing, part of a line, one line, lines and a part, all but the last byte.
+  test.each(Array.from({ length: 18 }, (_, written) => written))(
+    'the cut that rolls back a write of which %i bytes were written',
+    async (bytesFirst) => {
+      const disk = new SimulatedFileSystem()
+      const store = await MiniStore.open(path, { fileSystem: disk })
+      await store.append('a')
+      disk.failOn({ operation: 'write', path }, 'ENOSPC', { bytesFirst })
+      disk.failOn({ operation: 'sync', path }, 'EIO')
+      await expect(store.appendAll(['one', 'two', 'thr'])).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+      await store.close()
+      disk.clearFaults()
+      const again = await MiniStore.open(path, { fileSystem: disk })
+      await again.append('two')
+      await expectInEveryCrash(disk, ['a', 'two'])
+      await again.close()
+    },
+  )
+
+  test('the cut that takes off a torn tail', async () => {
+    const disk = new SimulatedFileSystem()
+    const store = await MiniStore.open(path, { fileSystem: disk })
+    await store.append('a')
+    await store.close()
+    // One line with NULs at its beginning: once they are overwritten, what follows looks like a record.
+    disk.writeFile(path, `${disk.readFile(path).toString()}\0\0\0\0"phantom"\n`)
+    const failing = disk.failOn({ operation: 'sync', path }, 'EIO')
+    await expect(MiniStore.open(path, { fileSystem: disk })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(failing.hits).toBe(1)
+    const again = await MiniStore.open(path, { fileSystem: disk })
+    expect(again.recovery.torn).toBeUndefined()
+    await again.append('b')
+    await expectInEveryCrash(disk, ['a', 'b'])
+    await again.close()
+  })
+
+  test('the cut of a record whose fsync failed', async () => {
+    const disk = new SimulatedFileSystem()
+    const store = await MiniStore.open(path, { fileSystem: disk })
+    await store.append('a')
+    disk.failOn({ operation: 'dataSync', path }, 'EIO')
+    await expect(store.appendAll(['one', 'two', 'thr'])).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+    await store.close()
+    // The cut is visible. This open finds nothing else to do, and what it cannot sync is not durable.
+    disk.failOn({ operation: 'sync', path }, 'EIO')
+    await expect(MiniStore.open(path, { fileSystem: disk })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    const again = await MiniStore.open(path, { fileSystem: disk })
+    await again.append('two')
+    await expectInEveryCrash(disk, ['a', 'two'])
+    await again.close()
+  })
 })

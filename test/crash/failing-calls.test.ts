@@ -79,6 +79,28 @@ const kinds: readonly Kind[] = [
     code: 'ENOSPC',
     strike: (files, nth) => files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 3 }),
   },
+  {
+    name: 'one write ends for want of space, and the sync of its cut fails',
+    isPersistent: false,
+    code: 'ENOSPC',
+    strike: (files, nth) => {
+      const full = files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 20 })
+      const unsynced = files.failOn(
+        ({ operation }) => operation === 'sync' && full.hits > 1 && unsynced.hits === 0,
+        'ENOSPC',
+      )
+      return full
+    },
+  },
+  {
+    name: 'one sync of a file and the next one fail with EIO',
+    isPersistent: false,
+    code: 'EIO',
+    strike: (files, nth) => {
+      let syncs = 0
+      return files.failOn(({ operation }) => /^(?:dataS|s)ync$/.test(operation) && [nth + 1, nth + 2].includes(++syncs), 'EIO')
+    },
+  },
 ]
 
 type Doing = 'open' | 'write' | 'change' | 'close'
@@ -131,7 +153,8 @@ class Process {
     const model = this.#model
     const next = (): number => model.acknowledged + 1
     await this.#attempt('write', () => model.append(store, { n: next() }))
-    await this.#attempt('write', () => model.appendAll(store, [{ a: next() }, { b: next() }]))
+    // Longer in all than the first record of the next session, so that what a lost cut brings back shows behind it.
+    await this.#attempt('write', () => model.appendAll(store, [{ a: next() }, { b: next() }, { c: next() }]))
     await this.#attempt('change', () => model.rotate(store))
     const both = [model.append(store, { c: next() }), model.append(store, { d: next() })]
     await Promise.all(both.map((append) => this.#attempt('write', () => append)))
@@ -244,6 +267,15 @@ async function recoverWithFault(
   const fault = kind.strike(files, nth)
   await new Process(model, files, kind.code).recover()
   for (const state of [files.afterKill(), files.afterCrash({ keep: 'none' }), files.afterCrash({ keep: 'all' })]) {
+    oracle.check(await oracle.find(state), model.expected(), { isHarsh: false })
+  }
+  if (fault.hits === 0) return 0
+  // The same system goes on. What it appends now must not be in the way of anything that the failures left.
+  files.clearFaults()
+  const again = new Process(model, files, kind.code)
+  await again.recover()
+  expect(again.failures).toBe(0)
+  for (const state of files.crashStates({ seed: nth + 1, limit: 8, tornVariants: [] })) {
     oracle.check(await oracle.find(state), model.expected(), { isHarsh: false })
   }
   return fault.hits

@@ -199,6 +199,7 @@ function assertEvidence(
   const kept = was.subarray(0, torn?.offset ?? was.length)
   assert(kept.equals(state.readFile(journalPath)), 'recovery changed more than the torn tail')
   if (torn === undefined) return
+  assert(torn.savedAs !== undefined, 'no evidence was kept, though there was room')
   assert(state.readFile(torn.savedAs).equals(was.subarray(torn.offset)), 'the evidence is not what was cut')
   for (const [path, bytes] of before) {
     if (!/\.torn-\d+(?:-\d+)?$/.test(path)) continue

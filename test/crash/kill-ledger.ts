@@ -169,7 +169,7 @@ export class KillLedger {
 
   async #countTorn({ torn }: RecoveryReport): Promise<void> {
     if (torn === undefined) return
-    expect((await stat(torn.savedAs)).size, 'the size of the evidence').toBe(torn.bytes)
+    expect((await stat(String(torn.savedAs))).size, 'the size of the evidence').toBe(torn.bytes)
     expect(torn.sequence, 'where the tail was torn').toBeGreaterThan(this.#last)
     this.#tornTail(torn.bytes)
   }

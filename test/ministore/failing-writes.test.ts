@@ -654,22 +654,52 @@ describe('a full disk', () => {
     expect(await again.append('twelve bytes')).toBe(3)
   })
 
-  test('lets a torn tail stay rather than lose it: open says that there is no space', async () => {
+  /** A journal of two records and a torn third, as a crash leaves it. */
+  async function tornJournal(): Promise<SimulatedFileSystem> {
     const { files, store } = await openStore()
     await store.close()
     files.writeFile(PATH, Buffer.concat([files.readFile(PATH), Buffer.from('"thr')]))
-    files.capacityBytes = usedBytes(files)
-    const before = files.readFile(PATH)
-    const error = await errorOf(MiniStore.open(PATH, { fileSystem: files }))
-    expect(error).toMatchObject({
-      code: 'ERR_MINISTORE_IO',
-      message: expect.stringMatching(/open the journal.*ENOSPC/) as string,
-    })
-    expect(files.readFile(PATH)).toEqual(before)
-    expect(await MiniStore.replay<string>(PATH, { fileSystem: files })).toEqual(['one', 'two'])
+    return files
+  }
+
+  test.each([0, 3])('with room for %i byte(s) heals a torn tail, and says that it kept no evidence', async (room) => {
+    const files = await tornJournal()
+    files.capacityBytes = usedBytes(files) + room
+    await using store = await MiniStore.open<string>(PATH, { fileSystem: files })
+    expect(store.recovery.torn).toMatchObject({ sequence: 3, bytes: 4, savedAs: undefined })
+    expect(files.names('/data').filter((name) => name.includes('torn'))).toEqual([])
+    expect(await store.replay()).toEqual(['one', 'two'])
     files.capacityBytes = Infinity
+    expect(await store.append('three')).toBe(3)
+    expect(await recordsAfterCrashes(files)).toEqual([['one', 'two', 'three']])
+  })
+
+  const evidenceSteps = [
+    ['open', 'the evidence cannot be made'],
+    ['write', 'it cannot be written'],
+    ['sync', 'it does not reach the disk'],
+    ['rename', 'it gets no name'],
+  ] as const
+  for (const code of ['ENOSPC', 'EDQUOT', 'EFBIG'] as const) {
+    test.each(evidenceSteps)(`(${code} at %s: %s) heals a torn tail all the same`, async (operation) => {
+      const files = await tornJournal()
+      const fault = files.failOn({ operation, path: /\.torn-3/ }, code)
+      await using store = await MiniStore.open<string>(PATH, { fileSystem: files })
+      expect(fault.hits).toBe(1)
+      expect(store.recovery.torn).toMatchObject({ sequence: 3, bytes: 4, savedAs: undefined })
+      expect(files.names('/data').filter((name) => name.includes('torn'))).toEqual([])
+      expect(await recordsAfterCrashes(files)).toEqual([['one', 'two']])
+    })
+  }
+
+  test.each(evidenceSteps)('is not what EIO at %s of the evidence says: the tail stays', async (operation) => {
+    const files = await tornJournal()
+    const before = files.readFile(PATH)
+    files.failOn({ operation, path: /\.torn-3/ }, 'EIO')
+    expect(await errorOf(MiniStore.open(PATH, { fileSystem: files }))).toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(files.readFile(PATH)).toEqual(before)
     await using again = await MiniStore.open<string>(PATH, { fileSystem: files })
-    expect(again.recovery.torn?.bytes).toBe('"thr'.length)
+    expect(again.recovery.torn).toMatchObject({ bytes: 4, savedAs: `${PATH}.torn-3` })
   })
 
   test('has no room for a new journal: open says so, and works when there is room', async () => {

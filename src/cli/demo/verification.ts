@@ -56,6 +56,10 @@ async function showRecovery(
   }
   for (const { sequence, bytes, offset, reason, savedAs } of tails) {
     printer.line(`Torn tail: ${bytesText(bytes)} of record ${sequence}, from offset ${offset} on (${reason})`)
+    if (savedAs === undefined) {
+      printer.line('  not kept: there was no room for a copy')
+      continue
+    }
     printer.line(`  kept in ${basename(savedAs)}`)
     printer.check(checkEvidence({ sequence, evidence: await readFile(savedAs), sent: sent(sequence) ?? Buffer.alloc(0) }))
   }

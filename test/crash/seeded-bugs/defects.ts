@@ -275,18 +275,16 @@ export const defects: readonly Defect[] = [
     name: 'a torn tail is cut before its evidence is saved',
     patches: [
       {
-        file: 'ministore/torn-tail.ts',
-        find: `  const name = await saveTail(fs, files, file, tail)
-  await file.truncate(tail.offset)
-  await file.sync()
+        file: 'ministore/recovery.ts',
+        find: `    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
 `,
-        by: `  const bytes = Buffer.alloc(tail.bytes)
-  await readFully(file, bytes, tail.offset)
-  await file.truncate(tail.offset)
-  await file.sync()
-  const copy: File = Object.create(file) as File
-  copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - tail.offset))
-  const name = await saveTail(fs, files, copy, tail)
+        by: `    const bytes = Buffer.alloc(torn?.bytes ?? 0)
+    if (torn !== undefined) await file.read(bytes, torn.offset)
+    await file.truncate(prefix.bytes)
+    await file.sync()
+    const copy: File = Object.create(file) as File
+    copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - prefix.bytes))
+    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, copy, torn)
 `,
       },
     ],
@@ -296,16 +294,16 @@ export const defects: readonly Defect[] = [
     name: 'a torn tail is cut without evidence',
     patches: [
       {
-        file: 'ministore/torn-tail.ts',
-        find: 'const name = await saveTail(fs, files, file, tail)',
-        by: 'const name = files.tornName(tail.sequence, 1)',
+        file: 'ministore/recovery.ts',
+        find: 'await saveTornTail(fs, files, file, torn)',
+        by: 'files.tornName(torn.sequence, 1)',
       },
     ],
     finding: /torn bytes were cut, and no evidence holds them/,
   },
   {
     name: 'the evidence is not fsynced before the tail is cut',
-    patches: [{ file: 'ministore/torn-tail.ts', find: '    await target.sync()\n', by: '' }],
+    patches: [{ file: 'fs/atomic-replace.ts', find: '      await file.sync()\n', by: '' }],
     finding: /torn bytes were cut, and no evidence holds them/,
   },
   {
@@ -313,11 +311,22 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/torn-tail.ts',
-        find: '  await fs.rename(temporary, path)\n  await fs.syncDirectory(dirname(path))\n',
-        by: '  await fs.rename(temporary, path)\n',
+        find: '    await fs.syncDirectory(dirname(path))\n    return true\n',
+        by: '    return true\n',
       },
     ],
     finding: /torn bytes were cut, and no evidence holds them/,
+  },
+  {
+    name: 'recovery does not make a cut again whose fsync failed',
+    patches: [
+      {
+        file: 'ministore/recovery.ts',
+        find: 'await cut(file, prefix.bytes, {',
+        by: 'if (torn !== undefined) await cut(file, prefix.bytes, {',
+      },
+    ],
+    finding: /^one write ends for want of space, and the sync of its cut fails: /,
   },
   {
     name: 'recovery does not write unsealed bytes again',

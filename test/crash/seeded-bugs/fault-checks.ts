@@ -23,6 +23,11 @@ export const faultChecks: readonly Check[] = [
   faultCheck('one write ends for want of space behind its first line', (files, nth) =>
     files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 10 }),
   ),
+  faultCheck('one write ends for want of space, and the sync of its cut fails', (files, nth) => {
+    const full = files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 18 })
+    const unsynced = files.failOn(({ operation }) => operation === 'sync' && full.hits > 1 && unsynced.hits === 0, 'EIO')
+    return full
+  }),
 ]
 
 function strikeAt(fits: (operation: Operation) => boolean, code: 'EIO'): Strike {
@@ -87,7 +92,8 @@ async function use(model: JournalModel, store: MiniStore): Promise<void> {
   const both = [model.append(store, { c: 1 }), model.append(store, { d: 2 })]
   await Promise.all(both.map((append) => attempt(() => append)))
   await attempt(() => model.truncateBefore(store, Math.max(1, model.acknowledged - 3)))
-  await attempt(() => model.appendAll(store, ['x', 'y', 'z']))
+  // Longer in all than the first record of the next session, so that what a lost cut brings back shows behind it.
+  await attempt(() => model.appendAll(store, ['v', 'w', 'x', 'y', 'z']))
 }
 
 /** Undefined when the store refused. The model's own claims are plain errors and come through. */

@@ -13,6 +13,7 @@ import { writeOn, writerArgument } from './demo/writer-process.ts'
 import { exitCodes } from './exit-codes.ts'
 import { isClosedPipe, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
+import { visible } from './terminal/style.ts'
 
 // The project's main job, `npm run demo`: real records, a writer that is killed, recovery, and three ways to replay.
 // It starts itself, with an argument, as the writer.
@@ -36,7 +37,7 @@ async function main(): Promise<number> {
   } catch (error) {
     const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
     const message = error instanceof Error ? error.message : String(error)
-    process.stderr.write(`\nThe demo broke off: ${message}${typeof code === 'string' ? ` (${code})` : ''}\n`)
+    process.stderr.write(`\nThe demo broke off: ${visible(message)}${typeof code === 'string' ? ` (${code})` : ''}\n`)
     return 1
   }
   const seconds = ((performance.now() - start) / 1000).toFixed(1)
@@ -49,7 +50,7 @@ async function main(): Promise<number> {
 function endUnheard(cause: Error): never {
   const error = new OutputError(cause)
   if (isClosedPipe(error)) process.exit(exitCodes.ok)
-  process.stderr.write(`ministore: ${error.message}\n`)
+  process.stderr.write(`ministore: ${visible(error.message)}\n`)
   process.exit(exitCodes.failed)
 }
 
@@ -66,7 +67,7 @@ async function demonstrate(printer: Printer): Promise<void> {
   const types = new Set(records.map(({ event }) => event)).size - 1
   printer.line(`${records.length - bundles} webhook payloads of GitHub, ${types} types of event (@octokit/webhooks-examples),`)
   printer.line(`and ${bundles} bundles of all of them, several times over: large enough for a kill to tear them.`)
-  printer.line(`Journal: ${path}`)
+  printer.line(`Journal: ${visible(path)}`)
 
   printer.step('A child process appends them, one fsync each, and is killed (SIGKILL) in the middle')
   const history = await crashAndGoOn(printer, { program: import.meta.filename, path, records })

@@ -1,8 +1,8 @@
 import { resolve } from 'node:path'
 
 import type { DeadMessage, QueuedMessage, QueueState } from '../miniqueue/queue-state.ts'
-import { visible } from './terminal/style.ts'
-import { formatTable } from './terminal/table.ts'
+import { jsonLine, visible } from './terminal/style.ts'
+import { excerpt, formatTable } from './terminal/table.ts'
 import { countText, durationText, sizeText } from './terminal/units.ts'
 
 export interface QueueFacts {
@@ -101,7 +101,7 @@ export function deadLetters(state: QueueState, limit: number): ShownDeadLetter[]
 }
 
 export function jsonLines(items: readonly object[]): string {
-  return items.map((item) => `${JSON.stringify(item)}\n`).join('')
+  return items.map(jsonLine).join('')
 }
 
 export function peekText(messages: readonly PeekedMessage[], now: number): string {
@@ -112,7 +112,7 @@ export function peekText(messages: readonly PeekedMessage[], now: number): strin
     String(priority),
     String(attempts),
     seconds(enqueuedAt),
-    excerpt(JSON.stringify(payload)),
+    excerpt(JSON.stringify(payload), excerptColumns),
   ])
   return tableText(['id', 'due', 'priority', 'attempts', 'enqueued (UTC)', 'payload'], rows, [0, 2, 3])
 }
@@ -123,8 +123,8 @@ export function deadText(letters: readonly ShownDeadLetter[]): string {
     String(id),
     String(attempts),
     seconds(diedAt),
-    excerpt(reason),
-    excerpt(JSON.stringify(payload)),
+    excerpt(reason, excerptColumns),
+    excerpt(JSON.stringify(payload), excerptColumns),
   ])
   return tableText(['id', 'attempts', 'died (UTC)', 'reason', 'payload'], rows, [0, 1])
 }
@@ -138,9 +138,4 @@ function seconds(time: string): string {
 }
 
 /** Beyond that a line of a table is no line any more; `--json` has all of it. */
-const excerptLength = 60
-
-function excerpt(text: string): string {
-  const shown = visible(text)
-  return shown.length <= excerptLength ? shown : `${shown.slice(0, excerptLength - 1)}…`
-}
+const excerptColumns = 60

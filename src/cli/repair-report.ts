@@ -151,7 +151,7 @@ function effectLines(plan: RepairPlan, { snapshots, io }: ReportContext): string
   for (const problem of ['ahead', 'renumbered'] as const) {
     const names = unfit.filter((snapshot) => snapshot.problem === problem).map(({ file }) => file)
     if (names.length > 0)
-      lines.push(`  state  ${style('yellow', `move ${names.join(', ')} away`)}: ${problems[problem]}`)
+      lines.push(`  state  ${style('yellow', `move ${names.map(visible).join(', ')} away`)}: ${problems[problem]}`)
   }
   return lines
 }

@@ -10,7 +10,7 @@ import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
 import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
-import { styleFor, visible, visibleLines } from './terminal/style.ts'
+import { jsonLine, styleFor, visible, visibleLines } from './terminal/style.ts'
 
 /**
  * Runs what a command line asks for and resolves with the exit code; everything that was printed is out by
@@ -119,11 +119,13 @@ async function report(
   const topic = program.commands.some((command) => command.name === name) ? name : undefined
   const { message, code, advice } = await describe(error, topic)
   if (given.includes('--json')) {
-    io.stderr.tell(`${JSON.stringify({ error: { code, message, advice, ...detailsOf(error) } })}\n`)
+    io.stderr.tell(jsonLine({ error: { code, message, advice, ...detailsOf(error) } }))
   } else {
     const style = styleFor(io.stderr, io)
+    // A message of several lines can only be one of this program: what another quotes may hold a line feed.
+    const text = isMisuse || code === undefined ? visibleLines(message) : visible(message)
     const lines = [
-      `${style('red', 'ministore:')} ${visibleLines(message)}`,
+      `${style('red', 'ministore:')} ${text}`,
       ...(advice === undefined ? [] : [visible(advice)]),
     ]
     io.stderr.tell(`${lines.join('\n')}\n`)

@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process'
 import { cp, rename, unlink, writeFile } from 'node:fs/promises'
 import { once } from 'node:events'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 
 import { describe, expect, test } from 'vitest'
 
-import { addBytes, editFile, numbers, writeJournal } from '../support/journals.ts'
+import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore } from './run-command.ts'
+import { main, ministore, ministoreProcess } from './run-command.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 
@@ -270,7 +270,7 @@ describe('the command line itself', () => {
   })
 
   test('knows its version', async () => {
-    expect((await ministore(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
+    expect((await ministoreProcess(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
   })
 
   test.each([
@@ -288,6 +288,34 @@ describe('the command line itself', () => {
     expect([code, stdout]).toEqual([2, ''])
     expect(stderr).toContain(`ministore: ${message}`)
     expect(stderr).toMatch(/Try: ministore .*--help\n$/)
+  })
+
+  test.each([
+    ['append JOURNAL', 0],
+    ['append --json JOURNAL', 1],
+    ['cat JOURNAL', 0],
+    ['cat --salvage DAMAGED', 1],
+    ['tail -n 2 --sequence JOURNAL', 0],
+    ['inspect --json --quick JOURNAL', 0],
+    ['verify DAMAGED', 1],
+    ['repair DAMAGED', 1],
+    ['compact JOURNAL --before 6', 0],
+    ['stats DIR', 1],
+    ['queue DIR peek', 1],
+    ['--help', 0],
+    ['cat', 2],
+  ] as const)('%s is the same in a process of its own, with exit code %i', async (words, code) => {
+    const path = await journal()
+    const damaged = join(await temporaryDirectory(), 'damaged.jsonl')
+    await writeSegment(damaged, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', 'x', '"é🚀"'])
+    const places: Record<string, string> = { JOURNAL: path, DAMAGED: damaged, DIR: dirname(damaged) }
+    const args = words.split(' ').map((word) => places[word] ?? word)
+    const input = code === 0 ? '1\n2\n' : '1\nx\n'
+    const here = await ministore(args, input)
+    expect(here.code).toBe(code)
+    const second = await journal()
+    const there = await ministoreProcess(args.map((word) => (words.startsWith('append') && word === path ? second : word)), input)
+    expect(there).toEqual(here)
   })
 
   test('tells programs of errors as an object', async () => {
@@ -318,11 +346,12 @@ describe('on a terminal', () => {
   test('verify draws a progress bar with rate and time left, and take it away', async (context) => {
     if (!hasScript) context.skip('there is no script of util-linux here, to make a pseudo-terminal')
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    await writeJournal(path, [
-      Array.from({ length: 500_000 }, (_, index) => ({ index, text: 'x'.repeat(300) })),
-    ])
-    const shown = await onTerminal(['verify', path], {})
-    expect(shown).toMatch(/verify {2}[█░]{24} {2} *\d+ % {2}[\d.]+ MiB of 1\d\d\.\d MiB {2}[\d.]+ [KM]iB\/s/)
+    await writeJournal(path, [Array.from({ length: 5000 }, (_, index) => ({ index, text: 'x'.repeat(300) }))])
+    // So that a small journal takes long enough: each look at the clock takes a second.
+    const clock = 'const { now } = performance; let looks = 0; performance.now = () => now.call(performance) + 1000 * looks++'
+    const preload = `data:text/javascript,${encodeURIComponent(clock)}`
+    const shown = await onTerminal(['verify', path], { NODE_OPTIONS: `--import ${preload}` })
+    expect(shown).toMatch(/verify {2}[█░]{24} {2} *\d+ % {2}[\d.]+ KiB of 1\.\d MiB {2}[\d.]+ [KM]iB\/s/)
     expect(shown).toMatch(/\d+ s left/)
     // oxlint-disable-next-line no-control-regex -- that is how a line of a terminal is wiped
     expect(shown).toMatch(/\r\u001B\[K(?:\u001B\[32m)?ok/)

@@ -7,11 +7,8 @@ import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { commands } from '../../src/cli/commands.ts'
 import { Interrupted } from '../../src/cli/exit-codes.ts'
 import { outlineOf } from '../../src/cli/journal.ts'
-import { Output } from '../../src/cli/output.ts'
-import { run } from '../../src/cli/run.ts'
 import { addBytes, editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { main, ministore, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
@@ -28,6 +25,9 @@ async function damagedJournal(records: number): Promise<string> {
   await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
   return path
 }
+
+/** What a stream on a full disk says. */
+const stdoutFailure = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
 
 /** Where nothing can be written: the device of a full disk. */
 async function fullDisk(): Promise<FileHandle> {
@@ -145,16 +145,18 @@ describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
     const { stderr } = await runOnFullDisk('stdout', ['append', '--json', path], '7\n')
     expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'ERR_OUTPUT', isDone: true } })
     expect((await ministore(['cat', path])).stdout).toBe('5\n6\n7\n')
+    const cat = await runOnFullDisk('stdout', ['cat', path])
+    expect(cat).toEqual(await ministore(['cat', path], { stdoutFailure }))
   })
 
   test.each(['cat --to 100', 'cat --salvage', 'tail', 'inspect', 'verify', 'repair --drop-damaged', 'compact --before 1'])(
     'is all that %s, which changes nothing, tells of',
     async (words) => {
       const path = await damagedJournal(150)
-      const failed = await runOnFullDisk('stdout', [...words.split(' '), path])
+      const failed = await ministore([...words.split(' '), path], { stdoutFailure })
       expect(failed.code).toBe(1)
       expect(failed.stderr).toMatch(/^(?:damage: .*\n)*ministore: Could not print: ENOSPC: .*\n$/)
-      const { stderr } = await runOnFullDisk('stdout', [...words.split(' '), path, '--json'])
+      const { stderr } = await ministore([...words.split(' '), path, '--json'], { stdoutFailure })
       const { error } = JSON.parse(stderr.split('\n').at(-2) ?? '') as { error: object }
       expect(error).toMatchObject({ code: 'ERR_OUTPUT' })
       expect(error).not.toHaveProperty('isDone')
@@ -217,10 +219,8 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
   test.each(['cat', 'tail', 'verify', 'inspect', 'stats'])('%s, which reads before it prints', async (name) => {
     const path = await damagedJournal(100)
     const stop = new AbortController()
-    const output = new Output({ write: (_text, done) => (done(), true), on: () => {} })
-    const io = { openStdin: () => process.stdin, stdout: output, stderr: output, env: {}, signal: stop.signal }
-    const running = run([name, name === 'stats' ? dirname(path) : path], io, { commands, version: '' })
+    const running = ministore([name, name === 'stats' ? dirname(path) : path], { signal: stop.signal })
     stop.abort(new Interrupted('SIGTERM'))
-    expect(await running).toBe(143)
+    expect(await running).toMatchObject({ code: 143 })
   })
 })

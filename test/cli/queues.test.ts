@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { ministore } from './run-command.ts'
+import { ministore, ministoreProcess } from './run-command.ts'
 
 /** Two ready, one of them urgent, one delayed for an hour, one dead. */
 async function someQueue(): Promise<string> {
@@ -76,7 +76,7 @@ describe('queue', () => {
     await using queue = await MiniQueue.open(directory)
     await queue.enqueue({ job: 'new' })
     expect(JSON.parse((await ministore(['queue', directory, '--json'])).stdout)).toMatchObject({ waiting: 3 })
-    const refused = await ministore(['queue', directory, 'redrive', 'all'])
+    const refused = await ministoreProcess(['queue', directory, 'redrive', 'all'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
     if (process.platform === 'linux') expect(refused.stderr).toContain(`process ${process.pid}`)
   })

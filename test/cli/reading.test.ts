@@ -1,17 +1,17 @@
-import { execFile, spawn } from 'node:child_process'
+import { execFile, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, open, readdir, readFile, stat, symlink, unlink, writeFile } from 'node:fs/promises'
+import { chmod, cp, mkdir, open, readdir, readFile, rm, stat, symlink, unlink, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { text as textOf } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, outcomeOf, start, textUntil } from './run-command.ts'
+import { main, ministore, type Outcome, outcomeOf, start, textUntil } from './run-command.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 
@@ -133,40 +133,6 @@ describe('cat', () => {
     },
   )
 
-  test.skipIf(process.platform === 'win32').each([
-    'append',
-    'cat',
-    'tail',
-    'inspect',
-    'verify',
-    'repair',
-    'compact --before 1',
-    'stats',
-    'queue',
-  ])('%s refuses at once what is no file', async (words) => {
-    const directory = await temporaryDirectory()
-    const path = join(directory, 'journal.jsonl')
-    const refused = async (target: string, what: string, found = path): Promise<void> => {
-      const place = words === 'stats' || words === 'queue' ? directory : path
-      const outcome = await ministore([...words.split(' '), place])
-      expect(outcome).toMatchObject({ code: 1, stdout: '' })
-      expect(outcome.stderr).toContain(`${found} is a ${what}, expected a regular file`)
-      expect(await readdir(directory), target).toEqual(['journal.jsonl'])
-      await unlink(path)
-    }
-    await promisify(execFile)('mkfifo', [path])
-    await refused('a FIFO', 'FIFO')
-    // As root a private one, for an error here could replace it.
-    const zero = process.getuid?.() === 0 ? join(await temporaryDirectory(), 'zero') : '/dev/zero'
-    if (zero !== '/dev/zero') await promisify(execFile)('mknod', [zero, 'c', '1', '5'])
-    await symlink(zero, path)
-    await refused('a device', 'character device', zero)
-    const server = createServer().listen(path)
-    await once(server, 'listening')
-    await refused('a socket', 'socket')
-    server.close()
-  })
-
   test.skipIf(process.platform === 'win32').each(['cat', 'tail', 'inspect', 'verify', 'repair', 'append'])(
     '%s refuses at once a FIFO in the place of the seal or of a sealed segment',
     async (name) => {
@@ -199,6 +165,20 @@ describe('tail', () => {
       '{"sequence":6,"record":6}\n{"sequence":7,"record":7}\n{"sequence":8,"record":8}\n',
     )
     expect((await ministore(['tail', '-n', '0', path])).stdout).toBe('')
+  })
+
+  test('prints what there is of a journal that has fewer records than asked for, wherever it begins', async () => {
+    const path = await sealedJournal()
+    await using store = await MiniStore.open(path)
+    await store.truncateBefore(7)
+    expect(await ministore(['tail', path, '-n', '5'])).toEqual({ code: 0, stdout: '7\n8\n', stderr: '' })
+    expect(await ministore(['tail', path, '-n', '3', '--sequence'])).toMatchObject({
+      code: 0,
+      stdout: '{"sequence":7,"record":7}\n{"sequence":8,"record":8}\n',
+    })
+    await store.rotate()
+    await store.truncateBefore(9)
+    expect(await ministore(['tail', path]), 'emptied').toEqual({ code: 0, stdout: '', stderr: '' })
   })
 
   test('does not count a torn end, with or without a line feed', async () => {
@@ -251,6 +231,135 @@ describe('tail', () => {
     expect(await done).toMatch(/^\{"sequence":\d+,"record":"new"\}\n/)
   })
 })
+
+const isWindows = process.platform === 'win32'
+
+/** Every command with the words it needs, by what it is given: the path of a journal, or a directory. */
+const journalCommands = [
+  'append', 'cat', 'cat --salvage', 'tail', 'tail -f', 'inspect', 'inspect --quick', 'verify', 'repair', 'repair --write',
+  'repair --drop-damaged --write', 'repair --truncate-at 1', 'compact --before 1', 'compact --before 1 --write',
+]
+const directoryCommands = ['stats', 'queue', 'queue . peek', 'queue . dead', 'queue . redrive all', 'queue . discard 1']
+
+/** What may lie where a journal or a directory should, and what is said of it. */
+const places: ReadonlyArray<readonly [kind: string, make: (path: string) => Promise<unknown>, said: RegExp]> = [
+  ['a FIFO', (path) => promisify(execFile)('mkfifo', [path]), / is a FIFO, expected a regular file$|ENOTDIR/],
+  ['a device', deviceAt, / is a character device, expected a regular file$|ENOTDIR/],
+  ['a socket', socketAt, / is a socket, expected a regular file$|ENOTDIR/],
+  ['a directory', (path) => mkdir(path), /directory|There is no (?:state|queue) in/],
+  ['nothing', async () => {}, /There is no (?:journal at|state in|queue in)/],
+  ['a link that leads nowhere', (path) => symlink('nowhere', path), /leads nowhere|There is no (?:state|queue) in/],
+  ['a link to itself', (path) => symlink(path, path), /ELOOP/],
+  ['a text', (path) => writeFile(path, 'hello\nworld\n'), /got "hello"|ENOTDIR/],
+  ['bytes', (path) => writeFile(path, '\x89PNG\r\n\x1A\n\0\0\xFF\xFE'), /got ".*PNG\\?r?"|ENOTDIR/],
+]
+
+/** As root one of its own, for an error here could replace it. */
+async function deviceAt(path: string): Promise<void> {
+  if (process.getuid?.() === 0) await promisify(execFile)('mknod', [path, 'c', '1', '5'])
+  else await symlink('/dev/zero', path)
+}
+
+/** Listens there until the test has finished. */
+async function socketAt(path: string): Promise<void> {
+  const server = createServer().listen(path)
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+}
+
+/** An error is one line that names the place, perhaps one of advice, and never a stack. */
+function expectOneLine(
+  { code, stdout, stderr }: Outcome,
+  { place, said }: { readonly place: string; readonly said: RegExp },
+): void {
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toMatch(/^ministore: .*\n(?:To see all damage: .*\n)?$/)
+  expect(stderr.split('\n')[0]).toMatch(said)
+  // Of a link to a device, where it leads.
+  if (!stderr.includes('/dev/zero')) expect(stderr).toContain(place)
+}
+
+async function kindsIn(directory: string): Promise<string[]> {
+  const entries = await readdir(directory, { withFileTypes: true })
+  return entries.map((entry) => `${entry.name}: ${[entry.isFIFO(), entry.isCharacterDevice(), entry.isSocket(), entry.isSymbolicLink(), entry.isFile()].join()}`)
+}
+
+describe.skipIf(isWindows)('of what is no journal an error says so in one line, and nothing is changed', () => {
+  const cases = places.flatMap(([kind, make, said]) => [
+    ...journalCommands.map((words) => ({ words, kind, make, said, isDirectory: false })),
+    ...directoryCommands.map((words) => ({ words, kind, make, said, isDirectory: true })),
+  ])
+
+  test.each(cases)('$words of $kind', async ({ words, kind, make, said, isDirectory }) => {
+    const directory = await temporaryDirectory()
+    const [command = '', ...more] = words.split(' ')
+    // A state's or queue's directory may be wrong itself, or hold what is no journal.
+    for (const name of isDirectory ? ['state', 'journal.jsonl'] : ['journal.jsonl']) {
+      const place = join(directory, name)
+      await make(place)
+      const args = [command, name === 'state' || !isDirectory ? place : directory, ...more.filter((word) => word !== '.')]
+      const before = await kindsIn(directory)
+      const tellsDamage = /^(?:inspect|verify|repair|cat --salvage)/.test(words) && (kind === 'a text' || kind === 'bytes')
+      const makesOne = command === 'append' && kind === 'nothing'
+      const outcome = await ministore(args)
+      if (makesOne) expect(outcome).toEqual({ code: 0, stdout: '0\n', stderr: '' })
+      else if (tellsDamage) expect(outcome.stdout + outcome.stderr).not.toMatch(/^ +at /m)
+      else expectOneLine(outcome, { place: isDirectory ? directory : place, said })
+      // What is to be lost is the user's choice, and one of two is none here.
+      const isChoice = tellsDamage && ['repair --write', 'repair --truncate-at 1'].includes(words)
+      expect(outcome.code).toBe(makesOne ? 0 : isChoice ? 2 : 1)
+      if (makesOne) return
+      const json = await ministore([...args, '--json'])
+      expect(json.code).toBe(outcome.code)
+      for (const line of `${json.stdout}${json.stderr}`.split('\n').slice(0, -1)) expect(JSON.parse(line)).toBeTypeOf('object')
+      // A writer takes the lock before it reads.
+      const after = (await kindsIn(directory)).filter((entry) => !entry.startsWith('journal.jsonl.lock'))
+      expect(after).toEqual(before)
+      await rm(place, { recursive: true, force: true })
+    }
+  })
+
+  test('as of a journal that may not be read, or lies where nobody may look', async (context) => {
+    for (const [locked, mode] of [['journal.jsonl', 0o000], ['.', 0o000]] as const) {
+      const directory = await temporaryDirectory()
+      const path = join(directory, 'journal.jsonl')
+      await writeJournal(path, [numbers(1, 3)])
+      onTestFinished(() => chmod(directory, 0o700))
+      await chmod(directory, 0o755)
+      await chmod(join(directory, locked), mode)
+      const calls = [
+        ...journalCommands.map((words) => [...words.split(' '), path]),
+        ...directoryCommands.map((words) => words.split(' ').map((word) => (word === '.' ? directory : word))),
+      ].map((call) => (call.length === 1 ? [...call, directory] : call))
+      const outcomes = (await withoutRights(calls)) ?? context.skip(`a process of user ${nobody} could not be run`)
+      for (const [at, outcome] of outcomes.entries()) {
+        const call = calls[at]?.join(' ') ?? ''
+        expect(outcome, call).toMatchObject({ code: 1, stdout: '' })
+        expect(outcome.stderr, call).toMatch(/^ministore: .*EACCES: permission denied.*\n$/)
+        expect(outcome.stderr, call).toContain(directory)
+      }
+      expect(outcomes).toHaveLength(calls.length)
+    }
+  })
+})
+
+/** Runs commands as somebody who is not root: in this process, unless that is root's. Undefined when that cannot be. */
+async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<Outcome[] | undefined> {
+  if (process.getuid?.() !== 0) {
+    const outcomes: Outcome[] = []
+    for (const args of calls) outcomes.push(await ministore(args))
+    return outcomes
+  }
+  const script = join(import.meta.dirname, '../support/unprivileged-command.js')
+  const child = fork(script, [String(nobody), JSON.stringify(calls)], { execArgv: [] })
+  const messages: Outcome[][] = []
+  child.on('message', (message) => messages.push(message as Outcome[]))
+  await once(child, 'exit')
+  return messages[0]
+}
+
+/** A user without rights and without files. */
+const nobody = 65_534
 
 async function shell(script: string, journal: string): Promise<{ code: number | null; stderr: string }> {
   const child = spawn('sh', ['-c', script], {

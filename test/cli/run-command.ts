@@ -1,10 +1,15 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import type { Readable, Writable } from 'node:stream'
+import { Readable, type Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 
 import { onTestFinished } from 'vitest'
+
+import { commands } from '../../src/cli/commands.ts'
+import type { Io } from '../../src/cli/io.ts'
+import { Output } from '../../src/cli/output.ts'
+import { run } from '../../src/cli/run.ts'
 
 /** The built command, as a user starts it. */
 export const main: string = join(import.meta.dirname, '../../dist/cli/main.js')
@@ -30,11 +35,51 @@ export function start(args: readonly string[], options: { readonly env?: NodeJS.
   return child
 }
 
-/** Runs it to its end. */
-export async function ministore(args: readonly string[], input: string | Uint8Array = ''): Promise<Outcome> {
+/** Runs it to its end in a process of its own: for what only a process can show. */
+export async function ministoreProcess(args: readonly string[], input: string | Uint8Array = ''): Promise<Outcome> {
   const child = start(args)
   child.stdin.end(input)
   return outcomeOf(child)
+}
+
+/** What a command that runs in this process is given besides its words. */
+export interface Surroundings {
+  readonly input?: string | Uint8Array
+  /** Both outputs are a terminal of so many columns. */
+  readonly columns?: number
+  readonly env?: Io['env']
+  readonly signal?: AbortSignal
+  /** How every write to standard output fails. */
+  readonly stdoutFailure?: Error
+}
+
+/** Runs it to its end in this process, as its `main` would. */
+export async function ministore(
+  args: readonly string[],
+  given: string | Uint8Array | Surroundings = {},
+): Promise<Outcome> {
+  const surroundings = typeof given === 'string' || given instanceof Uint8Array ? { input: given } : given
+  const { input = '', columns, env = {}, signal = new AbortController().signal } = surroundings
+  const printed = { stdout: '', stderr: '' }
+  const output = (name: keyof typeof printed): Output => {
+    const failure = name === 'stdout' ? surroundings.stdoutFailure : undefined
+    const write = (piece: string, done: (error?: Error) => void): boolean => {
+      if (failure === undefined) printed[name] += piece
+      done(failure)
+      return true
+    }
+    const terminal = columns === undefined ? {} : { isTTY: true, columns }
+    return new Output({ write, on: () => {}, ...terminal }, signal)
+  }
+  const io = {
+    openStdin: () => Readable.from([Buffer.from(input)], { objectMode: false }),
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env,
+    signal,
+  }
+  const code = await run(args, io, { commands, version: '0.0.0' })
+  return { code, ...printed }
 }
 
 export async function outcomeOf(child: Running): Promise<Outcome> {

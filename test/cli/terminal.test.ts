@@ -6,9 +6,16 @@ import { Output } from '../../src/cli/output.ts'
 import { barOf } from '../../src/cli/terminal/bar-chart.ts'
 import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
 import { shellWord } from '../../src/cli/terminal/shell-word.ts'
-import { styleFor, visible, visibleLines } from '../../src/cli/terminal/style.ts'
-import { formatTable } from '../../src/cli/terminal/table.ts'
+import { jsonLine, styleFor, visible, visibleJson, visibleLines } from '../../src/cli/terminal/style.ts'
+import { excerpt, formatTable } from '../../src/cli/terminal/table.ts'
 import { countText, durationText, sizeText } from '../../src/cli/terminal/units.ts'
+
+/** Each does something to a terminal or hides something in it. */
+const unseenCharacters = Array.from(
+  '\0\u0007\b\t\n\r\u001B\u007F\u0080\u0085\u009B\u009F' +
+    '\u061C\u200B\u200C\u200D\u200E\u200F\u2028\u2029\u202A\u202B\u202C\u202D\u202E' +
+    '\u2060\u2066\u2067\u2068\u2069\uFEFF\u00AD\u180E\u115F\u3164\u{E0001}\u{E0041}\u{E0100}',
+)
 
 /** A stream that keeps what it is given. */
 function stream(isTTY: boolean) {
@@ -101,7 +108,31 @@ describe('texts', () => {
 
   test('from a file can do nothing to a terminal', () => {
     expect(visible('a\u001B[2Jb\n\u009Bc')).toBe('a\\x1b[2Jb\\x0a\\x9bc')
+    expect(visible('a\u202Eb\u{E0041}c')).toBe('a\\u202eb\\u{e0041}c')
+    for (const character of unseenCharacters) expect(visible(character)).toMatch(/^[\x20-\x7E]{4,9}$/)
+    for (const seen of ['é', '漢字', '❤️', '🇩🇪', '👍🏽', 'नि', ' ', '\u00A0']) expect(visible(seen)).toBe(seen)
     expect(visibleLines('a\u001B[2Jb\r\n\u009Bc')).toBe('a\\x1b[2Jb\\x0d\n\\x9bc')
+  })
+
+  test('of JSON keep their value when they are made fit for a terminal', () => {
+    const value = { [`\u202E${unseenCharacters.join('')}`]: ['\u{E0041}\t', 'é🚀'] }
+    const line = jsonLine(value)
+    expect(line.slice(0, -1)).toMatch(/^[^\p{C}\u2028\u2029\u115F]*$/u)
+    expect(JSON.parse(line)).toEqual(value)
+    const spaced = '{"a":\t"\u202E"}'
+    expect(visibleJson(spaced)).toBe('{"a":\t"\\u202e"}')
+    expect(visibleJson('1,\r2'), 'what stands before it stays to be seen').toBe('1,\\u000d2')
+  })
+
+  test.each([
+    ['abc', 3, 'abc'],
+    ['abcd', 3, 'ab…'],
+    ['', 3, ''],
+    ['ab\u001B[2J', 5, 'ab…'],
+    ['ab\u001B[2J', 9, 'ab\\x1b[2J'],
+    [`a${'\u0301'.repeat(40)}b`, 20, '…'],
+  ])('%j in %i columns is cut between what people see as characters: %j', (text, columns, cut) => {
+    expect(excerpt(text, columns)).toBe(cut)
   })
 
   test.each([
@@ -204,6 +235,8 @@ describe('a path in a command that is printed for copying', () => {
     ['- dash.jsonl', "'./- dash.jsonl'"],
     ['a\nb\u001B[31m', String.raw`$'a\x0ab\x1b[31m'`],
     ["\u009B'\\", String.raw`$'\xc2\x9b\'\\'`],
+    ['a\u202Eb', String.raw`$'a\xe2\x80\xaeb'`],
+    ['a\u200Bb', String.raw`$'a\xe2\x80\x8bb'`],
   ])('%j is %s', (path, word) => {
     expect(shellWord(path)).toBe(word)
   })

@@ -2,21 +2,18 @@ import { spawn } from 'node:child_process'
 import { open, readFile, readdir } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { text as textOf } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
-import { repair } from '../../src/cli/commands/repair.ts'
 import { Interrupted } from '../../src/cli/exit-codes.ts'
-import { Output } from '../../src/cli/output.ts'
-import { run } from '../../src/cli/run.ts'
 import { nodeFileSystem } from '../../src/fs/node-file-system.ts'
 import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/real-disk-volumes.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, outcomeOf, start, textUntil } from './run-command.ts'
+import { main, ministore, ministoreProcess, type Outcome, outcomeOf, start, textUntil } from './run-command.ts'
 
 const noTmpfs = await whyNoVolume('tmpfs')
 
@@ -176,7 +173,7 @@ describe('append', () => {
         ['append', path],
         ['repair', path, '--write'],
       ]) {
-        const outcome = await ministore(args, '1\n')
+        const outcome = await ministoreProcess(args, '1\n')
         expect(outcome).toMatchObject({ code: 1, stdout: '' })
         expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
       }
@@ -402,10 +399,7 @@ describe('repair', () => {
 })
 
 /** Runs it in this process and asks it to end as soon as the active segment has been replaced. */
-async function interruptedRepair(
-  args: readonly string[],
-  active: string,
-): Promise<{ code: number; stdout: string; stderr: string }> {
+async function interruptedRepair(args: readonly string[], active: string): Promise<Outcome> {
   const stop = new AbortController()
   const rename = nodeFileSystem.rename.bind(nodeFileSystem)
   const spy = vi.spyOn(nodeFileSystem, 'rename').mockImplementation(async (from, to) => {
@@ -413,32 +407,11 @@ async function interruptedRepair(
     if (to === active) stop.abort(new Interrupted('SIGINT'))
   })
   onTestFinished(() => spy.mockRestore())
-  const printed = { stdout: '', stderr: '' }
-  const output = (name: 'stdout' | 'stderr'): Output =>
-    new Output({
-      write: (text, done) => {
-        printed[name] += text
-        done()
-        return true
-      },
-      on: () => {},
-    })
-  const io = {
-    openStdin: () => Readable.from([]),
-    stdout: output('stdout'),
-    stderr: output('stderr'),
-    env: {},
-    signal: stop.signal,
-  }
-  const code = await run(['repair', ...args], io, { commands: [repair], version: '0.0.0' })
+  const outcome = await ministore(['repair', ...args], { signal: stop.signal })
   spy.mockRestore()
-  return { code, ...printed }
+  return outcome
 }
 
 test('the demo is one of the commands', async () => {
   expect((await ministore(['--help'])).stdout).toMatch(/^ {2}demo {2,}shows/m)
-  const child = start(['demo'])
-  await textUntil(child.stdout, '1. Real records')
-  child.kill('SIGKILL')
-  await once(child, 'close')
 })

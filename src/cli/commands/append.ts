@@ -8,6 +8,7 @@ import { CommandFailure, exitCodes, Interrupted } from '../exit-codes.ts'
 import { type InputLine, BadInputError, inputLines } from '../input-lines.ts'
 import type { Io } from '../io.ts'
 import { ProgressBar } from '../terminal/progress-bar.ts'
+import { jsonLine } from '../terminal/style.ts'
 import { plural } from '../terminal/units.ts'
 
 const mostInBatch = 100_000
@@ -54,7 +55,7 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
       const { lastSequence } = store
       const message = `Interrupted after ${plural(done, 'record')}; the last has sequence ${lastSequence}`
       const told = { code: 'ERR_INTERRUPTED', message, records: done, lastSequence }
-      io.stderr.tell(args.flag('json') ? `${JSON.stringify({ error: told })}\n` : `${message}.\n`)
+      io.stderr.tell(args.flag('json') ? jsonLine({ error: told }) : `${message}.\n`)
     }
     if (!(error instanceof BadInputError) && !(error instanceof MiniStoreError)) throw error
     throw failure(error, done, store.lastSequence)
@@ -62,7 +63,7 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
   bar.clear()
   const { lastSequence } = store
   const result = { firstSequence: before + 1, lastSequence, records: lastSequence - before }
-  await io.stdout.write(args.flag('json') ? `${JSON.stringify(result)}\n` : `${lastSequence}\n`)
+  await io.stdout.write(args.flag('json') ? jsonLine(result) : `${lastSequence}\n`)
   return exitCodes.ok
 }
 

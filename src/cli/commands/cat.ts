@@ -6,8 +6,8 @@ import { damageReport, damageText } from '../damage.ts'
 import { exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
-import { lineCodec, numberedLine } from '../record-lines.ts'
-import { visible } from '../terminal/style.ts'
+import { lineCodec, numbered, recordLine } from '../record-lines.ts'
+import { jsonLine, visible } from '../terminal/style.ts'
 
 export const cat: Command = {
   name: 'cat',
@@ -23,8 +23,9 @@ export const cat: Command = {
     json: { help: 'errors and damage as JSON too; records are JSON in any case' },
   },
   details: [
-    'Prints the lines as they are on the disk, byte for byte. Without --salvage it ends at the first',
-    'damage, after every good record before it. The exit code is 1 when there was damage.',
+    'Prints the lines as they are on the disk, byte for byte; on a terminal, characters that are not seen',
+    'stand as \\uXXXX. Without --salvage it ends at the first damage, after every good record before it.',
+    'The exit code is 1 when there was damage.',
   ],
   examples: [
     'ministore cat state/journal.jsonl --from 100 --limit 5 | jq .',
@@ -45,10 +46,7 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
   const tell = (damage: MiniStoreError): void => {
     damages++
     const report = damageReport(damage)
-    const text = args.flag('json')
-      ? JSON.stringify({ damage: report })
-      : `damage: ${visible(damageText(report))}`
-    io.stderr.tell(`${text}\n`)
+    io.stderr.tell(args.flag('json') ? jsonLine({ damage: report }) : `damage: ${visible(damageText(report))}\n`)
   }
   await outlineOf(path, { salvage: args.flag('salvage') ? () => {} : undefined, signal: io.signal })
   const salvage = args.flag('salvage') ? tell : undefined
@@ -70,19 +68,19 @@ async function print(
   },
 ): Promise<void> {
   let left = how.limit
-  const put = (text: string): Promise<void> | undefined => {
+  const put = (record: string): Promise<void> | undefined => {
     left--
-    return io.stdout.write(text)
+    return io.stdout.write(recordLine(record, io))
   }
   if (how.isNumbered) {
     for await (const entry of MiniStore.entries(path, how.options)) {
-      await put(numberedLine(entry, how.isJson))
+      await put(numbered(entry, how.isJson))
       if (left === 0) return
     }
     return
   }
   for await (const line of MiniStore.stream(path, how.options)) {
-    const waiting = put(`${line}\n`)
+    const waiting = put(line)
     if (waiting !== undefined) await waiting
     if (left === 0) return
   }

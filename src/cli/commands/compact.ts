@@ -11,7 +11,7 @@ import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
 import { shellWord } from '../terminal/shell-word.ts'
-import { visible } from '../terminal/style.ts'
+import { jsonLine, visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
 import { unlessAborted } from '../unless-aborted.ts'
@@ -118,7 +118,7 @@ function jsonText({
   doomed,
   firstSequence,
 }: Outcome & { readonly path: string; readonly before: number }): string {
-  return `${JSON.stringify({ journal: path, before, isWritten, removed: doomed, firstSequence })}\n`
+  return jsonLine({ journal: path, before, isWritten, removed: doomed, firstSequence })
 }
 
 function text({ doomed, isWritten, firstSequence }: Outcome): string {

@@ -14,7 +14,7 @@ import { assertThere, outlineOf } from '../journal.ts'
 import { type LockState, lockState } from '../lock-state.ts'
 import { barOf } from '../terminal/bar-chart.ts'
 import { ProgressBar } from '../terminal/progress-bar.ts'
-import { type Style, styleFor, visible } from '../terminal/style.ts'
+import { jsonLine, type Style, styleFor, visible } from '../terminal/style.ts'
 import { formatTable, widthOf } from '../terminal/table.ts'
 import { countText, plural, sizeText } from '../terminal/units.ts'
 
@@ -58,7 +58,7 @@ async function runInspect(args: Arguments, io: Io): Promise<number> {
   const lock = await lockState(files.lock)
   const times = await Promise.all((found?.segments ?? []).map((segment) => modifiedAt(segment.path)))
   const seen = { path: files.path, found, times, lock }
-  await io.stdout.write(args.flag('json') ? `${JSON.stringify(jsonOf(seen))}\n` : textOf(seen, io))
+  await io.stdout.write(args.flag('json') ? jsonLine(jsonOf(seen)) : textOf(seen, io))
   return found === undefined || found.damages.length === 0 ? exitCodes.ok : exitCodes.failed
 }
 
@@ -191,7 +191,7 @@ function factsOf(found: JournalInspection, style: Style): string[] {
     ['seal', sealText(found.seal, style)],
   ]
   if (torn !== undefined) {
-    const where = `${sizeText(torn.bytes)} at offset ${torn.offset}: ${torn.reason}`
+    const where = `${sizeText(torn.bytes)} at offset ${torn.offset}: ${visible(torn.reason)}`
     facts.push(['torn', `${where} (an append under way, or the next open cuts it off)`])
   }
   if (seal.state === 'unreadable')

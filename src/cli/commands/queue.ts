@@ -15,6 +15,7 @@ import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../queue-view.ts'
+import { jsonLine } from '../terminal/style.ts'
 import { plural } from '../terminal/units.ts'
 import { unlessAborted } from '../unless-aborted.ts'
 
@@ -77,7 +78,7 @@ async function changeDead(
 ): Promise<string> {
   await using opened = await MiniQueue.open(directory, asItIs)
   const count = action === 'redrive' ? await opened.redrive(id) : await opened.discard(id)
-  if (isJson) return `${JSON.stringify({ action, count })}\n`
+  if (isJson) return jsonLine({ action, count })
   return `${action === 'redrive' ? 'Redriven' : 'Discarded'}: ${plural(count, 'dead letter')}.\n`
 }
 
@@ -104,7 +105,7 @@ async function look(action: Action, { directory, bytes, limit, isJson }: Look): 
     return isJson ? jsonLines(messages) : peekText(messages, now)
   }
   const facts = statsOf(state, { now, bytes, directory })
-  return isJson ? `${JSON.stringify(facts)}\n` : statsText(facts)
+  return isJson ? jsonLine(facts) : statsText(facts)
 }
 
 function actionOf(given: string | undefined): Action {
@@ -135,16 +136,16 @@ const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
 /** Bytes of all files of the queue. @throws {CommandFailure} when there is none. */
 async function bytesIn(directory: string): Promise<number> {
   let bytes = 0
-  let found = 0
-  for (const name of (await listIfPresent(nodeFileSystem, directory)).filter((entry) => ourName.test(entry))) {
+  const place = resolve(directory)
+  const names = (await listIfPresent(nodeFileSystem, place)).filter((entry) => ourName.test(entry))
+  for (const name of names) {
     try {
-      bytes += (await stat(join(directory, name))).size
-      found++
+      bytes += (await stat(join(place, name))).size
     } catch (error) {
-      // Removed meanwhile by the process that has the queue open.
+      // Removed meanwhile by the process that has the queue open; or a link that leads nowhere, which opening it tells.
       if (!isNotFound(error)) throw error
     }
   }
-  if (found > 0) return bytes
-  throw new CommandFailure(`There is no queue in ${resolve(directory)}: neither ${journalName} nor a snapshot`)
+  if (names.length > 0) return bytes
+  throw new CommandFailure(`There is no queue in ${place}: neither ${journalName} nor a snapshot`)
 }

@@ -29,6 +29,7 @@ import {
 } from '../repair-report.ts'
 import { snapshotsBeside } from '../repair-snapshots.ts'
 import { shellWord } from '../terminal/shell-word.ts'
+import { jsonLine } from '../terminal/style.ts'
 
 export const repair: Command = {
   name: 'repair',
@@ -110,7 +111,7 @@ async function showPlan({ path, choice, check, isJson, io }: Task): Promise<numb
     const { findings, findingCount } = plan
     const shown = isOpen ? { findings, findingCount } : planJson(plan, snapshots)
     const state = { journal: path, isSound: isSound(plan), isWritten: false, needsChoice: isOpen }
-    await io.stdout.write(`${JSON.stringify({ ...state, ...shown, choices })}\n`)
+    await io.stdout.write(jsonLine({ ...state, ...shown, choices }))
   } else {
     const context = { path, snapshots, io }
     await io.stdout.write(isOpen ? choicesText(plan, cut, context) : planText(plan, context))
@@ -195,7 +196,7 @@ function writtenJson(
     copies,
     damageCount: damages ?? null,
   }
-  return `${JSON.stringify(facts)}\n`
+  return jsonLine(facts)
 }
 
 /** What is still damaged, as verify sees it. */
@@ -225,7 +226,7 @@ async function nothingThere(path: string, isJson: boolean, io: Io): Promise<numb
   }
   await io.stdout.write(
     isJson
-      ? `${JSON.stringify(facts)}\n`
+      ? jsonLine(facts)
       : 'The journal is empty: the next open writes its header. There is nothing to repair.\n',
   )
   return exitCodes.ok

@@ -11,7 +11,7 @@ import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
-import { type Style, styleFor, visible } from '../terminal/style.ts'
+import { jsonLine, type Style, styleFor, visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
 import { unlessAborted } from '../unless-aborted.ts'
@@ -50,7 +50,7 @@ interface StateFacts {
 
 async function runStats(args: Arguments, io: Io): Promise<number> {
   const facts = await unlessAborted(io.signal, () => factsOf(args.positional(0)))
-  await io.stdout.write(args.flag('json') ? `${JSON.stringify(jsonOf(facts))}\n` : textOf(facts, styleFor(io.stdout, io)))
+  await io.stdout.write(args.flag('json') ? jsonLine(jsonOf(facts)) : textOf(facts, styleFor(io.stdout, io)))
   const isSound = facts.problem === undefined && facts.snapshots.every(({ damage }) => damage === undefined)
   return isSound ? exitCodes.ok : exitCodes.failed
 }

@@ -4,7 +4,7 @@ import { type Command, commonOptions } from '../command.ts'
 import { exitCodes, Interrupted } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
 import { outlineOf } from '../journal.ts'
-import { lineCodec, numberedLine } from '../record-lines.ts'
+import { lineCodec, numbered, recordLine } from '../record-lines.ts'
 
 const defaultRecords = 10
 
@@ -49,7 +49,7 @@ async function runTail(args: Arguments, io: Io): Promise<number> {
       signal: io.signal,
     })
     for await (const entry of entries)
-      await io.stdout.write(isNumbered ? numberedLine(entry, isJson) : `${entry.record}\n`)
+      await io.stdout.write(recordLine(isNumbered ? numbered(entry, isJson) : entry.record, io))
     await io.stdout.flush()
   } catch (error) {
     if (!follow || !(error instanceof Interrupted)) throw error

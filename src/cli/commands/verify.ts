@@ -10,7 +10,8 @@ import { assertThere, outlineOf } from '../journal.ts'
 import { lineCodec } from '../record-lines.ts'
 import { ProgressBar } from '../terminal/progress-bar.ts'
 import { shellWord } from '../terminal/shell-word.ts'
-import { styleFor, visible } from '../terminal/style.ts'
+import { styleFor, visible, visibleJson } from '../terminal/style.ts'
+import { padded } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
 
 export const verify: Command = {
@@ -104,7 +105,7 @@ class TextPrinter implements Printer {
   /** Columns of a fixed width: how wide they would have to be is known only at the end. */
   #row([segment = '', line = '', offset = '', sequence = '', damage = '']: readonly string[]): string {
     const numbers = [line.padStart(8), offset.padStart(11), sequence.padStart(10)]
-    return [segment.padEnd(24), ...numbers, damage].join('  ')
+    return [padded(segment, 24), ...numbers, damage].join('  ')
   }
 
   #print(line: string): void {
@@ -118,7 +119,7 @@ function notesOf({ torn, isActiveMissing }: Verification): string[] {
     const { segment, offset, bytes, reason } = torn
     const where = `${sizeText(bytes)} at the end of ${visible(segment)} (offset ${offset})`
     notes.push(
-      `${where} are torn: ${reason}. No damage: the next open cuts them off, or a writer is at work.`,
+      `${where} are torn: ${visible(reason)}. No damage: the next open cuts them off, or a writer is at work.`,
     )
   }
   if (isActiveMissing)
@@ -138,7 +139,7 @@ class JsonPrinter implements Printer {
   }
 
   damage(report: DamageReport): void {
-    this.#print(`${this.#isBegun ? ',' : this.#head()}${JSON.stringify(report)}`)
+    this.#print(`${this.#isBegun ? ',' : this.#head()}${visibleJson(JSON.stringify(report))}`)
     this.#isBegun = true
   }
 
@@ -172,11 +173,11 @@ class JsonPrinter implements Printer {
             },
       isActiveMissing,
     }
-    this.#print(`${this.#isBegun ? '' : this.#head()}],${JSON.stringify(facts).slice(1)}\n`)
+    this.#print(`${this.#isBegun ? '' : this.#head()}],${visibleJson(JSON.stringify(facts).slice(1))}\n`)
   }
 
   #head(): string {
-    return `{"journal":${JSON.stringify(this.#path)},"damages":[`
+    return `{"journal":${visibleJson(JSON.stringify(this.#path))},"damages":[`
   }
 
   #print(text: string): void {

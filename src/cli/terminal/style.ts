@@ -16,17 +16,41 @@ export function styleFor(output: Output, { env }: Pick<Io, 'env'>): Style {
 }
 
 /**
- * A text that comes from a file, fit for a terminal: control characters, which could do anything there, are
- * shown as escapes.
+ * Characters that do something to a terminal, or to the text around them, and are not seen themselves: controls,
+ * separators of lines and paragraphs, and what Unicode calls format characters and default-ignorable (directions,
+ * joiners, tags, fillers). The variation selectors of emoji only choose between two pictures.
  */
+export const unseen: RegExp = /(?![\uFE00-\uFE0F])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{DI}]/gu
+
+/** A text that comes from a file, fit for a terminal: characters that are not seen are shown as escapes. */
 export function visible(text: string): string {
-  // oxlint-disable-next-line no-control-regex -- these are what is looked for
-  return text.replaceAll(/[\u0000-\u001F\u007F-\u009F]/g, (character) => {
-    return `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`
+  return text.replaceAll(unseen, (character) => {
+    const code = (character.codePointAt(0) as number).toString(16)
+    if (code.length <= 2) return `\\x${code.padStart(2, '0')}`
+    return code.length <= 4 ? `\\u${code.padStart(4, '0')}` : `\\u{${code}}`
   })
 }
 
-/** The same for a text of ours that may quote one: its lines stay lines. */
+/**
+ * The same for a line of JSON, which keeps its value: in JSON these characters stand in strings only, but for white
+ * space. A tab does no harm; a `\r` outside of a string is shown too, or it would hide what stands before it.
+ */
+export function visibleJson(line: string): string {
+  return line.replaceAll(unseen, (character) => {
+    if (character === '\t') return character
+    // An escape of JSON is one of UTF-16: a character beyond U+FFFF takes two.
+    return Array.from({ length: character.length }, (_, at) => {
+      return `\\u${character.charCodeAt(at).toString(16).padStart(4, '0')}`
+    }).join('')
+  })
+}
+
+/** A value as a line of JSON, for programs whose output may be seen on a terminal all the same. */
+export function jsonLine(value: object): string {
+  return `${visibleJson(JSON.stringify(value))}\n`
+}
+
+/** What `visible` makes of a text that is ours and may quote one: its lines stay lines. */
 export function visibleLines(text: string): string {
   return text.split('\n').map(visible).join('\n')
 }

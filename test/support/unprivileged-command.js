@@ -1,0 +1,36 @@
+// Runs commands as a user without rights, which a process of root can become but not leave: hence a process of its
+// own. Reports what each printed and how it ended.
+import { Readable } from 'node:stream'
+
+import { commands } from '../../dist/cli/commands.js'
+import { Output } from '../../dist/cli/output.js'
+import { run } from '../../dist/cli/run.js'
+
+const [user, calls] = process.argv.slice(2)
+process.setgid(Number(user))
+process.setgroups([Number(user)])
+process.setuid(Number(user))
+
+const outcomes = []
+for (const args of JSON.parse(calls)) {
+  const printed = { stdout: '', stderr: '' }
+  const output = (name) => {
+    const write = (text, done) => {
+      printed[name] += text
+      done()
+      return true
+    }
+    return new Output({ write, on: () => {} })
+  }
+  const io = {
+    openStdin: () => Readable.from([]),
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env: {},
+    signal: new AbortController().signal,
+  }
+  const code = await run(args, io, { commands, version: '0.0.0' })
+  outcomes.push({ code, ...printed })
+}
+process.send(outcomes)
+process.disconnect()

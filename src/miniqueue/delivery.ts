@@ -1,4 +1,4 @@
-import type { MiniStoreError } from '../errors.ts'
+import { MiniStoreError } from '../errors.ts'
 import { Alarm } from './alarm.ts'
 import type { Clock } from './clock.ts'
 import { Dispatcher, type LeaseOffice, type LeaseRequest } from './dispatcher.ts'
@@ -87,9 +87,16 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldest }
   }
 
-  /** Makes dead letters of those whose process has ended in their last attempt. */
+  /** Makes dead letters of those whose process has ended in their last attempt. When it rejects this is over. */
   async buryExhausted(): Promise<void> {
-    await this.settlement.bury([...this.#leases.all], 'its process ended in the last attempt')
+    try {
+      await this.settlement.bury([...this.#leases.all], 'its process ended in the last attempt')
+    } catch (error) {
+      // A full disk must not keep anybody from emptying the queue.
+      if (error instanceof MiniStoreError && !this.#log.hasFailed) return this.#log.tell(error)
+      this.end()
+      throw error
+    }
   }
 
   follow(mutation: QueueMutation, outcome: Outcome): void {

@@ -54,25 +54,21 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * be written, `onError` is told and it is tried again.
    *
    * @throws {MiniStoreError} what `StateManager.open` does: `ERR_MINISTORE_LOCKED` when another process has
-   *   it open.
-   * @throws {TypeError | RangeError} for options that are none.
+   *   it open; `…_MUTATOR` or `…_CORRUPT` when its files hold what no queue has written.
+   * @throws {TypeError | RangeError} for options that are none. Whenever it rejects, the lock is free again.
    */
   static async open<T = unknown>(directory: string, options?: QueueOptions): Promise<MiniQueue<T>> {
     const settings = queueSettings(options)
     const log = await QueueLog.open(directory, settings)
-    const delivery = new Delivery<T>(log, settings)
     try {
+      const delivery = new Delivery<T>(log, settings)
       await delivery.buryExhausted()
+      return new MiniQueue(log, settings, delivery)
     } catch (error) {
-      // A full disk must not keep anybody from emptying the queue.
-      if (!log.hasFailed) log.tell(error)
-      else {
-        delivery.end()
-        await log.close().catch(() => {})
-        throw error
-      }
+      // What went wrong first is what counts.
+      await log.close().catch(() => {})
+      throw error
     }
-    return new MiniQueue(log, settings, delivery)
   }
 
   /** Absolute path of the directory. */

@@ -20,7 +20,7 @@ export function encodePayload(payload: unknown, maxBytes: number): EncodedPayloa
     throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', message)
   }
   // Each level takes two characters at least, so a short text need not be looked at.
-  if (json.length > 2 * maxLevels && isDeeper(JSON.parse(json), maxLevels)) {
+  if (json.length > 2 * maxLevels && isTooDeep(JSON.parse(json))) {
     throw notSerializable(`it is nested deeper than ${maxLevels} levels`)
   }
   return { json, bytes }
@@ -29,6 +29,11 @@ export function encodePayload(payload: unknown, maxBytes: number): EncodedPayloa
 /** A copy of a payload of the state, which the caller may change. */
 export function copyPayload(payload: unknown): unknown {
   return isObject(payload) ? (JSON.parse(JSON.stringify(payload)) as unknown) : payload
+}
+
+/** Whether JSON.stringify and a snapshot might not be able to follow. */
+export function isTooDeep(payload: unknown): boolean {
+  return isDeeper(payload, maxLevels)
 }
 
 function jsonOf(payload: unknown): string {

@@ -1,5 +1,3 @@
-import { resolve } from 'node:path'
-
 import PQueue from 'p-queue'
 
 import { MiniStoreError } from '../errors.ts'
@@ -7,13 +5,14 @@ import { SnapStore } from '../minisnap/index.ts'
 import {
   type CompactionReport, StateManager, type StateOptions, type StateRecovery,
 } from '../ministate/index.ts'
-import { isObject } from '../options.ts'
+import { directoryPath } from '../ministate/settings.ts'
 import { tell } from '../tell.ts'
 import { publishMutation } from './channels.ts'
 import { Compactor } from './compactor.ts'
 import { queuePoisoned } from './queue-errors.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from './queue-state.ts'
 import type { QueueSettings } from './settings.ts'
+import { assertMutation, assertQueue } from './shape.ts'
 import { type Outcome, transition } from './transitions.ts'
 
 type Manager = StateManager<QueueState, QueueMutation>
@@ -88,11 +87,15 @@ export class QueueLog {
   /** Opens the directory and its lock; rejects as `StateManager.open` does. */
   static async open(directory: string, settings: QueueSettings): Promise<QueueLog> {
     const applied: Applied = {}
+    const path = directoryPath(directory)
     const options: ManagerOptions = {
       ...(settings.state as Pick<ManagerOptions, 'journal' | 'snapshots'>),
       fileSystem: settings.fileSystem,
       initialState: emptyQueue,
+      // Before it is written: what the mutator refuses afterwards could never be opened again.
+      validate: (_state, mutation) => assertMutation(mutation),
       mutator: (state, mutation) => {
+        assertQueue(state, path)
         const outcome = transition(state, mutation)
         applied.outcome = outcome
         applied.listener?.follow(mutation, outcome)
@@ -100,7 +103,6 @@ export class QueueLog {
     }
     const manager = await StateManager.open<QueueState, QueueMutation>(directory, options)
     try {
-      const path = resolve(directory)
       assertQueue(manager.state, path)
       const log = new QueueLog({ directory: path, manager, applied, settings })
       await log.#weighSnapshots()
@@ -208,12 +210,4 @@ function isFatal(error: unknown): error is MiniStoreError {
  */
 function bytesBeforeSnapshot({ journalUse: { bytes, mutations }, recovery }: Manager): number {
   return mutations === 0 ? bytes : bytes * (1 - recovery.replayed / mutations)
-}
-
-/** A snapshot of something else would do harm only later. */
-export function assertQueue(state: unknown, path: string): void {
-  const names = Object.keys(emptyQueue()).filter((name) => !isObject(state) || !Object.hasOwn(state, name))
-  if (names.length === 0) return
-  const message = `${path} holds the state of something else than a queue: it has no ${names.join(', ')}`
-  throw new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path })
 }

@@ -231,7 +231,21 @@ function clockOption(value: unknown): Clock {
   const methods = ['wallMs', 'monotonicMs', 'setTimer']
   const isClock = isObject(value) && methods.every((name) => typeof Reflect.get(value, name) === 'function')
   if (!isClock) throw new TypeError(`Expected \`clock\` to have ${methods.join(', ')}, got ${shown(value)}`)
-  return value as Clock
+  const clock = value as Clock
+  return {
+    wallMs: () => clockMs('wallMs', clock.wallMs()),
+    monotonicMs: () => clockMs('monotonicMs', clock.monotonicMs()),
+    setTimer: (ms, ring, options) => clock.setTimer(ms, ring, options),
+  }
+}
+
+/** Far from the last moment that a date can be, so that it is one after every delay too. */
+const latestMs = 8.6e15
+
+/** A time that is none would be written down, and fail whoever opens the queue. */
+function clockMs(method: string, ms: unknown): number {
+  if (typeof ms === 'number' && Math.abs(ms) <= latestMs) return ms
+  throw new TypeError(`Expected \`clock.${method}\` to give milliseconds, got ${shown(ms)}`)
 }
 
 function nested(name: string, value: unknown, known: readonly string[]): Fields {

@@ -3,6 +3,7 @@ import {
   type DeadMessage, type NewMessage, type OneMutation, type QueuedMessage, type QueueMutation, type QueueState,
   stepsOf,
 } from './queue-state.ts'
+import { assertMutation } from './shape.ts'
 import { weightOf } from './weight.ts'
 
 /** What a mutation has done, for whoever keeps an index of the state. */
@@ -30,11 +31,8 @@ export interface Outcome {
  */
 export function transition(state: QueueState, mutation: QueueMutation): Outcome {
   const outcome: Outcome = { added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 }
-  const steps = stepsOf(mutation)
-  if (!steps.every(isStep)) {
-    throw new TypeError(`Expected a mutation of a queue, got ${JSON.stringify(mutation).slice(0, 100)}`)
-  }
-  for (const step of steps) take(step, state, outcome)
+  assertMutation(mutation)
+  for (const step of stepsOf(mutation)) take(step, state, outcome)
   return outcome
 }
 
@@ -73,10 +71,6 @@ const transitions: {
 }
 
 type Transition<Step> = (state: QueueState, step: Step, outcome: Outcome) => void
-
-function isStep({ op }: OneMutation): boolean {
-  return Object.hasOwn(transitions, op)
-}
 
 function take<Step extends OneMutation>(step: Step, state: QueueState, outcome: Outcome): void {
   const transit = transitions[step.op] as Transition<Step>

@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -113,6 +113,20 @@ describe('queue', () => {
     expect(stderr).toContain('holds the state of something else than a queue')
     await expect(MiniQueue.open(directory)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
     expect((await ministore(['queue', await someQueue(), 'redrive', '9999999999999999'])).code).toBe(2)
+  })
+
+  test.each([
+    ['a date that is none', { op: 'enqueue', at: 1e300, messages: [{ payload: 1, bytes: 1 }] }],
+    ['an id that is the name of a prototype', { op: 'deliver', ids: ['__proto__'] }],
+  ])('of a journal with %s says so in a line, whatever it is asked', async (_, mutation) => {
+    const directory = await temporaryDirectory()
+    const record = JSON.stringify(mutation)
+    await writeFile(join(directory, 'journal.jsonl'), `// MINISTORE JOURNAL v0.2.0 seq=1\n${record}\n`)
+    for (const action of ['stats', 'peek', 'dead']) {
+      const { code, stderr } = await ministore(['queue', directory, action])
+      expect([code, stderr]).toEqual([1, expect.stringMatching(/^[^\n]*Expected a mutation of a queue[^\n]*\n$/)])
+    }
+    expect((await ministore(['queue', directory, 'redrive', 'all'])).code).toBe(1)
   })
 
   test('of a directory without one says so, and makes none', async () => {

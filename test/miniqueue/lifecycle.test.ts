@@ -1,10 +1,11 @@
 import { describe, expect, test, vi } from 'vitest'
 
-import { type Message, MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
+import { type Clock, type Message, MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import type { SteppedClock } from '../crash/queue-clock.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { codeOf, countsOf, directory, errorOf, openQueue, payloadsOf, receiveOne, reopenKilled } from './support.ts'
+import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, payloadsOf, receiveOne, reopenKilled } from './support.ts'
 
 describe('open', () => {
   test('makes an empty queue with the defaults, on the disk of this machine', async () => {
@@ -104,6 +105,36 @@ describe('open', () => {
     [{ fileSystem: {} }, /`fileSystem`/],
   ])('refuses options that are none, before it touches the disk: %o', async (options, message) => {
     await expect(MiniQueue.open(directory, options as QueueOptions)).rejects.toThrow(message)
+  })
+
+  const broken = new Error('no battery')
+  const noClock = (): never => {
+    throw broken
+  }
+
+  test.each<[string, (clock: SteppedClock) => Partial<Clock>, { readonly message?: string }]>([
+    ['has no wall clock', () => ({ wallMs: noClock }), broken],
+    ['has no monotonic clock', () => ({ monotonicMs: noClock }), broken],
+    ['gives times that are none', () => ({ wallMs: () => Number.NaN }), { message: 'Expected `clock.wallMs` to give milliseconds, got `NaN` (number)' }],
+    ['gives no times', () => ({ monotonicMs: () => 'noon' as never }), { message: 'Expected `clock.monotonicMs` to give milliseconds, got `"noon"` (string)' }],
+    ['fails when it is asked again', (clock) => {
+      let asked = 0
+      return { wallMs: () => (asked++ < 1 ? clock.wallMs() : noClock()) }
+    }, broken],
+    ['has no timers, on a full disk', () => ({ setTimer: noClock }), broken],
+  ])('frees the lock when a clock %s', async (name, parts, error) => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+    await receiveOne(queue)
+    await queue.close()
+    const full = name.endsWith('full disk') ? files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC') : undefined
+    const { wallMs, monotonicMs, setTimer } = clock
+    const failing = openQueue({ files, maxAttempts: 1, clock: { wallMs, monotonicMs, setTimer, ...parts(clock) } as SteppedClock })
+    await expect(failing).rejects.toMatchObject(error)
+    full?.remove()
+    const again = await openQueue({ files, clock, maxAttempts: 2 })
+    expect([...countsOf(again.queue), clock.timers]).toEqual([2, 0, 0, 0, 0])
+    await again.queue.close()
   })
 
   test.each(['', 5, undefined])('refuses %o for a directory', async (path) => {

@@ -5,8 +5,8 @@ import { listIfPresent } from '../../fs/directories.ts'
 import { isNotFound } from '../../fs/file-system.ts'
 import { nodeFileSystem } from '../../fs/node-file-system.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
-import { assertQueue } from '../../miniqueue/queue-log.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/queue-state.ts'
+import { assertQueue } from '../../miniqueue/shape.ts'
 import { transition } from '../../miniqueue/transitions.ts'
 import { readState } from '../../ministate/read-state.ts'
 import { journalName } from '../../ministate/settings.ts'
@@ -90,11 +90,15 @@ interface Look {
 }
 
 async function look(action: Action, { directory, bytes, limit, isJson }: Look): Promise<string> {
+  const path = resolve(directory)
   const { state } = await readState<QueueState, QueueMutation>(directory, {
     initialState: emptyQueue,
-    mutator: (current, mutation) => void transition(current, mutation),
+    mutator: (current, mutation) => {
+      assertQueue(current, path)
+      transition(current, mutation)
+    },
   })
-  assertQueue(state, resolve(directory))
+  assertQueue(state, path)
   const now = Date.now()
   if (action === 'dead') {
     const letters = deadLetters(state, limit)

@@ -1,0 +1,149 @@
+import { MiniStoreError } from '../errors.ts'
+import { isObject } from '../options.ts'
+import { isTooDeep } from './payload.ts'
+import { emptyQueue, keyName, type OneMutation, type QueueMutation, type QueueState } from './queue-state.ts'
+
+// What comes from a file may have been forged: an id such as `__proto__` would lead to the prototype of every
+// object, and a date beyond those that there are would fail whoever shows it. So nothing of a file is used as a
+// name or a number before its shape is known. Fields that are not known here are of a later version, and stay.
+
+type Check = (value: unknown) => boolean
+
+/** A queue that counts on never comes near to it, so numbers stay exact. */
+const mostIds = 2 ** 52
+/** What a `Date` can be. */
+const mostMs = 8.64e15
+
+const isInteger: Check = Number.isSafeInteger
+const isCount: Check = (value) => isInteger(value) && (value as number) >= 0
+const isId: Check = (value) => isInteger(value) && (value as number) >= 1 && (value as number) <= mostIds
+const isTime: Check = (value) => typeof value === 'number' && Math.abs(value) <= mostMs
+const isText: Check = (value) => typeof value === 'string'
+const isPayload: Check = (value) => value !== undefined && !isTooDeep(value)
+const isRecord: Check = (value) => isObject(value) && !Array.isArray(value)
+
+function optional(check: Check): Check {
+  return (value) => value === undefined || check(value)
+}
+
+function listOf(check: Check): Check {
+  return (value) => Array.isArray(value) && value.every(check)
+}
+
+/** The name of a field that is not what it should be; undefined when all are. */
+function badField(value: unknown, fields: ReadonlyArray<readonly [name: string, check: Check]>): string | undefined {
+  return fields.find(([name, check]) => !check(Reflect.get(value as object, name)))?.[0]
+}
+
+function recordOf(fields: Readonly<Record<string, Check>>): Check {
+  const entries = Object.entries(fields)
+  return (value) => isRecord(value) && badField(value, entries) === undefined
+}
+
+const isIds = listOf(isId)
+const stored = { payload: isPayload, bytes: isCount, key: optional(isText) }
+const isNewMessage = recordOf({ ...stored, priority: optional(isInteger), dueAt: optional(isTime) })
+
+/** What each mutation consists of, besides its `op`. */
+const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly [string, Check]>>> = {
+  enqueue: [['at', isTime], ['messages', listOf(isNewMessage)]],
+  deliver: [['ids', isIds]],
+  return: [['ids', isIds]],
+  ack: [['ids', isIds], ['keysUntil', optional(isTime)]],
+  nack: [['id', isId], ['dueAt', optional(isTime)], ['reason', optional(isText)]],
+  bury: [['ids', isIds], ['reason', isText], ['at', isTime]],
+  redrive: [['ids', isIds]],
+  discard: [['ids', isIds]],
+  purge: [['except', isIds]],
+}
+
+/** @throws {TypeError} for what is no mutation of a queue, such as one of a later version. */
+export function assertMutation(value: unknown): asserts value is QueueMutation {
+  const isBatch = isRecord(value) && opOf(value) === 'batch'
+  if (!isBatch) return assertOne(value)
+  const steps: unknown = Reflect.get(value as object, 'steps')
+  if (!Array.isArray(steps)) throw notMutation('a batch', 'steps')
+  for (const step of steps as unknown[]) {
+    assertOne(step)
+    if (step.op === 'purge') throw notMutation('a batch', 'steps')
+  }
+}
+
+function assertOne(value: unknown): asserts value is OneMutation {
+  const op = isRecord(value) ? opOf(value) : undefined
+  if (typeof op !== 'string' || !Object.hasOwn(mutationFields, op)) {
+    throw new TypeError(`Expected a mutation of a queue, got ${op === undefined ? 'something else' : `one named ${nameOf(op)}`}`)
+  }
+  const bad = badField(value, mutationFields[op as OneMutation['op']])
+  if (bad !== undefined) throw notMutation(nameOf(op), bad)
+}
+
+function opOf(value: unknown): unknown {
+  return Reflect.get(value as object, 'op')
+}
+
+function nameOf(op: unknown): string {
+  return typeof op === 'string' ? JSON.stringify(op.slice(0, 100)) : `a ${typeof op}`
+}
+
+function notMutation(what: string, field: string): TypeError {
+  return new TypeError(`Expected a mutation of a queue, got ${what} whose \`${field}\` no queue writes`)
+}
+
+const message = { ...stored, priority: isInteger, enqueuedAt: isTime, attempts: isCount }
+const isMessage = recordOf({ ...message, order: isId, dueAt: optional(isTime), reason: optional(isText) })
+const isDead = recordOf({ ...message, reason: isText, diedAt: isTime })
+const isHolder = recordOf({ id: isId, until: optional(isTime) })
+const isKeyName: Check = (name) => (name as string).startsWith(keyName(''))
+const isExpiring = recordOf({ key: isText, until: isTime })
+
+/** States that are well, and stay so: the transitions see to it. */
+const known = new WeakSet<object>()
+
+/**
+ * To be asked of every state that may come from a file, before anything is made of it. One that it knows costs
+ * nothing.
+ *
+ * @param path of the queue.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` for what is no state of a queue.
+ */
+export function assertQueue(state: unknown, path: string): asserts state is QueueState {
+  if (isObject(state) && known.has(state)) return
+  const missing = Object.keys(emptyQueue()).filter((name) => !isObject(state) || !Object.hasOwn(state, name))
+  if (missing.length > 0) {
+    const text = `${path} holds the state of something else than a queue: it has no ${missing.join(', ')}`
+    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', text, { path })
+  }
+  const bad = badPlace(state as QueueState)
+  if (bad !== undefined) {
+    const text = `${path} holds a state that no queue has written: ${bad} is not what it should be`
+    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', text, { path })
+  }
+  known.add(state as QueueState)
+}
+
+/** Where a state is not that of a queue; undefined when it is. */
+function badPlace(state: QueueState): string | undefined {
+  if (!isId(state.nextId)) return '`nextId`'
+  if (!isId(state.nextOrder)) return '`nextOrder`'
+  const isOwnId: Check = (name) => String(Number(name)) === name && isId(Number(name)) && Number(name) < state.nextId
+  const isAlive: Check = (name) => isOwnId(name) && !(isRecord(state.dead) && Object.hasOwn(state.dead, name as string))
+  return (
+    badEntry('messages', state.messages, { isName: isAlive, isValue: isMessage }) ??
+    badEntry('dead', state.dead, { isName: isOwnId, isValue: isDead }) ??
+    badEntry('keys', state.keys, { isName: isKeyName, isValue: isHolder }) ??
+    (listOf(isExpiring)(state.expiring) ? undefined : '`expiring`')
+  )
+}
+
+function badEntry(
+  name: string,
+  record: unknown,
+  { isName, isValue }: { readonly isName: Check; readonly isValue: Check },
+): string | undefined {
+  if (!isRecord(record)) return `\`${name}\``
+  for (const key of Object.keys(record as object)) {
+    if (!isName(key) || !isValue(Reflect.get(record as object, key))) return `${nameOf(key)} of \`${name}\``
+  }
+  return undefined
+}

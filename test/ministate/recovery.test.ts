@@ -86,8 +86,11 @@ describe('opening', () => {
     const files = await withTwoSnapshots()
     await (await openSums({ files })).manager.close()
     const changes = changesOf(files)
+    const before = files.snapshot()
     await (await openSums({ files })).manager.close()
-    expect(changes.filter((change) => !/^sync|^open .*lock$|write .*journal\.jsonl$/.test(change))).toEqual([])
+    // Bytes behind the seal are cut and written again, as they were.
+    expect(changes.filter((change) => !/^sync|^open .*lock$|(?:truncate|write) .*journal\.jsonl$/.test(change))).toEqual([])
+    expect(files.snapshot()).toEqual(before)
   })
 
   test('a second time while it is open is refused', async () => {

@@ -47,7 +47,8 @@ async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
   }
 }
 
-async function exists(fs: FileSystem, path: string): Promise<boolean> {
+/** Whether there is something at a path. */
+export async function exists(fs: FileSystem, path: string): Promise<boolean> {
   try {
     await fs.stat(path)
     return true

@@ -7,8 +7,11 @@ export const headerMagic = '// MINISTORE JOURNAL v'
 /** The version that is written. Read is everything up to the same major version. */
 export const formatVersion = '0.2.0'
 
-/** No header is longer; a first line that is, is not a header. */
+/** No header is longer; a first line that is, is not a header. Those that are written have fewer than 80 bytes. */
 export const maxHeaderBytes = 512
+
+/** The last sequence number that there can be. Beyond it JavaScript would give two records one number. */
+export const maxSequence: number = Number.MAX_SAFE_INTEGER
 
 /** Line 1 of a segment. */
 export interface Header {
@@ -36,7 +39,7 @@ export function formatHeader(fields: {
  * Reads a header line given without its `\n`. Fields it does not know are passed over, so that a later minor
  * version may add some.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` when it is no header, `ERR_MINISTORE_UNSUPPORTED_VERSION` when
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` when it is no header or is longer than the limit, `ERR_MINISTORE_UNSUPPORTED_VERSION` when
  *   its major version is newer than ours.
  */
 export function parseHeader(text: string, where: { readonly path: string; readonly segment: string }): Header {
@@ -44,7 +47,8 @@ export function parseHeader(text: string, where: { readonly path: string; readon
   const [, major, minor] = /^(\d+)\.(\d+)\.\d+(?:[-+][0-9A-Za-z.+-]+)?$/.exec(version) ?? []
   // Ours are ASCII. A flipped bit can make a byte that is none, and would be counted as three.
   const isAscii = /^[\x20-\x7e]*\r?$/.test(text)
-  if (!text.startsWith(headerMagic) || major === undefined || !isAscii) throw notAHeader(text, where)
+  const isTooLong = text.length > maxHeaderBytes
+  if (!text.startsWith(headerMagic) || major === undefined || !isAscii || isTooLong) throw notAHeader(text, where)
   if (Number(major) > Number.parseInt(formatVersion, 10)) {
     throw new MiniStoreError(
       'ERR_MINISTORE_UNSUPPORTED_VERSION',
@@ -73,7 +77,10 @@ export function isPartialHeader(bytes: Uint8Array): boolean {
 
 function notAHeader(text: string, where: { readonly path: string; readonly segment: string }): MiniStoreError {
   const isMarked = text.startsWith('\uFEFF')
-  const got = isMarked ? 'a UTF-8 byte order mark (was it saved by an editor?)' : JSON.stringify(text.slice(0, 60))
+  const start = JSON.stringify(text.slice(0, 60))
+  const isTooLong = text.startsWith(headerMagic) && text.length > maxHeaderBytes
+  const length = isTooLong ? ` and more than ${maxHeaderBytes} bytes` : ''
+  const got = isMarked ? 'a UTF-8 byte order mark (was it saved by an editor?)' : start + length
   return new MiniStoreError(
     'ERR_MINISTORE_CORRUPT',
     `${where.segment} is not a journal or its header is damaged: expected line 1 to be ` +
@@ -85,7 +92,7 @@ function notAHeader(text: string, where: { readonly path: string; readonly segme
 function parseSequence(text: string | undefined): number | undefined {
   if (text === undefined || !/^[1-9]\d{0,15}$/.test(text)) return undefined
   const sequence = Number(text)
-  return Number.isSafeInteger(sequence) ? sequence : undefined
+  return sequence <= maxSequence ? sequence : undefined
 }
 
 function split(field: string): [string, string] {

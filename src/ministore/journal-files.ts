@@ -2,6 +2,9 @@ import { basename, dirname, join } from 'node:path'
 
 import { temporarySuffix } from '../fs/atomic-replace.ts'
 
+/** The highest number of a sealed segment: a name with more digits is not taken for one. */
+export const maxSegmentNumber = 999_999_999_999_999
+
 /** The files of one journal, all in one directory. The active segment's path is the journal's path. */
 export class JournalFiles {
   readonly path: string
@@ -43,6 +46,11 @@ export class JournalFiles {
   /** Name for the bytes that recovery removed; `copy` counts from 1 when one name is taken. */
   tornName(sequence: number, copy: number): string {
     return `${this.name}.torn-${sequence}${copy === 1 ? '' : `-${copy}`}`
+  }
+
+  /** A name as long as any that a writer or a repair gives to a file of this journal. */
+  get longestName(): string {
+    return `${this.tornName(Number.MAX_SAFE_INTEGER, 999)}${temporarySuffix}`
   }
 
   /** Whether a writer of this journal makes, renames or removes files of this name; the active segment does not count. */

@@ -6,7 +6,8 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { ChangeSignal } from './change-signal.ts'
 import { appendChannel, type AppendTrace, rotateChannel, traced } from './channels.ts'
-import type { JournalFiles } from './journal-files.ts'
+import { maxSequence } from './header.ts'
+import { type JournalFiles, maxSegmentNumber } from './journal-files.ts'
 import type { JournalTail, JournalView } from './journal-source.ts'
 import { type ActiveSegment, orPoison, PoisoningError } from './next-segment.ts'
 import type { RecoveredJournal } from './recovery.ts'
@@ -117,6 +118,7 @@ export class JournalWriter {
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
         this.assertSound()
+        this.#assertNumbersLeft(records)
         const { prefix } = this.#active
         const isFull = prefix.records > 0 && prefix.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
@@ -229,7 +231,19 @@ export class JournalWriter {
     return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
   }
 
+  /** Sequence numbers must not run out in the middle of a write: beyond the last one there are duplicates. */
+  #assertNumbersLeft(records: number): void {
+    const left = maxSequence - this.lastSequence
+    if (records <= left) return
+    throw new RangeError(`Expected at most ${left} more record(s), got ${records}: sequence numbers end at ${maxSequence}`)
+  }
+
   async #rotate(): Promise<void> {
+    // The next header says the number of the next record.
+    this.#assertNumbersLeft(1)
+    if (this.#sealed.at(-1)?.number === maxSegmentNumber) {
+      throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber} for the next segment: they are used up`)
+    }
     const { file } = this.#active
     await this.#whileRenaming(() => this.#sealAndBegin())
     // Every byte of it is durable, so nothing that closing could report would matter.

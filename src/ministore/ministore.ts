@@ -12,7 +12,7 @@ import type { JournalFiles } from './journal-files.ts'
 import type { JournalEntry, JournalStream } from './journal-stream.ts'
 import { JournalWriter } from './journal-writer.ts'
 import { locateJournal } from './locate.ts'
-import { assertNamesFree } from './name-check.ts'
+import { assertNamesUsable } from './name-check.ts'
 import { PoisoningError } from './next-segment.ts'
 import { RecordCodec } from './record-codec.ts'
 import { recoverJournal, type RecoveryReport } from './recovery.ts'
@@ -67,7 +67,8 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` when another writer has it open; `ERR_MINISTORE_CORRUPT` for damage
    *   that is no torn tail, and nothing is changed; `ERR_MINISTORE_UNSUPPORTED_VERSION`;
    *   `ERR_MINISTORE_LOCK_UNAVAILABLE`; `ERR_MINISTORE_NAME_TAKEN` for a path such as `events.2024` beside the journal
-   *   `events`, which would take it for a segment of its own; `ERR_MINISTORE_IO` when the system refuses.
+   *   `events`, which would take it for a segment of its own; `ERR_MINISTORE_IO` when the system refuses, or when the
+   *   name is so long that the files beside the journal cannot have theirs.
    * @throws {TypeError | RangeError} for options that are none.
    */
   static open<Schema extends StandardSchemaV1>(
@@ -88,7 +89,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   static async #open(files: JournalFiles, settings: WriterSettings): Promise<MiniStore<unknown, never>> {
     const fs = settings.fileSystem
-    await assertNamesFree(fs, files)
+    await assertNamesUsable(fs, files)
     await ensureDirectory(fs, files.directory)
     const holder: { writer?: JournalWriter } = {}
     const lock = await acquireLock(fs, files.lock, { kernel: settings.lock, holder, journalPath: files.path })
@@ -164,6 +165,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    *
    * @throws {MiniStoreError} as {@link append}.
    * @throws {TypeError} for what is no iterable.
+   * @throws {RangeError} when the sequence numbers, which end at 2^53 - 1, do not suffice.
    */
   async appendAll(records: Iterable<Input>): Promise<{ first: number; last: number }> {
     this.#writer.assertUsable()

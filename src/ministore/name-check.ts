@@ -1,10 +1,49 @@
-import { basename } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
-import { listIfPresent } from '../fs/directories.ts'
-import type { FileSystem } from '../fs/file-system.ts'
+import { exists, listIfPresent } from '../fs/directories.ts'
+import { type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { JournalFiles } from './journal-files.ts'
 import { inspectActive } from './segments.ts'
+
+/**
+ * Sees to it that every file of a journal can have its name, before any of them is made.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN`; `ERR_MINISTORE_IO` for a name that is too long.
+ */
+export async function assertNamesUsable(fs: FileSystem, files: JournalFiles): Promise<void> {
+  await assertNamesFit(fs, files)
+  await assertNamesFree(fs, files)
+}
+
+/**
+ * A name may fit while that of the file which saves a torn line does not: it would be found when it is needed. How long
+ * names may be only the directory knows (255 bytes mostly, 143 where eCryptfs hides them), so it is asked for the longest.
+ */
+async function assertNamesFit(fs: FileSystem, files: JournalFiles): Promise<void> {
+  const { longestName } = files
+  // Windows tells "too long" and "not there" alike. It counts UTF-16 units.
+  if (process.platform === 'win32' && longestName.length > 255) throw nameTooLong(files)
+  for (let { directory } = files; ; directory = dirname(directory)) {
+    try {
+      await fs.stat(join(directory, longestName))
+      return
+    } catch (error) {
+      if (systemErrorCode(error) === 'ENAMETOOLONG') throw nameTooLong(files, error)
+      if (!isNotFound(error)) throw error
+      // Where a directory is missing, nothing is asked about names in it: the one above it is.
+      if (directory === dirname(directory) || (await exists(fs, directory))) return
+    }
+  }
+}
+
+function nameTooLong(files: JournalFiles, cause?: unknown): MiniStoreError {
+  const more = Buffer.byteLength(files.longestName) - Buffer.byteLength(files.name)
+  const message =
+    `The name of the journal ${files.path} is too long: files beside it have names of up to ${more} bytes more, ` +
+    'which do not fit into its directory. Give it a shorter name or path'
+  return new MiniStoreError('ERR_MINISTORE_IO', message, { path: files.path, cause })
+}
 
 /**
  * Sees to it that no file belongs to two journals: `events.2024` is a good name for a journal, and that of a sealed segment
@@ -12,10 +51,8 @@ import { inspectActive } from './segments.ts'
  *
  * To be asked before a writer's lock file is made: by that, which is never removed, a journal is known whatever crash it went
  * through. One that the Rust crate made has none; it is known by its active segment.
- *
- * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN`.
  */
-export async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<void> {
+async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<void> {
   const names = new Set(await listIfPresent(fs, files.directory))
   for (const name of names) {
     if (files.isOwn(name) && names.has(lockOf(name))) throw nameTaken(files, { owned: name, owner: files.name, known: lockOf(name) })

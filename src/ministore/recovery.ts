@@ -9,7 +9,7 @@ import { readSeal } from './seal.ts'
 import { missingActiveDamage, sealDamage } from './seal-check.ts'
 import { scanSegment, type SegmentScan } from './segment-scan.ts'
 import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import { damaged, inspectActive, type Segment, surveySegments } from './segments.ts'
+import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
 import { saveTornTail } from './torn-tail.ts'
 
 /** What opening a journal found and did, besides reading it. */
@@ -98,6 +98,8 @@ async function restoreActive(
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
   const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
   if (damage !== undefined) throw damage
+  // One more, since the header made here says the number of the next record.
+  if (last !== undefined && before !== undefined) assertNumbered(files, last, before.prefix.records + 1)
   for (const name of found.leftovers) await removeIfPresent(fs, files.at(name))
   // The seal of another active segment would contradict the one made here.
   await removeIfPresent(fs, files.seal)
@@ -143,6 +145,7 @@ async function recoverActive(
     const scan = await scanSegment(file, { end: last.bytes, checkpoint: seal?.bytes })
     const { prefix } = scan
     if (scan.damage !== undefined) throw lineDamage(files, last, prefix, scan.damage.reason)
+    assertNumbered(files, last, prefix.records)
     const mismatch = seal === undefined ? undefined : sealDamage(files, last, seal, scan)
     const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, { sealed, last, seal }))
     if (mismatch !== undefined && !isForeign) throw mismatch
@@ -230,6 +233,11 @@ async function removeLeftovers(fs: FileSystem, files: JournalFiles, names: reado
 
 function nextOf(segment: Segment, prefix: SegmentPrefix): number {
   return segment.firstSequence + prefix.records
+}
+
+function assertNumbered(files: JournalFiles, segment: Segment, records: number): void {
+  const problem = numbersProblem(segment, records)
+  if (problem !== undefined) throw damaged(files.path, segment.name, problem, { sequence: segment.firstSequence })
 }
 
 function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix, reason: string): MiniStoreError {

@@ -1,5 +1,5 @@
 import type { File } from '../fs/file-system.ts'
-import { formatHeader } from './header.ts'
+import { formatHeader, maxSequence } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { RepairLedger } from './repair-ledger.ts'
 import { type CheckLine, type LineRun, readLineRuns, upToLine } from './repair-lines.ts'
@@ -38,7 +38,8 @@ export class RepairPlanner {
     this.#check = options.check
     this.#seal = options.seal
     this.#choice = options.choice
-    this.#cutAt = options.choice.kind === 'truncate-at' ? options.choice.sequence : Number.POSITIVE_INFINITY
+    // A record beyond the last sequence number cannot stay, whatever the choice.
+    this.#cutAt = options.choice.kind === 'truncate-at' ? options.choice.sequence : maxSequence + 1
     this.#ledger = new RepairLedger(this.#cutAt)
   }
 

@@ -5,7 +5,7 @@ import { acquireLock } from '../fs/lock.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { JournalWriter } from './journal-writer.ts'
 import { locateJournal } from './locate.ts'
-import { assertNamesFree } from './name-check.ts'
+import { assertNamesUsable } from './name-check.ts'
 import { PoisoningError } from './next-segment.ts'
 import { recoverJournal } from './recovery.ts'
 import { keepBroken, repairTemporary, writeWhole } from './repair-copy.ts'
@@ -55,7 +55,7 @@ export async function repairJournal(
 ): Promise<RepairResult | undefined> {
   const { choice, check, confirm, signal } = options
   const files = await locateJournal(fs, path)
-  await assertNamesFree(fs, files)
+  await assertNamesUsable(fs, files)
   const lock = await acquireLock(fs, files.lock, { kernel: true, holder: {}, journalPath: files.path })
   try {
     const plan = await planRepair(fs, files, choice, { check, signal })

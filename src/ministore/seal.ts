@@ -18,7 +18,8 @@ export function parseSeal(text: string): SegmentPrefix | undefined {
   const [, facts = '', bytes = '', records = '', checksum, check] = match
   const crc = parseCrc32(checksum)
   if (crc === undefined || parseCrc32(check) !== crc32(facts)) return undefined
-  return { bytes: Number(bytes), records: Number(records), crc32: crc }
+  const prefix = { bytes: Number(bytes), records: Number(records), crc32: crc }
+  return Number.isSafeInteger(prefix.bytes) && Number.isSafeInteger(prefix.records) ? prefix : undefined
 }
 
 /**

@@ -7,7 +7,7 @@ import { isCleanLine, offsetAfterLines } from './line-checks.ts'
 import { type Batch, LineParser } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
 import { countLines, type SegmentPrefix } from './segment-prefix.ts'
-import { damaged, isSameSegment, readHeader, type Segment } from './segments.ts'
+import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from './segments.ts'
 
 const newline = 0x0a
 
@@ -116,6 +116,7 @@ export class SegmentReader<T> {
     this.#crc32 = crc32(block, this.#crc32)
     const lines = start === 0 ? block.subarray(this.segment.header.bytes) : block
     if (start === 0) this.#lines = 1
+    this.#assertNumbered(lines, bounds.end)
     const batches = await this.#parse(lines, this.#bytes - lines.length, bounds)
     if (damage !== undefined) batches.push({ firstSequence: this.nextSequence, records: [], damage })
     return batches
@@ -141,6 +142,13 @@ export class SegmentReader<T> {
     if (isCleanLine(block.subarray(lastLine, -1))) return block
     this.#blocks.takeBack(block.length - lastLine)
     return lastLine === 0 ? undefined : block.subarray(0, lastLine)
+  }
+
+  /** Counted only where the numbers could end at all. */
+  #assertNumbered(lines: Buffer, end: number): void {
+    if (numbersProblem(this.segment, end) === undefined) return
+    const problem = numbersProblem(this.segment, this.#lines - 1 + countLines(lines))
+    if (problem !== undefined) throw damaged(this.#path, this.segment.name, problem, { sequence: this.nextSequence })
   }
 
   async #parse(lines: Buffer, offset: number, bounds: ReadBounds): Promise<Array<Batch<T>>> {

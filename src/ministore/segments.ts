@@ -1,7 +1,7 @@
 import { MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/directories.ts'
 import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { type Header, isPartialHeader, maxHeaderBytes, parseHeader } from './header.ts'
+import { type Header, isPartialHeader, maxHeaderBytes, maxSequence, parseHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { LineBlocks } from './line-blocks.ts'
 import { countLines } from './segment-prefix.ts'
@@ -217,6 +217,7 @@ function reportDisorder(files: JournalFiles, segments: readonly Segment[], repor
 }
 
 function disorder({ firstSequence, header }: Segment, before: Segment | undefined): string | undefined {
+  if (firstSequence > maxSequence) return beyondLastSequence
   if (before === undefined) {
     return firstSequence < 1 ? 'it holds more records than the sequence of the segment after it allows' : undefined
   }
@@ -228,6 +229,14 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
   const isUnchained = header.sequence !== undefined && header.previousCrc32 === undefined
   return isUnchained ? `its header has no prev, though ${before.name} is before it` : undefined
 }
+
+/** What is wrong with a segment whose records have numbers that there cannot be; undefined when nothing is. */
+export function numbersProblem(segment: Pick<Segment, 'firstSequence'>, records: number): string | undefined {
+  // Not their sum, which would be rounded.
+  return records - 1 > maxSequence - segment.firstSequence ? beyondLastSequence : undefined
+}
+
+const beyondLastSequence = `it has records beyond ${maxSequence}, the last sequence number that there can be`
 
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {
   const file = await fs.open(segment.path, 'read')

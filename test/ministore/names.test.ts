@@ -1,8 +1,13 @@
+import { appendFile, readdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+
 import { describe, expect, test } from 'vitest'
 
-import { MiniStore } from '../../src/index.ts'
+import { MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { repairJournal } from '../../src/ministore/repair.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { ObservedFileSystem } from '../support/observed-file-system.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const taken = { code: 'ERR_MINISTORE_NAME_TAKEN' }
 
@@ -106,5 +111,65 @@ describe('a journal', () => {
       }
       for (const store of stores) await store.close()
     }
+  })
+})
+
+describe.skipIf(process.platform === 'win32')('a name whose longest sibling does not fit into the directory', () => {
+  /** What the longest of them adds: evidence of a torn line, while it is made. */
+  const longest = '.torn-9007199254740991-999.tmp'
+  /** The most bytes that a name may have on the file systems of the tests. */
+  const limit = 255
+  const tooLong = { code: 'ERR_MINISTORE_IO', cause: { code: 'ENAMETOOLONG' } }
+  const tooLongText = /^The name of the journal .* is too long: files beside it have names of up to 30 bytes more/
+
+  test.each([
+    ['x', 1],
+    ['é', 2],
+    ['日', 3],
+  ])('is refused before anything is made, counted in bytes: of %s', async (character, bytes) => {
+    const directory = await temporaryDirectory()
+    const fitting = character.repeat(Math.floor((limit - longest.length) / bytes))
+    for (const name of [`${fitting}${character}`, character.repeat(Math.floor(245 / bytes)), character.repeat(Math.floor(246 / bytes))]) {
+      const opening = MiniStore.open(join(directory, name))
+      await expect(opening).rejects.toMatchObject({ ...tooLong, path: join(directory, name) })
+      await expect(opening).rejects.toThrow(tooLongText)
+      await expect(MiniStore.open(join(directory, 'deep/er', name))).rejects.toMatchObject(tooLong)
+      await expect(repairJournal(nodeFileSystem, join(directory, name), { choice: { kind: 'drop-damaged' } })).rejects.toMatchObject(tooLong)
+      expect(await readdir(directory)).toEqual([])
+    }
+  })
+
+  test('is that of no journal whose torn line can be saved, whatever its number, and which can be repaired', async () => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, 'x'.repeat(limit - longest.length))
+    for (const copy of ['', '-2', '-3']) {
+      const store = await MiniStore.open(path)
+      await store.append('a')
+      await store.close()
+      await appendFile(path, `"torn${copy}`)
+      const again = await MiniStore.open(path)
+      expect(basename(String(again.recovery.torn?.savedAs))).toMatch(/\.torn-\d$/)
+      await again.close()
+    }
+    await appendFile(path, 'no record\n')
+    await repairJournal(nodeFileSystem, path, { choice: { kind: 'drop-damaged' } })
+    expect((await readdir(directory)).filter((name) => name.endsWith('.broken'))).toHaveLength(2)
+  })
+
+  test('is asked of the directory: where names may have 143 bytes, a shorter one is refused', async () => {
+    const directory = await temporaryDirectory()
+    const files = new ObservedFileSystem(({ path }) => {
+      if (Buffer.byteLength(basename(path)) > 143) throw Object.assign(new Error('name too long'), { code: 'ENAMETOOLONG' })
+    })
+    const fitting = join(directory, 'x'.repeat(143 - longest.length))
+    await expect(MiniStore.open(`${fitting}x`, { fileSystem: files })).rejects.toMatchObject(tooLong)
+    expect(await readdir(directory)).toEqual([])
+    await (await MiniStore.open(fitting, { fileSystem: files })).close()
+    await expect(MiniStore.replay(`${fitting}x`, { fileSystem: files })).resolves.toEqual([])
+  })
+
+  test('is none of those that a state, its snapshots and a queue have', () => {
+    const own = ['journal.jsonl', 'snapshot-9007199254740991.json.tmp']
+    for (const name of own) expect(name.length + longest.length).toBeLessThanOrEqual(143)
   })
 })

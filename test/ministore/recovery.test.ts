@@ -12,6 +12,9 @@ import {
   nodeFileSystem,
   type TornTail,
 } from '../../src/index.ts'
+import { repairJournal } from '../../src/ministore/repair.ts'
+import { parseSeal } from '../../src/ministore/seal.ts'
+import { verifyJournal } from '../../src/ministore/verification.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
@@ -680,6 +683,11 @@ describe('corruption is refused, and nothing is changed', () => {
     ['another case', `${header.toLowerCase()}1\n`],
     ['too many NULs', '\0'.repeat(513)],
     ['no end', header.trimEnd().padEnd(600, 'x')],
+    ['one byte too long', `${header.trimEnd()} x=`.padEnd(513, 'x') + '\n1\n'],
+    ['far too long', `${header.trimEnd()} x=`.padEnd(100_000, 'x') + '\n1\n'],
+    ['too long, without an end', `${header.trimEnd()} x=`.padEnd(513, 'x')],
+    ['a sequence beyond the last there can be', '// MINISTORE JOURNAL v0.2.0 seq=9007199254740992\n1\n'],
+    ['a sequence of 17 digits', '// MINISTORE JOURNAL v0.2.0 seq=10000000000000000\n1\n'],
   ])('a header that is not ours: %s', async (_, active) => {
     const directory = await journalWith({ '': active })
     await expectRefused(directory, {
@@ -691,6 +699,30 @@ describe('corruption is refused, and nothing is changed', () => {
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
       code: 'ERR_MINISTORE_CORRUPT',
     })
+  })
+
+  test.each(['', '.001'])('a header of 513 bytes, in %s: verify tells of it, repair mends it, and no append lands behind it', async (ending) => {
+    const files = new SimulatedFileSystem()
+    const segments = threeSegments()
+    for (const [at, text] of Object.entries(segments)) {
+      const [line = ''] = text.split('\n')
+      files.writeFile(`/${name}${at}`, at === ending ? text.replace(line, `${line} x=`.padEnd(513, 'x')) : text)
+    }
+    await expect(MiniStore.open(`/${name}`, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: name + ending })
+    const damages: MiniStoreError[] = []
+    await verifyJournal(files, `/${name}`, { onDamage: (damage) => damages.push(damage) })
+    expect(damages[0]?.message).toMatch(/header is damaged.*and more than 512 bytes/)
+    const repaired = await repairJournal(files, `/${name}`, { choice: { kind: 'drop-damaged' } })
+    expect(repaired?.plan.findings).toMatchObject([{ segment: name + ending, line: 1, action: 'rebuild' }])
+    const store = await MiniStore.open<number>(`/${name}`, { fileSystem: files })
+    expect(await store.append(6)).toBe(6)
+    expect(await store.replay()).toEqual([1, 2, 3, 4, 5, 6])
+    await store.close()
+  })
+
+  test('a header of 512 bytes is none', async () => {
+    const active = `${header.trimEnd()} x=`.padEnd(512, 'x') + '\n1\n'
+    await expectHealed(await journalWith({ '': active }), { records: [1], scannedBytes: active.length, files: { '': active } })
   })
 
   test.each(['', '.001'])('a newer major version, in %s', async (ending) => {
@@ -811,5 +843,103 @@ describe('the cost of open', () => {
     expect(read.get(path)).toBeGreaterThanOrEqual(active)
     expect(read.get(path)).toBeLessThanOrEqual(active + 513)
     await store.close()
+  })
+})
+
+describe('the last sequence number that there can be', () => {
+  const last = Number.MAX_SAFE_INTEGER
+  const path = `/${name}`
+
+  /** A journal whose next record has this number. */
+  function journalAt(sequence: number, lines = ''): SimulatedFileSystem {
+    const files = new SimulatedFileSystem()
+    files.writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=${sequence}\n${lines}`)
+    return files
+  }
+
+  test('is given, and nothing is written or rotated beyond it', async () => {
+    const files = journalAt(last - 2)
+    const store = await MiniStore.open<string>(path, { fileSystem: files, maxBytesPerSegment: 60 })
+    expect(await store.append('a')).toBe(last - 2)
+    await expect(store.appendAll(['b', 'c', 'd'])).rejects.toThrow(
+      new RangeError(`Expected at most 2 more record(s), got 3: sequence numbers end at ${last}`),
+    )
+    expect(await store.appendAll(['b', 'c'])).toEqual({ first: last - 1, last })
+    const before = files.snapshot()
+    await expect(store.append('e')).rejects.toThrow(RangeError)
+    await expect(store.append('long'.repeat(30)), 'which would have to rotate').rejects.toThrow(RangeError)
+    await expect(store.rotate()).rejects.toThrow(RangeError)
+    expect(files.snapshot()).toEqual(before)
+    expect(await store.replay()).toEqual(['a', 'b', 'c'])
+    await store.close()
+    const again = await MiniStore.open(path, { fileSystem: files })
+    expect([again.firstSequence, again.lastSequence]).toEqual([last - 2, last])
+    await again.close()
+  })
+
+  test('is that of the record at which a journal may still be rotated', async () => {
+    const store = await MiniStore.open<string>(path, { fileSystem: journalAt(last - 1) })
+    await store.append('a')
+    await store.rotate()
+    expect(await store.append('b')).toBe(last)
+    await store.truncateBefore(last)
+    expect(await store.replay()).toEqual(['b'])
+    await store.close()
+  })
+
+  test('is passed by a journal with more records than that: corrupt on open, when read and verified; repair cuts them off', async () => {
+    const files = journalAt(last - 1, '"a"\n"b"\n"c"\n"d"\n')
+    const before = files.snapshot()
+    const damage = { code: 'ERR_MINISTORE_CORRUPT', message: expect.stringMatching(`beyond ${last}`) as string }
+    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject(damage)
+    await expect(MiniStore.replay(path, { fileSystem: files })).rejects.toMatchObject(damage)
+    const damages: MiniStoreError[] = []
+    await verifyJournal(files, path, { onDamage: (found) => damages.push(found) })
+    expect(damages).toMatchObject([damage])
+    files.unlink(`${path}.lock`).catch(() => {})
+    expect([...files.snapshot()].filter(([file]) => !file.endsWith('.lock'))).toEqual([...before])
+    const repaired = await repairJournal(files, path, { choice: { kind: 'drop-damaged' } })
+    expect(repaired?.plan.cut).toMatchObject({ records: 2 })
+    expect(await MiniStore.replay(path, { fileSystem: files })).toEqual(['a', 'b'])
+  })
+
+  test('is not passed by counting, where headers say no number', async () => {
+    const sealed = `// MINISTORE JOURNAL v0.2.0 seq=${last - 1}\n"a"\n"b"\n"c"\n`
+    const files = journalAt(1)
+    files.writeFile(`${path}.001`, sealed)
+    files.writeFile(path, '// MINISTORE JOURNAL v0.1.0\n"d"\n')
+    const damage = { code: 'ERR_MINISTORE_CORRUPT', message: expect.stringMatching(`beyond ${last}`) as string }
+    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject(damage)
+    await files.unlink(path)
+    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject(damage)
+  })
+
+  test('a sealed segment that ends with it leaves no number for the next: no active segment is made', async () => {
+    const files = journalAt(1)
+    await files.unlink(path)
+    files.writeFile(`${path}.001`, `// MINISTORE JOURNAL v0.2.0 seq=${last}\n"a"\n`)
+    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    expect(files.names('/').filter((file) => !file.endsWith('.lock'))).toEqual([`${name}.001`])
+  })
+
+  test('a segment number has 15 digits: with the highest one, rotation is refused and nothing is changed', async () => {
+    const { '.001': first } = threeSegments()
+    const files = new SimulatedFileSystem()
+    files.writeFile(`${path}.999999999999999`, first)
+    files.writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${hex(first)}\n3\n`)
+    const store = await MiniStore.open<number>(path, { fileSystem: files })
+    const before = files.snapshot()
+    await expect(store.rotate()).rejects.toThrow(/Expected a segment number of at most 999999999999999/)
+    expect(files.snapshot()).toEqual(before)
+    expect(await store.append(4)).toBe(4)
+    expect(await store.replay()).toEqual([1, 2, 3, 4])
+    await store.close()
+  })
+
+  test('a seal that counts more than a number can say is not whole', () => {
+    const facts = 'bytes=9007199254740993 records=1 crc32=00000000'
+    expect(parseSeal(`${facts} check=${hex(facts)}\n`)).toBeUndefined()
+    const most = 'bytes=9007199254740991 records=1 crc32=00000000'
+    expect(parseSeal(`${most} check=${hex(most)}\n`)).toMatchObject({ bytes: last })
   })
 })

@@ -1,8 +1,9 @@
 import { MiniStoreError } from '../errors.ts'
+import { writeFully } from './atomic-replace.ts'
 import type { File } from './file-system.ts'
 
 /** No chunk of {@link readRange} is larger. */
-export const rangeChunkBytes: number = 64 * 1024
+export const rangeChunkBytes: number = 256 * 1024
 
 /** Reads a part of a file in chunks; each is valid until the next is asked for. `position` counts from the part's start. */
 export async function* readRange(
@@ -15,6 +16,39 @@ export async function* readRange(
     await readFully(file, bytes, range.offset + position)
     yield { bytes, position }
   }
+}
+
+/**
+ * Copies a part of a file to the beginning of another, which is empty. Chunks of nothing but NULs are left out, so that
+ * the copy of a sparse file is sparse; the last one is written and sets the length.
+ */
+export async function copyRange(
+  source: File,
+  target: File,
+  range: { readonly offset: number; readonly bytes: number },
+): Promise<void> {
+  for await (const { bytes, position } of readRange(source, range)) {
+    const isLast = position + bytes.length === range.bytes
+    if (isLast || !bytes.equals(zeros.subarray(0, bytes.length))) await writeFully(target, bytes, position)
+  }
+}
+
+const zeros = Buffer.alloc(rangeChunkBytes)
+
+/** Whether a file holds exactly the bytes of a part of another one. */
+export async function isCopyOfRange(
+  copy: File,
+  source: File,
+  range: { readonly offset: number; readonly bytes: number },
+): Promise<boolean> {
+  if ((await copy.stat()).size !== range.bytes) return false
+  const buffer = Buffer.alloc(Math.min(rangeChunkBytes, range.bytes))
+  for await (const { bytes, position } of readRange(source, range)) {
+    const other = buffer.subarray(0, bytes.length)
+    await readFully(copy, other, position)
+    if (!other.equals(bytes)) return false
+  }
+  return true
 }
 
 /** Fills a buffer from a file. */

@@ -1,8 +1,8 @@
 import { dirname } from 'node:path'
 
-import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import { removeIfPresent } from '../fs/atomic-replace.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { rangeChunkBytes, readFully, readRange } from '../fs/read-range.ts'
+import { copyRange, isCopyOfRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
 
 /**
@@ -18,7 +18,7 @@ export async function keepBroken(fs: FileSystem, files: JournalFiles, name: stri
     for (let copy = 1; ; copy++) {
       const kept = `${name}.broken${copy === 1 ? '' : `-${copy}`}`
       if (!names.includes(kept)) {
-        await writeWhole(fs, files, kept, (target) => copyBytes(source, target, size))
+        await writeWhole(fs, files, kept, (target) => copyRange(source, target, { offset: 0, bytes: size }))
         return kept
       }
       if (await holdsSame(fs, files.at(kept), source, size)) {
@@ -67,22 +67,10 @@ export function repairTemporary(files: JournalFiles): string {
   return `${files.path}.repair.tmp`
 }
 
-async function copyBytes(source: File, target: File, bytes: number): Promise<void> {
-  for await (const chunk of readRange(source, { offset: 0, bytes }))
-    await writeFully(target, chunk.bytes, chunk.position)
-}
-
 async function holdsSame(fs: FileSystem, path: string, source: File, size: number): Promise<boolean> {
   const kept = await fs.open(path, 'read')
   try {
-    if ((await kept.stat()).size !== size) return false
-    const buffer = Buffer.alloc(Math.min(rangeChunkBytes, size))
-    for await (const { bytes, position } of readRange(source, { offset: 0, bytes: size })) {
-      const other = buffer.subarray(0, bytes.length)
-      await readFully(kept, other, position)
-      if (!other.equals(bytes)) return false
-    }
-    return true
+    return await isCopyOfRange(kept, source, { offset: 0, bytes: size })
   } finally {
     await kept.close()
   }

@@ -1,7 +1,9 @@
 import { messageOf } from '../errors.ts'
 import type { File } from '../fs/file-system.ts'
+import { readRange } from '../fs/read-range.ts'
 import { LineBlocks } from './line-blocks.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, linesOf, offsetAfterLines } from './line-checks.ts'
+import { findLongTornEnd } from './torn-end.ts'
 
 /** Lines of a segment one behind the other, and the bad one that ends them, if one does. */
 export interface LineRun {
@@ -51,10 +53,11 @@ export async function* readLineRuns(
   },
 ): AsyncGenerator<LineRun> {
   const { from, end, check } = part
+  const long = await findLongTornEnd(file, { from, end })
   const blocks = new LineBlocks(file)
   let index = 0
   try {
-    for (let block; (block = await blocks.next(end)) !== undefined;) {
+    for (let block; (block = await blocks.next(long?.offset ?? end)) !== undefined;) {
       part.onBytes?.(block)
       const start = blocks.offset - block.length
       // The header is in the first block.
@@ -64,6 +67,12 @@ export async function* readLineRuns(
         index += run.lines + (run.bad === undefined ? 0 : 1)
         yield run
       }
+    }
+    if (long !== undefined) {
+      const { offset, bytes, reason } = long
+      if (part.onBytes !== undefined) for await (const chunk of readRange(file, long)) part.onBytes(chunk.bytes)
+      yield { good: Buffer.alloc(0), lines: 0, bad: { index, offset, bytes, reason, isUnclean: true } }
+      return
     }
     const { rest } = blocks
     if (rest.length === 0) return

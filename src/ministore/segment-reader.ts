@@ -8,6 +8,7 @@ import { type Batch, LineParser } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
 import { countLines, type SegmentPrefix } from './segment-prefix.ts'
 import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from './segments.ts'
+import { findLongTornEnd, type TornEnd } from './torn-end.ts'
 
 const newline = 0x0a
 
@@ -41,6 +42,9 @@ export class SegmentReader<T> {
   readonly #file: File
   readonly #blocks: LineBlocks
   readonly #parser: LineParser<T>
+  /** A torn end that is too long to be read as a line. */
+  #longEnd: TornEnd | undefined
+  #isEndUnknown = true
   /** All that was read: bytes, records, checksum. */
   #bytes = 0
   #lines = 0
@@ -98,11 +102,13 @@ export class SegmentReader<T> {
 
   /** Whether the last read met bytes after the last whole line. */
   get hasRest(): boolean {
-    return this.#blocks.rest.length > 0
+    return this.#blocks.rest.length > 0 || this.#longEnd !== undefined
   }
 
   /** Prepares for reading on after the segment may have changed behind what was read. */
   forgetRest(): void {
+    this.#longEnd = undefined
+    this.#isEndUnknown = true
     this.#blocks.forgetRest()
   }
 
@@ -129,9 +135,14 @@ export class SegmentReader<T> {
   }
 
   async #nextBlock(bounds: ReadBounds): Promise<Buffer | undefined> {
+    // Only while nothing is read ahead: calls on one file do not overlap.
+    if (bounds.mayBeTorn && this.#isEndUnknown) {
+      this.#isEndUnknown = false
+      this.#longEnd = await findLongTornEnd(this.#file, { from: this.#bytes, end: bounds.end })
+    }
     let block: Buffer | undefined
     try {
-      block = await this.#blocks.next(bounds.end)
+      block = await this.#blocks.next(this.#longEnd?.offset ?? bounds.end)
     } catch (error) {
       if (!(error instanceof LineTooLongError)) throw error
       throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, { sequence: this.nextSequence })
@@ -146,7 +157,7 @@ export class SegmentReader<T> {
 
   /** Counted only where the numbers could end at all. */
   #assertNumbered(lines: Buffer, end: number): void {
-    if (numbersProblem(this.segment, end) === undefined) return
+    if (numbersProblem(this.segment, Number.isFinite(end) ? end : this.segment.bytes) === undefined) return
     const problem = numbersProblem(this.segment, this.#lines - 1 + countLines(lines))
     if (problem !== undefined) throw damaged(this.#path, this.segment.name, problem, { sequence: this.nextSequence })
   }

@@ -2,6 +2,7 @@ import type { File } from '../fs/file-system.ts'
 import { LineBlocks } from './line-blocks.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, linesOf } from './line-checks.ts'
 import { countLines, extendPrefix, type SegmentPrefix } from './segment-prefix.ts'
+import { findLongTornEnd } from './torn-end.ts'
 
 /** What the bytes of a segment say, without parsing them. */
 export interface SegmentScan {
@@ -25,9 +26,15 @@ export async function scanSegment(
   file: File,
   options: { readonly end: number; readonly checkpoint?: number | undefined },
 ): Promise<SegmentScan> {
+  const { end, checkpoint } = options
+  const long = await findLongTornEnd(file, { from: 0, end })
   const blocks = new LineBlocks(file)
   try {
-    return await scanBlocks(blocks, options)
+    const scan = await scanBlocks(blocks, { end: long?.offset ?? end, checkpoint })
+    if (long === undefined || scan.damage !== undefined) return scan
+    // With the long end behind it, no other line is the last one.
+    if (scan.torn !== undefined) return { ...scan, torn: undefined, damage: { reason: scan.torn.reason } }
+    return { ...scan, torn: { bytes: long.bytes, reason: long.reason } }
   } finally {
     await blocks.release()
   }

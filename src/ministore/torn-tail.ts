@@ -1,9 +1,9 @@
 import { dirname } from 'node:path'
 
-import { renameIntoPlace, writeFully } from '../fs/atomic-replace.ts'
+import { renameIntoPlace } from '../fs/atomic-replace.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
-import { rangeChunkBytes, readFully, readRange } from '../fs/read-range.ts'
+import { copyRange, isCopyOfRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
 
 /**
@@ -40,31 +40,13 @@ async function copyTailIfRoom(
   path: string,
 ): Promise<boolean> {
   try {
-    await renameIntoPlace(fs, path, (target) => copyTail(source, tail, target))
+    await renameIntoPlace(fs, path, (target) => copyRange(source, target, tail))
     await fs.syncDirectory(dirname(path))
     return true
   } catch (error) {
     if (isOutOfSpace(error)) return false
     throw error
   }
-}
-
-/** A tail of NULs alone, as a crash may leave behind a sparse file, takes no room: only its last part is written. */
-async function copyTail(
-  source: File,
-  tail: { readonly offset: number; readonly bytes: number },
-  target: File,
-): Promise<void> {
-  for await (const { bytes, position } of readRange(source, tail)) {
-    const isLast = position + bytes.length === tail.bytes
-    if (isLast || !isZero(bytes)) await writeFully(target, bytes, position)
-  }
-}
-
-const zeros = Buffer.alloc(rangeChunkBytes)
-
-function isZero(bytes: Buffer): boolean {
-  return bytes.equals(zeros.subarray(0, bytes.length))
 }
 
 async function holdsSame(
@@ -75,14 +57,7 @@ async function holdsSame(
 ): Promise<boolean> {
   const evidence = await fs.open(path, 'read')
   try {
-    if ((await evidence.stat()).size !== tail.bytes) return false
-    const same = Buffer.alloc(rangeChunkBytes)
-    for await (const { bytes, position } of readRange(source, tail)) {
-      const other = same.subarray(0, bytes.length)
-      await readFully(evidence, other, position)
-      if (!other.equals(bytes)) return false
-    }
-    return true
+    return await isCopyOfRange(evidence, source, tail)
   } finally {
     await evidence.close()
   }

@@ -62,11 +62,18 @@ describe('a torn end', () => {
     ],
     [`a\n${'x'.repeat(10_000)}\n`, undefined],
     ['', undefined],
-  ])('of %j is found from the end', async (content, expected) => {
+    // Longer than the pieces in which a line is looked at, with characters across their bounds.
+    [`a\n${'x€'.repeat(50_000)}\n`, undefined],
+    [`a\nx${'😀'.repeat(50_000)}\n`, undefined],
+    [`a\n${'ä'.repeat(100_000)}`, { offset: 2, bytes: 200_000, isEnded: false, reason: 'the line has no line feed' }],
+    [`a\n${'x'.repeat(200_000)}\0\n`, { offset: 2, bytes: 200_002, isEnded: true, reason: 'the line holds a NUL byte' }],
+    [Buffer.concat([Buffer.from(`a\n${'x'.repeat(65_535)}`), Buffer.from([0xe2, 0x82, 0x0a])]), { offset: 2, bytes: 65_538, isEnded: true, reason: 'the line is not UTF-8' }],
+    [Buffer.concat([Buffer.from(`a\n${'x'.repeat(65_535)}`), Buffer.from([0xff]), Buffer.from(`${'x'.repeat(65_535)}\n`)]), { offset: 2, bytes: 131_072, isEnded: true, reason: 'the line is not UTF-8' }],
+  ])('of %# is found from the end', async (content, expected) => {
     const files = new SimulatedFileSystem()
     files.writeFile('/segment', content)
     const file = await files.open('/segment', 'read')
-    expect(await findTornEnd(file, { from: 0, end: content.length })).toEqual(expected)
+    expect(await findTornEnd(file, { from: 0, end: Buffer.byteLength(content) })).toEqual(expected)
   })
 })
 

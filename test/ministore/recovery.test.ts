@@ -1,4 +1,4 @@
-import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { appendFile, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 
@@ -12,10 +12,12 @@ import {
   nodeFileSystem,
   type TornTail,
 } from '../../src/index.ts'
+import { inspectJournal } from '../../src/ministore/inspection.ts'
 import { repairJournal } from '../../src/ministore/repair.ts'
 import { parseSeal } from '../../src/ministore/seal.ts'
 import { verifyJournal } from '../../src/ministore/verification.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const name = 'journal.jsonl'
@@ -844,6 +846,91 @@ describe('the cost of open', () => {
     expect(read.get(path)).toBeLessThanOrEqual(active + 513)
     await store.close()
   })
+})
+
+describe('a torn end longer than a string or a buffer may be', () => {
+  const megabyte = 1024 * 1024
+  const lines = `${header}1\n2\n`
+
+  /** A journal with this text behind its records, then so many NULs that take no room on the disk. */
+  async function sparseJournal(bytes: number, beginning = '', end = ''): Promise<{ directory: string; path: string }> {
+    const directory = await journalWith({ '': lines + beginning })
+    const path = join(directory, name)
+    await truncate(path, lines.length + bytes - end.length)
+    await appendFile(path, end)
+    return { directory, path }
+  }
+
+  /** What is not garbage: buffers lie outside of the heap. */
+  const bufferBytes = (): number => process.memoryUsage().arrayBuffers
+
+  test.each([
+    ['of NULs alone', 600, '', '', /no line feed/],
+    ['of half a record and NULs', 100, '{"half', '', /no line feed/],
+    ['of NULs that end in a line feed', 100, '', '\n', /NUL/],
+  ])('%s, %i MiB: it is healed in little memory, and its evidence takes no room', async (_, megabytes, beginning, end, reason) => {
+    const bytes = megabytes * megabyte
+    const { directory, path } = await sparseJournal(bytes, beginning, end)
+    let most = 0
+    const files = new ObservedFileSystem(() => {
+      most = Math.max(most, bufferBytes())
+    })
+    const before = bufferBytes()
+    const store = await MiniStore.open<number>(path, { fileSystem: files })
+    expect(store.recovery.torn).toEqual({ sequence: 3, offset: lines.length, bytes, reason: expect.stringMatching(reason) as string, savedAs: `${path}.torn-3` })
+    expect(most - before).toBeLessThan(32 * megabyte)
+    expect((await stat(path)).size).toBe(lines.length)
+    const evidence = await stat(`${path}.torn-3`)
+    expect(evidence.size).toBe(bytes)
+    if (process.platform === 'linux') expect(evidence.blocks * 512).toBeLessThan(2 * megabyte)
+    expect(await readAt(`${path}.torn-3`, 0, beginning.length)).toBe(beginning)
+    expect(await readAt(`${path}.torn-3`, bytes - end.length, end.length)).toBe(end)
+    expect(await store.append(3)).toBe(3)
+    expect(await store.replay()).toEqual([1, 2, 3])
+    await store.close()
+    expect(await readdir(directory)).toHaveLength(4)
+  })
+
+  test('is passed over by readers, shown by inspect and verify, and no damage for repair, in little memory', async () => {
+    const bytes = 100 * megabyte
+    const { path } = await sparseJournal(bytes)
+    let most = 0
+    const files = new ObservedFileSystem(() => {
+      most = Math.max(most, bufferBytes())
+    })
+    const before = bufferBytes()
+    expect(await MiniStore.replay(path, { fileSystem: files })).toEqual([1, 2])
+    const damages: MiniStoreError[] = []
+    const verified = await verifyJournal(files, path, { onDamage: (damage) => damages.push(damage) })
+    expect(verified).toMatchObject({ records: 2, lastSequence: 2, torn: { offset: lines.length, bytes, isEnded: false } })
+    expect(damages).toEqual([])
+    const inspected = await inspectJournal(files, path, { isQuick: true })
+    expect(inspected).toMatchObject({ lastSequence: 2, torn: { offset: lines.length, bytes } })
+    const repaired = await repairJournal(files, path, { choice: { kind: 'drop-damaged' } })
+    expect(repaired?.plan).toMatchObject({ findingCount: 0, records: 2, cut: undefined })
+    const followed: number[] = []
+    for await (const record of MiniStore.stream<number>(path, { fileSystem: files, follow: true })) {
+      if (followed.push(record) === 2) break
+    }
+    expect(followed).toEqual([1, 2])
+    expect(most - before).toBeLessThan(32 * megabyte)
+  })
+
+  test('does not hide an unclean line before it', async () => {
+    const bytes = 2 * megabyte
+    const { directory, path } = await sparseJournal(bytes, '\n')
+    await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', line: 4, sequence: 3 })
+    expect((await stat(path)).size).toBe(lines.length + bytes)
+    expect(await readdir(directory)).toHaveLength(2)
+  })
+
+  async function readAt(path: string, position: number, length: number): Promise<string> {
+    const file = await nodeFileSystem.open(path, 'read')
+    const buffer = Buffer.alloc(length)
+    if (length > 0) await file.read(buffer, position)
+    await file.close()
+    return buffer.toString()
+  }
 })
 
 describe('the last sequence number that there can be', () => {

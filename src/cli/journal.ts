@@ -22,8 +22,8 @@ export async function outlineOf(
   } = {},
 ): Promise<JournalOutline | undefined> {
   const { salvage, signal = new AbortController().signal } = options
-  const source = new DiskSource(nodeFileSystem, path, { salvage })
-  const outline = await unlessAborted(signal, () => outlineJournal(nodeFileSystem, source))
+  const source = new DiskSource(nodeFileSystem, path)
+  const outline = await unlessAborted(signal, () => outlineJournal(nodeFileSystem, source, salvage))
   if (outline === undefined) await assertThere(path)
   return outline
 }

@@ -63,6 +63,6 @@ async function boundsOf(
   path: string,
   fileSystem: FileSystem = nodeFileSystem,
 ): Promise<{ readonly firstSequence: number; readonly lastSequence: number }> {
-  const outline = await outlineJournal(fileSystem, new DiskSource(fileSystem, path, { salvage: undefined }))
+  const outline = await outlineJournal(fileSystem, new DiskSource(fileSystem, path))
   return outline ?? { firstSequence: 1, lastSequence: 0 }
 }

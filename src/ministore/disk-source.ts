@@ -6,7 +6,6 @@ import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts
 import { findHolder } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
 import { settledOrAborted } from './abort.ts'
-import { tellDamage } from './from-caller.ts'
 import { JournalFiles } from './journal-files.ts'
 import type { JournalSource, JournalView } from './journal-source.ts'
 import { JournalWriter } from './journal-writer.ts'
@@ -34,31 +33,22 @@ export class DiskSource implements JournalSource {
   #files: JournalFiles
   #isLocated = false
   readonly #pollIntervalMs: number
-  readonly #report: ReportDamage
   readonly #reported = new Set<string>()
   /** The file under the active name when a view was taken, whatever it held: when it changes, so may the journal have. */
   readonly #activeFiles = new WeakMap<JournalView, SegmentFile | UnfinishedFile | undefined>()
   #stopWatching: (() => void) | undefined
   #onHint: (() => void) | undefined
 
-  /**
-   * @param options.salvage is told of damage to segments as such; without it they are errors.
-   * @throws {TypeError} unless the path is one.
-   */
-  constructor(
-    fs: FileSystem,
-    path: string,
-    options: { readonly pollIntervalMs?: number; readonly salvage: ReportDamage | undefined },
-  ) {
+  /** @throws {TypeError} unless the path is one. */
+  constructor(fs: FileSystem, path: string, options: { readonly pollIntervalMs?: number } = {}) {
     this.#fs = fs
     this.#files = new JournalFiles(absolute(filePath(path)))
     this.path = this.#files.path
     this.#pollIntervalMs = options.pollIntervalMs ?? 100
-    const { salvage } = options
-    this.#report = salvage === undefined ? throwDamage : (damage) => this.#reportOnce(damage, salvage)
   }
 
-  async look(since?: JournalView): Promise<JournalView> {
+  async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
+    const { since, report } = options
     if (!this.#isLocated) {
       this.#files = await locateJournal(this.#fs, this.path)
       this.#isLocated = true
@@ -78,7 +68,7 @@ export class DiskSource implements JournalSource {
         if (!mayBeMoving) throw error
         same = messageOf(error) === last ? same + 1 : 1
         last = messageOf(error)
-        if (same === sameLooks) return this.#survey(this.#report)
+        if (same === sameLooks) return this.#survey(report === undefined ? throwDamage : this.#once(report))
         await delay(1)
       }
     }
@@ -189,10 +179,12 @@ export class DiskSource implements JournalSource {
     })
   }
 
-  #reportOnce(damage: MiniStoreError, salvage: ReportDamage): void {
-    if (this.#reported.has(damage.message)) return
-    this.#reported.add(damage.message)
-    tellDamage(salvage, damage)
+  #once(report: ReportDamage): ReportDamage {
+    return (damage) => {
+      if (this.#reported.has(damage.message)) return
+      this.#reported.add(damage.message)
+      report(damage)
+    }
   }
 }
 

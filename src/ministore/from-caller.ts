@@ -1,4 +1,5 @@
 import type { MiniStoreError } from '../errors.ts'
+import { isThenable } from '../thenable.ts'
 
 /** Carries what a function of the caller's threw past our own handling of errors. */
 export class FromCaller extends Error {
@@ -7,10 +8,22 @@ export class FromCaller extends Error {
   }
 }
 
-/** Tells the caller's function of damage. */
-export function tellDamage(salvage: (damage: MiniStoreError) => void, damage: MiniStoreError): void {
+/** Tells the caller's function of damage. A promise only when the function gives one. */
+export function tellDamage(
+  salvage: (damage: MiniStoreError) => unknown,
+  damage: MiniStoreError,
+): void | Promise<void> {
   try {
-    salvage(damage)
+    const told = salvage(damage)
+    return isThenable(told) ? settled(told) : undefined
+  } catch (error) {
+    throw new FromCaller(error)
+  }
+}
+
+async function settled(told: PromiseLike<unknown>): Promise<void> {
+  try {
+    await told
   } catch (error) {
     throw new FromCaller(error)
   }

@@ -65,8 +65,7 @@ export async function inspectJournal(
 ): Promise<JournalInspection | undefined> {
   for (let looks = 1; ; looks++) {
     const damages: MiniStoreError[] = []
-    const source = new DiskSource(fs, path, { salvage: (damage) => damages.push(damage) })
-    const outline = await outlineJournal(fs, source)
+    const outline = await outlineJournal(fs, new DiskSource(fs, path), (damage) => damages.push(damage))
     const files = await locateJournal(fs, path)
     if (outline === undefined) return damages.length === 0 ? undefined : { ...nothing, damages }
     const digests = options.isQuick ? [] : await digestAll(fs, outline, options.signal)

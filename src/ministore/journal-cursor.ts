@@ -2,11 +2,15 @@ import { setTimeout as delay } from 'node:timers/promises'
 
 import { ioError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { settledOrAborted } from './abort.ts'
 import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
-import { changedSinceSealed, deleted, gone, mayBeTorn, missingBytes, notNext, replaced, unendedLine } from './replay-damage.ts'
+import {
+  changedSinceSealed, deleted, endsBefore, goesOn, gone, isReplaced, type LeftSegment, mayBeTorn, missingBytes, notNext,
+  replaced, unendedLine,
+} from './replay-damage.ts'
 import { SegmentReader, type SegmentSource } from './segment-reader.ts'
 import { isSameSegment, type Segment } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
@@ -27,16 +31,16 @@ export class JournalCursor<T> {
   readonly #segments: SegmentSource<T>
   readonly #settings: StreamSettings
   readonly #stop = new AbortController()
-  readonly #stopFollowing = new AbortController()
-  /** One for all waits: what `AbortSignal.any` makes leaves a trace in its sources for as long as they live. */
-  #stopWaiting: AbortSignal | undefined
   /** The last look, for the way from segment to segment. */
   #view: JournalView | undefined
   /** Where the replay ends: seen at the first look, or, when it follows, at the last. */
   #tail: JournalTail | undefined
   #reader: SegmentReader<T> | undefined
+  /** The segment before the one that is read, or is to be read. */
+  #left: LeftSegment | undefined
   /** Sequence number of the next record to load. */
   #sequence: number | undefined
+  /** The last one first: taking from the end costs the same however many there are. */
   #loaded: Array<Batch<T>> = []
   #batch: Batch<T> = { firstSequence: 0, records: [] }
   #index = 0
@@ -53,7 +57,7 @@ export class JournalCursor<T> {
     view?: JournalView,
   ) {
     this.#source = source
-    this.#segments = { fs, path: source.path, codec, spareBuffers: [] }
+    this.#segments = { fs, path: source.path, codec, spareBuffers: [], sinceTurn: { bytes: 0 } }
     this.#settings = settings
     this.#view = view
     this.#tail = view?.tail
@@ -84,12 +88,10 @@ export class JournalCursor<T> {
     return (this.#advancing = this.#advance())
   }
 
-  /** Goes no further than what is there: a pending {@link advance} that waits for more resolves with false. */
-  endFollow(): void {
-    this.#stopFollowing.abort()
-  }
-
-  /** Frees the file. A pending {@link advance} rejects with the reason. */
+  /**
+   * Frees the file, once a call of the disk that is under way has come back. A pending {@link advance} rejects with the
+   * reason; whatever else it waits for, it waits no longer.
+   */
   close(reason?: unknown): Promise<void> {
     this.#stop.abort(reason)
     // A file must not be closed under a read that is under way.
@@ -104,8 +106,8 @@ export class JournalCursor<T> {
       for (;;) {
         this.#stop.signal.throwIfAborted()
         if (this.hasRecord) return true
-        this.#raise(this.#batch.damage)
-        this.#batch = this.#loaded.shift() ?? { firstSequence: 0, records: [] }
+        if (this.#batch.damage !== undefined) await this.#raise(this.#batch.damage)
+        this.#batch = this.#loaded.pop() ?? { firstSequence: 0, records: [] }
         this.#index = 0
         if (this.#batch.records.length > 0 || this.#batch.damage !== undefined) continue
         if (this.#isDone) {
@@ -143,9 +145,10 @@ export class JournalCursor<T> {
       end: tail?.bytes ?? Number.POSITIVE_INFINITY,
       mayBeTorn: tail !== undefined && mayBeTorn(tail),
       checkpoints: tail?.checkpoints ?? [],
+      signal: this.#stop.signal,
     })
     if (batches === undefined) return this.#leave(reader)
-    this.#loaded = batches
+    this.#loaded = batches.toReversed()
     if (reader.nextSequence > (this.#sequence ?? 0)) this.#sequence = reader.nextSequence
     if (reader.nextSequence > to) this.#isDone = true
   }
@@ -156,9 +159,16 @@ export class JournalCursor<T> {
   }
 
   async #look(since?: JournalView): Promise<JournalView> {
-    const view = await this.#source.look(since)
+    const { path } = this.#source
+    const damages: MiniStoreError[] = []
+    const report = this.#settings.salvage && ((damage: MiniStoreError): void => void damages.push(damage))
+    const view = await this.#source.look({ since, report })
+    for (const damage of damages) await this.#raise(damage)
     const seen = this.#view?.segments.at(-1)
-    if (seen !== undefined && view.segments.length === 0) this.#raise(deleted(this.#source.path, seen))
+    if (seen !== undefined && view.segments.length === 0) await this.#raise(deleted(path, seen))
+    for (const known of [this.#reader?.segment, this.#tail?.segment]) {
+      if (known !== undefined && isReplaced(view, known)) throw replaced(path, known, this.#settings)
+    }
     if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
     this.#view = view
     return view
@@ -174,11 +184,20 @@ export class JournalCursor<T> {
         return undefined
       }
       const wanted = (this.#sequence ??= first.firstSequence)
+      // Where nothing is left to give, no file is opened: it may be gone by now.
+      if (this.#isBeyondRange(wanted)) {
+        this.#isDone = true
+        return undefined
+      }
       const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
       if (segment === undefined) throw gone(this.#source.path, wanted, first)
       if (this.#tail !== undefined && segment.firstSequence > this.#tail.segment.firstSequence) {
         this.#isDone = true
         return undefined
+      }
+      const left = this.#left
+      if (left !== undefined && wanted === left.nextSequence && !goesOn(segment, left)) {
+        throw replaced(this.#source.path, left.segment, this.#settings)
       }
       try {
         const reader = await SegmentReader.open(segment, this.#segments)
@@ -195,60 +214,45 @@ export class JournalCursor<T> {
     throw new MiniStoreError('ERR_MINISTORE_IO', message, { path: this.#source.path })
   }
 
+  #isBeyondRange(wanted: number): boolean {
+    const { to = Number.POSITIVE_INFINITY, follow } = this.#settings
+    return wanted > to || (!follow && this.#tail !== undefined && endsBefore(this.#tail, wanted))
+  }
+
   /** Goes on from the end of what may be read of a segment. */
   async #leave(reader: SegmentReader<T>): Promise<void> {
     const tail = this.#tailIn(reader)
     if (tail === undefined) return this.#enterNext(reader)
-    this.#raise(missingBytes(this.#source.path, reader, tail))
+    await this.#raise(missingBytes(this.#source.path, reader, tail))
     if (this.#settings.follow) {
       // Half a line may be rolled back and become another one: it is read again.
       const isRestless = reader.hasRest
       reader.forgetRest()
       return this.#waitForMore(this.#view as JournalView, isRestless)
     }
-    if (!mayBeTorn(tail) && reader.hasRest) this.#raise(unendedLine(this.#source.path, reader))
+    if (!mayBeTorn(tail) && reader.hasRest) await this.#raise(unendedLine(this.#source.path, reader))
     this.#isDone = true
   }
 
   async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
-    if (this.#settings.follow && (await this.#changedSince(view, isRestless))) this.#checkReplaced(await this.#look(view))
+    const { signal } = this.#stop
+    if (this.#settings.follow && (await this.#source.changedSince(view, { signal, isRestless }))) await this.#look(view)
     else this.#isDone = true
-  }
-
-  async #changedSince(view: JournalView, isRestless: boolean): Promise<boolean> {
-    this.#stopWaiting ??= AbortSignal.any([this.#stop.signal, this.#stopFollowing.signal])
-    try {
-      return await this.#source.changedSince(view, { signal: this.#stopWaiting, isRestless })
-    } catch (error) {
-      if (this.#stopFollowing.signal.aborted) return false
-      throw error
-    }
-  }
-
-  /**
-   * The segment being read is gone, and not because it was the oldest: the journal was deleted and made anew, or
-   * repaired.
-   */
-  #checkReplaced({ segments }: JournalView): void {
-    const reading = this.#reader?.segment
-    const [first] = segments
-    if (reading === undefined || first === undefined || first.firstSequence > reading.firstSequence) return
-    if (segments.some((segment) => isSameSegment(segment, reading))) return
-    throw replaced(this.#source.path, reading)
   }
 
   /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
     const { path } = this.#source
     const next = this.#after(reader) ?? (await this.#look(), this.#after(reader))
-    if (reader.hasRest) this.#raise(unendedLine(path, reader))
+    if (reader.hasRest) await this.#raise(unendedLine(path, reader))
     const { previousCrc32 } = next?.header ?? {}
     if (previousCrc32 !== undefined && previousCrc32 !== reader.crc32) {
-      this.#raise(changedSinceSealed(path, reader))
+      await this.#raise(changedSinceSealed(path, reader))
     }
     if (next !== undefined && next.firstSequence !== reader.nextSequence) {
-      this.#raise(notNext(path, next, reader))
+      await this.#raise(notNext(path, next, reader))
     }
+    this.#left = { segment: reader.segment, nextSequence: reader.nextSequence, crc32: reader.crc32, next }
     this.#reader = undefined
     await reader.close()
     // Without a next segment in sight (deleted meanwhile), the sequence says where to go on, or that it is gone.
@@ -262,12 +266,13 @@ export class JournalCursor<T> {
     return at === -1 ? undefined : segments[at + 1]
   }
 
-  /** Ends the stream with damage, or reports it. */
-  #raise(damage: MiniStoreError | undefined): void {
+  /** Ends the stream with damage, or reports it and waits until that is done. */
+  async #raise(damage: MiniStoreError | undefined): Promise<void> {
     if (damage === undefined) return
     if (this.#settings.salvage === undefined) throw damage
     this.#batch = { firstSequence: this.#batch.firstSequence, records: [] }
     this.#index = 0
-    tellDamage(this.#settings.salvage, damage)
+    const telling = tellDamage(this.#settings.salvage, damage)
+    if (telling !== undefined) await settledOrAborted(telling, this.#stop.signal)
   }
 }

@@ -9,6 +9,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   #mayBeQueued: boolean
   /** Settles when all that was asked for before is answered; undefined when nothing is under way. */
   #last: Promise<unknown> | undefined
+  /** Answers the call of `next` that waits. */
+  #stopWaiting: () => void = () => {}
   #isFinished = false
 
   /** @internal */
@@ -27,14 +29,15 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   /**
-   * Ends the iteration, after the calls of `next` that came before. One that waits for records to come, as that of a
-   * follower may for long, is answered at once: done.
+   * Ends the iteration. Calls of `next` that wait are answered at once: done. Resolves when the file is closed, for which
+   * it waits no longer than for a read of the disk that is under way.
    */
   return(): Promise<IteratorResult<Item, undefined>> {
-    if (!this.#preventCancel) this.#replay.endFollow()
+    const isFirst = !this.#isFinished
+    this.#isFinished = true
+    this.#stopWaiting()
     return this.#inOrder(async () => {
-      if (!this.#isFinished) {
-        this.#isFinished = true
+      if (isFirst) {
         try {
           if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
         } finally {
@@ -57,10 +60,12 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     if (this.#isFinished) return { done: true, value: undefined }
     try {
       if (this.#mayBeQueued) {
+        const isQueued = await this.#unlessLeft(this.#replay.isQueued())
         this.#mayBeQueued = false
-        if (await this.#replay.isQueued()) return (await this.#reader.read()) as IteratorYieldResult<Item>
+        if (isQueued) return (await this.#reader.read()) as IteratorYieldResult<Item>
       }
-      if (this.#replay.hasItem || (await this.#replay.advance())) return { done: false, value: this.#replay.take() }
+      const hasItem = this.#replay.hasItem || (await this.#unlessLeft(this.#replay.advance()))
+      if (hasItem && !this.#isFinished) return { done: false, value: this.#replay.take() }
     } catch (error) {
       this.#finish()
       throw error
@@ -69,7 +74,17 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     return { done: true, value: undefined }
   }
 
+  /** What is waited for, or false as soon as the iterator is left: an item that comes later stays for the next reader. */
+  #unlessLeft(waiting: Promise<boolean>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      this.#stopWaiting = () => resolve(false)
+      waiting.then(resolve, reject)
+    })
+  }
+
   #finish(): void {
+    // Once it is left, return() frees the stream.
+    if (this.#isFinished) return
     this.#isFinished = true
     this.#reader.releaseLock()
   }

@@ -7,6 +7,7 @@ import type { DiskSource } from './disk-source.ts'
 import type { JournalTail, JournalView } from './journal-source.ts'
 import { openSegment } from './open-segment.ts'
 import { countLines } from './segment-prefix.ts'
+import type { ReportDamage } from './segments.ts'
 import { findTornEnd, type TornEnd } from './torn-end.ts'
 
 /** How a journal stands, by its headers and the end of its last segment. */
@@ -24,17 +25,19 @@ export interface JournalOutline {
  * Looks at a journal, without a lock and without changing anything; undefined when there is none.
  *
  * Reads the headers, and of the last segment what its seal does not cover: however long the journal is, no
- * more of its records is read. Damage to segments goes where the source's goes.
+ * more of its records is read.
  *
+ * @param report is told of damage to segments as such; without it the damage is thrown.
  * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT`, `…_UNSUPPORTED_VERSION`, `…_IO`.
  */
 export async function outlineJournal(
   fs: FileSystem,
   source: DiskSource,
+  report?: ReportDamage,
 ): Promise<JournalOutline | undefined> {
   const { path } = source
   for (let looks = 1; ; looks++) {
-    const view = await source.look()
+    const view = await source.look({ report })
     if (view.tail === undefined) return undefined
     const end = await readEnd(fs, view, view.tail)
     if (end !== undefined) {

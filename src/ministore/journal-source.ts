@@ -1,5 +1,5 @@
 import type { SegmentPrefix } from './segment-prefix.ts'
-import type { Segment } from './segments.ts'
+import type { ReportDamage, Segment } from './segments.ts'
 
 /** How a journal stood at one moment. */
 export interface JournalView {
@@ -26,9 +26,11 @@ export interface JournalSource {
   /**
    * How the journal stands now.
    *
-   * @param since a view of before: segments that were sealed then may be taken from it, even if they are gone by now.
+   * @param options.since a view of before: segments that were sealed then may be taken from it, even if they are gone
+   *   by now.
+   * @param options.report is told of damage to segments as such, once of each; without it the damage is thrown.
    */
-  look(since?: JournalView): Promise<JournalView>
+  look(options?: { readonly since?: JournalView | undefined; readonly report?: ReportDamage | undefined }): Promise<JournalView>
   /**
    * Resolves with true when the journal may have changed since the view was taken, with false when it never will
    * again. Rejects when the signal is aborted.

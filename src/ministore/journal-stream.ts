@@ -15,7 +15,9 @@ export interface JournalEntry<T> {
  *
  * It opens nothing until it is first read, holds one segment file and two buffers of lines at a time, and
  * reads on only when asked, so a slow reader costs no memory. It is one-shot and locked while it is consumed. Its
- * file is closed at the end, on an error, on `break`, `return()`, `cancel()`, and when its signal is aborted.
+ * file is closed at the end, on an error, on `break`, `return()`, `cancel()`, and when its signal is aborted. `return()`
+ * and `cancel()` answer at once, also while a `next()` or a `read()` waits: only a call of the disk that is under way is
+ * waited for, since its file cannot be closed before.
  *
  * `for await` and `getReader` take records straight from the block that was read, past the stream's queue: one resolved
  * promise a record. Everything else a ReadableStream can do goes through the queue: `pipeThrough`, `pipeTo`, `tee`.

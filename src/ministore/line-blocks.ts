@@ -3,7 +3,7 @@ import { constants } from 'node:buffer'
 import type { File } from '../fs/file-system.ts'
 
 /** What is given out at a time: the text of 64 KiB stays in the processor's cache while it is parsed. */
-const blockBytes = 64 * 1024
+export const blockBytes: number = 64 * 1024
 /** What is read at a time once a file has shown to be longer than a block: a trip to the disk and back for four blocks. */
 const readBytes = 4 * blockBytes
 const newline = 0x0a

@@ -39,9 +39,9 @@ export function describeUncleanLine(line: Buffer): string {
   return line.includes(0) ? `the line holds a NUL byte` : 'the line is not UTF-8'
 }
 
-/** Offset in a block of whole lines after its first `count` lines. */
-export function offsetAfterLines(block: Buffer, count: number): number {
-  let offset = 0
+/** Offset in a block of whole lines after `count` lines, counted from the line that begins at `from`. */
+export function offsetAfterLines(block: Buffer, count: number, from = 0): number {
+  let offset = from
   for (let line = 0; line < count; line++) offset = block.indexOf(newline, offset) + 1
   return offset
 }

@@ -1,6 +1,7 @@
 import split2 from 'split2'
 
 import type { MiniStoreError } from '../errors.ts'
+import { settledOrAborted } from './abort.ts'
 import { blankLine, describeUncleanLine, isCleanLine, linesOf, offsetAfterLines, textOf } from './line-checks.ts'
 
 /** Records one after another, and what is wrong with the line after them, if they end for that reason. */
@@ -40,6 +41,8 @@ export class LineParser<T> {
   #block: Buffer = Buffer.alloc(0)
   #start: LinePosition = { sequence: 0, line: 0, offset: 0 }
   #index = 0
+  /** The last line whose position was asked for, and its offset in the block: the next is counted from there. */
+  #counted = { index: 0, offset: 0 }
   #isAsync = false
 
   constructor(decode: DecodeLine<T>, unclean: UncleanLine) {
@@ -47,18 +50,22 @@ export class LineParser<T> {
     this.#unclean = unclean
   }
 
-  /** Parses a block whose first line stands at `start`. The count of its lines is {@link lines} afterwards. */
-  async parse(block: Buffer, start: LinePosition): Promise<Array<Batch<T>>> {
+  /**
+   * Parses a block whose first line stands at `start`. The count of its lines is {@link lines} afterwards. Rejects when
+   * the signal is aborted while it waits for an asynchronous schema.
+   */
+  async parse(block: Buffer, start: LinePosition, signal: AbortSignal): Promise<Array<Batch<T>>> {
     this.#block = block
     this.#start = start
     this.#index = 0
+    this.#counted = { index: 0, offset: 0 }
     this.#isAsync = false
     this.#batches = []
     this.#begin(0)
     const text = textOf(block)
     if (text === undefined) this.#parseLineByLine(block)
     else this.#splitter.write(text)
-    return this.#isAsync ? settle(this.#batches) : this.#batches
+    return this.#isAsync ? settledOrAborted(settle(this.#batches), signal) : this.#batches
   }
 
   /** How many lines the last block had. */
@@ -68,12 +75,11 @@ export class LineParser<T> {
 
   /** Where the line that is being parsed stands. */
   position(): LinePosition {
-    return {
-      sequence: this.#start.sequence + this.#index,
-      line: this.#start.line + this.#index,
-      // Only counted for an error: keeping count would cost every line.
-      offset: this.#start.offset + offsetAfterLines(this.#block, this.#index),
-    }
+    const index = this.#index
+    // Only counted when asked for: keeping count would cost every line.
+    const offset = offsetAfterLines(this.#block, index - this.#counted.index, this.#counted.offset)
+    this.#counted = { index, offset }
+    return { sequence: this.#start.sequence + index, line: this.#start.line + index, offset: this.#start.offset + offset }
   }
 
   close(): void {

@@ -6,7 +6,6 @@ import type { JournalWriter } from './journal-writer.ts'
 export class LiveSource implements JournalSource {
   readonly #writer: JournalWriter
   readonly #disk: DiskSource
-  #isOver = false
 
   /** @param disk where a stream looks that outlives its store. */
   constructor(writer: JournalWriter, disk: DiskSource) {
@@ -18,10 +17,15 @@ export class LiveSource implements JournalSource {
     return this.#writer.files.path
   }
 
-  /** The writer's view, once no rename is under way; of a writer that is closed or poisoned, what is on the disk. */
-  async look(): Promise<JournalView> {
+  /**
+   * The writer's view, once no rename is under way. Of a writer that is closed or poisoned, the names that are on the
+   * disk by now and the writer's end: what another writer adds behind it is not this store's.
+   */
+  async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
     await this.#writer.namesSettled()
-    return this.#writer.isSound ? this.#writer.view() : this.#disk.look()
+    if (this.#writer.isSound) return this.#writer.view()
+    const { segments } = await this.#disk.look({ report: options.report })
+    return { segments, tail: this.#writer.view().tail }
   }
 
   async changedSince(view: JournalView, { signal }: { readonly signal: AbortSignal }): Promise<boolean> {
@@ -29,12 +33,6 @@ export class LiveSource implements JournalSource {
       this.#writer.assertSound()
       if (this.#writer.isClosed) return false
       await this.#writer.changed(signal)
-    }
-    this.#writer.assertSound()
-    if (this.#writer.isClosed) {
-      // What was acknowledged before is read on; what another writer adds is not this store's.
-      if (this.#isOver) return false
-      this.#isOver = true
     }
     return true
   }

@@ -234,7 +234,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /**
    * Waits for what was called before, seals what was written, closes the file and frees the lock. Further calls of
-   * `close` give the same promise; those of other methods are refused. Followers end after the last record.
+   * `close` give the same promise; those of other methods are refused. Followers end after the last record that this
+   * store has acknowledged, whatever another writer adds. Do not await one in the `await using` scope of its own store: it
+   * ends when the store is closed, and the store is closed when the scope ends.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_IO` when sealing or closing failed; the store is closed and its lock
    *   freed all the same, and every acknowledged record is as safe as it was.

@@ -3,7 +3,7 @@ import type { UnderlyingSource } from 'node:stream/web'
 
 import type { JournalCursor } from './journal-cursor.ts'
 
-type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'endFollow' | 'close'>
+type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>
 
 /**
  * What a stream, its reader and its iterator share: the cursor, and the end of the underlying stream.
@@ -17,6 +17,8 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   readonly #signal: AbortSignal | undefined
   #controller: ReadableStreamDefaultController<Item> | undefined
   #isEnded = false
+  #isBegun = false
+  #advancing: Promise<boolean> | undefined
   #pulling: Promise<void> | undefined
   #failure: { readonly reason: unknown } | undefined
 
@@ -34,8 +36,14 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   start(controller: ReadableStreamDefaultController<Item>): void {
     this.#controller = controller
     if (this.#signal?.aborted) this.#onAbort()
+  }
+
+  /** Listens to the signal from now on. Not before the stream is first read: one that never is would be held by it. */
+  #begin(): void {
+    this.#isBegun = true
+    if (this.#signal?.aborted) this.#onAbort()
     else if (this.#signal !== undefined) {
-      // Many streams on one signal are no leak: each lets go of it when it ends or is cancelled, read or not.
+      // Many streams on one signal are no leak: each lets go of it when it ends or is cancelled.
       setMaxListeners(0, this.#signal)
       this.#signal.addEventListener('abort', this.#onAbort, { once: true })
     }
@@ -62,10 +70,6 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     return (this.#controller?.desiredSize ?? 0) < 0
   }
 
-  endFollow(): void {
-    this.#cursor.endFollow()
-  }
-
   async cancel(reason?: unknown): Promise<void> {
     this.#forgetSignal()
     this.#isEnded = true
@@ -85,8 +89,19 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     return this.#isEnded
   }
 
-  /** Loads the next item; false at the end. Rejects once the stream has failed. */
-  async advance(): Promise<boolean> {
+  /**
+   * Loads the next item; false at the end. Rejects once the stream has failed. Calls that overlap have one answer: one
+   * that asked may have left, and the next goes on with what is under way.
+   */
+  advance(): Promise<boolean> {
+    this.#advancing ??= this.#advance().finally(() => {
+      this.#advancing = undefined
+    })
+    return this.#advancing
+  }
+
+  async #advance(): Promise<boolean> {
+    if (!this.#isBegun && !this.#isEnded) this.#begin()
     if (this.#failure !== undefined) throw this.#failure.reason
     if (this.#isEnded) return false
     try {

@@ -26,7 +26,7 @@ export function replayStore<T>(
   options: unknown,
 ): UnstartedReplay<T> {
   const settings = streamSettings(options)
-  const source = new LiveSource(writer, new DiskSource(fs, writer.files.path, { salvage: settings.salvage }))
+  const source = new LiveSource(writer, new DiskSource(fs, writer.files.path))
   const cursor = new JournalCursor(fs, source, codec, settings, writer.view())
   return unstarted(cursor, settings)
 }

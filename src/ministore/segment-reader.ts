@@ -1,8 +1,9 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
 import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { LineBlocks, LineTooLongError, type SpareBuffers } from './line-blocks.ts'
+import { blockBytes, LineBlocks, LineTooLongError, type SpareBuffers } from './line-blocks.ts'
 import { isCleanLine, offsetAfterLines } from './line-checks.ts'
 import { type Batch, LineParser } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
@@ -24,6 +25,8 @@ export interface ReadBounds {
   readonly mayBeTorn: boolean
   /** What is known of the segment's beginning. */
   readonly checkpoints: readonly SegmentPrefix[]
+  /** Ends a wait for the event loop or for an asynchronous schema. */
+  readonly signal: AbortSignal
 }
 
 /** What the segments of one replay have in common. */
@@ -33,6 +36,8 @@ export interface SegmentSource<T> {
   readonly path: string
   readonly codec: RecordCodec<T, never>
   readonly spareBuffers: SpareBuffers
+  /** What was read since the event loop had its turn. */
+  readonly sinceTurn: { bytes: number }
 }
 
 /** Reads one segment front to back. Holds one open file and two buffers of lines: one at work, one read ahead. */
@@ -45,13 +50,15 @@ export class SegmentReader<T> {
   /** A torn end that is too long to be read as a line. */
   #longEnd: TornEnd | undefined
   #isEndUnknown = true
+  readonly #sinceTurn: { bytes: number }
   /** All that was read: bytes, records, checksum. */
   #bytes = 0
   #lines = 0
   #crc32 = 0
 
-  private constructor(segment: Segment, file: File, { path, codec, spareBuffers }: SegmentSource<T>) {
+  private constructor(segment: Segment, file: File, { path, codec, spareBuffers, sinceTurn }: SegmentSource<T>) {
     this.segment = segment
+    this.#sinceTurn = sinceTurn
     this.#path = path
     this.#file = file
     this.#blocks = new LineBlocks(file, spareBuffers)
@@ -116,6 +123,7 @@ export class SegmentReader<T> {
   async next(bounds: ReadBounds): Promise<Array<Batch<T>> | undefined> {
     const block = await this.#nextBlock(bounds)
     if (block === undefined) return undefined
+    await this.#giveTurn(block.length, bounds.signal)
     const start = this.#bytes
     const damage = this.#checkAgainst(bounds.checkpoints, block)
     this.#bytes += block.length
@@ -126,6 +134,19 @@ export class SegmentReader<T> {
     const batches = await this.#parse(lines, this.#bytes - lines.length, bounds)
     if (damage !== undefined) batches.push({ firstSequence: this.nextSequence, records: [], damage })
     return batches
+  }
+
+  /**
+   * Gives the event loop its turn before a block, unless it had one less than a block ago. Blocks that are in memory,
+   * and parsing them, would keep timers and signals waiting for as long as the journal is.
+   */
+  async #giveTurn(bytes: number, signal: AbortSignal): Promise<void> {
+    if (this.#sinceTurn.bytes + bytes > blockBytes) {
+      await turn()
+      signal.throwIfAborted()
+      this.#sinceTurn.bytes = 0
+    }
+    this.#sinceTurn.bytes += bytes
   }
 
   async close(): Promise<void> {
@@ -178,7 +199,7 @@ export class SegmentReader<T> {
       start.line += passedOver
       start.offset += lines.length - wanted.length
     }
-    const batches = await this.#parser.parse(wanted, start)
+    const batches = await this.#parser.parse(wanted, start, bounds.signal)
     this.#lines = start.line - 1 + this.#parser.lines
     return this.nextSequence - 1 > bounds.to ? batches.flatMap((batch) => upTo(batch, bounds.to)) : batches
   }

@@ -56,12 +56,18 @@ export interface StreamOptions {
    * Goes on with records as they are appended, after those that are there. Ends with `to`, with the signal, or when
    * the store it was made from is closed.
    *
+   * While it waits for a record it keeps the process alive. To wait for the end of a follower inside the `await using`
+   * scope of its own store is to wait for ever: the store is closed only when that scope ends. Give it a signal, or
+   * close the store first.
+   *
    * @default false
    */
   readonly follow?: boolean | undefined
   /**
    * Is told of every damage, in its place among the records, instead of the stream ending there; what is damaged
    * is left out. Without it the first damage ends the stream with its error.
+   *
+   * If it returns a promise, the stream goes on when that is fulfilled. What it throws or rejects with ends the stream.
    */
   readonly salvage?: ((damage: MiniStoreError) => void) | undefined
 }

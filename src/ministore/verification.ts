@@ -48,8 +48,8 @@ export async function verifyJournal(
     options.onDamage(damage)
   }
   // One source for both, which tells damage to segments once.
-  const source = new DiskSource(fs, path, { salvage: report })
-  const outline = await outlineJournal(fs, source)
+  const source = new DiskSource(fs, path)
+  const outline = await outlineJournal(fs, source, report)
   if (outline === undefined) return damages === 0 ? undefined : { ...nothing, damages }
   const { view, firstSequence, lastSequence, torn } = outline
   const settings = { from: undefined, to: undefined, signal: undefined, follow: false, salvage: report }

@@ -1,11 +1,15 @@
-import { appendFile, rm } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { getEventListeners, once } from 'node:events'
+import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
-import { type FileStat, type JournalEntry, type JournalIterator, MiniStore } from '../../src/index.ts'
+import { type FileStat, type JournalEntry, type JournalIterator, type JournalStream, MiniStore } from '../../src/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
-import { numbers, writeJournal } from '../support/journals.ts'
+import { numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -70,6 +74,23 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     }
     await live.return()
     expect(any.mock.calls.length).toBeLessThanOrEqual(1)
+  })
+
+  test('leaves no listener behind on the signal of its waits, however often it waits', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    const live = follower(store)
+    const add = vi.spyOn(AbortSignal.prototype, 'addEventListener')
+    onTestFinished(() => add.mockRestore())
+    for (const n of numbers(1, 20)) {
+      const next = live.next()
+      expect(await stateOf(next)).toBe('pending')
+      await store.append(n)
+      await next
+    }
+    const signals = new Set(add.mock.contexts as AbortSignal[])
+    expect(add.mock.calls.length).toBeGreaterThan(10)
+    for (const signal of signals) expect(getEventListeners(signal, 'abort')).toEqual([])
+    await live.return()
   })
 
   test('goes on through rotations, deletions of what it has read, and empty segments', async () => {
@@ -260,6 +281,64 @@ describe('a follower made from a store', () => {
     })
   })
 
+  test('ends after the last record of its store, whatever the next writer adds', async () => {
+    const path = await journalPath()
+    const store = await MiniStore.open<string>(path)
+    await store.append('a')
+    const [reading, waiting, behind] = Array.from({ length: 3 }, () => store.stream({ follow: true }).values())
+    for (const live of [reading, waiting, behind]) expect(await take(live as JournalIterator<string>, 1)).toEqual(['a'])
+    const waited = waiting?.next()
+    expect(await stateOf(waited as Promise<unknown>)).toBe('pending')
+    await store.append('b')
+    await store.rotate()
+    await store.append('c')
+    await store.close()
+    const next = await MiniStore.open<string>(path)
+    await next.append('other')
+    expect((await waited)?.value).toBe('b')
+    expect(await collect(waiting as JournalIterator<string>)).toEqual(['c'])
+    await next.rotate()
+    await next.append('others')
+    expect(await collect(reading as JournalIterator<string>)).toEqual(['b', 'c'])
+    await next.close()
+    expect(await collect(behind as JournalIterator<string>)).toEqual(['b', 'c'])
+    expect(await MiniStore.replay(path)).toEqual(['a', 'b', 'c', 'other', 'others'])
+  })
+
+  test('ends with an error when its store was closed and another journal lies there', async () => {
+    const path = await journalPath()
+    const store = await MiniStore.open<string>(path)
+    await store.append('a')
+    const reading = store.stream({ follow: true }).values()
+    const unread = store.stream({ follow: true })
+    expect(await take(reading, 1)).toEqual(['a'])
+    await store.rotate()
+    await store.appendAll(['b', 'c'])
+    await store.close()
+    await rm(dirname(path), { recursive: true })
+    await writeJournal(path, [['A', 'B', 'C', 'D']])
+    for (const live of [reading, unread]) {
+      expect(await outcomeOf(live)).toMatchObject({ items: [], error: { code: 'ERR_MINISTORE_CORRUPT', path } })
+    }
+  })
+
+  test('gives every acknowledged record before ERR_MINISTORE_POISONED, though it had not looked for them', async () => {
+    const fs = new ObservedFileSystem()
+    const store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
+    await store.append(1)
+    const reading = store.stream({ follow: true }).values()
+    expect(await take(reading, 1)).toEqual([1])
+    await store.append(2)
+    await store.rotate()
+    await store.append(3)
+    fs.hook = ({ operation }) => {
+      if (operation === 'dataSync') throw new Error('EIO: i/o error, fdatasync')
+    }
+    await expect(store.append(4)).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+    expect(await outcomeOf(reading)).toMatchObject({ items: [2, 3], error: { code: 'ERR_MINISTORE_POISONED' } })
+    await store.close()
+  })
+
   test('an append that is rolled back is never seen', async () => {
     const fs = new ObservedFileSystem()
     await using store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
@@ -428,14 +507,17 @@ describe('a follower by path', () => {
     await live.return()
   })
 
-  /** A journal of ten records in a directory of its own; a follower has read them, and looks no further until the gate opens. */
-  async function followedJournal(): Promise<{ path: string; next: Promise<unknown>; gate: Gate }> {
+  /** A journal in a directory of its own; a follower has read them, and looks no further until the gate opens. */
+  async function followedJournal(
+    segments = [numbers(1, 4), numbers(5, 10)],
+  ): Promise<{ path: string; next: Promise<unknown>; gate: Gate }> {
     const path = join(await temporaryDirectory(), 'logs', 'journal.jsonl')
-    await writeJournal(path, [numbers(1, 4), numbers(5, 10)])
+    await writeJournal(path, segments)
     const fs = new ObservedFileSystem()
     const gate = new Gate()
     const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
-    expect(await take(live, 10)).toEqual(numbers(1, 10))
+    const records = segments.flat()
+    expect(await take(live, records.length)).toEqual(records)
     fs.hook = () => gate.wait()
     const next = live.next()
     next.catch(() => {})
@@ -458,6 +540,48 @@ describe('a follower by path', () => {
     gate.open()
     await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
     await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
+  })
+
+  test('ends with an error when its only segment was deleted and made anew', async () => {
+    const path = await journalPath()
+    await writeJournal(path, [[1, 2]])
+    const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 2 }).values()
+    expect(await take(live, 2)).toEqual([1, 2])
+    await rm(path)
+    await rm(`${path}.seal`)
+    await writeJournal(path, [[1, 2, 3, 4]])
+    await expect(live.next()).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
+  })
+
+  test.each([
+    { name: 'begins where it is to go on', first: 4 },
+    { name: 'begins within what it has read', first: 3 },
+    { name: 'has no checksum of what was before', first: 4, header: '// MINISTORE JOURNAL v0.2.0 seq=4' },
+  ])('never goes on in another journal, which $name', async ({ first, header }) => {
+    const { path, next, gate } = await followedJournal([[1, 2, 3]])
+    const other = await journalPath()
+    await writeJournal(other, [Array.from({ length: first - 1 }, () => 'before'), ['other', 'others']])
+    await rm(dirname(path), { recursive: true })
+    await mkdir(dirname(path))
+    if (header === undefined) await rename(other, path)
+    else await writeSegment(path, header, ['"other"', '"others"'])
+    gate.open()
+    await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path, segment: 'journal.jsonl' })
+    await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
+  })
+
+  test('goes on in a copy of its journal: the records before are the same', async () => {
+    const { path, next, gate } = await followedJournal([[1, 2, 3]])
+    const store = await MiniStore.open(path)
+    await store.rotate()
+    await store.append(4)
+    await store.truncateBefore(4)
+    await store.close()
+    const copy = await readFile(path)
+    await rm(path)
+    await writeFile(path, copy)
+    gate.open()
+    expect(await next).toMatchObject({ value: 4 })
   })
 
   test('notices a journal that went on in files of the same inode and size', async () => {
@@ -501,5 +625,151 @@ describe('a follower by path', () => {
     expect((await next).value).toBe('other')
     await live.return()
     await store.close()
+  })
+})
+
+describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
+  /** Follower and store in one process, as {@link LiveSource} and {@link DiskSource} find the writer. */
+  async function waiting(): Promise<{ store: MiniStore<number>; stream: () => JournalStream<number> }> {
+    const store = await MiniStore.open<number>(await journalPath())
+    await store.append(1)
+    const stream = (): JournalStream<number> =>
+      kind === 'instance' ? store.stream({ follow: true }) : MiniStore.stream<number>(store.path, { follow: true })
+    return { store, stream }
+  }
+
+  test('is left by return(), for all calls of next() that wait', async () => {
+    const { store, stream } = await waiting()
+    const live = stream().values()
+    expect(await take(live, 1)).toEqual([1])
+    const nexts = [live.next(), live.next()]
+    expect(await stateOf(nexts[0] as Promise<unknown>)).toBe('pending')
+    expect(await live.return()).toEqual({ done: true, value: undefined })
+    expect(await Promise.all(nexts)).toEqual([{ done: true }, { done: true }].map((each) => ({ ...each, value: undefined })))
+    await store.close()
+  })
+
+  test('is left by destroy() of a Node stream that reads it', async () => {
+    const { store, stream } = await waiting()
+    const readable = Readable.from(stream())
+    const [first] = (await once(readable, 'data')) as [number]
+    expect(first).toBe(1)
+    await turn()
+    readable.destroy()
+    await once(readable, 'close')
+    await store.close()
+  })
+
+  test('inside a generator gives the record that was asked for, and is freed by return()', async () => {
+    const { store, stream } = await waiting()
+    const source = stream()
+    async function* doubled(): AsyncGenerator<number> {
+      for await (const record of source) yield record * 2
+    }
+    const generator = doubled()
+    expect(await take(generator, 1)).toEqual([2])
+    const next = generator.next()
+    // A generator runs no return() while its next() waits: that is the language's order.
+    const left = generator.return(undefined)
+    expect(await stateOf(left)).toBe('pending')
+    await store.append(2)
+    expect(await next).toEqual({ done: false, value: 4 })
+    await left
+    expect(source.locked).toBe(false)
+    expect(await collect(source)).toEqual([])
+    await store.close()
+  })
+
+  test('loses no record to a reader that lets go while its read waits, whoever reads on', async () => {
+    const { store, stream } = await waiting()
+    for (const way of ['reader', 'iterator']) {
+      const shared = stream()
+      const reader = shared.getReader()
+      const last = store.lastSequence
+      for (let n = 1; n <= last; n++) expect((await reader.read()).value).toBe(n)
+      const refused = reader.read()
+      expect(await stateOf(refused)).toBe('pending')
+      reader.releaseLock()
+      await expect(refused).rejects.toThrow(TypeError)
+      const other = shared.getReader()
+      const next = way === 'reader' ? other.read() : undefined
+      if (next === undefined) other.releaseLock()
+      const iterator = next === undefined ? shared.values() : undefined
+      const following = next ?? iterator?.next()
+      await store.appendAll([last + 1, last + 2])
+      expect((await following)?.value).toBe(last + 1)
+      const after = iterator?.next() ?? other.read()
+      expect((await after).value).toBe(last + 2)
+      await (iterator === undefined ? other.cancel() : iterator.return())
+    }
+    await store.close()
+  })
+})
+
+describe('a process whose only work is a follower that waits', () => {
+  /** Runs a program in a process of its own; `P` is a fresh path in it. It tells that it is ready by a line. */
+  async function run(program: string): Promise<{ output: string; code: number | null }> {
+    const library = JSON.stringify(new URL('../../dist/index.js', import.meta.url))
+    const path = JSON.stringify(await journalPath())
+    const source = `
+      import { MiniStore } from ${library}
+      const P = ${path}
+      const store = await MiniStore.open(P)
+      await store.append(1)
+      ${program}`
+    const child = spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: ['pipe', 'pipe', 'inherit'] })
+    onTestFinished(() => void child.kill('SIGKILL'))
+    const exited = once(child, 'exit') as Promise<[number | null]>
+    const output = text(child.stdout)
+    await Promise.race([once(child.stdout, 'readable'), exited])
+    // A word on its standard input lets it go on; without a reference it does not keep the process alive.
+    child.stdin.end('go on')
+    const [code] = await exited
+    return { output: await output, code }
+  }
+
+  // The process is idle but for the follower: neither the timer nor its input has a reference.
+  const idle = `
+    const goOn = new Promise((resolve) => process.stdin.once('data', resolve))
+    process.stdin.unref()
+    const idleTurns = async () => { for (let n = 0; n < 20; n++) await new Promise((resolve) => setTimeout(resolve, 1).unref()) }`
+
+  test.each([
+    { kind: 'made from a store', stream: 'store.stream({ follow: true, signal: abort.signal })' },
+    { kind: 'by path', stream: 'MiniStore.stream(P, { follow: true, signal: abort.signal })' },
+  ])('lives until the signal ends it: $kind', async ({ stream }) => {
+    const { output, code } = await run(`
+      const abort = new AbortController()
+      ${idle}
+      goOn.then(idleTurns).then(() => abort.abort('enough'))
+      try {
+        for await (const record of ${stream}) console.log(record)
+      } catch (error) {
+        console.log(error)
+      }`)
+    expect({ output, code }).toEqual({ output: '1\nenough\n', code: 0 })
+  })
+
+  test('lives until its store is closed', async () => {
+    const { output, code } = await run(`
+      ${idle}
+      goOn.then(idleTurns).then(() => store.append(2)).then(() => store.close())
+      for await (const record of store.stream({ follow: true })) console.log(record)
+      console.log('closed')`)
+    expect({ output, code }).toEqual({ output: '1\n2\nclosed\n', code: 0 })
+  })
+
+  test.each(['return', 'cancel', 'break'])('ends by itself once the follower is left by %s', async (way) => {
+    const { output, code } = await run(`
+      const leave = {
+        return: async () => { const it = store.stream({ follow: true }).values(); await it.next(); it.next(); await it.return() },
+        cancel: async () => {
+          const reader = store.stream({ follow: true }).getReader(); await reader.read(); reader.read(); await reader.cancel()
+        },
+        break: async () => { for await (const record of store.stream({ follow: true })) break },
+      }
+      await leave['${way}']()
+      console.log('left')`)
+    expect({ output, code }).toEqual({ output: 'left\n', code: 0 })
   })
 })

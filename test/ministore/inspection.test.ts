@@ -17,7 +17,7 @@ async function journal(): Promise<SimulatedFileSystem> {
 }
 
 function outline(files: SimulatedFileSystem) {
-  return outlineJournal(files, new DiskSource(files, path, { salvage: undefined }))
+  return outlineJournal(files, new DiskSource(files, path))
 }
 
 describe('an outline', () => {

@@ -1,11 +1,12 @@
 import { fork } from 'node:child_process'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
-import { describe, expect, test } from 'vitest'
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import {
   type JournalEntry,
@@ -15,6 +16,7 @@ import {
   type ReadOptions,
   type StreamOptions,
 } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
 import { crc32Of, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { descriptorsIn, Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
@@ -357,25 +359,74 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
   test('leaves no listener behind on a signal that outlives it', async () => {
     const { stream } = await watched(kind)
     const { signal } = new AbortController()
-    let listeners = 0
-    const add = signal.addEventListener.bind(signal)
-    const remove = signal.removeEventListener.bind(signal)
-    signal.addEventListener = (...parameters: Parameters<typeof add>) => {
-      listeners++
-      add(...parameters)
+    const listeners = (): number => getEventListeners(signal, 'abort').length
+    for (const leave of ['end', 'cancel', 'return'] as const) {
+      const left = stream({ signal })
+      expect(listeners(), 'before it is read').toBe(0)
+      const iterator = left.values({ preventCancel: leave === 'cancel' })
+      await iterator.next()
+      expect(listeners(), 'while it is read').toBe(1)
+      await (leave === 'end' ? collect(iterator) : iterator.return())
+      if (leave === 'cancel') await left.cancel()
+      expect(listeners(), `after its ${leave}`).toBe(0)
     }
-    signal.removeEventListener = (...parameters: Parameters<typeof remove>) => {
-      listeners--
-      remove(...parameters)
-    }
-    const ended = stream({ signal })
-    expect(listeners).toBe(1)
-    await collect(ended)
-    expect(listeners).toBe(0)
-    const cancelled = stream({ signal })
-    await cancelled.cancel()
-    expect(listeners).toBe(0)
+    await stream({ signal }).cancel()
+    expect(listeners()).toBe(0)
   })
+
+  test.each(['a call of the schema', 'a call of salvage', 'a record to come'])(
+    'left while next() waits for %s answers next() and return() at once, and frees its file',
+    async (what) => {
+      const { path, directory } = await longJournal()
+      if (what.endsWith('salvage')) await editFile(`${path}.001`, (content) => flipped(content, content.length - 2, 0))
+      const reached = new Gate()
+      const never = new Promise<never>(() => {})
+      const fs = new ObservedFileSystem()
+      const schema: StandardSchemaV1<Numbered> = {
+        '~standard': {
+          version: 1,
+          vendor: 'test',
+          validate: (value) => {
+            if (!what.endsWith('schema')) return { value: value as Numbered }
+            void reached.wait()
+            return never
+          },
+        },
+      }
+      const salvage = (): Promise<never> => {
+        void reached.wait()
+        return never
+      }
+      const options = { fileSystem: fs, schema, salvage, follow: what.endsWith('to come'), from: what.endsWith('salvage') ? 3000 : 9000 }
+      // A static stream of the writer's file system finds the writer.
+      const store = kind === 'instance' ? await MiniStore.open(path, { fileSystem: fs, schema }) : undefined
+      const opened = fs.openFiles
+      const leave = async (left: JournalStream<Numbered>, way: string): Promise<void> => {
+        if (way === 'cancel') {
+          const reader = left.getReader()
+          const reads = [reader.read(), reader.read()]
+          await Promise.race([reached.reached, what.endsWith('to come') ? reads[0] : never])
+          await turn()
+          await reader.cancel()
+          expect((await reads[1])?.done).toBe(true)
+          return
+        }
+        const iterator = left.values()
+        const nexts = [iterator.next(), iterator.next()]
+        await Promise.race([reached.reached, what.endsWith('to come') ? nexts[0] : never])
+        await turn()
+        expect(await iterator.return()).toEqual({ done: true, value: undefined })
+        expect(await nexts[1]).toEqual({ done: true, value: undefined })
+      }
+      for (const way of ['return', 'cancel']) {
+        await leave(MiniStore.stream(path, options) as JournalStream<Numbered>, way)
+        expect(fs.openFiles - opened).toBe(0)
+        expect(fs.watching).toBe(0)
+      }
+      await store?.close()
+      expect(descriptorsIn(directory)).toBe(0)
+    },
+  )
 
   test('answers overlapping calls of next() in order, to the end and beyond', async () => {
     const { stream, expectNothingOpen } = await watched(kind)
@@ -485,6 +536,66 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
       if (when === 'after') await collect(stream({ to: 1 }))
       expect(numbersOf(await (early ?? collect(shared)))).toEqual(numbers(1, 9000))
       expectNothingOpen()
+    },
+  )
+
+  test('an iterator that keeps the stream is left at once too, and loses no record to the next reader', async () => {
+    const { stream, fs, expectNothingOpen } = await watched(kind)
+    for (const way of ['iterator', 'reader']) {
+      const gate = new Gate()
+      fs.hook = ({ operation }) => (operation === 'read' ? gate.wait() : undefined)
+      const shared = stream()
+      const left = shared.values({ preventCancel: true })
+      const next = left.next()
+      await gate.reached
+      expect(await left.return()).toEqual({ done: true, value: undefined })
+      expect(await next).toEqual({ done: true, value: undefined })
+      expect(shared.locked).toBe(false)
+      const reader = way === 'reader' ? shared.getReader() : undefined
+      const first = reader?.read()
+      fs.hook = () => {}
+      gate.open()
+      const seen = first === undefined ? [] : [(await first).value as Numbered]
+      reader?.releaseLock()
+      seen.push(...(await collect(shared)))
+      expect(numbersOf(seen)).toEqual(numbers(1, 9000))
+      expectNothingOpen()
+    }
+  })
+
+  test.each(['return', 'cancel', 'abort'])(
+    'closes no file under a read that is under way: left by %s in a first read, and in one ahead',
+    async (way) => {
+      const { stream, fs, untilNothingOpen } = await watched(kind)
+      for (const read of ['first', 'ahead']) {
+        const gate = new Gate()
+        const abort = new AbortController()
+        const closed: string[] = []
+        const source = stream({ signal: abort.signal, from: 10 })
+        const iterator = way === 'return' ? source.values() : undefined
+        const reader = iterator === undefined ? source.getReader() : undefined
+        const next = async (): Promise<unknown> => (iterator === undefined ? reader?.read() : iterator.next())
+        let reads = 0
+        fs.hook = ({ operation, path }) => {
+          // One for each header that is looked at, one for the first lines, and then those ahead.
+          if (operation === 'close') closed.push(path)
+          if (operation !== 'read' || !path.endsWith('.001')) return undefined
+          reads++
+          return reads === (kind === 'static' ? 3 : 2) + (read === 'ahead' ? 1 : 0) ? gate.wait() : undefined
+        }
+        const pending = next().catch((error: unknown) => error)
+        if (read === 'ahead') expect(await pending).toMatchObject({ value: { n: 10 } })
+        await gate.reached
+        closed.length = 0
+        const left = way === 'abort' ? abort.abort() : iterator === undefined ? reader?.cancel() : iterator.return()
+        for (let turns = 0; turns < 5; turns++) await turn()
+        expect(closed, `${read} read`).toEqual([])
+        gate.open()
+        await left
+        await pending
+        fs.hook = () => {}
+        await untilNothingOpen()
+      }
     },
   )
 
@@ -674,6 +785,59 @@ describe('the end of a stream', () => {
     expect(await store.replay()).toEqual([1, 2, 3, 4, 5])
   })
 
+  test('of a range without a record is just its end, though what came later was removed by then', async () => {
+    await using store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
+    const empty = store.stream()
+    const passedOver = store.stream({ from: 2 })
+    await store.appendAll([1, 2])
+    const read = store.entries()
+    const below = store.stream({ from: 1, to: 2 })
+    const beyond = store.entries({ from: 3 })
+    const iterator = below.values()
+    expect(await take(iterator, 2)).toEqual([1, 2])
+    await store.rotate()
+    const between = store.stream({ from: 3, to: 9 })
+    await store.append(3)
+    await store.rotate()
+    await store.truncateBefore(4)
+    expect(await collect(empty)).toEqual([])
+    expect(await collect(passedOver)).toEqual([])
+    expect(await collect(beyond)).toEqual([])
+    expect(await collect(between)).toEqual([])
+    expect(await collect(iterator)).toEqual([])
+    // But one whose range holds records says that they are gone.
+    expect(await outcomeOf(read)).toMatchObject({ items: [], error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 1 } })
+  })
+
+  test('of a range that ends before the first record is just its end, though segments go meanwhile', async () => {
+    const store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
+    await store.append(1)
+    await store.rotate()
+    await store.truncateBefore(2)
+    const below = store.stream({ to: 1 })
+    await store.append(2)
+    await store.rotate()
+    await store.truncateBefore(3)
+    expect(await collect(below)).toEqual([])
+    await store.close()
+  })
+
+  test('of a sealed path costs no file where the seal says that nothing is in the range', async () => {
+    const path = await journalOf([1, 2], [3, 4])
+    const opened: string[] = []
+    const fs = new ObservedFileSystem(({ operation, path: file }) => {
+      if (operation === 'open') opened.push(file)
+    })
+    expect(await MiniStore.replay(path, { fileSystem: fs })).toEqual([1, 2, 3, 4])
+    const all = opened.length
+    opened.length = 0
+    expect(await MiniStore.replay(path, { fileSystem: fs, from: 5 })).toEqual([])
+    expect(opened.length).toBe(all - 2)
+    opened.length = 0
+    expect(await MiniStore.replay(path, { fileSystem: fs, from: 4 })).toEqual([4])
+    expect(opened.length).toBe(all - 1)
+  })
+
   test('of a path is what was there when it was first pulled', async () => {
     const path = await journalOf([1, 2, 3])
     const stream = MiniStore.stream(path)
@@ -693,6 +857,23 @@ describe('the end of a stream', () => {
     expect(items.length).toBeLessThan(8999)
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
     expect((error as Error).message).toContain('the journal was deleted while it was being read')
+  })
+
+  test.each([
+    { name: 'from the beginning', first: 1 },
+    { name: 'where the reader is to go on', first: 3001 },
+    { name: 'within what is to be read', first: 2500 },
+  ])('is an error when another journal lies there by then, that begins $name', async ({ first }) => {
+    const { directory, path } = await longJournal()
+    const iterator = MiniStore.stream<Numbered>(path).values()
+    expect(await take(iterator, 1)).toHaveLength(1)
+    await rm(directory, { recursive: true })
+    await writeJournal(path, [numbered(1, first - 1), numbered(first, 9000), numbered(9001, 9001)].slice(first === 1 ? 1 : 0))
+    if (first > 1) await rm(`${path}.001`)
+    const { items, error } = await outcomeOf(iterator)
+    expect(items.length).toBeLessThanOrEqual(2999)
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
+    expect((error as Error).message).toContain('the journal was replaced by another while it was being read')
   })
 
   test('is told to salvage when the journal is deleted before it is reached', async () => {
@@ -1102,6 +1283,131 @@ describe('damage', () => {
     expect(items).toEqual([good[0]])
     expect((error as Error).message).toContain('too much damage')
     expect(fs.openFiles).toBe(0)
+  })
+})
+
+describe('what salvage returns', () => {
+  /** Good and damaged lines by turns, and the numbers of the good ones. */
+  async function halfDamaged(): Promise<{ path: string; good: number[] }> {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', '{', '3', '{', '{', '6'])
+    return { path, good: [1, 3, 6] }
+  }
+
+  test('is awaited before the stream goes on, if it is a promise', async () => {
+    const { path } = await halfDamaged()
+    const order: unknown[] = []
+    const salvage = async ({ sequence }: MiniStoreError): Promise<void> => {
+      order.push(`${sequence} begins`)
+      for (let turns = 0; turns < 3; turns++) await turn()
+      order.push(`${sequence} ends`)
+    }
+    for await (const record of MiniStore.stream(path, { salvage })) order.push(record)
+    expect(order).toEqual([1, '2 begins', '2 ends', 3, '4 begins', '4 ends', '5 begins', '5 ends', 6])
+  })
+
+  test.each(['iterator', 'reader', 'array'])('ends the stream with what it rejects with, through an %s', async (way) => {
+    const { path } = await halfDamaged()
+    const fs = new ObservedFileSystem()
+    const reason = { not: 'even an error' }
+    const salvage = async ({ sequence }: MiniStoreError): Promise<void> => {
+      await turn()
+      if (sequence === 4) throw reason
+    }
+    const options = { fileSystem: fs, salvage }
+    if (way === 'array') await expect(MiniStore.replay(path, options)).rejects.toBe(reason)
+    else if (way === 'iterator') {
+      expect(await outcomeOf(MiniStore.stream(path, options))).toEqual({ items: [1, 3], error: reason })
+    } else {
+      const reader = MiniStore.stream(path, options).getReader()
+      expect([(await reader.read()).value, (await reader.read()).value]).toEqual([1, 3])
+      await expect(reader.read()).rejects.toBe(reason)
+    }
+    expect(fs.openFiles).toBe(0)
+  })
+
+  test('ends the stream when it rejects of damage to the segments as such', async () => {
+    const path = await journalOf([1], [2], [3], [4])
+    await rm(`${path}.002`)
+    const reason = new Error('no')
+    const salvage = (): Promise<void> => Promise.reject(reason)
+    expect(await outcomeOf(MiniStore.stream(path, { salvage }))).toEqual({ items: [], error: reason })
+  })
+
+  test('is waited for no longer once the signal is aborted', async () => {
+    const { path } = await halfDamaged()
+    const abort = new AbortController()
+    const salvage = (): Promise<void> => new Promise(() => setImmediate(() => abort.abort('enough')))
+    const { items, error } = await outcomeOf(MiniStore.stream(path, { salvage, signal: abort.signal }))
+    expect({ items, error }).toEqual({ items: [1], error: 'enough' })
+  })
+})
+
+describe('the cost of lines', () => {
+  const asynchronous: StandardSchemaV1<unknown> = {
+    '~standard': { version: 1, vendor: 'test', validate: async (value) => ({ value }) },
+  }
+  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+  const block = 64 * 1024
+
+  test.each([
+    { name: 'that are not JSON', line: 'x', options: {} },
+    { name: 'that are blank', line: '', options: {} },
+    { name: 'that hold a NUL', line: '\0', options: {} },
+    { name: 'that an asynchronous schema takes', line: '1', options: { schema: asynchronous } },
+  ])('is the same however many there are $name: each is counted once', async ({ line, options }) => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const lines = 3000
+    await writeSegment(path, header, [...Array.from({ length: lines }, () => line), '1'])
+    let scans = 0
+    const { indexOf } = Buffer.prototype
+    const spy = vi.spyOn(Buffer.prototype, 'indexOf').mockImplementation(function (this: Buffer, ...parameters: unknown[]) {
+      scans++
+      return Reflect.apply(indexOf, this, parameters) as number
+    })
+    onTestFinished(() => spy.mockRestore())
+    let damages = 0
+    const told = { salvage: (): void => void damages++ }
+    const records = await MiniStore.replay(path, { ...told, ...options })
+    expect(damages).toBe(line === '1' ? 0 : lines)
+    expect(records).toHaveLength(lines + 1 - damages)
+    expect(scans).toBeLessThan(5 * lines)
+  })
+
+  test.each([
+    { name: 'records', bad: false, options: {} },
+    { name: 'records of an asynchronous schema', bad: false, options: { schema: asynchronous } },
+    { name: 'damage everywhere', bad: true, options: { salvage: () => {} } },
+    { name: 'records that are passed over', bad: false, options: { from: 10 ** 6 } },
+  ])('leaves the event loop its turn at every block, though nothing is waited for: $name', async ({ bad, options }) => {
+    // In memory: reads are answered without a turn of the loop.
+    const fs = new SimulatedFileSystem()
+    const line = Buffer.from(bad ? `{"a":"${'x'.repeat(200)}"\n` : '{"a":1}\n')
+    const blocks = 20
+    const file = await fs.open('/journal.jsonl', 'create')
+    const lines = Buffer.alloc(blocks * block - ((blocks * block) % line.length), line)
+    await file.write(Buffer.concat([Buffer.from(`${header}\n`), lines]), 0)
+    await file.close()
+    let turns = 0
+    let immediate = setImmediate(function count() {
+      turns++
+      immediate = setImmediate(count)
+    })
+    try {
+      await MiniStore.replay('/journal.jsonl', { fileSystem: fs, ...options })
+    } finally {
+      clearImmediate(immediate)
+    }
+    expect(turns).toBeGreaterThanOrEqual(blocks - 1)
+    // An abort in the next turn of the loop ends it within the block.
+    const abort = new AbortController()
+    let told = 0
+    const count = { salvage: (): void => void told++ }
+    setImmediate(() => abort.abort('enough'))
+    const stream = MiniStore.stream('/journal.jsonl', { fileSystem: fs, ...options, ...(bad ? count : {}), signal: abort.signal })
+    const { items, error } = await outcomeOf(stream)
+    expect(error).toBe('enough')
+    expect((items.length + told) * line.length).toBeLessThanOrEqual(block)
   })
 })
 

@@ -186,12 +186,13 @@ export class Gate {
   }
 }
 
-/** How many descriptors of this process lead into a directory; 0 where there is no /proc to tell. */
+/** How many descriptors of this process lead to a directory or into it; 0 where there is no /proc to tell. */
 export function descriptorsIn(directory: string): number {
   if (process.platform !== 'linux') return 0
   let count = 0
   for (const descriptor of readdirSync('/proc/self/fd')) {
-    if (targetOf(descriptor)?.startsWith(`${directory}/`)) count++
+    const target = targetOf(descriptor)
+    if (target === directory || target?.startsWith(`${directory}/`)) count++
   }
   return count
 }

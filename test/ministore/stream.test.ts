@@ -393,7 +393,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
           },
         },
       }
-      const salvage = (): Promise<never> => {
+      const salvage = (): unknown => {
         void reached.wait()
         return never
       }
@@ -419,7 +419,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
         expect(await nexts[1]).toEqual({ done: true, value: undefined })
       }
       for (const way of ['return', 'cancel']) {
-        await leave(MiniStore.stream(path, options) as JournalStream<Numbered>, way)
+        await leave(MiniStore.stream(path, options), way)
         expect(fs.openFiles - opened).toBe(0)
         expect(fs.watching).toBe(0)
       }
@@ -1297,11 +1297,12 @@ describe('what salvage returns', () => {
   test('is awaited before the stream goes on, if it is a promise', async () => {
     const { path } = await halfDamaged()
     const order: unknown[] = []
-    const salvage = async ({ sequence }: MiniStoreError): Promise<void> => {
+    const answer = async ({ sequence }: MiniStoreError): Promise<void> => {
       order.push(`${sequence} begins`)
       for (let turns = 0; turns < 3; turns++) await turn()
       order.push(`${sequence} ends`)
     }
+    const salvage = (damage: MiniStoreError): unknown => answer(damage)
     for await (const record of MiniStore.stream(path, { salvage })) order.push(record)
     expect(order).toEqual([1, '2 begins', '2 ends', 3, '4 begins', '4 ends', '5 begins', '5 ends', 6])
   })
@@ -1309,12 +1310,12 @@ describe('what salvage returns', () => {
   test.each(['iterator', 'reader', 'array'])('ends the stream with what it rejects with, through an %s', async (way) => {
     const { path } = await halfDamaged()
     const fs = new ObservedFileSystem()
-    const reason = { not: 'even an error' }
-    const salvage = async ({ sequence }: MiniStoreError): Promise<void> => {
+    const reason = new Error('too much damage')
+    const answer = async ({ sequence }: MiniStoreError): Promise<void> => {
       await turn()
       if (sequence === 4) throw reason
     }
-    const options = { fileSystem: fs, salvage }
+    const options = { fileSystem: fs, salvage: (damage: MiniStoreError): unknown => answer(damage) }
     if (way === 'array') await expect(MiniStore.replay(path, options)).rejects.toBe(reason)
     else if (way === 'iterator') {
       expect(await outcomeOf(MiniStore.stream(path, options))).toEqual({ items: [1, 3], error: reason })
@@ -1330,21 +1331,21 @@ describe('what salvage returns', () => {
     const path = await journalOf([1], [2], [3], [4])
     await rm(`${path}.002`)
     const reason = new Error('no')
-    const salvage = (): Promise<void> => Promise.reject(reason)
+    const salvage = (): unknown => Promise.reject(reason)
     expect(await outcomeOf(MiniStore.stream(path, { salvage }))).toEqual({ items: [], error: reason })
   })
 
   test('is waited for no longer once the signal is aborted', async () => {
     const { path } = await halfDamaged()
     const abort = new AbortController()
-    const salvage = (): Promise<void> => new Promise(() => setImmediate(() => abort.abort('enough')))
+    const salvage = (): unknown => new Promise(() => setImmediate(() => abort.abort('enough')))
     const { items, error } = await outcomeOf(MiniStore.stream(path, { salvage, signal: abort.signal }))
     expect({ items, error }).toEqual({ items: [1], error: 'enough' })
   })
 })
 
 describe('the cost of lines', () => {
-  const asynchronous: StandardSchemaV1<unknown> = {
+  const asynchronous: StandardSchemaV1 = {
     '~standard': { version: 1, vendor: 'test', validate: async (value) => ({ value }) },
   }
   const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
@@ -1359,19 +1360,14 @@ describe('the cost of lines', () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = 3000
     await writeSegment(path, header, [...Array.from({ length: lines }, () => line), '1'])
-    let scans = 0
-    const { indexOf } = Buffer.prototype
-    const spy = vi.spyOn(Buffer.prototype, 'indexOf').mockImplementation(function (this: Buffer, ...parameters: unknown[]) {
-      scans++
-      return Reflect.apply(indexOf, this, parameters) as number
-    })
+    const spy = vi.spyOn(Buffer.prototype as Buffer, 'indexOf')
     onTestFinished(() => spy.mockRestore())
     let damages = 0
     const told = { salvage: (): void => void damages++ }
     const records = await MiniStore.replay(path, { ...told, ...options })
     expect(damages).toBe(line === '1' ? 0 : lines)
     expect(records).toHaveLength(lines + 1 - damages)
-    expect(scans).toBeLessThan(5 * lines)
+    expect(spy.mock.calls.length).toBeLessThan(5 * lines)
   })
 
   test.each([

@@ -1,10 +1,12 @@
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 
 import { describe, expect, test } from 'vitest'
 
 import { type JournalEntry, type JournalStream, MiniStore, MiniStoreError } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { turn } from '../support/consume.ts'
-import { numbers } from '../support/journals.ts'
+import { numbers, writeJournal } from '../support/journals.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { pickSeed, seededRandom } from '../support/seeded-random.ts'
@@ -231,5 +233,38 @@ describe('a stream consumed while the journal changes', () => {
     const seen = await Promise.all(followers)
     for (const each of seen) expect(each).toEqual({ first: 1, last: 200, count: 200, error: undefined })
     await (store ?? writer)?.close()
+  })
+})
+
+describe('a seal that is replaced between the two looks of a reader', () => {
+  const path = '/journal.jsonl'
+  const facts = 'bytes=40 records=1 crc32=00000000'
+  /** Whole, and of no prefix of the segment that is read. */
+  const foreign = `${facts} check=${crc32(facts).toString(16).padStart(8, '0')}\n`
+
+  async function journal(): Promise<SimulatedFileSystem> {
+    const files = new SimulatedFileSystem()
+    await writeJournal(path, [['a', 'b', 'c']], { fileSystem: files })
+    return files
+  }
+
+  test('is foreign, so that the test can fail', async () => {
+    const files = await journal()
+    files.writeFile(`${path}.seal`, foreign)
+    await expect(MiniStore.replay(path, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+  })
+
+  test.each([
+    ['before', 1],
+    ['after', 2],
+  ])('is not held against the segment: the foreign one is seen %s it', async (_, foreignLook) => {
+    const files = await journal()
+    const seal = files.readFile(`${path}.seal`)
+    let looks = 0
+    files.onOperation(({ operation, path: at }) => {
+      if (operation === 'open' && at === `${path}.seal`) files.writeFile(at, ++looks === foreignLook ? foreign : seal)
+    })
+    expect(await MiniStore.replay(path, { fileSystem: files })).toEqual(['a', 'b', 'c'])
+    expect(looks).toBe(2)
   })
 })

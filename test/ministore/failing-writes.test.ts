@@ -482,6 +482,36 @@ describe('a failed rotation', () => {
 })
 
 describe('retention', () => {
+  test.each([['ENOSPC'], ['EIO'], ['EACCES']] as const)(
+    'keeps a segment in mind whose deletion failed with %s, and deletes it the next time',
+    async (code) => {
+      const { files, store } = await openStore({ maxBytesPerSegment: 1 })
+      await store.append('three')
+      const before = store.segments
+      files.failOn({ operation: 'unlink', path: FIRST_SEALED }, code)
+      expect(await errorOf(store.truncateBefore(3))).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code } })
+      expect([store.firstSequence, store.segments]).toEqual([1, before])
+      expect(await store.replay()).toEqual(['one', 'two', 'three'])
+      await store.truncateBefore(3)
+      expect([store.firstSequence, store.segments]).toEqual([3, before.slice(2)])
+      expect(files.exists(FIRST_SEALED)).toBe(false)
+      await store.close()
+      expect(await recordsOn(files)).toEqual(['three'])
+    },
+  )
+
+  test('deletes at the next rotation what an earlier one could not', async () => {
+    const { files, store } = await openStore({ maxBytesPerSegment: 1, maxSegments: 2 })
+    files.failOn({ operation: 'unlink', path: FIRST_SEALED }, 'EIO')
+    await errorOf(store.append('three'))
+    expect(store.firstSequence).toBe(1)
+    await store.append('three')
+    await store.append('four')
+    expect([store.firstSequence, store.segments.length]).toEqual([3, 2])
+    expect(files.exists(FIRST_SEALED)).toBe(false)
+    await store.close()
+  })
+
   test('counts a segment that somebody else has removed as deleted, and goes on', async () => {
     const { files, store } = await openStore({ maxBytesPerSegment: 1, maxSegments: 2 })
     await files.unlink(FIRST_SEALED)
@@ -643,6 +673,18 @@ describe('a full disk', () => {
       expect(await MiniStore.replay<string>(PATH, { fileSystem: files })).toEqual(['one', 'two'])
     },
   )
+
+  test('that was full at open and has room at close: then the seal is written', async () => {
+    const { files, store } = await openStore()
+    const image = files.afterKill()
+    await store.close()
+    image.capacityBytes = usedBytes(image)
+    const again = await MiniStore.open<string>(PATH, { fileSystem: image })
+    expect(image.exists(SEAL) && image.readFile(SEAL).equals(files.readFile(SEAL))).toBe(false)
+    image.capacityBytes = Infinity
+    await again.close()
+    expect(image.readFile(SEAL)).toEqual(files.readFile(SEAL))
+  })
 
   test('gives its last bytes to records: a seal that does not fit takes none', async () => {
     const { files, store } = await openStore()

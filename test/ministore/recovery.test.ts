@@ -329,6 +329,33 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
+  test('evidence longer than the pieces in which it is copied: whole, recognized, and not mistaken for another', async () => {
+    // No two pieces are alike.
+    const tail = Array.from({ length: 80_000 }, (_, n) => n).join(' ')
+    for (const [change, expected] of [
+      [undefined, '.torn-3'],
+      [(text: string) => text, '.torn-3'],
+      [(text: string) => `x${text.slice(1)}`, '.torn-3-2'],
+      [(text: string) => `${text.slice(0, -1)}x`, '.torn-3-2'],
+      [(text: string) => text.slice(0, -1), '.torn-3-2'],
+      [(text: string) => `${text}x`, '.torn-3-2'],
+    ] as const) {
+      const older = change === undefined ? {} : { '.torn-3': change(tail) }
+      await expectHealed(await journalWith({ '': whole + tail, ...older }), {
+        records: [1, { n: 2 }],
+        torn: {
+          sequence: 3,
+          offset: whole.length,
+          bytes: tail.length,
+          reason: 'the line has no line feed',
+          savedAs: expected,
+        },
+        scannedBytes: whole.length + tail.length,
+        files: { '': whole, ...older, [expected]: tail },
+      })
+    }
+  })
+
   test('the evidence is whole and durable before the tail is cut', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/journal.jsonl', `${whole}{"n":`)
@@ -629,6 +656,34 @@ describe('corruption is refused, and nothing is changed', () => {
       const directory = await journalWith({ ...segments, '.001': segments['.001'].slice(0, -cut) })
       await expectFoundByReading(directory, cut === 1 ? /no line feed/ : /wrong checksum/)
     }
+  })
+
+  test('a header that has no prev though a segment is before it, in a sealed segment and in the active one', async () => {
+    for (const ending of ['.002', ''] as const) {
+      const segments = threeSegments()
+      segments[ending] = segments[ending].replace(/ prev=\w+/, '')
+      const directory = await journalWith(segments)
+      await expectRefused(directory, { message: /its header has no prev, though journal\.jsonl\.00\d is before it/, segment: ending })
+      await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: name + ending })
+    }
+  })
+
+  test('the active segment of an emptied journal is gone: its seal knows that the sequence goes on', async () => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, name)
+    const store = await MiniStore.open(path)
+    await store.appendAll([1, 2, 3, 4])
+    await store.rotate()
+    await store.truncateBefore(5)
+    await store.close()
+    const active = await readFile(path)
+    await rm(path)
+    await expectRefused(directory, { message: /the active segment is gone, and its seal .* says that it held 0 record/, segment: '' })
+    await expect(MiniStore.replay(path)).rejects.toThrow(/the active segment is gone/)
+    await writeFile(path, active)
+    const again = await MiniStore.open(path)
+    expect(await again.append(5)).toBe(5)
+    await again.close()
   })
 
   test('a sealed segment without a whole header', async () => {

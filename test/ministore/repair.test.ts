@@ -286,6 +286,24 @@ describe('repair', () => {
     expect(files.readFile(`${path}.broken`).toString()).toBe('of another day')
   })
 
+  test('knows a copy that is longer than the pieces in which it is compared, to its last byte', async () => {
+    for (const [change, copy] of [
+      [(bytes: Buffer) => bytes, 'journal.jsonl.broken'],
+      [(bytes: Buffer) => Buffer.concat([bytes.subarray(0, -1), Buffer.from('x')]), 'journal.jsonl.broken-2'],
+    ] as const) {
+      const files = await journal()
+      // No two pieces are alike.
+      const long = Array.from({ length: 80_000 }, (_, n) => n).join(' ')
+      edit(files, 'journal.jsonl', (text) => `${text.replace('"h"', '"h')}${JSON.stringify(long)}\n`)
+      const before = files.readFile(path)
+      files.writeFile(`${path}.broken`, change(before))
+      const { copies } = await repair(files, drop)
+      expect(copies[0]).toBe(copy)
+      expect(files.readFile(`/data/${copy}`).equals(before)).toBe(true)
+      expect(await contentOf(files)).toEqual([...numbered('abcdefg'), [8, long]])
+    }
+  })
+
   test('is refused while a writer has it open', async () => {
     const files = await journal()
     await using store = await MiniStore.open(path, { fileSystem: files })

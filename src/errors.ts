@@ -1,3 +1,5 @@
+import { inspect } from 'node:util'
+
 /**
  * Every code a {@link MiniStoreError} can carry. Codes are stable API; messages may change.
  *
@@ -97,14 +99,49 @@ export class MiniStoreError extends Error {
   }
 }
 
-/** The message of anything that was thrown. */
-export function messageOf(thrown: unknown): string {
-  if (thrown instanceof Error) return thrown.message
+/**
+ * Whether it is an error of this library and, when codes are given, has one of them. Told by its shape, as everything is that
+ * may come from another realm or from another copy of the library: there classes are others, and `instanceof` says no.
+ */
+export function isMiniStoreError(thrown: unknown, ...codes: readonly MiniStoreErrorCode[]): thrown is MiniStoreError {
+  if (propertyOf(thrown, 'name') !== 'MiniStoreError') return false
+  const code = propertyOf(thrown, 'code')
+  return typeof code === 'string' && (codes.length === 0 || (codes as readonly string[]).includes(code))
+}
+
+/** Whether it is a RangeError of the platform, of whatever realm, with such a message. */
+export function isRangeError(thrown: unknown, message: RegExp): boolean {
+  return propertyOf(thrown, 'name') === 'RangeError' && message.test(messageOf(thrown))
+}
+
+/** A property of anything that was thrown; undefined when it has none, or none that can be read. Never throws. */
+export function propertyOf(thrown: unknown, name: string): unknown {
   try {
-    return String(thrown)
+    return (thrown as { readonly [name: string]: unknown } | null | undefined)?.[name]
   } catch {
-    // An object without a prototype, say, has no text.
-    return `a thrown ${typeof thrown}`
+    // A getter threw, or a Proxy that is revoked.
+    return undefined
+  }
+}
+
+/** The message of anything that was thrown; without one, what `node:util` shows of it, on one line. Never throws. */
+export function messageOf(thrown: unknown): string {
+  if (typeof thrown === 'string') return thrown
+  const message = propertyOf(thrown, 'message')
+  return typeof message === 'string' ? message : inspected(thrown)
+}
+
+const longestInspected = 200
+
+function inspected(thrown: unknown): string {
+  try {
+    const text = inspect(thrown, { depth: 1, breakLength: Number.POSITIVE_INFINITY, customInspect: false })
+    // Where an error was made is in its stack, for whoever is given the error itself.
+    const line = text.replaceAll(/\n\s+at [^\n]*/g, '').replaceAll(/\s*\n\s*/g, ' ')
+    return line.length > longestInspected ? `${line.slice(0, longestInspected)}…` : line
+  } catch {
+    // A getter that `inspect` looks at threw.
+    return `a thrown ${typeof thrown} that cannot be shown`
   }
 }
 
@@ -114,6 +151,6 @@ export function messageOf(thrown: unknown): string {
  * @param doing what was being done, as in "Could not … "
  */
 export function ioError(doing: string, cause: unknown, context: MiniStoreErrorContext): MiniStoreError {
-  if (cause instanceof MiniStoreError) return cause
+  if (isMiniStoreError(cause)) return cause
   return new MiniStoreError('ERR_MINISTORE_IO', `Could not ${doing}: ${messageOf(cause)}`, { ...context, cause })
 }

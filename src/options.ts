@@ -40,6 +40,22 @@ export function integer(
   return value
 }
 
+/**
+ * @throws {TypeError} unless it is undefined or an AbortSignal. Told by its shape: one of jsdom, or of a `node:vm` context as
+ *   test runners use them, is no instance of the class of that name here.
+ */
+export function signalOption(value: unknown): AbortSignal | undefined {
+  if (value === undefined || isAbortSignal(value)) return value
+  throw new TypeError(`Expected \`signal\` to be an AbortSignal, got ${shown(value)}`)
+}
+
+function isAbortSignal(value: unknown): value is AbortSignal {
+  if (!isObject(value)) return false
+  const { aborted, addEventListener, removeEventListener } = value as { readonly [Name in keyof AbortSignal]?: unknown }
+  const isTarget = typeof addEventListener === 'function' && typeof removeEventListener === 'function'
+  return isTarget && typeof aborted === 'boolean'
+}
+
 /** @throws {TypeError} unless it is true, false or undefined. */
 export function boolean(name: string, value: unknown, otherwise: boolean): boolean {
   if (value === undefined) return otherwise

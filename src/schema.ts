@@ -2,7 +2,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
 import { isObject, shown } from './options.ts'
-import { isThenable } from './thenable.ts'
+import { ignoreOutcome, isThenable } from './async.ts'
 
 /** @throws {TypeError} unless it is a Standard Schema or undefined. */
 export function schemaOption(value: unknown): StandardSchemaV1 | undefined {
@@ -58,8 +58,10 @@ function outputOf(result: unknown, describe: Validated): unknown {
     throw schemaError([{ message: `expected its validate to give a result, got ${shown(result)}` }], describe)
   }
   const { issues, value } = result as { issues?: ReadonlyArray<StandardSchemaV1.Issue>; value?: unknown }
-  if (issues === undefined) return value
-  throw schemaError(issues, describe)
+  if (issues !== undefined) throw schemaError(issues, describe)
+  if (!isThenable(value)) return value
+  ignoreOutcome(value)
+  throw schemaError([{ message: 'expected its output to be a value, got a promise' }], describe)
 }
 
 function schemaError(
@@ -68,8 +70,16 @@ function schemaError(
   cause?: unknown,
 ): MiniStoreError {
   const { subject, context } = describe()
-  const text = issues.map((issue) => `${issue.message}${pathOf(issue)}`).join('; ')
-  return new MiniStoreError('ERR_MINISTORE_SCHEMA', `${subject} fails the schema: ${text}`, { ...context, issues, cause })
+  return new MiniStoreError('ERR_MINISTORE_SCHEMA', `${subject} fails the schema: ${textOf(issues)}`, { ...context, issues, cause })
+}
+
+/** The library of the schema made them: they may be anything. */
+function textOf(issues: ReadonlyArray<StandardSchemaV1.Issue>): string {
+  try {
+    return issues.map((issue) => `${messageOf(issue)}${pathOf(issue)}`).join('; ')
+  } catch {
+    return messageOf(issues)
+  }
 }
 
 function pathOf(issue: StandardSchemaV1.Issue): string {

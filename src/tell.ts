@@ -1,4 +1,4 @@
-import { messageOf } from './errors.ts'
+import { messageOf, propertyOf } from './errors.ts'
 
 /**
  * Tells a listener of an error that nobody waits for; without one it is a warning of the process. Never throws, whatever
@@ -17,5 +17,11 @@ export function tell(listener: ((error: unknown) => unknown) | undefined, error:
 }
 
 function warn(error: unknown): void {
-  process.emitWarning(error instanceof Error ? error : messageOf(error))
+  const isShowable = ['name', 'message', 'stack'].every((name) => typeof propertyOf(error, name) === 'string')
+  try {
+    process.emitWarning(isShowable ? (error as Error) : messageOf(error))
+  } catch {
+    // An error of another realm, which Node refuses.
+    process.emitWarning(messageOf(error))
+  }
 }

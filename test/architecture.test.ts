@@ -16,21 +16,24 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   options: ['errors'],
   tell: ['errors'],
   codec: ['options'],
-  thenable: ['options'],
-  schema: ['errors', 'options', 'thenable'],
+  async: ['options'],
+  schema: ['errors', 'options', 'async'],
   fs: ['errors', 'options'],
-  ministore: ['errors', 'options', 'thenable', 'codec', 'schema', 'fs'],
-  minisnap: ['errors', 'options', 'thenable', 'codec', 'schema', 'fs'],
-  ministate: ['errors', 'options', 'tell', 'thenable', 'codec', 'schema', 'fs', 'ministore', 'minisnap'],
-  miniqueue: ['errors', 'options', 'tell', 'fs', 'minisnap', 'ministate'],
+  ministore: ['errors', 'options', 'async', 'codec', 'schema', 'fs'],
+  minisnap: ['errors', 'options', 'async', 'codec', 'schema', 'fs'],
+  ministate: ['errors', 'options', 'async', 'tell', 'codec', 'schema', 'fs', 'ministore', 'minisnap'],
+  miniqueue: ['errors', 'options', 'async', 'tell', 'fs', 'minisnap', 'ministate'],
   // The face of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'fs', 'ministore'],
-  cli: ['errors', 'options', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],
+  cli: ['errors', 'options', 'async', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],
   // Published for users' own crash tests: it stands beside the bricks and must not lean on them.
   testing: ['errors', 'fs'],
 }
 
 const MAX_LINES_PER_FILE = 450
+
+/** What no source may ask a value for its class by: only classes that the file declares or imports from src, and not this one. */
+const MAY_BE_ANOTHERS = ['MiniStoreError']
 
 const ROOT = join(import.meta.dirname, '..')
 const sources = readSources(join(ROOT, 'src'))
@@ -57,6 +60,10 @@ describe('src', () => {
 
   test('has no import cycle', () => {
     expect(importCycles(sources)).toEqual([])
+  })
+
+  test('tells nothing by its class that may come from another realm or another copy of the library', () => {
+    expect(foreignClasses(sources)).toEqual([])
   })
 
   test(`has no file longer than ${MAX_LINES_PER_FILE} lines`, () => {
@@ -182,6 +189,29 @@ describe('the checks themselves', () => {
     expect(importCycles(tree)).toEqual([])
   })
 
+  test('instanceof is reported for a global class, for that of a package and for our error, and for no class of src', () => {
+    const tree = treeOf({
+      'options.ts': `
+        import { MiniStoreError, FromCaller } from './errors.ts'
+        import PQueue from 'p-queue'
+        class Own {}
+        const local = () => {
+          class Inner {}
+          return value instanceof Inner || value instanceof FromCaller || value instanceof Own
+        }
+        const text = 'value instanceof Error'
+        return value instanceof Error || value instanceof globalThis.Date || value instanceof MiniStoreError ||
+          value instanceof PQueue
+      `.replace('return value instanceof Error', 'export const all = value instanceof Error'),
+    })
+    expect(foreignClasses(tree)).toEqual([
+      'options.ts: instanceof Error',
+      'options.ts: instanceof an expression',
+      'options.ts: instanceof MiniStoreError',
+      'options.ts: instanceof PQueue',
+    ])
+  })
+
   test('a file with one line too many is reported, one with just as many is not', () => {
     const lines = (count: number) => 'x\n'.repeat(count)
     expect(longFiles(treeOf({ 'errors.ts': lines(450), 'options.ts': lines(451) }))).toEqual([
@@ -226,20 +256,27 @@ function treeOf(texts: Readonly<Record<string, string>>): Tree {
  */
 function importsOf(text: string): Import[] {
   const found: Import[] = []
+  visitNodes(text, (node) => {
+    if (isNode(node.source) && typeof node.source.value === 'string') {
+      const isTypeOnly = [node.importKind, node.exportKind].includes('type') || node.type === 'TSImportType'
+      found.push({ specifier: node.source.value, isTypeOnly })
+    }
+  })
+  return found
+}
+
+/** Calls back with every node of a TypeScript source, in the order of the text, parents before what is in them. */
+function visitNodes(text: string, onNode: (node: Record<string, unknown>) => void): void {
   const visit = (node: unknown): void => {
     if (Array.isArray(node)) {
       for (const element of node) visit(element)
     } else if (isNode(node)) {
-      if (isNode(node.source) && typeof node.source.value === 'string') {
-        const isTypeOnly = [node.importKind, node.exportKind].includes('type') || node.type === 'TSImportType'
-        found.push({ specifier: node.source.value, isTypeOnly })
-      }
+      onNode(node)
       for (const child of Object.values(node)) visit(child)
     }
   }
   // oxlint-disable-next-line typescript/no-deprecated -- its successor is in vite, which is not ours
   visit(parseAst(text, { lang: 'ts' }))
-  return found
 }
 
 /** A node of an ESTree; `source` is what it imports from, on all kinds of nodes that import. */
@@ -315,6 +352,27 @@ function importCycles(tree: Tree): string[] {
   }
   for (const path of tree.keys()) walk(path, [])
   return cycles
+}
+
+/** Every `instanceof` of a class that its file neither declares nor imports from src. */
+function foreignClasses(tree: Tree): string[] {
+  return [...tree].flatMap(([path, { text }]) => {
+    const own = new Set<unknown>()
+    const asked: unknown[] = []
+    visitNodes(text, (node) => {
+      if (node.type === 'ClassDeclaration' && isNode(node.id)) own.add(node.id.name)
+      if (node.type === 'ImportDeclaration' && isNode(node.source) && String(node.source.value).startsWith('.')) {
+        for (const specifier of node.specifiers as Array<{ readonly local: { readonly name: string } }>) {
+          own.add(specifier.local.name)
+        }
+      }
+      if (node.type === 'BinaryExpression' && node.operator === 'instanceof' && isNode(node.right)) {
+        asked.push(node.right.type === 'Identifier' ? node.right.name : 'an expression')
+      }
+    })
+    for (const name of MAY_BE_ANOTHERS) own.delete(name)
+    return asked.filter((name) => !own.has(name)).map((name) => `${path}: instanceof ${String(name)}`)
+  })
 }
 
 function longFiles(tree: Tree): string[] {

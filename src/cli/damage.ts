@@ -1,4 +1,4 @@
-import { messageOf, type MiniStoreError } from '../errors.ts'
+import { messageOf, type MiniStoreError, propertyOf } from '../errors.ts'
 
 /** Damage to a journal as commands print it; stable names. */
 export interface DamageReport {
@@ -30,7 +30,7 @@ function reasonOf({ message, path, segment, line, offset, code, cause }: MiniSto
   const isUndecoded =
     cause !== undefined &&
     line !== undefined &&
-    (code === 'ERR_MINISTORE_CODEC' || cause instanceof SyntaxError)
+    (code === 'ERR_MINISTORE_CODEC' || propertyOf(cause, 'name') === 'SyntaxError')
   if (isUndecoded) return `the line is not JSON: ${messageOf(cause)}`
   const place = `The journal ${path} is damaged at ${segment}`
   if (!message.startsWith(place)) return message

@@ -2,6 +2,8 @@ import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 
+import { messageOf } from '../errors.ts'
+import { systemErrorCode } from '../fs/file-system.ts'
 import type { MiniStore } from '../index.ts'
 import { crashAndGoOn, type CrashHistory } from './demo/crash-rounds.ts'
 import { openJournal, recordsToSend } from './demo/demo-journal.ts'
@@ -35,9 +37,8 @@ async function main(): Promise<number> {
   try {
     await demonstrate(printer)
   } catch (error) {
-    const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
-    const message = error instanceof Error ? error.message : String(error)
-    process.stderr.write(`\nThe demo broke off: ${visible(message)}${typeof code === 'string' ? ` (${code})` : ''}\n`)
+    const code = systemErrorCode(error)
+    process.stderr.write(`\nThe demo broke off: ${visible(messageOf(error))}${code !== undefined ? ` (${code})` : ''}\n`)
     return 1
   }
   const seconds = ((performance.now() - start) / 1000).toFixed(1)

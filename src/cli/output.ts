@@ -1,6 +1,6 @@
 import { messageOf } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
-import { settledOrAborted } from '../ministore/abort.ts'
+import { settledOrAborted } from '../async.ts'
 
 /** What a standard stream of a process offers, as far as it is used. */
 export interface OutputStream {

@@ -1,4 +1,4 @@
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, messageOf, type MiniStoreError, propertyOf } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
 import { nearest } from '../options.ts'
 import { Arguments } from './arguments.ts'
@@ -149,7 +149,7 @@ async function tryToFlush(output: Output): Promise<Interrupted | undefined> {
 
 function detailsOf(error: unknown): object {
   if (error instanceof CommandFailure) return error.details
-  if (!(error instanceof MiniStoreError)) return {}
+  if (!isMiniStoreError(error)) return {}
   const { path, segment, line, offset, sequence } = error
   return { path, segment, line, offset, sequence }
 }
@@ -170,7 +170,7 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
       advice: `Try: ministore ${topic === undefined ? '' : `${topic} `}--help`,
     }
   }
-  if (error instanceof MiniStoreError) {
+  if (isMiniStoreError(error)) {
     // What the codec of a command refuses is a line that is not JSON.
     const isDamage = error.code === 'ERR_MINISTORE_CORRUPT' || error.code === 'ERR_MINISTORE_CODEC'
     if (!isDamage) return { message, code: error.code, advice: await adviceForLocked(error) }
@@ -186,8 +186,8 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
   if (error instanceof OutputError) return { message, code: outputFailed, advice: undefined }
   const code = systemErrorCode(error)
   // Not the system's and not ours: a mistake of this program, which its stack helps to find.
-  const isBug = code === undefined && error instanceof Error
-  return { message: isBug ? (error.stack ?? message) : message, code, advice: undefined }
+  const stack = code === undefined ? propertyOf(error, 'stack') : undefined
+  return { message: typeof stack === 'string' ? stack : message, code, advice: undefined }
 }
 
 /** Who to stop. */

@@ -1,4 +1,4 @@
-import { settledOrAborted } from '../ministore/abort.ts'
+import { settledOrAborted } from '../async.ts'
 
 /**
  * What some work gives, or the signal's reason as soon as it is aborted. The work goes on unheard until the

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { MiniStoreError, propertyOf } from '../errors.ts'
 
 /**
  * The file-system port: everything the library asks of an operating system, and nothing more.
@@ -120,7 +120,8 @@ const irregularTypes = new Map([
 
 /** The error code of a system error, such as `ENOENT`. */
 export function systemErrorCode(thrown: unknown): string | undefined {
-  return thrown instanceof Error && 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : undefined
+  const code = propertyOf(thrown, 'code')
+  return typeof code === 'string' ? code : undefined
 }
 
 /** Whether a system call failed because there is nothing at the path. */

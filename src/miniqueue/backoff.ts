@@ -1,3 +1,4 @@
+import { ignoreOutcome, isThenable } from '../async.ts'
 import { fields, integer, isObject, shown } from '../options.ts'
 import { finiteNumber, maxMs } from './numbers.ts'
 
@@ -43,6 +44,7 @@ function checked(backoff: BackoffFunction): BackoffFunction {
   return (attempt) => {
     const ms: unknown = backoff(attempt)
     if (typeof ms === 'number' && ms >= 0) return Math.min(Math.round(ms), maxMs)
+    if (isThenable(ms)) ignoreOutcome(ms)
     throw new TypeError(`Expected \`backoff\` to give milliseconds, 0 or more, got ${shown(ms)}`)
   }
 }

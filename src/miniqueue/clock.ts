@@ -1,4 +1,6 @@
 import { performance } from 'node:perf_hooks'
+// Not the globals: a simulated browser gives numbers for timers.
+import { clearTimeout, setTimeout } from 'node:timers'
 
 /** What a queue knows of time; replace it to test what waits for it. */
 export interface Clock {

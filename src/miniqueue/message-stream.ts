@@ -1,8 +1,8 @@
-import { setMaxListeners } from 'node:events'
 import type {
   ReadableStreamBYOBReader, ReadableStreamGetReaderOptions, ReadableStreamReader, UnderlyingSource,
 } from 'node:stream/web'
 
+import { whenAborted } from '../async.ts'
 import type { Delivery } from './delivery.ts'
 import type { Lease } from './leases.ts'
 import type { Message } from './message.ts'
@@ -132,6 +132,7 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
   /** Ends the fetch under way. */
   #stop = new AbortController()
   #isEnded = false
+  #forgetSignal: () => void = () => {}
   /** What was fetched and not asked for yet. */
   #fetched: Lease[] = []
   #controller: ReadableStreamDefaultController<Message<T>> | undefined
@@ -144,11 +145,7 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
 
   start(controller: ReadableStreamDefaultController<Message<T>>): void {
     this.#controller = controller
-    if (this.#signal === undefined) return
-    // Many streams on one signal are no leak: each lets go of it when it ends.
-    setMaxListeners(0, this.#signal)
-    this.#signal.addEventListener('abort', this.#onAbort, { once: true })
-    if (this.#signal.aborted) this.#onAbort()
+    if (this.#signal !== undefined) this.#forgetSignal = whenAborted(this.#signal, this.#onAbort)
   }
 
   async pull(controller: ReadableStreamDefaultController<Message<T>>): Promise<void> {
@@ -209,7 +206,7 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
 
   #end(reason?: unknown): void {
     this.#isEnded = true
-    this.#signal?.removeEventListener('abort', this.#onAbort)
+    this.#forgetSignal()
     this.#stop.abort(reason)
     this.#giveBack()
   }

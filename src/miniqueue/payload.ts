@@ -1,3 +1,4 @@
+import { ignoreOutcome, isThenable } from '../async.ts'
 import { messageOf, MiniStoreError } from '../errors.ts'
 import { isObject } from '../options.ts'
 
@@ -37,6 +38,10 @@ export function isTooDeep(payload: unknown): boolean {
 }
 
 function jsonOf(payload: unknown): string {
+  if (isThenable(payload)) {
+    ignoreOutcome(payload)
+    throw notSerializable('it is a promise, so an `await` is missing')
+  }
   let json: unknown
   try {
     json = JSON.stringify(payload)

@@ -1,6 +1,6 @@
 import PQueue from 'p-queue'
 
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import {
   type CompactionReport, StateManager, type StateOptions, type StateRecovery,
@@ -196,12 +196,10 @@ interface Applied {
   listener?: QueueListener
 }
 
-const fatalCodes: ReadonlySet<string> = new Set([
-  'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MUTATOR',
-])
-
 function isFatal(error: unknown): error is MiniStoreError {
-  return error instanceof MiniStoreError && fatalCodes.has(error.code)
+  return isMiniStoreError(
+    error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MUTATOR',
+  )
 }
 
 /**

@@ -1,5 +1,4 @@
-import { setMaxListeners } from 'node:events'
-
+import { whenAborted } from '../async.ts'
 import { Heap } from './heap.ts'
 import type { Lease } from './leases.ts'
 
@@ -27,6 +26,7 @@ export class Receiver {
   isAnswered = false
   /** Is told when it is answered. */
   onAnswer: () => void = () => {}
+  readonly #forgetSignal: () => void = () => {}
   #resolve: (leases: Lease[]) => void = () => {}
   #reject: (reason: unknown) => void = () => {}
 
@@ -38,11 +38,7 @@ export class Receiver {
       this.#reject = reject
     })
     const { signal } = request
-    if (signal === undefined) return
-    // Many waits on one signal are no leak: each lets go of it when it ends.
-    setMaxListeners(0, signal)
-    signal.addEventListener('abort', this.#onAbort, { once: true })
-    if (signal.aborted) this.#onAbort()
+    if (signal !== undefined) this.#forgetSignal = whenAborted(signal, () => this.reject(signal.reason))
   }
 
   resolve(leases: Lease[]): void {
@@ -57,11 +53,9 @@ export class Receiver {
 
   #answer(): void {
     this.isAnswered = true
-    this.request.signal?.removeEventListener('abort', this.#onAbort)
+    this.#forgetSignal()
     this.onAnswer()
   }
-
-  readonly #onAbort = (): void => this.reject(this.request.signal?.reason)
 }
 
 /** Those who wait for messages because there are none, first come first. */

@@ -1,7 +1,7 @@
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
-import { type Fields, fields, integer, isObject, shown } from '../options.ts'
+import { type Fields, fields, integer, isObject, shown, signalOption } from '../options.ts'
 import { type Backoff, type BackoffFunction, backoffFunction } from './backoff.ts'
 import { type Clock, systemClock } from './clock.ts'
 import { finiteNumber, integerOrInfinity, maxMs } from './numbers.ts'
@@ -219,11 +219,6 @@ export function nackSettings(options: unknown): NackSettings {
     delayMs: delayMs === undefined ? undefined : integer('delayMs', delayMs, { least: 0, most: maxMs }),
     reason: reason?.slice(0, 1000),
   }
-}
-
-function signalOption(value: unknown): AbortSignal | undefined {
-  if (value === undefined || value instanceof AbortSignal) return value
-  throw new TypeError(`Expected \`signal\` to be an AbortSignal, got ${shown(value)}`)
 }
 
 function clockOption(value: unknown): Clock {

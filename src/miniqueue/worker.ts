@@ -2,7 +2,8 @@ import { AsyncResource } from 'node:async_hooks'
 
 import PQueue from 'p-queue'
 
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { whenAborted } from '../async.ts'
+import { isMiniStoreError, messageOf } from '../errors.ts'
 import type { Delivery } from './delivery.ts'
 import type { Lease } from './leases.ts'
 import type { Message } from './message.ts'
@@ -61,9 +62,7 @@ export class Worker<T> {
    * Resolves when it was stopped and all handlers have ended; rejects when messages cannot be had any more.
    */
   async run(signal: AbortSignal | undefined): Promise<void> {
-    const onAbort = (): void => this.#end(signal?.reason)
-    signal?.addEventListener('abort', onAbort, { once: true })
-    if (signal?.aborted === true) onAbort()
+    const forgetSignal = signal && whenAborted(signal, () => this.#end(signal.reason))
     try {
       while (!this.#isStopped) {
         if (this.#free() > 0) await this.#receive()
@@ -73,7 +72,7 @@ export class Worker<T> {
       // Of what was delivered while it was being stopped.
       await this.#delivery.returnUntaken()
     } finally {
-      signal?.removeEventListener('abort', onAbort)
+      forgetSignal?.()
     }
     if (this.#failure !== undefined) throw this.#failure.reason
   }
@@ -201,7 +200,7 @@ export class Worker<T> {
 
 /** The time of its lease may have ended in the very moment of settling it. */
 function isLost(error: unknown): boolean {
-  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_LEASE_LOST'
+  return isMiniStoreError(error, 'ERR_MINISTORE_LEASE_LOST')
 }
 
 function reasonOf(thrown: unknown): string {

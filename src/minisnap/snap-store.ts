@@ -3,7 +3,7 @@ import { resolve } from 'node:path'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import PQueue from 'p-queue'
 
-import { ioError, MiniStoreError } from '../errors.ts'
+import { ioError, isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { filePath, integer } from '../options.ts'
 import {
@@ -207,7 +207,7 @@ export class SnapStore<Output = unknown, Input = Output> {
 const maxLooks = 10
 
 function isDamage(error: unknown): error is MiniStoreError {
-  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_SNAPSHOT_DAMAGED'
+  return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
 function tooLow(sequence: number, newest: number): RangeError {

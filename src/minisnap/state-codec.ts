@@ -1,9 +1,9 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import type { Codec } from '../codec.ts'
-import { messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { validated } from '../schema.ts'
-import { ignoreOutcome, isThenable } from '../thenable.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './snapshot-reader.ts'
 import { isStringLimit, limited, textTooLarge } from './text-limit.ts'
@@ -37,14 +37,18 @@ export class StateCodec<Output, Input> {
    *   through `validation` when the schema is asynchronous, the others from `texts` when the state is frozen.
    */
   encode(state: Input, snapshot: SnapshotFile, { isFrozen }: { readonly isFrozen: boolean }): EncodedState {
+    if (isThenable(state)) {
+      ignoreOutcome(state)
+      throw notSerializable(snapshot, 'it is a promise, so an `await` is missing')
+    }
     const pieces = limited(this.#piecesOf(state, snapshot), snapshot)
     const texts = isFrozen ? pieces : [...pieces]
     if (this.#schema === undefined) return { texts, validation: undefined }
     const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: contextOf(snapshot) }))
-    if (!(checked instanceof Promise)) return { texts, validation: undefined }
+    if (!isThenable(checked)) return { texts, validation: undefined }
     // It is awaited when the snapshot's turn comes, and must not count as unhandled until then.
-    checked.catch(() => {})
-    return { texts, validation: checked }
+    ignoreOutcome(checked)
+    return { texts, validation: checked as Promise<unknown> }
   }
 
   #piecesOf(state: Input, snapshot: SnapshotFile): Iterable<string> {
@@ -69,7 +73,7 @@ function* jsonOf(state: unknown, snapshot: SnapshotFile): Generator<string, void
     yield* jsonPieces(state, 'state')
   } catch (error) {
     if (isStringLimit(error)) throw textTooLarge(snapshot, error)
-    const isTooDeep = error instanceof RangeError && /call stack/i.test(error.message)
+    const isTooDeep = isRangeError(error, /call stack/i)
     const why = isTooDeep ? 'it is nested deeper than JSON.stringify can follow' : messageOf(error)
     throw notSerializable(snapshot, why, error)
   }
@@ -84,7 +88,8 @@ function textOf<Input>(codec: Codec<Input, unknown>, state: Input, snapshot: Sna
     throw codecError(snapshot, `The codec's encode threw: ${messageOf(error)}`, error)
   }
   if (typeof text !== 'string') {
-    const got = text === null ? 'null' : typeof text
+    if (isThenable(text)) ignoreOutcome(text)
+    const got = isThenable(text) ? 'a promise' : text === null ? 'null' : typeof text
     throw codecError(snapshot, `Expected the codec's encode to return a text, got ${got}`)
   }
   if (isJsonLine(text)) return text

@@ -1,6 +1,6 @@
 import { constants } from 'node:buffer'
 
-import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { isRangeError, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 
 /**
  * Bytes that the text of a state may have. To be read it must become one string again, and the platform's limit is then
@@ -28,5 +28,5 @@ export function textTooLarge(context: MiniStoreErrorContext, cause?: unknown): M
 
 /** Whether an error is the platform's refusal to make so long a string. */
 export function isStringLimit(thrown: unknown): boolean {
-  return thrown instanceof RangeError && /string length/i.test(thrown.message)
+  return isRangeError(thrown, /string length/i)
 }

@@ -1,5 +1,5 @@
 import { MiniStoreError } from '../errors.ts'
-import { isThenable } from '../thenable.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
 import type { Journal } from './journal.ts'
 import { mutate } from './mutation.ts'
 import type { StateDefinition } from './settings.ts'
@@ -17,6 +17,7 @@ export type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initial
 export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
   const state = initialState()
   if (state === undefined || isThenable(state)) {
+    if (isThenable(state)) ignoreOutcome(state)
     const got = state === undefined ? 'undefined' : 'a promise'
     throw new TypeError(`Expected \`initialState\` to give a state, got ${got}`)
   }

@@ -1,5 +1,5 @@
 import { messageOf, MiniStoreError } from '../errors.ts'
-import { ignoreOutcome, isThenable } from '../thenable.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
 import type { Mutator } from './settings.ts'
 
 /**

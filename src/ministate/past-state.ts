@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import type { SnapStore } from '../minisnap/index.ts'
 import { foldTo, type InitialState, initialStateOf, type StateAt } from './fold.ts'
 import type { Journal } from './journal.ts'
@@ -56,7 +56,7 @@ async function baseOf<State>(
 }
 
 function isGone(error: unknown): boolean {
-  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_SEQUENCE_GONE'
+  return isMiniStoreError(error, 'ERR_MINISTORE_SEQUENCE_GONE')
 }
 
 function gone(first: number, base: number, sequence: number): MiniStoreError {

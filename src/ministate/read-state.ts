@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node-file-system.ts'
 import { SnapStore } from '../minisnap/index.ts'
@@ -31,7 +31,7 @@ export async function readState<State, Mutation>(
     try {
       return await readOnce(directory, definition, fileSystem)
     } catch (error) {
-      const isGone = error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_SEQUENCE_GONE'
+      const isGone = isMiniStoreError(error, 'ERR_MINISTORE_SEQUENCE_GONE')
       if (!isGone || look === maxLooks) throw error
     }
   }

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 
 /** Whether a manager may go on: until it cannot know any more that memory and journal say the same. */
 export class StateSoundness {
@@ -23,7 +23,7 @@ export class StateSoundness {
     try {
       return await call
     } catch (error) {
-      const isUnknown = error instanceof MiniStoreError && codes.has(error.code)
+      const isUnknown = isMiniStoreError(error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED')
       throw isUnknown ? this.poison(error) : error
     }
   }
@@ -40,5 +40,3 @@ export class StateSoundness {
     return this.poison(error)
   }
 }
-
-const codes: ReadonlySet<string> = new Set(['ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED'])

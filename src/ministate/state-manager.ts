@@ -2,6 +2,7 @@ import { join } from 'node:path'
 
 import PQueue from 'p-queue'
 
+import { isThenable } from '../async.ts'
 import { MiniStoreError } from '../errors.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import type { JournalEntry } from '../ministore/journal-stream.ts'
@@ -256,7 +257,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   async #apply(settled: SettledRecord<Mutation>, expected: number | undefined): Promise<number> {
-    const record = settled.read instanceof Promise ? await settled.read : settled.read
+    const record = isThenable(settled.read) ? await settled.read : settled.read
     refuseConflict(expected, this.#sequence)
     const { validate, mutator } = this.#definition
     await validate?.(this.#state as DeepReadonly<State>, record)

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { tell } from '../tell.ts'
 import type { StateAt } from './fold.ts'
@@ -110,5 +110,5 @@ export async function damageOf(
 
 /** Whether snapshots were there and were not whole. */
 export function isDamage(error: unknown): error is MiniStoreError {
-  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_SNAPSHOT_DAMAGED'
+  return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }

@@ -1,11 +1,12 @@
 import { resolve as absolute } from 'node:path'
+import { clearTimeout, setTimeout } from 'node:timers'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { settledOrAborted } from '../async.ts'
+import { isMiniStoreError, messageOf, type MiniStoreError } from '../errors.ts'
 import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { findHolder } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
-import { settledOrAborted } from './abort.ts'
 import { JournalFiles } from './journal-files.ts'
 import type { JournalSource, JournalView } from './journal-source.ts'
 import { JournalWriter } from './journal-writer.ts'
@@ -95,13 +96,13 @@ export class DiskSource implements JournalSource {
   }
 
   async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
     // The timer keeps the process alive until then.
-    const timer = new AbortController()
-    const poll = delay(this.#pollIntervalMs, undefined, { signal: timer.signal }).catch(() => {})
+    const poll = new Promise<void>((resolve) => (timer = setTimeout(resolve, this.#pollIntervalMs)))
     try {
       await settledOrAborted(Promise.race([hint, poll]), signal)
     } finally {
-      timer.abort()
+      clearTimeout(timer)
     }
   }
 
@@ -199,5 +200,5 @@ function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): 
 }
 
 function isCorruption(error: unknown): boolean {
-  return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_CORRUPT'
+  return isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')
 }

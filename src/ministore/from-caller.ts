@@ -1,5 +1,5 @@
+import { isThenable } from '../async.ts'
 import type { MiniStoreError } from '../errors.ts'
-import { isThenable } from '../thenable.ts'
 
 /** Carries what a function of the caller's threw past our own handling of errors. */
 export class FromCaller extends Error {

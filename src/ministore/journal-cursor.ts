@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 
+import { settledOrAborted } from '../async.ts'
 import { ioError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { settledOrAborted } from './abort.ts'
 import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'

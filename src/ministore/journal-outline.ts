@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { readRange } from '../fs/read-range.ts'
 import type { DiskSource } from './disk-source.ts'
@@ -79,7 +79,7 @@ async function readEnd(
     return { records: torn?.isEnded === true ? records - 1 : records, torn }
   } catch (error) {
     // Rolled back by its writer while we read: it ends earlier than it did.
-    if (error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_IO') return undefined
+    if (isMiniStoreError(error, 'ERR_MINISTORE_IO')) return undefined
     throw error
   } finally {
     await file.close()

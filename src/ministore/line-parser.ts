@@ -1,7 +1,7 @@
 import split2 from 'split2'
 
+import { ignoreOutcome, isThenable, settledOrAborted } from '../async.ts'
 import type { MiniStoreError } from '../errors.ts'
-import { settledOrAborted } from './abort.ts'
 import { blankLine, describeUncleanLine, isCleanLine, linesOf, offsetAfterLines, textOf } from './line-checks.ts'
 
 /** Records one after another, and what is wrong with the line after them, if they end for that reason. */
@@ -91,10 +91,10 @@ export class LineParser<T> {
     try {
       if (line === '') throw this.#unclean(blankLine, this.position())
       const record = this.#decode(line)
-      if (record instanceof Promise) {
+      if (isThenable(record)) {
         this.#isAsync = true
         // Awaited later, and not unhandled until then.
-        record.catch(() => {})
+        ignoreOutcome(record)
       }
       this.#batch.records.push(record as T)
     } catch (error) {

@@ -1,6 +1,6 @@
 import { basename, dirname, join } from 'node:path'
 
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { exists, listIfPresent } from '../fs/directories.ts'
 import { type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { JournalFiles } from './journal-files.ts'
@@ -85,7 +85,7 @@ async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> 
     return active !== undefined && 'header' in active
   } catch (error) {
     // A directory, something that may not be read, or a file whose first line is no header of ours.
-    return error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_UNSUPPORTED_VERSION'
+    return isMiniStoreError(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
   }
 }
 

@@ -1,8 +1,8 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 import { validated } from '../schema.ts'
-import { ignoreOutcome, isThenable } from '../thenable.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
 /** A record ready to be written. */
@@ -110,7 +110,7 @@ export class RecordCodec<Output, Input> {
     // One of its own: a schema may change what it is given.
     const read = this.#validate(this.#decodeLine(text, this.#where), this.#where) as Output | Promise<Output>
     // It is awaited when the record's turn comes, and must not count as unhandled until then.
-    if (read instanceof Promise) read.catch(() => {})
+    if (isThenable(read)) ignoreOutcome(read)
     return { stored, read }
   }
 
@@ -129,6 +129,10 @@ export class RecordCodec<Output, Input> {
 
   /** The record's line without its `\n`, unless it is too long. */
   #textOf(record: Input): string {
+    if (isThenable(record)) {
+      ignoreOutcome(record)
+      throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', 'Expected a record, got a promise: an `await` is missing')
+    }
     const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
     // A character takes from one byte to three: mostly that says enough.
     if (text.length > this.#maxRecordBytes / 3) {
@@ -142,10 +146,10 @@ export class RecordCodec<Output, Input> {
   #check(text: string): Promise<unknown> | undefined {
     if (this.#schema === undefined) return undefined
     const checked = this.#validate(this.#decodeLine(text, this.#where), this.#where)
-    if (!(checked instanceof Promise)) return undefined
+    if (!isThenable(checked)) return undefined
     // It is awaited when the record's turn comes, and must not count as unhandled until then.
-    checked.catch(() => {})
-    return checked
+    ignoreOutcome(checked)
+    return checked as Promise<unknown>
   }
 
   #encodeJson(record: Input): string {
@@ -153,7 +157,7 @@ export class RecordCodec<Output, Input> {
     try {
       text = this.#encode(record)
     } catch (error) {
-      if (error instanceof RangeError && /string length/i.test(error.message)) {
+      if (isRangeError(error, /string length/i)) {
         throw this.#refused('ERR_MINISTORE_RECORD_TOO_LARGE', 'The record is longer than a string can be', error)
       }
       const message = `The record has no JSON form: ${messageOf(error)}`
@@ -172,6 +176,7 @@ export class RecordCodec<Output, Input> {
     } catch (error) {
       throw this.#refused('ERR_MINISTORE_CODEC', `The codec's encode threw: ${messageOf(error)}`, error)
     }
+    if (isThenable(text)) ignoreOutcome(text)
     const problem = problemOf(text)
     if (problem === undefined) return text as string
     const message = `Expected the codec's encode to return a non-empty line of text, got ${problem}`
@@ -219,7 +224,7 @@ function lineIn({ segment, line, offset }: MiniStoreErrorContext): string {
 }
 
 function problemOf(text: unknown): string | undefined {
-  if (typeof text !== 'string') return text === null ? 'null' : typeof text
+  if (typeof text !== 'string') return isThenable(text) ? 'a promise' : text === null ? 'null' : typeof text
   if (text === '') return 'an empty text'
   if (text.includes('\n')) return `a line feed at ${text.indexOf('\n')}`
   if (text.includes('\0')) return `a NUL at ${text.indexOf('\0')}`

@@ -1,6 +1,6 @@
-import { setMaxListeners } from 'node:events'
 import type { UnderlyingSource } from 'node:stream/web'
 
+import { whenAborted } from '../async.ts'
 import type { JournalCursor } from './journal-cursor.ts'
 
 type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>
@@ -19,6 +19,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   #isEnded = false
   #isBegun = false
   #advancing: Promise<boolean> | undefined
+  #forgetSignal: () => void = () => {}
   #pulling: Promise<void> | undefined
   #failure: { readonly reason: unknown } | undefined
 
@@ -41,12 +42,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   /** Listens to the signal from now on. Not before the stream is first read: one that never is would be held by it. */
   #begin(): void {
     this.#isBegun = true
-    if (this.#signal?.aborted) this.#onAbort()
-    else if (this.#signal !== undefined) {
-      // Many streams on one signal are no leak: each lets go of it when it ends or is cancelled.
-      setMaxListeners(0, this.#signal)
-      this.#signal.addEventListener('abort', this.#onAbort, { once: true })
-    }
+    if (this.#signal !== undefined) this.#forgetSignal = whenAborted(this.#signal, this.#onAbort)
   }
 
   /**
@@ -137,10 +133,6 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     this.#isEnded = true
     this.#failure = { reason: error }
     this.#controller?.error(error)
-  }
-
-  #forgetSignal(): void {
-    this.#signal?.removeEventListener('abort', this.#onAbort)
   }
 
   readonly #onAbort = (): void => {

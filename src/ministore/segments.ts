@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/directories.ts'
 import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { type Header, isPartialHeader, maxHeaderBytes, maxSequence, parseHeader } from './header.ts'
@@ -181,7 +181,7 @@ export async function readHeader(
   try {
     return parseHeader(text, where)
   } catch (error) {
-    if (!(error instanceof MiniStoreError) || error.code !== 'ERR_MINISTORE_CORRUPT') throw error
+    if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
     // Unless it ends in a line feed nothing tells where the records begin.
     return end === -1 ? undefined : { text, bytes: end + 1, version: '', sequence: undefined, previousCrc32: undefined }

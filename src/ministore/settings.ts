@@ -6,7 +6,7 @@ import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
-import { boolean, type Fields, fields, integer, shown } from '../options.ts'
+import { boolean, type Fields, fields, integer, shown, signalOption } from '../options.ts'
 import { schemaOption } from '../schema.ts'
 
 export type { Codec } from '../codec.ts'
@@ -180,17 +180,14 @@ function range(given: Fields): StreamSettings {
   if (from !== undefined && to !== undefined && to < from) {
     throw new RangeError(`Expected \`to\` to be \`from\` (${from}) or greater, got ${to}`)
   }
-  const { signal, salvage } = given
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new TypeError(`Expected \`signal\` to be an AbortSignal, got ${shown(signal)}`)
-  }
+  const { salvage } = given
   if (salvage !== undefined && typeof salvage !== 'function') {
     throw new TypeError(`Expected \`salvage\` to be a function, got ${shown(salvage)}`)
   }
   return {
     from,
     to,
-    signal,
+    signal: signalOption(given['signal']),
     follow: boolean('follow', given['follow'], false),
     salvage: salvage as StreamSettings['salvage'],
   }

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { DiskSource } from './disk-source.ts'
 import { JournalCursor } from './journal-cursor.ts'
@@ -94,7 +94,7 @@ async function countRecords(
     }
   } catch (error) {
     // Such as a line that is longer than a string can be: nothing behind it can be read.
-    if (!(error instanceof MiniStoreError) || error.code !== 'ERR_MINISTORE_CORRUPT') throw error
+    if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
   } finally {
     await cursor.close()

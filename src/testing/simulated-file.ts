@@ -86,7 +86,7 @@ export class SimulatedFile implements File {
       return this.#write(bytes.subarray(0, Math.min(maxBytes, bytes.length)), position)
     } catch (error) {
       // The port says that methods reject, and a caller may rely on it.
-      return Promise.reject(error instanceof Error ? error : new Error(String(error)))
+      return Promise.reject(error)
     }
   }
 

@@ -78,7 +78,7 @@ describe('process', () => {
     await run
   })
 
-  test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), 'a thrown object']])(
+  test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), '[Object: null prototype] {}']])(
     'takes whatever is thrown for a reason: %o',
     async (thrown: unknown, reason) => {
       const { queue } = await openQueue({ maxAttempts: 1 })

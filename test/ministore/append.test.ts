@@ -544,7 +544,7 @@ const refused: Refused[] = [
     record: 'bad',
     options: { codec: codecThatGives(Promise.resolve('a')) },
     code: codecError,
-    message: /got object/,
+    message: /got a promise/,
   },
   {
     what: 'codec text with a high surrogate alone',

@@ -1,6 +1,6 @@
 import { addAbortSignal, type Readable } from 'node:stream'
 
-import { messageOf, MiniStoreError } from '../../errors.ts'
+import { isMiniStoreError, messageOf, type MiniStoreError } from '../../errors.ts'
 import { MiniStore } from '../../index.ts'
 import type { Arguments } from '../arguments.ts'
 import type { Command } from '../command.ts'
@@ -57,7 +57,7 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
       const told = { code: 'ERR_INTERRUPTED', message, records: done, lastSequence }
       io.stderr.tell(args.flag('json') ? jsonLine({ error: told }) : `${message}.\n`)
     }
-    if (!(error instanceof BadInputError) && !(error instanceof MiniStoreError)) throw error
+    if (!(error instanceof BadInputError) && !isMiniStoreError(error)) throw error
     throw failure(error, done, store.lastSequence)
   }
   bar.clear()

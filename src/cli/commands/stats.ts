@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
-import { MiniStoreError } from '../../errors.ts'
+import { isMiniStoreError } from '../../errors.ts'
 import { isNotFound } from '../../fs/file-system.ts'
 import { SnapStore, type SnapshotInfo } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
@@ -76,7 +76,7 @@ async function factsOf(directory: string): Promise<StateFacts> {
 }
 
 function isGone(error: unknown): boolean {
-  return isNotFound(error) || (error instanceof MiniStoreError && isNotFound(error.cause))
+  return isNotFound(error) || (isMiniStoreError(error) && isNotFound(error.cause))
 }
 
 /** Snapshots alone, as a `SnapStore` keeps them, have no journal. */

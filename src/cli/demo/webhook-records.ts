@@ -1,5 +1,7 @@
 import { createRequire } from 'node:module'
 
+import { systemErrorCode } from '../../fs/file-system.ts'
+
 /** What the demo appends: one webhook delivery of GitHub, or a bundle of many. */
 export interface WebhookRecord {
   /** GitHub's name of the event, or `bundle`. */
@@ -67,7 +69,7 @@ function requireExamples(): unknown {
   try {
     return createRequire(import.meta.url)(packageName) as unknown
   } catch (error) {
-    if (!(error instanceof Error) || Reflect.get(error, 'code') !== 'MODULE_NOT_FOUND') throw error
+    if (systemErrorCode(error) !== 'MODULE_NOT_FOUND') throw error
     const message = `${packageName} is not installed: the demo runs in a clone of the repository after \`npm install\``
     throw Object.assign(new Error(message, { cause: error }), { code: 'MODULE_NOT_FOUND' })
   }

@@ -1,3 +1,4 @@
+import { systemErrorCode } from '../../fs/file-system.ts'
 import { openJournal, recordsToSend } from './demo-journal.ts'
 
 /** What the writer tells its parent. `begin` comes before an append, `acknowledged` after it resolved. */
@@ -18,10 +19,9 @@ export async function writeOn(path: string): Promise<void> {
   try {
     await appendRest(path)
   } catch (error) {
-    const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
     process.exitCode = 1
     // When even that cannot be told, the parent is gone: the error is just that, and nobody is left to hear of it.
-    await tell({ kind: 'failed', message: String(error), code: typeof code === 'string' ? code : undefined }).catch(onOrphaned)
+    await tell({ kind: 'failed', message: String(error), code: systemErrorCode(error) }).catch(onOrphaned)
   }
   process.off('disconnect', onOrphaned)
   process.disconnect()

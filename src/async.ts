@@ -1,0 +1,59 @@
+import { AsyncResource } from 'node:async_hooks'
+import { setMaxListeners } from 'node:events'
+
+import type PQueue from 'p-queue'
+
+import { isObject } from './options.ts'
+
+/** Whether `await` would wait for it. Never throws: of what cannot be read, such as a revoked Proxy, `await` rejects. */
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  if (!isObject(value) && typeof value !== 'function') return false
+  try {
+    return typeof (value as { readonly then?: unknown }).then === 'function'
+  } catch {
+    return true
+  }
+}
+
+/** To be called of a promise that is refused whatever becomes of it: a rejection of its own would end the process besides. */
+export function ignoreOutcome(refused: PromiseLike<unknown>): void {
+  Promise.resolve(refused).catch(() => {})
+}
+
+/**
+ * Adds a task to a queue. It runs in the asynchronous context of this call, and with it every function of the caller's that
+ * it calls: p-queue alone would run it in that of whichever task ended before it.
+ */
+export function addInContext<T>(queue: PQueue, task: () => Promise<T> | T): Promise<T> {
+  const context = new AsyncResource('ministore')
+  return queue.add(() => context.runInAsyncScope(task) as Promise<T>)
+}
+
+/**
+ * Calls back when a signal is aborted; at once if it is already. Gives the function that lets go of the signal.
+ *
+ * The signal may be of another realm: it is only listened to, and never handed to a function of Node, which would refuse it.
+ */
+export function whenAborted(signal: AbortSignal, onAbort: () => void): () => void {
+  if (signal.aborted) {
+    onAbort()
+    return () => {}
+  }
+  try {
+    // Many waits on one signal are no leak: each lets go of it when it ends.
+    setMaxListeners(0, signal)
+  } catch {
+    // One of another realm, whose listeners Node does not count.
+  }
+  signal.addEventListener('abort', onAbort, { once: true })
+  return () => signal.removeEventListener('abort', onAbort)
+}
+
+/** What a promise gives, or a rejection with the signal's reason as soon as it is aborted. */
+export function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const letGo = whenAborted(signal, () => reject(signal.reason))
+    // After an abort too: what it rejects with must not count as unhandled.
+    promise.then(resolve, reject).finally(letGo)
+  })
+}

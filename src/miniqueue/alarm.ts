@@ -1,3 +1,5 @@
+import { AsyncResource } from 'node:async_hooks'
+
 import type { Clock } from './clock.ts'
 
 /** The longest time that a timer of the platform can be set to; a longer one would ring at once. */
@@ -11,7 +13,8 @@ export class Alarm {
 
   constructor(clock: Clock, ring: () => void) {
     this.#clock = clock
-    this.#ring = ring
+    // A timer would ring in the context of whichever call has set it.
+    this.#ring = AsyncResource.bind(ring)
   }
 
   /**

@@ -1,5 +1,6 @@
 import PQueue from 'p-queue'
 
+import { addInContext } from '../async.ts'
 import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import {
@@ -138,7 +139,7 @@ export class QueueLog {
    *   throws.
    */
   inTurn<T>(task: () => Promise<T>): Promise<T> {
-    return this.#turns.add(() => {
+    return addInContext(this.#turns, () => {
       if (this.#failure !== undefined) throw queuePoisoned(this.#failure)
       return task()
     })

@@ -103,7 +103,9 @@ export class Worker<T> {
   #start(leases: readonly Lease[]): void {
     for (const lease of leases) this.#running.add(lease)
     for (const lease of leases) {
-      this.#slots.add(() => this.#handle(lease)).catch((error: unknown) => this.#fail(error))
+      // Messages come in the context of whoever's call has brought them.
+      const handle = (): Promise<void> => this.#scope.runInAsyncScope(() => this.#handle(lease))
+      this.#slots.add(handle).catch((error: unknown) => this.#fail(error))
     }
   }
 
@@ -129,11 +131,9 @@ export class Worker<T> {
   async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
     const { settlement } = this.#delivery
     try {
-      await this.#scope.runInAsyncScope(() => {
-        // What a handler enters is its own, and not for the one after it.
-        const scope = new AsyncResource('miniqueue.handler')
-        return scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
-      })
+      // What a handler enters is its own, and not for what comes after it.
+      const scope = new AsyncResource('miniqueue.handler')
+      await scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
       return (lease) => settlement.beginAck(lease)
     } catch (error) {
       const reason = reasonOf(error)

@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import PQueue from 'p-queue'
 
+import { addInContext } from '../async.ts'
 import { ioError, isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { filePath, integer } from '../options.ts'
@@ -90,7 +91,7 @@ export class SnapStore<Output = unknown, Input = Output> {
   async create(state: Input, sequence: number, options?: CreateOptions): Promise<SnapshotInfo> {
     const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
     const encoded = this.#codec.encode(state, snapshot, createSettings(options))
-    return await this.#queue.add(() => this.#create(encoded, snapshot))
+    return await addInContext(this.#queue, () => this.#create(encoded, snapshot))
   }
 
   /**
@@ -106,12 +107,12 @@ export class SnapStore<Output = unknown, Input = Output> {
    */
   async restore(options?: RestoreOptions): Promise<RestoredSnapshot<Output> | undefined> {
     const atMost = restoreLimit(options)
-    return await this.#queue.add(() => this.#restore(atMost))
+    return await addInContext(this.#queue, () => this.#restore(atMost))
   }
 
   /** Whether there is any snapshot, whole or not. @throws {MiniStoreError} `ERR_MINISTORE_IO` */
   async exists(): Promise<boolean> {
-    return (await this.#queue.add(() => this.#files.sequences())).length > 0
+    return (await addInContext(this.#queue, () => this.#files.sequences())).length > 0
   }
 
   /**
@@ -120,7 +121,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    * @throws {MiniStoreError} `ERR_MINISTORE_IO`
    */
   list(): Promise<SnapshotInfo[]> {
-    return this.#queue.add(() => this.#files.list())
+    return addInContext(this.#queue, () => this.#files.list())
   }
 
   /**
@@ -132,7 +133,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    */
   async verify(sequence: number): Promise<void> {
     const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
-    await this.#queue.add(async () => {
+    await addInContext(this.#queue, async () => {
       try {
         await verifySnapshot(this.#fs, snapshot)
       } catch (error) {
@@ -149,7 +150,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    * @throws {MiniStoreError} `ERR_MINISTORE_IO`
    */
   async sweep(): Promise<void> {
-    await this.#queue.add(() => this.#files.sweep())
+    await addInContext(this.#queue, () => this.#files.sweep())
   }
 
   async #create({ texts, validation }: EncodedState, snapshot: SnapshotFile): Promise<SnapshotInfo> {

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 
 import PQueue from 'p-queue'
 
-import { isThenable } from '../async.ts'
+import { addInContext, isThenable } from '../async.ts'
 import { MiniStoreError } from '../errors.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import type { JournalEntry } from '../ministore/journal-stream.ts'
@@ -216,7 +216,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
       throw new RangeError(`Expected a sequence number of at most ${this.#sequence}, got ${wanted}`)
     }
     const sources = { journal: this.#journal, snapshots: this.#store, definition: this.#definition }
-    return await this.#readers.add(() => pastState(sources, wanted))
+    return await addInContext(this.#readers, () => pastState(sources, wanted))
   }
 
   /**
@@ -277,7 +277,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   #inTurn<T>(task: () => Promise<T>): Promise<T> {
     // Once more: the mutation's own toJSON, its schema or its codec may have closed the manager.
     this.#assertUsable()
-    return this.#queue.add(() => {
+    return addInContext(this.#queue, () => {
       this.#soundness.assert()
       return task()
     })

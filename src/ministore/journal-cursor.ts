@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { settledOrAborted } from '../async.ts'
@@ -30,6 +31,8 @@ export class JournalCursor<T> {
   readonly #source: JournalSource
   readonly #segments: SegmentSource<T>
   readonly #settings: StreamSettings
+  /** That in which the stream was made: codec, schema and `salvage` run in it, whoever reads. */
+  readonly #context = new AsyncResource('ministore.stream')
   readonly #stop = new AbortController()
   /** The last look, for the way from segment to segment. */
   #view: JournalView | undefined
@@ -85,7 +88,7 @@ export class JournalCursor<T> {
    * @throws the first damage, unless it is salvaged, and whatever else goes wrong; then the cursor is closed.
    */
   advance(): Promise<boolean> {
-    return (this.#advancing = this.#advance())
+    return (this.#advancing = this.#context.runInAsyncScope(() => this.#advance()))
   }
 
   /**

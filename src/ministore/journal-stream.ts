@@ -22,6 +22,9 @@ export interface JournalEntry<T> {
  * `for await` and `getReader` take records straight from the block that was read, past the stream's queue: one resolved
  * promise a record. Everything else a ReadableStream can do goes through the queue: `pipeThrough`, `pipeTo`, `tee`.
  *
+ * What it calls of yours (the codec, the schema, `salvage`) runs in the asynchronous context in which the stream was made,
+ * as the other functions of a stream do that are given when it is made: records are read many at a time, for many reads.
+ *
  * Errors come in their place: after every good record before them. See `StreamOptions` for what may go wrong.
  */
 export class JournalStream<Item> extends ReadableStream<Item> {

@@ -1,5 +1,6 @@
 import PQueue from 'p-queue'
 
+import { addInContext } from '../async.ts'
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
@@ -114,7 +115,7 @@ export class JournalWriter {
     // Once more: the record's own toJSON, its schema or its codec may have closed the store.
     this.assertUsable()
     const context: AppendTrace = { path: this.files.path, bytes: lines.length, records }
-    return this.#queue.add(() =>
+    return addInContext(this.#queue, () =>
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
         this.assertSound()
@@ -131,12 +132,12 @@ export class JournalWriter {
 
   /** Resolves with the last sequence number there is when all that was called before is done. */
   settled(): Promise<number> {
-    return this.#queue.add(() => this.lastSequence)
+    return addInContext(this.#queue, () => this.lastSequence)
   }
 
   /** Seals the active segment, unless it is empty, and begins the next one. */
   rotate(): Promise<void> {
-    return this.#queue.add(async () => {
+    return addInContext(this.#queue, async () => {
       this.assertSound()
       if (this.#active.prefix.records > 0) await this.#rotate()
     })
@@ -144,7 +145,7 @@ export class JournalWriter {
 
   /** Deletes the sealed segments all of whose records are below `sequence`, oldest first. */
   truncateBefore(sequence: number): Promise<void> {
-    return this.#queue.add(async () => {
+    return addInContext(this.#queue, async () => {
       this.assertSound()
       if (sequence > this.lastSequence + 1) {
         const most = this.lastSequence + 1

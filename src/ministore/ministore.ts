@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
@@ -176,13 +177,14 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /**
    * A WritableStream that appends each chunk as a record and asks for the next one when that is durable. Closing or
-   * aborting it leaves the store open.
+   * aborting it leaves the store open. Codec and schema run in the asynchronous context in which it was made.
    */
   writable(): WritableStream<Input> {
     this.#writer.assertUsable()
+    const context = new AsyncResource('ministore.writable')
     return new WritableStream<Input>({
       write: async (record) => {
-        await this.append(record)
+        await context.runInAsyncScope(() => this.append(record))
       },
     })
   }

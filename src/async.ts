@@ -49,6 +49,11 @@ export function whenAborted(signal: AbortSignal, onAbort: () => void): () => voi
   return () => signal.removeEventListener('abort', onAbort)
 }
 
+/** @throws the signal's reason if it is aborted. Its own method of this name is missing in older simulated browsers. */
+export function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw signal.reason
+}
+
 /** What a promise gives, or a rejection with the signal's reason as soon as it is aborted. */
 export function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {

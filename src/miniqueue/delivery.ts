@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import { Alarm } from './alarm.ts'
 import type { Clock } from './clock.ts'
 import { Dispatcher, type LeaseOffice, type LeaseRequest } from './dispatcher.ts'
@@ -93,7 +93,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
       await this.settlement.bury([...this.#leases.all], 'its process ended in the last attempt')
     } catch (error) {
       // A full disk must not keep anybody from emptying the queue.
-      if (error instanceof MiniStoreError && !this.#log.hasFailed) return this.#log.tell(error)
+      if (isMiniStoreError(error) && !this.#log.hasFailed) return this.#log.tell(error)
       this.end()
       throw error
     }

@@ -2,8 +2,8 @@ import { resolve as absolute } from 'node:path'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { settledOrAborted } from '../async.ts'
-import { isMiniStoreError, messageOf, type MiniStoreError } from '../errors.ts'
+import { settledOrAborted, throwIfAborted } from '../async.ts'
+import { isMiniStoreError, messageOf } from '../errors.ts'
 import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { findHolder } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
@@ -84,7 +84,7 @@ export class DiskSource implements JournalSource {
       const hint = this.#hint()
       if (await this.#differs(view, writer)) return true
       if (isRestless && !isFirst) return true
-      signal.throwIfAborted()
+      throwIfAborted(signal)
       if (writer === undefined) await this.#hintOrPoll(hint, signal)
       else await writer.changed(signal)
     }

@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { settledOrAborted } from '../async.ts'
+import { settledOrAborted, throwIfAborted } from '../async.ts'
 import { ioError, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { FromCaller, tellDamage } from './from-caller.ts'
@@ -107,7 +107,7 @@ export class JournalCursor<T> {
   async #advance(): Promise<boolean> {
     try {
       for (;;) {
-        this.#stop.signal.throwIfAborted()
+        throwIfAborted(this.#stop.signal)
         if (this.hasRecord) return true
         if (this.#batch.damage !== undefined) await this.#raise(this.#batch.damage)
         this.#batch = this.#loaded.pop() ?? { firstSequence: 0, records: [] }
@@ -208,7 +208,7 @@ export class JournalCursor<T> {
       } catch (error) {
         if (!isNotFound(error)) throw error
       }
-      this.#stop.signal.throwIfAborted()
+      throwIfAborted(this.#stop.signal)
       // A writer in another process is renaming; the first time it has mostly finished by now.
       if (moves > 0) await delay(1)
       view = await this.#look()

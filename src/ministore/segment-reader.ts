@@ -1,6 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
+import { throwIfAborted } from '../async.ts'
 import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { blockBytes, LineBlocks, LineTooLongError, type SpareBuffers } from './line-blocks.ts'
@@ -143,7 +144,7 @@ export class SegmentReader<T> {
   async #giveTurn(bytes: number, signal: AbortSignal): Promise<void> {
     if (this.#sinceTurn.bytes + bytes > blockBytes) {
       await turn()
-      signal.throwIfAborted()
+      throwIfAborted(signal)
       this.#sinceTurn.bytes = 0
     }
     this.#sinceTurn.bytes += bytes

@@ -6,7 +6,7 @@ import { type EncodedPayload, encodePayload } from './payload.ts'
 import { queueFull } from './queue-errors.ts'
 import { holderOf, type NewMessage, type QueueState } from './queue-state.ts'
 import type { EnqueueOptions, QueueSettings } from './settings.ts'
-import { weightOf } from './weight.ts'
+import { weightOf, weightOfReason } from './weight.ts'
 
 /** A message for `enqueueAll`: its payload beside the options of `enqueue`. */
 export interface MessageToEnqueue<T> extends EnqueueOptions {
@@ -38,6 +38,8 @@ type Limits = Pick<QueueSettings, 'maxPayloadBytes'>
  * platform, and there could be none any more.
  */
 const maxLiveBytes = Math.floor(constants.MAX_STRING_LENGTH * 0.85)
+/** The same with the reasons why messages were not done, which come when the messages are there already. */
+const maxBytesWithReasons = Math.floor(constants.MAX_STRING_LENGTH * 0.95)
 const maxKeyLength = 1024
 
 /**
@@ -97,9 +99,18 @@ export function refuseFull(
     const sum = `${queue.depth} messages and ${more.depth} more`
     throw queueFull(`${sum} are more than ${queue.maxDepth} (maxDepth)`)
   }
-  if (queue.liveBytes + more.bytes > maxLiveBytes) {
+  // A redrive adds nothing, and what is full already may be worked on.
+  if (more.bytes > 0 && queue.liveBytes + more.bytes > maxLiveBytes) {
     throw queueFull(`about ${queue.liveBytes} bytes and ${more.bytes} more are more than ${maxLiveBytes}`)
   }
+}
+
+/** The reason, or none if there is no room for it: once for each message that it is said of. */
+export function reasonThatFits(
+  reason: string,
+  { liveBytes, messages }: { readonly liveBytes: number; readonly messages: number },
+): string {
+  return liveBytes + messages * weightOfReason(reason) > maxBytesWithReasons ? '' : reason
 }
 
 /** About how many bytes messages will be. */

@@ -184,7 +184,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /**
    * Makes a dead letter a message again, or all: at the end of its priority, with no attempts counted, under
-   * its old id. Its key counts again unless another message has it. Resolves with how many, when it is
+   * its old id. Its key counts again unless another message has it, or had it within `dedupeWindowMs`. Resolves with how many, when it is
    * durable.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_NO_SUCH_MESSAGE`, `…_QUEUE_FULL`, `…_CLOSED`, and what
@@ -279,8 +279,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
       if (wanted !== 'all' && dead[wanted] === undefined) throw noSuchMessage(wanted)
       const ids = wanted === 'all' ? Object.keys(dead).map(Number) : [wanted]
       if (ids.length === 0) return 0
-      if (op === 'redrive') this.#refuseFull({ depth: ids.length, bytes: 0 })
-      return -(await this.#log.commit({ op, ids })).dead
+      if (op === 'discard') return -(await this.#log.commit({ op, ids })).dead
+      this.#refuseFull({ depth: ids.length, bytes: 0 })
+      return -(await this.#log.commit({ op, ids, at: this.#settings.clock.wallMs() })).dead
     })
   }
 

@@ -82,7 +82,8 @@ export type QueueStep =
   | { readonly op: 'ack'; readonly ids: readonly number[]; readonly keysUntil?: number }
   | { readonly op: 'nack'; readonly id: number; readonly dueAt?: number; readonly reason?: string }
   | { readonly op: 'bury'; readonly ids: readonly number[]; readonly reason: string; readonly at: number }
-  | { readonly op: 'redrive'; readonly ids: readonly number[] }
+  /** @property at decides which keys are free; absent in journals of 0.3.0, where a key that was kept is taken. */
+  | { readonly op: 'redrive'; readonly ids: readonly number[]; readonly at?: number }
   | { readonly op: 'discard'; readonly ids: readonly number[] }
 
 export interface EnqueueStep {

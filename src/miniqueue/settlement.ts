@@ -1,4 +1,5 @@
 import { integer } from '../options.ts'
+import { reasonThatFits } from './enqueueing.ts'
 import type { Lease, Leases } from './leases.ts'
 import type { LeaseDesk } from './message.ts'
 import { maxMs } from './numbers.ts'
@@ -12,6 +13,8 @@ const buryAgainMs = 30_000
 
 /** What the settlement of leases asks of whoever delivers. */
 export interface LeaseOwner {
+  /** About how many bytes all that is kept is. */
+  readonly liveBytes: number
   /** The messages of leases that are over are ready again. */
   takeBack(leases: readonly Lease[]): void
   /** Leases end at other times than before, or messages are ready that were not. */
@@ -92,9 +95,9 @@ export class Settlement implements LeaseDesk {
       const { id } = lease
       const at = this.#settings.clock.wallMs()
       if (lease.attempt >= this.#settings.maxAttempts) {
-        return { op: 'bury', ids: [id], reason: reason ?? 'nacked without a reason', at }
+        return { op: 'bury', ids: [id], reason: this.#fitting(reason ?? 'nacked without a reason', 1), at }
       }
-      const why = reason === undefined ? {} : { reason }
+      const why = reason === undefined ? {} : { reason: this.#fitting(reason, 1) }
       return { op: 'nack', id, ...(wait > 0 && { dueAt: at + wait }), ...why }
     })
   }
@@ -134,7 +137,7 @@ export class Settlement implements LeaseDesk {
     const ids = dying.map(({ id }) => id)
     const at = this.#settings.clock.wallMs()
     try {
-      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason, at }))
+      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason: this.#fitting(reason, ids.length), at }))
     } catch (error) {
       const again = this.#now + buryAgainMs
       for (const lease of dying) this.#leases.restart(lease, again)
@@ -153,6 +156,10 @@ export class Settlement implements LeaseDesk {
   /** From here on no lease is valid. */
   close(): void {
     this.#isClosed = true
+  }
+
+  #fitting(reason: string, messages: number): string {
+    return reasonThatFits(reason, { liveBytes: this.#owner.liveBytes, messages })
   }
 
   get #now(): number {

@@ -52,7 +52,7 @@ const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly 
   ack: [['ids', isIds], ['keysUntil', optional(isTime)]],
   nack: [['id', isId], ['dueAt', optional(isTime)], ['reason', optional(isText)]],
   bury: [['ids', isIds], ['reason', isText], ['at', isTime]],
-  redrive: [['ids', isIds]],
+  redrive: [['ids', isIds], ['at', optional(isTime)]],
   discard: [['ids', isIds]],
   purge: [['except', isIds]],
 }

@@ -1,7 +1,7 @@
 import { holdKey, keepKey, releaseKey, sweepKeys } from './keys.ts'
 import {
-  type DeadMessage, type NewMessage, type OneMutation, type QueuedMessage, type QueueMutation, type QueueState,
-  stepsOf,
+  type DeadMessage, holderOf, type NewMessage, type OneMutation, type QueuedMessage, type QueueMutation,
+  type QueueState, stepsOf,
 } from './queue-state.ts'
 import { assertMutation } from './shape.ts'
 import { weightOf } from './weight.ts'
@@ -59,8 +59,8 @@ const transitions: {
   bury(state, { ids, reason, at }, outcome) {
     for (const id of ids) bury(state, id, { reason, at, outcome })
   },
-  redrive(state, { ids }, outcome) {
-    for (const id of ids) redrive(state, id, outcome)
+  redrive(state, { ids, at }, outcome) {
+    for (const id of ids) redrive(state, id, { at, outcome })
   },
   discard(state, { ids }, outcome) {
     for (const id of ids) takeDead(state, id, outcome)
@@ -163,7 +163,11 @@ function bury(
   outcome.bytes += weightOf(letter)
 }
 
-function redrive(state: QueueState, id: number, outcome: Outcome): void {
+function redrive(
+  state: QueueState,
+  id: number,
+  { at, outcome }: { readonly at: number | undefined; readonly outcome: Outcome },
+): void {
   const letter = takeDead(state, id, outcome)
   if (letter === undefined) return
   const { payload, bytes, priority, enqueuedAt, key } = letter
@@ -176,8 +180,9 @@ function redrive(state: QueueState, id: number, outcome: Outcome): void {
     attempts: 0,
     ...(key !== undefined && { key }),
   }
-  // Another message may have the key by now; it keeps it.
-  if (key !== undefined) holdKey(state, key, id)
+  // Another message may have the key by now, or have had it not long ago; it keeps it.
+  const isFree = key !== undefined && (at === undefined || holderOf(state, key, at) === undefined)
+  if (isFree) holdKey(state, key, id)
   putMessage(state, id, { message, outcome })
 }
 

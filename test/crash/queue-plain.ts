@@ -85,7 +85,7 @@ export function buried(
   }
 }
 
-export function redriven(names: readonly number[]): Step {
+export function redriven(names: readonly number[], wall: number): Step {
   return (queue) => {
     const messages = new Map(queue.messages)
     const keys = new Map(queue.keys)
@@ -94,8 +94,8 @@ export function redriven(names: readonly number[]): Step {
       const message = { ...of(queue.dead, name), attempts: 0, dueAt: 0, order: nextOrder++ }
       messages.set(name, message)
       const { key } = message
-      // Another message may live under its key by now.
-      if (key !== undefined && keys.get(key)?.until !== Infinity) keys.set(key, { name, until: Infinity })
+      // Another message may live under its key by now, or have left it not long ago.
+      if (key !== undefined && !((keys.get(key)?.until ?? 0) > wall)) keys.set(key, { name, until: Infinity })
     }
     return { ...queue, messages, keys, nextOrder, dead: without(queue.dead, names) }
   }

@@ -388,7 +388,7 @@ export class QueueUser {
       return this.#refused(call(), ['ERR_MINISTORE_NO_SUCH_MESSAGE'])
     if (how === 'redrive' && !this.#hasRoomFor(chosen.length))
       return this.#refused(call(), ['ERR_MINISTORE_QUEUE_FULL'])
-    const step = how === 'redrive' ? redriven(chosen) : discarded(chosen)
+    const step = how === 'redrive' ? redriven(chosen, this.clock.wallMs()) : discarded(chosen)
     const count = await this.#durable(chosen.length === 0 ? [] : [step], call)
     assert(count === chosen.length, `${how} of ${chosen.length} gives ${count}`)
     this.counts[how === 'redrive' ? 'redriven' : 'discarded'] += count

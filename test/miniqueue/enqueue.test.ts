@@ -2,11 +2,13 @@ import { constants } from 'node:buffer'
 
 import { describe, expect, test } from 'vitest'
 
-import { refuseFull } from '../../src/miniqueue/enqueueing.ts'
-import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { bytesOf, refuseFull } from '../../src/miniqueue/enqueueing.ts'
+import { MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { SteppedClock } from '../crash/queue-clock.ts'
-import { codeOf, countsOf, directory, errorOf, openQueue, payloadsOf, receiveOne, recordsOf, reopenKilled } from './support.ts'
+import {
+  codeOf, countsOf, directory, errorOf, journalFile, openQueue, payloadsOf, receiveOne, recordsOf, reopenKilled, type TestQueue,
+} from './support.ts'
 
 describe('enqueue', () => {
   test('gives ascending ids, and messages that come out as they went in', async () => {
@@ -329,4 +331,57 @@ test('more than a snapshot could hold is refused, whatever maxDepth says', () =>
   expect(() => refuseFull({ depth: 1, bytes: 1100 }, queue)).toThrow(
     expect.objectContaining({ code: 'ERR_MINISTORE_QUEUE_FULL', message: expect.stringContaining('and 1100 more are more than') as string }),
   )
+})
+
+test.each<[string, string, number]>([
+  ['of many bytes', 'k'.repeat(1024), 260_000],
+  ['beyond ASCII', '日'.repeat(1024), 90_000],
+  ['of quotes', '"'.repeat(1024), 130_000],
+  ['of escapes', '\u0001'.repeat(1024), 45_000],
+])('keys %s count as a snapshot holds them: twice, and as JSON', (_, key, messages) => {
+  const bytes = messages * bytesOf([{ payload: 1, bytes: 1, key }])
+  expect(bytes).toBeGreaterThan(messages * 2 * (Buffer.byteLength(JSON.stringify(key)) - 2))
+  const queue = { depth: 0, liveBytes: 0, maxDepth: Number.POSITIVE_INFINITY }
+  expect(() => refuseFull({ depth: messages, bytes }, queue)).toThrow(/The queue is full: about 0 bytes and/)
+})
+
+describe('a queue as full as one can be', () => {
+  /** Its journal says that the payload has so many bytes. */
+  async function openFull(bytes: number, options: QueueOptions = {}): Promise<TestQueue> {
+    const opened = await openQueue()
+    await opened.queue.enqueueAll([{ payload: 'large' }, { payload: 'small' }])
+    await opened.queue.close()
+    const text = opened.files.readFile(journalFile).toString().replace('"bytes":7', `"bytes":${bytes}`)
+    opened.files.writeFile(journalFile, text)
+    opened.files.writeFile(`${journalFile}.seal`, '')
+    return await openQueue({ ...options, files: opened.files, clock: opened.clock })
+  }
+
+  const most = Math.floor(0.95 * constants.MAX_STRING_LENGTH)
+  const reason = '\u0001'.repeat(1000)
+
+  test.each([[most - 10_000, reason], [most - 5000, '']])('has room for a reason or keeps none: %i', async (bytes, kept) => {
+    const { queue, files, clock } = await openFull(bytes, { maxAttempts: 1 })
+    expect(await codeOf(queue.enqueue('more'))).toBe('ERR_MINISTORE_QUEUE_FULL')
+    const [large, small] = await queue.receive({ max: 2 })
+    await large?.nack({ reason })
+    expect(queue.deadLetters().map((letter) => letter.reason)).toEqual([kept])
+    // Only this one's last lease ends.
+    expect(small?.payload).toBe('small')
+    clock.advance(30_000)
+    await queue.purge()
+    expect(recordsOf(files).at(-1)).toMatchObject({ op: 'bury', ids: [2], reason: 'its lease ended in the last attempt' })
+    expect(await queue.redrive('all')).toBe(2)
+    const [again] = await queue.receive()
+    expect(again?.payload).toBe('large')
+    await queue.close()
+  })
+
+  test('keeps no reason of a nack either, and the message comes again', async () => {
+    const { queue, files } = await openFull(most - 5000)
+    await (await receiveOne(queue)).nack({ reason, delayMs: 0 })
+    expect(recordsOf(files).at(-1)).toEqual({ op: 'nack', id: 1, reason: '' })
+    expect((await receiveOne(queue)).attempt).toBe(2)
+    await queue.close()
+  })
 })

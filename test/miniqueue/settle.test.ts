@@ -331,6 +331,25 @@ describe('dead letters', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
+  test('a redriven one does not take its key from a message that was done not long ago', async () => {
+    const opened = await openQueue({ maxAttempts: 1, dedupeWindowMs: 60_000 })
+    const { queue, clock } = opened
+    const again = (): Promise<number> => queue.enqueue('the same', { dedupeKey: 'k' })
+    expect(await again()).toBe(1)
+    await (await receiveOne(queue)).nack()
+    expect(await again()).toBe(2)
+    await (await receiveOne(queue)).ack()
+    await queue.redrive(1)
+    expect(await again()).toBe(2)
+    await (await receiveOne(queue)).ack()
+    expect(await again()).toBe(2)
+    const killed = await reopenKilled(opened, { dedupeWindowMs: 60_000 })
+    expect(await killed.queue.enqueue('the same', { dedupeKey: 'k' })).toBe(2)
+    clock.advance(60_000)
+    expect(await again()).toBe(3)
+    await Promise.all([queue.close(), killed.queue.close()])
+  })
+
   test('discard removes one or all for good', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     const { queue } = opened

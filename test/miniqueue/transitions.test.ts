@@ -1,5 +1,7 @@
+import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
+import { MessageIndex } from '../../src/miniqueue/message-index.ts'
 import { emptyQueue, holderOf, type NewMessage, type QueueMutation, type QueueState } from '../../src/miniqueue/queue-state.ts'
 import { type Outcome, transition } from '../../src/miniqueue/transitions.ts'
 import { weightOf } from '../../src/miniqueue/weight.ts'
@@ -51,7 +53,7 @@ describe('deliver', () => {
       enqueue({}), deliver, { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }, deliver,
     )
     expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 2 })
-    expect(outcome).toMatchObject({ waiting: new Set(), left: [], depth: 0, bytes: -'later'.length })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [], depth: 0, bytes: -(12 + 'later'.length) })
   })
 })
 
@@ -127,7 +129,7 @@ describe('nack', () => {
   test('brings it back into its place with its time and its reason', () => {
     const { state, outcome } = after(enqueue({}, {}), deliver, { op: 'nack', id: 1, dueAt: 9000, reason: 'busy' })
     expect(state.messages[1]).toMatchObject({ order: 1, attempts: 1, dueAt: 9000, reason: 'busy' })
-    expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 0, bytes: 4 })
+    expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 0, bytes: 12 + 4 })
   })
 })
 
@@ -138,7 +140,7 @@ describe('bury, redrive, discard', () => {
       1: { payload: 'x', bytes: 3, priority: 3, enqueuedAt: at, attempts: 1, key: 'k', reason: 'worn out', diedAt: 5000 },
     })
     expect([state.messages, state.keys]).toEqual([{}, {}])
-    expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1, dead: 1, bytes: 'worn out'.length })
+    expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1, dead: 1, bytes: 12 + 'worn out'.length })
   })
 
   test('a redriven one has its id, a place at the end, no attempts, and its key', () => {
@@ -155,6 +157,20 @@ describe('bury, redrive, discard', () => {
       enqueue({ key: 'k' }), bury, enqueue({ key: 'k' }), { op: 'redrive', ids: [1] }, { op: 'ack', ids: [1], keysUntil: 9000 },
     )
     expect([state.keys, state.expiring]).toEqual([{ 'key:k': { id: 2 } }, []])
+  })
+
+  test.each<[string, number | undefined, number]>([
+    ['is not taken while it is kept for another message that is done', 8999, 2],
+    ['is taken when that time is over, also before it is swept', 9000, 1],
+    ['is taken by a journal of 0.3.0, which has no time for it', undefined, 1],
+  ])('the key of a redriven one %s', (_, redrivenAt, holder) => {
+    const { state } = after(
+      enqueue({ key: 'k' }), bury, enqueue({ key: 'k' }), { op: 'ack', ids: [2], keysUntil: 9000 },
+      { op: 'redrive', ids: [1], ...(redrivenAt !== undefined && { at: redrivenAt }) },
+    )
+    expect(state.keys['key:k']?.id).toBe(holder)
+    transition(state, { op: 'ack', ids: [1] })
+    expect(holderOf(state, 'k', 8999)).toBe(holder === 2 ? 2 : undefined)
   })
 
   test('a discarded one is gone', () => {
@@ -189,6 +205,49 @@ describe('any transition', () => {
     const state = emptyQueue()
     expect(() => transition(state, { op: 'split', ids: [1] } as never)).toThrow(/mutation of a queue, got .*split/)
     expect(state).toEqual(emptyQueue())
+  })
+
+  test('what a queue weighs is what a snapshot has of it, or somewhat more, whatever its texts are', () => {
+    const texts = fc.oneof(
+      fc.string({ unit: 'binary', minLength: 1, maxLength: 1000 }),
+      fc.constantFrom('"', '\\', '\u0001', 'ü', '日', '😀', '\ud800', 'k').chain((unit) => (
+        fc.integer({ min: 1, max: 1000 }).map((count) => unit.repeat(count))
+      )),
+    )
+    const message = fc.record({
+      payload: fc.oneof(fc.constant(1), texts),
+      priority: fc.constantFrom(undefined, 7, Number.MIN_SAFE_INTEGER),
+      dueAt: fc.constantFrom(undefined, 1_893_456_000_000),
+      key: fc.oneof(fc.constant(undefined), texts),
+      reason: fc.oneof(fc.constant(undefined), texts),
+      end: fc.constantFrom('none', 'nack', 'bury', 'redrive', 'ack', 'keep'),
+    })
+    fc.assert(fc.property(message, fc.constantFrom(1, 1_000_000_000), (one, nextId) => {
+      const state = { ...emptyQueue(), nextId, nextOrder: nextId }
+      const empty = JSON.stringify(state).length
+      const now = 1_893_456_000_000
+      const { payload, priority, dueAt, key, reason = 'none', end } = one
+      const bytes = Buffer.byteLength(JSON.stringify(payload))
+      const messages = [{
+        payload, bytes, ...(priority !== undefined && { priority }), ...(dueAt !== undefined && { dueAt }), ...(key !== undefined && { key }),
+      }]
+      const ids = [nextId]
+      let weight = transition(state, { op: 'enqueue', at: now, messages }).bytes
+      if (end !== 'none') weight += transition(state, { op: 'deliver', ids }).bytes
+      if (end === 'nack') weight += transition(state, { op: 'nack', id: nextId, dueAt: now, reason }).bytes
+      if (end === 'bury' || end === 'redrive') weight += transition(state, { op: 'bury', ids, reason, at: now }).bytes
+      if (end === 'redrive') {
+        const change = transition(state, { op: 'redrive', ids, at: now }).bytes
+        expect(change).toBeLessThanOrEqual(0)
+        weight += change
+      }
+      if (end === 'ack') weight += transition(state, { op: 'ack', ids }).bytes
+      if (end === 'keep') weight += transition(state, { op: 'ack', ids, keysUntil: now }).bytes
+      const stored = Buffer.byteLength(JSON.stringify(state)) - empty
+      expect(weight).toBeGreaterThanOrEqual(stored)
+      expect(weight).toBeLessThanOrEqual(2.5 * stored + 40)
+      expect(new MessageIndex(state, { wallMs: now, except: [] }).bytes).toBe(weight)
+    }), { numRuns: 500 })
   })
 
   test('tells changes of weight that add up to what all weighs', () => {

@@ -48,7 +48,7 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/settlement.ts',
-        find: "      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason, at }))\n",
+        find: "      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason: this.#fitting(reason, ids.length), at }))\n",
         by: "      await this.#log.inTurn(() => this.#log.pretend({ op: 'bury', ids, reason, at }))\n",
       },
       {

@@ -171,8 +171,10 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
     }
   }
   if (isMiniStoreError(error)) {
-    // What the codec of a command refuses is a line that is not JSON.
-    const isDamage = error.code === 'ERR_MINISTORE_CORRUPT' || error.code === 'ERR_MINISTORE_CODEC'
+    // What the codec of a command refuses is a line that is not JSON. Where no segment is named, the journal is not damaged,
+    // but a snapshot holds what is no state of a queue.
+    const isDamage =
+      error.segment !== undefined && ['ERR_MINISTORE_CORRUPT', 'ERR_MINISTORE_CODEC'].includes(error.code)
     if (!isDamage) return { message, code: error.code, advice: await adviceForLocked(error) }
     const { path } = error
     const advice =

@@ -1,9 +1,11 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { formatHead } from '../../src/minisnap/snapshot-format.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -150,3 +152,97 @@ describe.skipIf(process.platform === 'win32')('a terminal is not at the mercy of
     expect(stderr).toContain(String.raw`a\x0aministore: all is well`)
   })
 })
+
+describe('a forged queue', () => {
+  const message = { payload: { n: 1 }, bytes: 7 }
+  const enqueue = (field: string, value: string): string =>
+    `{"op":"enqueue","at":1,"messages":[{"payload":1,"bytes":1,"${field}":${value}}]}`
+  /** Journals behind two messages and a dead letter. */
+  const lines: readonly string[] = [
+    'null', '7', '"deliver"', '[]', '{}', '{"op":null}', '{"op":"__proto__"}', '{"op":"constructor"}', '{"op":["ack"]}',
+    '{"op":"deliver","ids":["__proto__"]}', '{"op":"deliver","ids":["constructor"]}', '{"op":"deliver","ids":7}', '{"op":"deliver"}',
+    '{"op":"deliver","ids":[[1]]}', '{"op":"return","ids":{"length":1}}', '{"op":"ack","ids":[null]}',
+    '{"op":"nack","id":"__proto__","reason":"x"}', '{"op":"nack","id":1,"reason":{}}', '{"op":"nack","id":1,"dueAt":1e300}',
+    '{"op":"bury","ids":[1],"reason":7,"at":1}', '{"op":"bury","ids":[1],"reason":"x","at":1e300}', '{"op":"bury","ids":[1],"reason":"x","at":"now"}',
+    '{"op":"redrive","ids":["__proto__"]}', '{"op":"discard","ids":["__proto__"]}', '{"op":"purge","except":null}',
+    '{"op":"batch","steps":null}', '{"op":"batch","steps":[null]}', '{"op":"batch","steps":[{"op":"batch","steps":[]}]}',
+    '{"op":"enqueue","at":1e300,"messages":[]}', '{"op":"enqueue","at":null,"messages":[{"payload":1,"bytes":1}]}',
+    '{"op":"enqueue","at":1,"messages":[null]}', '{"op":"enqueue","at":1,"messages":"ab"}', '{"op":"enqueue","at":1,"messages":[{"bytes":1}]}',
+    '{"__proto__":{"op":"purge","except":[]}}',
+    enqueue('dueAt', '9e15'), enqueue('dueAt', '"soon"'), enqueue('dueAt', '-9e15'), enqueue('priority', '"high"'), enqueue('priority', '1e400'),
+    enqueue('bytes', '-1'), enqueue('bytes', 'null'), enqueue('key', '7'), enqueue('key', '"__proto__"'), enqueue('payload', '{"__proto__":{"attempts":7}}'),
+    enqueue('payload', '"\\u202E\\u001B[2J"'), enqueue('payload', `${'['.repeat(5000)}${']'.repeat(5000)}`),
+  ]
+  const state = (changed: string, value: string): string => {
+    const whole = {
+      nextId: '3',
+      nextOrder: '3',
+      messages: JSON.stringify({ 1: { ...message, priority: 0, order: 1, enqueuedAt: 1, attempts: 0 } }),
+      dead: JSON.stringify({ 2: { ...message, priority: 0, enqueuedAt: 1, attempts: 1, reason: 'x', diedAt: 2 } }),
+      keys: '{}',
+      expiring: '[]',
+      [changed]: value,
+    }
+    return `{${Object.entries(whole).map(([name, text]) => `"${name}":${text}`).join()}}`
+  }
+  const one = '"payload":1,"bytes":1,"priority":0,"order":1,"attempts":0'
+  const dead = '"payload":1,"bytes":1,"priority":0,"attempts":0,"reason":"x"'
+  /** States of snapshots in front of an empty journal. */
+  const states: readonly string[] = [
+    'null', '7', '"x"', '[]', '{}', state('nextId', '"1"'), state('nextId', '1e300'), state('nextOrder', 'null'),
+    state('messages', '[null]'), state('messages', 'null'), state('messages', '{"1":null}'), state('messages', '{"x":{}}'),
+    state('messages', `{"1":{${one},"enqueuedAt":1e300}}`), state('messages', `{"1":{${one},"enqueuedAt":"now"}}`),
+    state('messages', `{"1":{${one},"enqueuedAt":1,"dueAt":9e15}}`), state('messages', `{"1":{${one},"enqueuedAt":1,"reason":{}}}`),
+    state('messages', `{"__proto__":{${one},"enqueuedAt":1}}`), state('messages', `{"1":{${one},"enqueuedAt":null}}`),
+    state('dead', '[]'), state('dead', '{"1":7}'), state('dead', `{"2":{${dead},"enqueuedAt":1,"diedAt":1e300}}`),
+    state('dead', `{"2":{${dead},"enqueuedAt":1,"diedAt":2,"reason":null}}`), state('dead', `{"2":{${dead},"enqueuedAt":-9e15,"diedAt":2}}`),
+    state('dead', `{"__proto__":{${dead},"enqueuedAt":1,"diedAt":2}}`),
+    state('keys', '{"__proto__":{"id":1}}'), state('keys', 'null'), state('expiring', '{}'), state('expiring', '[null]'),
+  ]
+
+  const good = [
+    { op: 'enqueue', at: 1, messages: [message, message] },
+    { op: 'bury', ids: [2], reason: 'x', at: 2 },
+  ]
+
+  const forgeries: ReadonlyArray<readonly [what: string, text: string, make: (directory: string) => Promise<void>]> = [
+    ...lines.map((line) => ['mutation', line, (directory: string) =>
+      writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.2.0 seq=1', [...good.map((step) => JSON.stringify(step)), line])] as const),
+    ...states.map((text) => ['state', text, (directory: string) => forgeSnapshot(directory, text)] as const),
+  ]
+
+  test.each(forgeries.map(([what, text, make]) => [what, text.slice(0, 100), make] as const))(
+    'is harmless, whatever the command: the %s %s',
+    async (_what, _text, make) => {
+      const before = prototypes()
+      let isRefused: boolean | undefined
+      for (const action of ['stats', 'peek', 'dead', 'redrive all', 'discard all'] as const) {
+        for (const options of [[], ['--json']]) {
+          const directory = await temporaryDirectory()
+          await make(directory)
+          const { code, stdout, stderr } = await ministore(['queue', directory, ...action.split(' '), ...options])
+          expect(prototypes()).toEqual(before)
+          expect(stdout + stderr).not.toMatch(unseen)
+          isRefused ??= code === 1
+          expect({ code, printed: stdout !== '' }, `${action}: all commands agree`).toEqual(
+            isRefused ? { code: 1, printed: false } : { code: 0, printed: expect.anything() as boolean },
+          )
+          if (!isRefused) expect(stderr).toBe('')
+          else if (options.length === 0) expect(stderr).toMatch(/^ministore: (?!.* at .*:\d+:\d+).*\n$/)
+          else expect(JSON.parse(stderr)).toMatchObject({ error: { code: expect.stringMatching(/^ERR_MINISTORE_/) as string } })
+        }
+      }
+    },
+  )
+})
+
+/** What everything inherits from, as it is. */
+function prototypes(): unknown[] {
+  return [Object.prototype, Array.prototype, Number.prototype, String.prototype].map((prototype) => Reflect.ownKeys(prototype))
+}
+
+/** A snapshot as it would be written, of whatever state. */
+async function forgeSnapshot(directory: string, state: string): Promise<void> {
+  await writeFile(join(directory, 'snapshot-4.json'), `${formatHead({ sequence: 4, crc32: crc32(state) })}${state}}\n`)
+  await writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.2.0 seq=5', [])
+}

@@ -6,6 +6,8 @@ import { text } from 'node:stream/consumers'
 
 import { describe, expect, test } from 'vitest'
 
+import { countingFileSystem } from '../../src/cli/counting-file-system.ts'
+import { MiniStore } from '../../src/index.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -78,6 +80,7 @@ describe('verify', () => {
     const { code, stdout } = await ministore(['verify', path])
     expect(code).toBe(1)
     expect(stdout).toMatch(/^journal\.jsonl\.002 +3 +50 +5 {2}the line is not JSON/m)
+    expect(stdout.match(/^segment +line +offset +sequence {2}damage$/gm)).toHaveLength(1)
     expect(stdout).toContain('6 damages; readable are 5 records')
   })
 
@@ -245,6 +248,37 @@ describe('inspect', () => {
     expect([records, seal]).toMatchObject([9, { state: 'missing' }])
   })
 
+  test('shows what is empty, what is torn and a seal that cannot be read', async () => {
+    const path = await journal()
+    await using store = await MiniStore.open(path)
+    await store.rotate()
+    const { stdout } = await ministore(['inspect', path])
+    expect(stdout).toMatch(/^journal\.jsonl +9 +- +0 +\d+ B /m)
+    await store.truncateBefore(9)
+    expect((await ministore(['inspect', path])).stdout).toContain('total  0 records (the next is 9) in 1 segment')
+    await store.close()
+    await writeFile(`${path}.seal`, 'bytes=')
+    await addBytes(path, 'half')
+    const found = (await ministore(['inspect', path])).stdout
+    expect(found).toMatch(/^seal +unreadable\n/m)
+    expect(found).toContain('a seal that is not whole is no damage: the next open writes it anew')
+    expect(found).toMatch(/^torn +4 B at offset \d+: .* \(an append under way, or the next open cuts it off\)$/m)
+  })
+
+  test('draws bars only where there is room for them', async () => {
+    const path = await journal()
+    const barsOf = async (columns: number): Promise<number[]> => {
+      const { stdout } = await ministore(['inspect', path], { columns, env: { NO_COLOR: '1' } })
+      expect(Math.max(...stdout.split('\n').slice(2, 6).map((line) => line.length))).toBeLessThan(columns)
+      return stdout.split('\n').slice(3, 6).map((line) => /[█▏▎▍▌▋▊▉]*$/.exec(line)?.[0].length ?? 0)
+    }
+    // The table has 81 columns, and two are between it and the bars.
+    expect(await barsOf(200)).toEqual([30, 30, 20])
+    expect(await barsOf(95)).toEqual([11, 11, 8])
+    expect(await barsOf(92)).toEqual([8, 8, 6])
+    expect(await barsOf(91)).toEqual([0, 0, 0])
+  })
+
   test('names the evidence that lies beside the journal', async () => {
     const path = await journal()
     await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
@@ -259,14 +293,37 @@ describe('inspect', () => {
 describe('the command line itself', () => {
   test('has help for all commands and for each, with an example', async () => {
     const { stdout } = await ministore(['--help'])
-    const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: JOURNAL)? {2,}/gm)].map(([, name]) => String(name))
-    expect(names).toEqual(['append', 'cat', 'tail', 'inspect', 'verify', 'repair', 'compact', 'demo'])
+    const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: JOURNAL| DIR(?: \[ACTION\] \[ID\])?)? {2,}/gm)].map(([, name]) => String(name))
+    expect(names).toEqual(['append', 'cat', 'tail', 'inspect', 'verify', 'repair', 'compact', 'stats', 'queue', 'demo'])
     for (const name of names) {
       const help = await ministore([name, '--help'])
       expect(help).toMatchObject({ code: 0, stderr: '' })
       expect(help.stdout).toMatch(new RegExp(`\nExamples?:\n(  .*\n)*.*ministore ${name}`))
       expect(help.stdout.split('\n').filter((line) => line.length > 120)).toEqual([])
+      expect(help.stdout).toMatch(/^[A-Z].*\.\n\nUsage: ministore /)
+      expect(await ministore(['help', name])).toEqual(help)
+      expect(await ministore([name, '-h', '--nonsense'])).toEqual(help)
     }
+    expect((await ministore(['-h'])).stdout).toBe(stdout)
+    expect((await ministore(['help', 'nonsense'])).stdout).toBe(stdout)
+    expect((await ministore(['queue', '--help'])).stdout).toContain('\nUsage: ministore queue DIR [ACTION] [ID] [options]\n')
+    const tail = (await ministore(['tail', '--help'])).stdout
+    expect(tail).toMatch(/^ {2}-n, --lines N {2,}so many/m)
+    expect(tail).toMatch(/^ {2}-f, --follow {2,}goes on/m)
+    expect(tail).toMatch(/^ {2}--sequence {2,}prints/m)
+  })
+
+  test('takes the greatest number that an option allows', async () => {
+    const path = await journal()
+    expect(await ministore(['append', path, '--batch', '100000'], '9\n')).toMatchObject({ code: 0, stdout: '9\n' })
+    expect(await ministore(['cat', path, '--to', '9007199254740991', '--from', '9'])).toMatchObject({ code: 0, stdout: '9\n' })
+  })
+
+  test('takes what stands behind -- for a path', async () => {
+    const directory = await temporaryDirectory()
+    const { code, stderr } = await ministore(['cat', '--', `${directory}/--help`])
+    expect([code, stderr]).toEqual([1, containing(`There is no journal at ${directory}/--help`)])
+    expect((await ministore(['cat', '--', '--help'])).stderr).toContain('/--help. Give')
   })
 
   test('knows its version', async () => {
@@ -282,11 +339,21 @@ describe('the command line itself', () => {
     [['cat', 'a', '--from', '0'], 'Expected --from to be a whole number, 1 or greater, got "0"'],
     [['cat', 'a', '--from', '9007199254740993'], 'Expected --from to be a whole number, from 1 to 9007199254740991, got "9007199254740993"'],
     [['cat', 'a', '--from'], "Option '--from <value>' argument missing"],
+    [['cat', 'a', '--from', '1e3'], 'Expected --from to be a whole number, 1 or greater, got "1e3"'],
+    [['cat', ''], 'Expected JOURNAL, got an empty word'],
+    [['queue', 'a', ''], 'Expected ACTION, got an empty word'],
+    [['queue', 'a', 'discard', '1', '2'], 'Expected nothing behind the ID, got "2"'],
+    [['tail', 'a', '-m', '1'], 'tail has no option -m'],
+    [['tail', 'a', '-n', '-1'], 'argument is ambiguous'],
+    [['append', 'a', '--batch', '100001'], 'Expected --batch to be a whole number, from 1 to 100000, got "100001"'],
+    [['cat', 'a', '--', '--form'], 'Expected nothing behind the JOURNAL, got "--form"'],
+    [['cat', '--', '--help', '-h'], 'Expected nothing behind the JOURNAL, got "-h"'],
     [['append', 'a', '--batch', '1e3'], 'Expected --batch to be a whole number, from 1 to 100000, got "1e3"'],
   ])('%j is misuse: exit code 2 and what was expected', async (args, message) => {
     const { code, stdout, stderr } = await ministore(args)
     expect([code, stdout]).toEqual([2, ''])
-    expect(stderr).toContain(`ministore: ${message}`)
+    expect(stderr).toMatch(/^ministore: /)
+    expect(stderr).toContain(message)
     expect(stderr).toMatch(/Try: ministore .*--help\n$/)
   })
 
@@ -330,6 +397,23 @@ const hasScript = await new Promise<boolean>((resolve) => {
   let said = ''
   probe.stdout.on('data', (piece: Buffer) => (said += piece.toString()))
   probe.on('close', () => resolve(said.includes('util-linux')))
+})
+
+test('a file system that counts tells of every byte that was read, and does the rest as the other', async () => {
+  const path = await journal()
+  let bytes = 0
+  const file = await countingFileSystem((read) => (bytes += read)).open(path, 'write')
+  const buffer = new Uint8Array(64)
+  expect(await file.read(buffer, 0)).toBe(52)
+  expect(await file.read(buffer, 50)).toBe(2)
+  expect(await file.read(buffer, 52)).toBe(0)
+  expect(bytes).toBe(54)
+  await file.write(Buffer.from('9'), 52)
+  await file.truncate(51)
+  await file.sync()
+  await file.dataSync()
+  expect((await file.stat()).size).toBe(51)
+  await file.close()
 })
 
 describe('on a terminal', () => {

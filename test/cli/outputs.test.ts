@@ -9,6 +9,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { Interrupted } from '../../src/cli/exit-codes.ts'
 import { outlineOf } from '../../src/cli/journal.ts'
+import { unlessAborted } from '../../src/cli/unless-aborted.ts'
 import { addBytes, editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { main, ministore, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
@@ -206,6 +207,16 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     await textUntil(child.stdout, '2. A child process')
     child.kill('SIGTERM')
     expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143, stderr: '' })
+  })
+
+  test('and nothing is begun behind it', async () => {
+    const reason = new Interrupted('SIGINT')
+    let starts = 0
+    const begin = async (): Promise<void> => void starts++
+    await expect(unlessAborted(AbortSignal.abort(reason), begin)).rejects.toBe(reason)
+    expect(starts).toBe(0)
+    await unlessAborted(new AbortController().signal, begin)
+    expect(starts).toBe(1)
   })
 
   test('reading a journal for what it is before anything is printed', async () => {

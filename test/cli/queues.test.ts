@@ -1,9 +1,11 @@
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
+import { deadLetters, nextMessages, peekText, statsOf } from '../../src/cli/queue-view.ts'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { emptyQueue } from '../../src/miniqueue/queue-state.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore, ministoreProcess } from './run-command.ts'
@@ -26,6 +28,40 @@ const lines = (text: string): unknown[] =>
     .split('\n')
     .slice(0, -1)
     .map((line) => JSON.parse(line) as unknown)
+
+describe('what is shown of a queue', () => {
+  const message = { payload: 1, bytes: 1, priority: 0, enqueuedAt: 0, attempts: 0 }
+  const state = {
+    ...emptyQueue(),
+    messages: {
+      1: { ...message, order: 9, reason: 'busy' },
+      2: { ...message, order: 3, dueAt: 61_000 },
+      3: { ...message, order: 4, dueAt: 500, enqueuedAt: 2000 },
+      4: { ...message, order: 2, dueAt: 3000, priority: -1 },
+      5: { ...message, order: 5, priority: 1 },
+    },
+    dead: { 10: { ...message, reason: 'x', diedAt: 0 }, 9: { ...message, reason: 'y', diedAt: 0 } },
+  }
+
+  test('is in the order in which it is delivered: priority, then place; what is delayed by its time', () => {
+    const next = nextMessages(state, 9, 1000)
+    expect(next.map(({ id, state: kind }) => `${id} ${kind}`)).toEqual(['5 waiting', '3 waiting', '1 waiting', '4 delayed', '2 delayed'])
+    expect(next.map(({ reason }) => reason)).toEqual([null, null, 'busy', null, null])
+    expect(nextMessages(state, 2, 1000).map(({ id }) => id)).toEqual([5, 3])
+    expect(peekText(next, 1000).split('\n').map((line) => /^ *\d+ {2}(now|in .*?) {2}/.exec(line)?.[1])).toEqual([
+      undefined, 'now', 'now', 'now', 'in 2 s', 'in 1 min 0 s', undefined,
+    ])
+    expect(deadLetters(state, 9).map(({ id }) => id)).toEqual([9, 10])
+    expect(deadLetters(state, 1).map(({ id }) => id)).toEqual([9])
+  })
+
+  test('is counted by a clock that may have been set back', () => {
+    const facts = { waiting: 3, delayed: 2, dead: 2, oldestAgeMs: 1000, bytesOnDisk: 7 }
+    expect(statsOf(state, { now: 1000, bytes: 7, directory: 'jobs' })).toMatchObject(facts)
+    expect(statsOf(state, { now: -1000, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: 0 })
+    expect(statsOf(emptyQueue(), { now: 0, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: null })
+  })
+})
 
 describe('queue', () => {
   test('shows how many messages there are, and changes nothing', async () => {
@@ -79,6 +115,37 @@ describe('queue', () => {
     const refused = await ministoreProcess(['queue', directory, 'redrive', 'all'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
     if (process.platform === 'linux') expect(refused.stderr).toContain(`process ${process.pid}`)
+  })
+
+  test('counts all files, shows ten unless told otherwise, and leaves the snapshots alone', async () => {
+    const directory = join(await temporaryDirectory(), 'jobs')
+    const queue = await MiniQueue.open(directory, { maxAttempts: 1 })
+    await queue.enqueueAll(Array.from({ length: 12 }, (_, index) => ({ payload: index })))
+    for (const message of await queue.receive({ max: 12 })) await message.nack({ reason: 'no' })
+    await queue.enqueueAll(Array.from({ length: 12 }, (_, index) => ({ payload: index })))
+    await queue.close()
+    for (const action of ['peek', 'dead']) {
+      expect(lines((await ministore(['queue', directory, action, '--json'])).stdout)).toHaveLength(10)
+      expect((await ministore(['queue', directory, action])).stdout.split('\n')).toHaveLength(12)
+      const all = lines((await ministore(['queue', directory, action, '--json', '--limit', '20'])).stdout) as Array<{ id: number }>
+      const first = action === 'dead' ? 1 : 13
+      expect(all.map(({ id }) => id)).toEqual(Array.from({ length: 12 }, (_, index) => first + index))
+    }
+    for (const sequence of [1, 2, 3]) {
+      const reopened = await MiniQueue.open(directory, { keepSnapshots: 9 })
+      await reopened.enqueue(sequence)
+      await reopened.compact()
+      await reopened.close()
+    }
+    const names = await readdir(directory)
+    const snapshots = names.filter((name) => name.startsWith('snapshot-'))
+    expect(snapshots.length).toBeGreaterThanOrEqual(3)
+    const counted = names.filter((name) => /^(?:journal\.jsonl|snapshot-\d+\.json$)/.test(name))
+    const sizes = await Promise.all(counted.map(async (name) => (await stat(join(directory, name))).size))
+    const { bytesOnDisk } = JSON.parse((await ministore(['queue', directory, '--json'])).stdout) as { bytesOnDisk: number }
+    expect(bytesOnDisk).toBe(sizes.reduce((sum, size) => sum + size, 0))
+    expect((await ministore(['queue', directory, 'redrive', 'all', '--json'])).stdout).toBe('{"action":"redrive","count":12}\n')
+    expect(await readdir(directory)).toEqual(expect.arrayContaining(snapshots))
   })
 
   test.each([

@@ -1,4 +1,4 @@
-import { cp, readdir, rename, rm, symlink } from 'node:fs/promises'
+import { cp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -62,10 +62,20 @@ describe('stats', () => {
     const { code, stdout } = await ministore(['stats', '--json', directory])
     expect(code).toBe(1)
     expect(JSON.parse(stdout)).toMatchObject({ problem: expect.stringContaining('ahead of the journal, which ends with 4') as string })
+    expect((await ministore(['stats', directory])).stdout).toMatch(/^snapshot-9\.json +9 +\d+ B +0 +whole/m)
+    const by1 = await fixture()
+    await new SnapStore(by1).create({}, 5)
+    expect((await ministore(['stats', by1])).stdout).toContain('problem: the snapshot of 5 is ahead of the journal')
     const other = await fixture()
     await rm(join(other, 'journal.jsonl.001'))
     await Promise.all([2, 3].map((sequence) => rm(join(other, `snapshot-${sequence}.json`))))
     expect((await ministore(['stats', other])).stdout).toContain('problem: mutations 1 to 3 are in no whole snapshot')
+    await new SnapStore(other).create({}, 2)
+    expect((await ministore(['stats', other])).stdout).toContain('problem: mutations 3 to 3 are in no whole snapshot')
+    await new SnapStore(other).create({}, 3)
+    expect(await ministore(['stats', other])).toMatchObject({ code: 0 })
+    await writeFile(join(other, 'snapshot-3.json'), 'no snapshot')
+    expect((await ministore(['stats', other])).stdout).toContain('problem: mutations 3 to 3 are in no whole snapshot')
   })
 
   test('of snapshots without a journal, of a state without snapshots, of nothing', async () => {
@@ -90,6 +100,7 @@ describe('compact', () => {
     const refused = await ministore(['compact', path, '--before', '4', '--write'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
     expect(refused.stderr).toContain('The most is --before 3')
+    expect(await ministore(['compact', path, '--before', '3', '--write'])).toMatchObject({ code: 0, stderr: '' })
     await rm(join(directory, 'snapshot-2.json'))
     expect(await ministore(['compact', path, '--before', '4', '--write'])).toMatchObject({ code: 0, stderr: '' })
     expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')

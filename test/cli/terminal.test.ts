@@ -2,13 +2,13 @@ import { execFileSync } from 'node:child_process'
 
 import { describe, expect, test } from 'vitest'
 
-import { Output } from '../../src/cli/output.ts'
+import { isClosedPipe, Output, OutputError } from '../../src/cli/output.ts'
 import { barOf } from '../../src/cli/terminal/bar-chart.ts'
 import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
 import { shellWord } from '../../src/cli/terminal/shell-word.ts'
 import { jsonLine, styleFor, visible, visibleJson, visibleLines } from '../../src/cli/terminal/style.ts'
 import { excerpt, formatTable } from '../../src/cli/terminal/table.ts'
-import { countText, durationText, sizeText } from '../../src/cli/terminal/units.ts'
+import { countText, durationText, plural, sizeText } from '../../src/cli/terminal/units.ts'
 
 /** Each does something to a terminal or hides something in it. */
 const unseenCharacters = Array.from(
@@ -80,6 +80,9 @@ describe('a progress bar', () => {
       'append  3 000 records  1 500/s  2.0 KiB  1.0 KiB/s',
     )
     expect(progressLine('verify', { bytes: 9, totalBytes: 0 }, 1)).toContain('100 %')
+    expect(progressLine('verify', { bytes: 9, totalBytes: 8 }, 1), 'what grows meanwhile').toMatch(/ █{24} {2}100 % .* 0 s left$/)
+    expect(progressLine('verify', { bytes: 0, totalBytes: 8 }, 1)).toMatch(/ ░{24} {4}0 % {2}0 B of 8 B {2}0 B\/s {2}$/)
+    expect(progressLine('verify', { bytes: 9, }, 1)).toBe('verify  9 B  9 B/s')
   })
 })
 
@@ -88,7 +91,9 @@ describe('texts', () => {
     const sizes = [0, 1023, 1024, 1024 * 1024 - 1, 5.5 * 2 ** 30, 2 ** 60]
     expect(sizes.map(sizeText)).toEqual(['0 B', '1023 B', '1.0 KiB', '1.0 MiB', '5.5 GiB', '1048576.0 TiB'])
     expect([0, 999, 1000, 1234567].map(countText)).toEqual(['0', '999', '1 000', '1 234 567'])
-    expect([0.1, 59, 61, 7260].map(durationText)).toEqual(['1 s', '59 s', '1 min 1 s', '2 h 1 min'])
+    const durations = [0, 0.1, 59, 60, 61, 3599, 3600, 7260].map(durationText)
+    expect(durations).toEqual(['0 s', '1 s', '59 s', '1 min 0 s', '1 min 1 s', '59 min 59 s', '1 h 0 min', '2 h 1 min'])
+    expect([0, 1, 2, 1000].map((count) => plural(count, 'record'))).toEqual(['0 records', '1 record', '2 records', '1 000 records'])
   })
 
   test('of a table are aligned, styles not counted, without space at the end', () => {
@@ -196,6 +201,48 @@ describe('output', () => {
     await new Promise(setImmediate)
     await expect(output.write('b')).rejects.toThrow('broken')
     await expect(output.flush()).rejects.toThrow('broken')
+  })
+
+  test('of several failures keeps the first', async () => {
+    let writes = 0
+    const output = new Output({ write: (_text, done) => (done(new Error(`failure ${++writes}`)), false), on: () => {} })
+    output.tellAtOnce('a')
+    output.tellAtOnce('b')
+    await expect(output.flush()).rejects.toThrow('failure 1')
+    const twice: Array<(error: Error) => void> = []
+    const slow = new Output({ write: (_text, done) => twice.push(done) < 0, on: () => {} })
+    slow.tellAtOnce('a')
+    slow.tellAtOnce('b')
+    for (const [at, done] of twice.entries()) done(new Error(`failure ${at}`))
+    await expect(slow.flush()).rejects.toThrow('failure 0')
+  })
+
+  test('is flushed only when what was passed on before is out', async () => {
+    const waiting: Array<() => void> = []
+    const output = new Output({ write: (_text, done) => waiting.push(done) < 0, on: () => {} })
+    output.tellAtOnce('a')
+    let isOut = false
+    const flushing = output.flush().then(() => (isOut = true))
+    await new Promise(setImmediate)
+    expect([isOut, waiting.length]).toEqual([false, 2])
+    for (const done of waiting) done()
+    await flushing
+  })
+
+  test.each([
+    ['EPIPE', true],
+    ['ERR_STREAM_DESTROYED', true],
+    ['ENOSPC', false],
+  ])('that fails with %s has a closed pipe: %j', (code, isClosed) => {
+    const cause = Object.assign(new Error(code), { code })
+    expect(isClosedPipe(new OutputError(cause))).toBe(isClosed)
+    expect(isClosedPipe(cause), 'of something else').toBe(false)
+  })
+
+  test('has 80 columns unless a terminal says otherwise', () => {
+    const columnsOf = (isTTY: boolean, columns?: number): number =>
+      new Output({ write: () => true, on: () => {}, isTTY, ...(columns === undefined ? {} : { columns }) }).columns
+    expect([columnsOf(true, 60), columnsOf(true), columnsOf(false, 60)]).toEqual([60, 80, 80])
   })
 
   test('that a writer only tells something to never troubles it, and fails for who flushes', async () => {

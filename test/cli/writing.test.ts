@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { open, readFile, readdir } from 'node:fs/promises'
+import { open, readFile, readdir, rename } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -48,7 +48,7 @@ async function contents(path: string): Promise<Map<string, string>> {
 describe('append', () => {
   test('stores lines as they come and prints the last sequence number', async () => {
     const path = await emptyPath()
-    const lines = '{"a": 1,  "b":1e400}\n\n"é"\r\n   \nnull'
+    const lines = '{"a": 1,  "b":1e400}\n\n"é"\r\n   \n\t\r\nnull'
     expect(await ministore(['append', path], lines)).toEqual({ code: 0, stdout: '3\n', stderr: '' })
     expect((await readFile(path, 'utf8')).split('\n').slice(1)).toEqual([
       '{"a": 1,  "b":1e400}',
@@ -176,6 +176,7 @@ describe('append', () => {
         const outcome = await ministoreProcess(args, '1\n')
         expect(outcome).toMatchObject({ code: 1, stdout: '' })
         expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
+        expect(outcome.stderr, 'its words are apart, and nothing stands behind them').toMatch(/ \([^\\]*[^ \\]\)\. Stop that one first\.\n$/)
       }
       const inspected = JSON.parse((await ministore(['inspect', path, '--json'])).stdout) as { lock: unknown }
       expect(inspected.lock).toMatchObject({ state: 'held', holder: { pid: process.pid } })
@@ -384,6 +385,60 @@ describe('repair', () => {
     })
   })
 
+  test('says all of what a cut does, and what it did', async () => {
+    const path = await journal()
+    const plan = await ministore(['repair', path, '--truncate-at', '5'])
+    expect(plan).toEqual({
+      code: 1,
+      stdout: [
+        'No damage stays or is mended: this only cuts.',
+        '',
+        'This would happen:',
+        '  lost   sequences 5 to 8: 4 good records, 8 B',
+        '  stay   4 records (1 to 4)',
+        '  files  changed: journal.jsonl.002',
+        '  files  removed: journal.jsonl',
+        '  files  made anew: the seal',
+        '',
+        `Nothing was changed. To do it: ministore repair ${path} --truncate-at 5 --write`,
+        '',
+      ].join('\n'),
+      stderr: '',
+    })
+    expect((await ministore(['repair', path, '--truncate-at', '8'])).stdout).toContain('  lost   sequence 8: 1 good record, 2 B\n')
+    const nothingLeft = await ministore(['repair', path, '--truncate-at', '1'])
+    expect([nothingLeft.code, nothingLeft.stderr]).toEqual([2, expect.stringContaining('got 1: it would leave no record\nTry: ')])
+    const gap = await journal()
+    await rename(`${gap}.002`, `${gap}.003`)
+    expect((await ministore(['repair', gap])).stdout).toContain('renamed: journal.jsonl.003 to journal.jsonl.002\n')
+    const done = await ministore(['repair', path, '--truncate-at', '5', '--write'])
+    expect(done).toMatchObject({ code: 0, stderr: '' })
+    expect(done.stdout).toMatch(/^No damage stays .*\n\nDone:\n {2}lost .*\n {2}stay .*\n {2}kept .*\n\nok: verified, the journal is sound\n$/)
+  })
+
+  test('of several lost records speaks of them, and shows no more findings than fit', async () => {
+    const path = await journal()
+    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n8\n', '\n')))
+    expect((await ministore(['repair', path])).stdout).toContain('2 records: lost before, and no repair brings them back\n')
+    const many = await emptyPath()
+    await writeSegment(many, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', ...Array<string>(3000).fill('x')])
+    const { findings, findingCount } = JSON.parse((await ministore(['repair', many, '--json'])).stdout) as {
+      findings: unknown[]
+      findingCount: number
+    }
+    expect(findingCount).toBe(3000)
+    const { stdout } = await ministore(['repair', many])
+    expect(stdout).toContain(`\n… and ${findingCount - findings.length} more\n`.replace(/(\d)(\d{3}) more/, '$1 $2 more'))
+    expect(stdout.match(/^many|journal\.jsonl +\d+ /gm)).toHaveLength(findings.length)
+  })
+
+  test('that cannot begin gives no advice to do what was just done, and makes nothing', async () => {
+    const directory = await temporaryDirectory()
+    const { code, stderr } = await ministore(['repair', join(directory, 'no', 'journal.jsonl'), '--write'])
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/^ministore: There is no journal at .*\n$/)])
+    expect(await readdir(directory)).toEqual([])
+  })
+
   test('on a full disk changes nothing', async (context) => {
     if (noTmpfs !== undefined) context.skip(noTmpfs)
     const volume = await Volume.inMemory(1)
@@ -401,9 +456,9 @@ describe('repair', () => {
 /** Runs it in this process and asks it to end as soon as the active segment has been replaced. */
 async function interruptedRepair(args: readonly string[], active: string): Promise<Outcome> {
   const stop = new AbortController()
-  const rename = nodeFileSystem.rename.bind(nodeFileSystem)
+  const renameAsEver = nodeFileSystem.rename.bind(nodeFileSystem)
   const spy = vi.spyOn(nodeFileSystem, 'rename').mockImplementation(async (from, to) => {
-    await rename(from, to)
+    await renameAsEver(from, to)
     if (to === active) stop.abort(new Interrupted('SIGINT'))
   })
   onTestFinished(() => spy.mockRestore())

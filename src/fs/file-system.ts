@@ -28,6 +28,8 @@ export interface FileSystem {
    * - `write`: must exist; for reading and writing.
    * - `create`: must not exist (`EEXIST`); for reading and writing. Its name is not durable yet.
    * - `ensure`: created when missing, and never through a symbolic link; for reading and writing.
+   * - `directory`: a directory that exists; only `sync`, `stat` and `close` are called on it. `sync` does what
+   *   `syncDirectory` does, needs no further descriptor, and reaches this directory wherever its name leads by now.
    */
   open(path: string, mode: OpenMode): Promise<File>
   /** Names of the entries of a directory, in any order. `ENOENT` when it does not exist. */
@@ -57,7 +59,7 @@ export interface FileSystem {
   watch(directory: string, onChange: () => void): () => void
 }
 
-export type OpenMode = 'read' | 'write' | 'create' | 'ensure'
+export type OpenMode = 'read' | 'write' | 'create' | 'ensure' | 'directory'
 
 export interface FileStat {
   readonly size: number

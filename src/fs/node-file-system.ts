@@ -22,6 +22,7 @@ const flags: Record<OpenMode, number> = {
   write: O_RDWR | harmless,
   create: O_RDWR | O_CREAT | O_EXCL,
   ensure: O_RDWR | O_CREAT | O_NOFOLLOW | harmless,
+  directory: O_RDONLY | O_DIRECTORY,
 }
 
 /**
@@ -49,10 +50,18 @@ export const nodeFileSystem: FileSystem = {
     await call<void>((done) => fs.unlink(path, done))
   },
   makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
-  syncDirectory,
+  syncDirectory: async (path) => {
+    if (process.platform === 'win32') return
+    const directory = await nodeFileSystem.open(path, 'directory')
+    try {
+      await directory.sync()
+    } finally {
+      await directory.close()
+    }
+  },
   lock: async (file) => {
     if (!(file instanceof NodeFile)) throw new TypeError('Expected a file opened by nodeFileSystem')
-    return loadKernelLock().tryLock(file.descriptor)
+    return loadKernelLock().tryLock(file.descriptor, lockedOffset, 1)
   },
   watch,
 }
@@ -103,9 +112,10 @@ class NodeFile implements File {
 }
 
 async function open(path: string, mode: OpenMode): Promise<File> {
+  if (mode === 'directory') return new NodeDirectory(await openDescriptor(path, mode))
   // O_EXCL refuses whatever is there, symbolic links too.
   if (mode !== 'create') await assertRegular(path, { isLinkRefused: mode === 'ensure' })
-  const descriptor = await call<number>((done) => fs.open(path, flags[mode], 0o666, done))
+  const descriptor = await openDescriptor(path, mode)
   const file = new NodeFile(descriptor)
   if (mode === 'create') return file
   try {
@@ -117,6 +127,10 @@ async function open(path: string, mode: OpenMode): Promise<File> {
     await file.close().catch(() => {})
     throw error
   }
+}
+
+function openDescriptor(path: string, mode: OpenMode): Promise<number> {
+  return call((done) => fs.open(path, flags[mode], 0o666, done))
 }
 
 function stat(path: string): Promise<FileStat> {
@@ -137,13 +151,10 @@ async function assertRegular(path: string, { isLinkRefused = false } = {}): Prom
   if (irregular !== undefined) throw irregular
 }
 
-async function syncDirectory(directory: string): Promise<void> {
-  if (process.platform === 'win32') return
-  const descriptor = await call<number>((done) => fs.open(directory, O_RDONLY | O_DIRECTORY, done))
-  try {
-    await call<void>((done) => fs.fsync(descriptor, done))
-  } finally {
-    await call<void>((done) => fs.close(descriptor, done))
+/** A directory held open: to sync its names, and to tell it from another one at its path. */
+class NodeDirectory extends NodeFile {
+  override sync(): Promise<void> {
+    return process.platform === 'win32' ? Promise.resolve() : super.sync()
   }
 }
 
@@ -160,8 +171,14 @@ function watch(directory: string, onChange: () => void): () => void {
 }
 
 interface KernelLock {
-  tryLock(descriptor: number): boolean
+  tryLock(descriptor: number, offset: number, length: number): boolean
 }
+
+/**
+ * The byte that is locked. On Windows a lock keeps others from reading what it covers, so it lies far beyond the data of
+ * any segment. Releases up to 0.3 lock the whole file, which covers this byte too.
+ */
+const lockedOffset = 2 ** 52
 
 let kernelLock: KernelLock | undefined
 

@@ -158,10 +158,10 @@ export class SnapStore<Output = unknown, Input = Output> {
     const { path, sequence } = snapshot
     const newest = (await this.#files.sequences()).find((other) => !this.#damaged.has(other))
     if (newest !== undefined && sequence < newest) throw tooLow(sequence, newest)
-    const bytes = await this.#files.put(texts, snapshot)
+    const { bytes, directory } = await this.#files.put(texts, snapshot)
     this.#damaged.delete(sequence)
     // Durable before an older one goes, or a crash could leave neither.
-    await this.#files.settle(snapshot)
+    await this.#files.settle(directory, snapshot)
     const limits = { keep: this.keep, damaged: this.#damaged }
     const doing = `remove what is older than the snapshot of sequence number ${sequence}, which is durable, from`
     await this.#files.remove((all) => superseded(all, limits), doing)

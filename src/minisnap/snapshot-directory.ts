@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, renameIntoPlace } from '../fs/atomic-replace.ts'
 import { ensureDirectory, listIfPresent } from '../fs/directories.ts'
-import { type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
+import { type File, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import type { SnapshotInfo } from './snap-store-options.ts'
 import { isTemporary, sequenceOf, snapshotName } from './snapshot-names.ts'
@@ -57,32 +57,40 @@ export class SnapshotDirectory {
 
   /**
    * Puts a snapshot in its place, making the directory if it is missing; resolves with the size of the file. What is in it
-   * is durable then, its name is not. When it rejects, what was there before is as it was.
+   * is durable then, its name is not, until the directory, which is given too, is given to {@link settle}. When it rejects,
+   * what was there before is as it was.
    */
-  async put(texts: Iterable<string>, { path, sequence }: SnapshotFile): Promise<number> {
+  async put(texts: Iterable<string>, { path, sequence }: SnapshotFile): Promise<{ bytes: number; directory: File }> {
     let bytes = 0
+    let directory: File | undefined
     try {
       await ensureDirectory(this.#fs, this.path)
+      // Opened before names change: a process that has too many files open is refused here, with nothing changed.
+      directory = await this.#fs.open(this.path, 'directory')
       // First, for it may free the space that is needed.
       await this.#sweep()
       await renameIntoPlace(this.#fs, path, async (file) => {
         bytes = await writeSnapshot(file, { texts, sequence })
       })
+      return { bytes, directory }
     } catch (error) {
+      await directory?.close().catch(() => {})
       const hint = isOutOfSpace(error) ? ' (no space left: disk, quota or largest file)' : ''
       const doing = `write the snapshot ${path}${hint}; older ones are as they were and the store is usable`
       throw ioError(doing, error, { path, sequence })
     }
-    return bytes
   }
 
   /** Makes the name of a snapshot that was put durable. @throws {MiniStoreError} `ERR_MINISTORE_OUTCOME_UNKNOWN` */
-  async settle({ path, sequence }: SnapshotFile): Promise<void> {
+  async settle(directory: File, { path, sequence }: SnapshotFile): Promise<void> {
     try {
-      await this.#fs.syncDirectory(this.path)
+      await directory.sync()
     } catch (cause) {
       const message = `The name of the snapshot ${path} could not be made durable (${messageOf(cause)}): a crash may undo it`
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { path, sequence, cause })
+    } finally {
+      // The sync has said all that counts.
+      await directory.close().catch(() => {})
     }
   }
 
@@ -111,8 +119,13 @@ export class SnapshotDirectory {
       const chosen = choose(newestFirst(await this.#names()))
       if (chosen.length === 0) return
       // Oldest first, so that what is left after a failure is the newest ones.
-      for (const sequence of chosen.toReversed()) await removeIfPresent(this.#fs, this.file(sequence).path)
-      await this.#fs.syncDirectory(this.path)
+      const directory = await this.#fs.open(this.path, 'directory')
+      try {
+        for (const sequence of chosen.toReversed()) await removeIfPresent(this.#fs, this.file(sequence).path)
+        await directory.sync()
+      } finally {
+        await directory.close().catch(() => {})
+      }
     })
   }
 

@@ -167,7 +167,7 @@ export class DiskSource implements JournalSource {
   }
 
   async #liveWriter(): Promise<JournalWriter | undefined> {
-    const holder = await findHolder(this.#fs, this.#files.lock)
+    const holder = await findHolder(this.#fs, [this.#files.lock, this.#files.path])
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
     return writer instanceof JournalWriter && writer.isSound ? writer : undefined
   }

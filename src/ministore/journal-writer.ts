@@ -4,6 +4,7 @@ import { addInContext } from '../async.ts'
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
+import type { WriterLock } from '../fs/lock.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { ChangeSignal } from './change-signal.ts'
 import { appendChannel, type AppendTrace, rotateChannel, traced } from './channels.ts'
@@ -28,6 +29,8 @@ type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
  */
 export class JournalWriter {
   readonly files: JournalFiles
+  readonly #lock: WriterLock
+  /** Changes names only while they lead to what {@link #lock} holds. */
   readonly #fs: FileSystem
   readonly #limits: Limits
   readonly #queue = new PQueue({ concurrency: 1 })
@@ -42,8 +45,9 @@ export class JournalWriter {
   /** Settles when the names on the disk are those of the view again; undefined while they are. */
   #renaming: Promise<unknown> | undefined
 
-  constructor(fs: FileSystem, files: JournalFiles, journal: RecoveredJournal, limits: Limits) {
-    this.#fs = fs
+  constructor(files: JournalFiles, lock: WriterLock, journal: RecoveredJournal, limits: Limits) {
+    this.#lock = lock
+    this.#fs = lock.fileSystem
     this.files = files
     this.#limits = limits
     this.#soundness = new Soundness(files.path)
@@ -187,7 +191,7 @@ export class JournalWriter {
   async #sealActive(): Promise<void> {
     const { prefix } = this.#active
     if (this.#seal !== undefined && samePrefix(this.#seal, prefix)) return
-    if (await writeSealIfRoom(this.#fs, this.files.seal, prefix)) this.#seal = prefix
+    if (await this.#guard('seal', writeSealIfRoom(this.#fs, this.files.seal, prefix))) this.#seal = prefix
   }
 
   async #write(lines: Buffer, records: number): Promise<void> {
@@ -262,7 +266,7 @@ export class JournalWriter {
     }
     this.#seal = undefined // Removed first, and gone even when the rest fails.
     const { sealed, active } = await traced(rotateChannel, context, () =>
-      this.#guard('rotate', rotateSegment(this.#fs, this.files, from, number)),
+      this.#guard('rotate', rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })),
     )
     this.#sealed = [...this.#sealed, sealed]
     this.#active = active
@@ -297,10 +301,11 @@ export class JournalWriter {
     try {
       return await step
     } catch (error) {
-      if (error instanceof PoisoningError) {
-        this.#poison(doing, error.cause)
-        this.assertSound()
-      }
+      const cause = error instanceof PoisoningError ? error.cause : error
+      const isMoved = cause instanceof MiniStoreError && cause.code === 'ERR_MINISTORE_MOVED'
+      if (error instanceof PoisoningError || isMoved) this.#poison(doing, cause)
+      if (isMoved) throw cause
+      this.assertSound()
       throw ioError(doing, error, { path: this.files.path })
     }
   }

@@ -6,7 +6,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { ioError } from '../errors.ts'
 import { ensureDirectory } from '../fs/directories.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { acquireLock, type Lock } from '../fs/lock.ts'
+import { WriterLock } from '../fs/lock.ts'
 import { filePath, iterable } from '../options.ts'
 import { recoverChannel, type RecoverTrace, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
@@ -39,7 +39,7 @@ import {
  */
 export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposable {
   readonly #writer: JournalWriter
-  readonly #lock: Lock
+  readonly #lock: WriterLock
   readonly #fs: FileSystem
   readonly #codec: RecordCodec<Output, Input>
   readonly #recovery: RecoveryReport
@@ -47,7 +47,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   private constructor(parts: {
     readonly writer: JournalWriter
-    readonly lock: Lock
+    readonly lock: WriterLock
     readonly fs: FileSystem
     readonly codec: RecordCodec<Output, Input>
     readonly recovery: RecoveryReport
@@ -93,15 +93,15 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     await assertNamesUsable(fs, files)
     await ensureDirectory(fs, files.directory)
     const holder: { writer?: JournalWriter } = {}
-    const lock = await acquireLock(fs, files.lock, { kernel: settings.lock, holder, journalPath: files.path })
+    const lock = await WriterLock.acquire(fs, files.lock, { kernel: settings.lock, holder, journalPath: files.path })
     try {
       const context: RecoverTrace = { path: files.path }
       const journal = await traced(recoverChannel, context, async () => {
-        const recovered = await recoverJournal(fs, files)
+        const recovered = await recoverJournal(files, lock)
         context.report = recovered.report
         return recovered
       })
-      const writer = new JournalWriter(fs, files, journal, settings)
+      const writer = new JournalWriter(files, lock, journal, settings)
       await writer.sealOnOpen()
       holder.writer = writer
       return new MiniStore({ writer, lock, fs, codec: new RecordCodec({ ...settings, path: files.path }), recovery: journal.report })

@@ -1,10 +1,11 @@
 import type { MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
+import type { WriterLock } from '../fs/lock.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { readRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
-import { type ActiveSegment, prepareNextSegment, promoteNextSegment } from './next-segment.ts'
+import { type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving } from './next-segment.ts'
 import { readSeal } from './seal.ts'
 import { missingActiveDamage, sealDamage } from './seal-check.ts'
 import { scanSegment, type SegmentScan } from './segment-scan.ts'
@@ -48,7 +49,7 @@ export interface RecoveredJournal {
 }
 
 /**
- * Brings a journal into the state its writer needs. The caller holds the lock and the directory exists.
+ * Locks the segments of a journal and brings it into the state its writer needs. The directory exists.
  *
  * **Why it is right.** A crash can interrupt an append, a rotation, a deletion, the writing of a seal or an earlier
  * recovery. An append changes only what follows the acknowledged bytes, and one append is one line, so what it
@@ -63,19 +64,33 @@ export interface RecoveredJournal {
  * Before it resolves, what it found is made durable: a writer that was killed may have left bytes and names that only
  * the page cache knows.
  */
-export async function recoverJournal(fs: FileSystem, files: JournalFiles): Promise<RecoveredJournal> {
+export async function recoverJournal(files: JournalFiles, lock: WriterLock): Promise<RecoveredJournal> {
+  const held = await holdJournal(lock.fileSystem, files, lock)
+  try {
+    return await recoverHeld(files, lock, held)
+  } catch (error) {
+    await releaseHeld(lock.fileSystem, files, lock, held)
+    throw error
+  }
+}
+
+async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFiles): Promise<RecoveredJournal> {
+  const fs = lock.fileSystem
   const survey = await surveySegments(fs, files, await inspectActive(fs, files))
   const seal = await readSeal(fs, files.seal)
-  const leftovers = survey.names.filter((name) => files.isLeftover(name))
+  const isOurs = (name: string): boolean => held.isNextNew && files.at(name) === files.next
+  const leftovers = survey.names.filter((name) => files.isLeftover(name) && !isOurs(name))
   const last = survey.segments.at(-1)
   if (last === undefined || last.number !== undefined) {
-    const active = await restoreActive(fs, files, { last, seal, leftovers })
+    const active = await restoreActive(files, lock, { last, seal, leftovers, held })
     const isNew = last === undefined
     const report = { isNew, isActiveRestored: !isNew, torn: undefined, removedFiles: leftovers, scannedBytes: 0 }
     return { sealed: survey.segments, active, seal: undefined, report }
   }
+  if (held.active === undefined) throw stillMoving(files)
   const sealed = survey.segments.slice(0, -1)
-  const { active, torn, isSealKept } = await recoverActive(fs, files, { sealed, last, seal, leftovers })
+  const found = { sealed, last, seal, leftovers, file: held.active }
+  const { active, torn, isSealKept } = await recoverActive(fs, files, found)
   return {
     sealed,
     active,
@@ -86,29 +101,44 @@ export async function recoverJournal(fs: FileSystem, files: JournalFiles): Promi
 
 /** Makes an active segment where there is none, or only the beginning of a header. */
 async function restoreActive(
-  fs: FileSystem,
   files: JournalFiles,
+  lock: WriterLock,
   found: {
     readonly last: Segment | undefined
     readonly seal: SegmentPrefix | undefined
     readonly leftovers: readonly string[]
+    readonly held: HeldFiles
   },
 ): Promise<ActiveSegment> {
-  const { last, seal } = found
+  const { last, seal, held } = found
+  const fs = lock.fileSystem
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
   const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
   if (damage !== undefined) throw damage
   // One more, since the header made here says the number of the next record.
   if (last !== undefined && before !== undefined) assertNumbered(files, last, before.prefix.records + 1)
-  for (const name of found.leftovers) await removeIfPresent(fs, files.at(name))
+  for (const name of found.leftovers) {
+    // A held `.next` is written anew instead: while it is away, another writer could make one.
+    if (held.next === undefined || files.at(name) !== files.next) await removeIfPresent(fs, files.at(name))
+  }
   // The seal of another active segment would contradict the one made here.
   await removeIfPresent(fs, files.seal)
   // A process killed in a rotation may have left a rename that is not durable yet. It must be before the active name is
   // given to another file: else a crash could keep the second rename alone, which then replaces the segment.
   await fs.syncDirectory(files.directory)
   const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
-  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: before?.prefix.crc32 })
-  await closeOnFailure(active, promoteNextSegment(fs, files))
+  const start = { sequence, previousCrc32: before?.prefix.crc32 }
+  const active = await prepareNextSegment(fs, files, start, { lock, held })
+  try {
+    await fs.rename(files.next, files.path)
+    await fs.syncDirectory(files.directory)
+  } catch (error) {
+    if (active.file !== held.next) await active.file.close().catch(() => {})
+    throw error
+  }
+  // The newest sealed segment, or the unfinished active one, whose name the new one has now.
+  if (held.newest !== undefined) lock.letGo(held.newest.path)
+  for (const file of [held.active, held.newest?.file]) await file?.close().catch(() => {})
   return active
 }
 
@@ -137,34 +167,29 @@ async function recoverActive(
     readonly last: Segment
     readonly seal: SegmentPrefix | undefined
     readonly leftovers: readonly string[]
+    readonly file: File
   },
 ): Promise<{ active: ActiveSegment; torn: TornTail | undefined; isSealKept: boolean }> {
-  const { sealed, last, seal, leftovers } = found
-  const file = await fs.open(last.path, 'write')
-  try {
-    const scan = await scanSegment(file, { end: last.bytes, checkpoint: seal?.bytes })
-    const { prefix } = scan
-    if (scan.damage !== undefined) throw lineDamage(files, last, prefix, scan.damage.reason)
-    assertNumbered(files, last, prefix.records)
-    const mismatch = seal === undefined ? undefined : sealDamage(files, last, seal, scan)
-    const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, { sealed, last, seal }))
-    if (mismatch !== undefined && !isForeign) throw mismatch
-    await removeLeftovers(fs, files, leftovers)
-    if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
-    const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
-    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
-    await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
-    await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
-    await file.sync()
-    await fs.syncDirectory(files.directory)
-    return {
-      active: { segment: { ...last, bytes: prefix.bytes }, file, prefix },
-      torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
-      isSealKept: !isForeign,
-    }
-  } catch (error) {
-    await file.close().catch(() => {})
-    throw error
+  const { sealed, last, seal, leftovers, file } = found
+  const scan = await scanSegment(file, { end: last.bytes, checkpoint: seal?.bytes })
+  const { prefix } = scan
+  if (scan.damage !== undefined) throw lineDamage(files, last, prefix, scan.damage.reason)
+  assertNumbered(files, last, prefix.records)
+  const mismatch = seal === undefined ? undefined : sealDamage(files, last, seal, scan)
+  const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, { sealed, last, seal }))
+  if (mismatch !== undefined && !isForeign) throw mismatch
+  await removeLeftovers(fs, files, leftovers)
+  if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
+  const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
+  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
+  await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
+  await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
+  await file.sync()
+  await fs.syncDirectory(files.directory)
+  return {
+    active: { segment: { ...last, bytes: prefix.bytes }, file, prefix },
+    torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
+    isSealKept: !isForeign,
   }
 }
 
@@ -246,13 +271,4 @@ function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix
   const sequence = nextOf(segment, before)
   const problem = `${reason} (line ${line}, offset ${before.bytes})`
   return damaged(files.path, segment.name, problem, { line, offset: before.bytes, sequence })
-}
-
-async function closeOnFailure(active: ActiveSegment, step: Promise<void>): Promise<void> {
-  try {
-    await step
-  } catch (error) {
-    await active.file.close().catch(() => {})
-    throw error
-  }
 }

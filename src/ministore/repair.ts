@@ -1,12 +1,12 @@
 import { ioError, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { acquireLock } from '../fs/lock.ts'
+import { WriterLock } from '../fs/lock.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { JournalWriter } from './journal-writer.ts'
 import { locateJournal } from './locate.ts'
 import { assertNamesUsable } from './name-check.ts'
-import { PoisoningError } from './next-segment.ts'
+import { holdJournal, PoisoningError, releaseHeld } from './next-segment.ts'
 import { recoverJournal } from './recovery.ts'
 import { keepBroken, repairTemporary, writeWhole } from './repair-copy.ts'
 import { type CheckLine, readLineRuns, upToLine } from './repair-lines.ts'
@@ -44,7 +44,7 @@ export interface RepairResult {
  * @throws {RangeError} for a plan that must be refused, see `refusalOf`.
  */
 export async function repairJournal(
-  fs: FileSystem,
+  given: FileSystem,
   path: string,
   options: {
     readonly choice: RepairChoice
@@ -54,9 +54,10 @@ export async function repairJournal(
   },
 ): Promise<RepairResult | undefined> {
   const { choice, check, confirm, signal } = options
-  const files = await locateJournal(fs, path)
-  await assertNamesUsable(fs, files)
-  const lock = await acquireLock(fs, files.lock, { kernel: true, holder: {}, journalPath: files.path })
+  const files = await locateJournal(given, path)
+  await assertNamesUsable(given, files)
+  const lock = await WriterLock.acquire(given, files.lock, { kernel: true, holder: {}, journalPath: files.path })
+  const fs = lock.fileSystem
   try {
     const plan = await planRepair(fs, files, choice, { check, signal })
     if (plan === undefined) return undefined
@@ -65,9 +66,15 @@ export async function repairJournal(
     if (refusal !== undefined) throw new RangeError(refusal.message)
     if (isSound(plan)) return { plan, copies: [] }
     try {
-      const copies = await keepAll(fs, files, plan, signal)
-      await change(fs, files, plan)
-      await recover(fs, files)
+      const held = await holdJournal(fs, files, lock)
+      let copies: string[]
+      try {
+        copies = await keepAll(fs, files, plan, signal)
+        await change(fs, files, plan)
+      } finally {
+        await releaseHeld(fs, files, lock, held)
+      }
+      await recover(files, lock)
       return { plan, copies }
     } catch (error) {
       if (signal?.aborted === true && error === signal.reason) throw error
@@ -144,11 +151,11 @@ async function rewrite(
 }
 
 /** As on every open: what is left is made whole, durable and sealed. */
-async function recover(fs: FileSystem, files: JournalFiles): Promise<void> {
-  await removeIfPresent(fs, repairTemporary(files))
-  const journal = await recoverJournal(fs, files)
+async function recover(files: JournalFiles, lock: WriterLock): Promise<void> {
+  await removeIfPresent(lock.fileSystem, repairTemporary(files))
+  const journal = await recoverJournal(files, lock)
   const limits = { maxBytesPerSegment: Number.POSITIVE_INFINITY, maxSegments: Number.POSITIVE_INFINITY }
-  const writer = new JournalWriter(fs, files, journal, limits)
+  const writer = new JournalWriter(files, lock, journal, limits)
   await writer.sealOnOpen()
   await writer.close()
 }

@@ -1,4 +1,4 @@
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
 import { poisonChannel } from './channels.ts'
 
 /** Whether a store may still write: until a failure leaves the state on disk unknown, and never again after it. */
@@ -14,20 +14,22 @@ export class Soundness {
     return this.#poison === undefined
   }
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost. */
+  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
   assert(): void {
     if (this.#poison === undefined) return
-    throw this.#error(`Only close() works: ${this.#poison.message}`, this.#poison)
+    throw this.#error(this.#poison.code, `Only close() works: ${this.#poison.message}`, this.#poison)
   }
 
   /** Ends it. @param doing what failed, as in "could not …" */
   poison(doing: string, cause: unknown): void {
-    const message = `could not ${doing} (${messageOf(cause)}), and what is on the disk is unknown until it is opened anew`
-    this.#poison = this.#error(message, cause)
+    const isMoved = cause instanceof MiniStoreError && cause.code === 'ERR_MINISTORE_MOVED'
+    const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
+    const code = isMoved ? cause.code : 'ERR_MINISTORE_POISONED'
+    this.#poison = this.#error(code, `could not ${doing} (${messageOf(cause)})${why}`, cause)
     poisonChannel.publish({ path: this.#path, error: this.#poison })
   }
 
-  #error(message: string, cause: unknown): MiniStoreError {
-    return new MiniStoreError('ERR_MINISTORE_POISONED', message, { path: this.#path, cause })
+  #error(code: MiniStoreErrorCode, message: string, cause: unknown): MiniStoreError {
+    return new MiniStoreError(code, message, { path: this.#path, cause })
   }
 }

@@ -7,7 +7,7 @@ import type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fau
 import { makeDirectoryName, type NameChange, openName, renameName, unlinkName } from './name-changes.ts'
 import type { Operation, OperationRequest } from './operation.ts'
 import { OperationGate } from './operation-gate.ts'
-import { microtaskTurns, SimulatedFile, syncTurns, type FileHost } from './simulated-file.ts'
+import { type FileHost, microtaskTurns, SimulatedDirectory, SimulatedFile, syncTurns } from './simulated-file.ts'
 import { checkedOptions, type SimulatedFileSystemOptions } from './simulated-file-system-options.ts'
 import type { SystemErrorCode } from './system-error.ts'
 import { Watchers } from './watchers.ts'
@@ -57,6 +57,7 @@ export class SimulatedFileSystem implements FileSystem {
   open(path: string, mode: OpenMode): Promise<File> {
     const changesDisk = mode === 'create' || mode === 'ensure'
     return this.#run({ operation: 'open', path, mode, syscall: 'open', changesDisk }, ({ path: at }) => {
+      if (mode === 'directory') return new SimulatedDirectory(this.#disk.getDirectory(at, 'open'), this.#host)
       const { file, createdIn } = openName(this.#disk, at, { mode, readOnly: this.readOnly })
       this.#watchers.changed(createdIn)
       return new SimulatedFile(file, { mode, host: this.#host })
@@ -292,6 +293,7 @@ export class SimulatedFileSystem implements FileSystem {
         this.capacityBytes === Infinity ? Infinity : Math.max(0, this.capacityBytes - this.#disk.usedBytes()),
       pass: (request) => this.#gate.pass(request),
       changed: (directory) => this.#watchers.changed(directory),
+      syncDirectory: (path) => this.syncDirectory(path),
       closed: (file) => this.#disk.release(file),
     }
   }

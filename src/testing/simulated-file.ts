@@ -14,6 +14,7 @@ export interface FileHost {
   roomBytes(): number
   pass(request: OperationRequest): FaultEffect
   changed(directory: DirectoryNode | undefined): void
+  syncDirectory(path: string): Promise<void>
   /** Tells that an open file is no more. */
   closed(file: FileNode): void
 }
@@ -204,4 +205,55 @@ export class SimulatedFile implements File {
 
 function checkPosition(position: number, syscall: string): void {
   if (!Number.isSafeInteger(position) || position < 0) throw systemError('EINVAL', syscall)
+}
+
+/** A directory of a {@link SimulatedFileSystem} that is held open. Its `sync` is the operation `syncDirectory`. */
+export class SimulatedDirectory implements File {
+  readonly #node: DirectoryNode
+  readonly #host: FileHost
+  #isClosed = false
+
+  constructor(node: DirectoryNode, host: FileHost) {
+    this.#node = node
+    this.#host = host
+  }
+
+  async sync(): Promise<void> {
+    if (this.#isClosed) throw systemError('EBADF', 'fsync')
+    await this.#host.syncDirectory(pathOf(this.#node))
+  }
+
+  async stat(): Promise<FileStat> {
+    await this.#pass('stat', 'fstat')
+    return { size: 0, isDirectory: true, device: this.#host.device, inode: this.#node.inode }
+  }
+
+  async close(): Promise<void> {
+    await this.#pass('close', 'close')
+    this.#isClosed = true
+  }
+
+  read(): Promise<number> {
+    return Promise.reject(systemError('EISDIR', 'read'))
+  }
+
+  write(): Promise<number> {
+    return Promise.reject(systemError('EBADF', 'write'))
+  }
+
+  truncate(): Promise<void> {
+    return Promise.reject(systemError('EINVAL', 'ftruncate'))
+  }
+
+  dataSync(): Promise<void> {
+    return this.sync()
+  }
+
+  async #pass(operation: 'stat' | 'close', syscall: string): Promise<void> {
+    if (this.#isClosed) throw systemError('EBADF', syscall)
+    await microtaskTurns(1)
+    const path = pathOf(this.#node)
+    const { error } = this.#host.pass({ operation, path, syscall, changesDisk: false })
+    if (error !== undefined) throw error
+  }
 }

@@ -62,7 +62,7 @@ function observe(files: SimulatedFileSystem, rules: OrderRules): void {
     const isNew = makes(mode) && !files.exists(path)
     const file = await open(path, mode)
     if (isNew) rules.create(path)()
-    return mode === 'read' ? file : observeFile(file as File & { readonly path: string }, rules)
+    return mode === 'read' || mode === 'directory' ? file : observeFile(file as File & { readonly path: string }, rules)
   }
   const rename = files.rename.bind(files)
   files.rename = async (path, to) => {

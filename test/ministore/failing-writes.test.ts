@@ -350,9 +350,11 @@ describe('a failed rotation', () => {
     const trace = traceOf(files)
     await store.append('three')
     await store.close()
-    const rotation = trace.slice(0, trace.indexOf(`close ${FIRST_SEALED}`))
+    const whole = trace.slice(0, trace.indexOf(`close ${FIRST_SEALED}`))
+    // Before each change of names the directory and the held files are compared with what their names lead to.
+    const rotation = whole.filter((operation) => !/^(stat|lock) /.test(operation))
     const counts = new Map<string, number>()
-    const tried = steps.map(({ operation, path }) =>
+    const tried = steps.filter(({ operation }) => operation !== 'stat').map(({ operation, path }) =>
       path === FIRST_SEALED ? `${operation} ${PATH}` : `${operation} ${path}`,
     )
     for (const operation of rotation) counts.set(operation, (counts.get(operation) ?? 0) + 1)
@@ -413,8 +415,8 @@ describe('a failed rotation', () => {
     '($what: $operation $path, $nth) leaves no file open once the store is closed',
     async (step) => {
       const { files, store } = await openStore(ROTATING)
-      // What happened in openStore left two files open: the journal and its lock.
-      let open = 2
+      // What happened in openStore left three open: the journal, its lock and its directory.
+      let open = 3
       const fault = fail(files, step)
       files.onOperation(({ operation, path }) => {
         const isFailing = step.operation === 'open' && path === step.path && fault.hits === 0

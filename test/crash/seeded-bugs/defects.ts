@@ -68,19 +68,18 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/recovery.ts',
-        find: '    const { prefix } = scan\n',
-        by: `    const { prefix } = scan
+        find: '  const { prefix } = scan\n  if (scan.damage',
+        by: `  const { prefix } = scan
     if (scan.torn !== undefined) {
       const tail = Buffer.alloc(scan.torn.bytes)
       await file.read(tail, prefix.bytes)
       if (parses(tail)) {
         await writeFully(file, Buffer.from('\\n'), last.bytes)
         await file.sync()
-        await file.close()
         return await recoverActive(fs, files, { ...found, last: { ...last, bytes: last.bytes + 1 } })
       }
     }
-`,
+  if (scan.damage`,
       },
       {
         file: 'ministore/recovery.ts',
@@ -238,13 +237,14 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'fs/lock.ts',
-        find: '  const held = key\n',
-        by: '  const held = key\n  await file.close()\n',
-      },
-      {
-        file: 'fs/lock.ts',
-        find: '      registry.delete(held)\n      await file.close()\n',
-        by: '      registry.delete(held)\n',
+        find: '    return await fs.lock(file)\n',
+        by: `    const other = await fs.open(path + '.lock', 'ensure')
+    try {
+      return await fs.lock(other)
+    } finally {
+      await other.close()
+    }
+`,
       },
     ],
     finding: /^a second process is refused.*a second writer was admitted/,
@@ -254,7 +254,7 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'fs/lock.ts',
-        find: "    if (registry.has(identity)) throw lockedError(options.journalPath, 'in this process')\n",
+        find: "    if (registry.has(identity)) throw lockedError(journalPath, 'in this process')\n",
         by: '',
       },
     ],
@@ -265,8 +265,8 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/rotation.ts',
-        find: '    await orPoison(fs.syncDirectory(files.directory))\n    await promoteNextSegment',
-        by: '    await promoteNextSegment',
+        find: '    await orPoison(fs.syncDirectory(files.directory))\n    await promote(',
+        by: '    await promote(',
       },
     ],
     finding: /\.next is renamed to .* before the change of names|wrong checksum|records are gone/,
@@ -344,8 +344,8 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/recovery.ts',
-        find: '    await file.sync()\n    await fs.syncDirectory(files.directory)\n',
-        by: '    await fs.syncDirectory(files.directory)\n',
+        find: '  await file.sync()\n  await fs.syncDirectory(files.directory)\n',
+        by: '  await fs.syncDirectory(files.directory)\n',
       },
     ],
     finding: /open has resolved before the bytes of .* are durable|a crash right after open leaves/,

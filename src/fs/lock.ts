@@ -33,6 +33,7 @@ export class WriterLock {
   readonly #held = new Map<string, string>()
   readonly #keys = new Set<string>()
   #lockFile: File | undefined
+  #moved: MiniStoreError | undefined
   /** Settles when the last change of names is done: comparison and change of one come before those of the next. */
   #turn: Promise<unknown> = Promise.resolve()
   /** The file system, with names guarded as described above. Syncs of the directory need no further descriptor. */
@@ -92,6 +93,11 @@ export class WriterLock {
     for (const path of this.#held.keys()) this.letGo(path)
   }
 
+  /** The error that the first comparison that failed has given; from there on every change of names rejects with it. */
+  get moved(): MiniStoreError | undefined {
+    return this.#moved
+  }
+
   /** Whether a name leads to the file that is held by it. */
   async isAt(path: string): Promise<boolean> {
     return this.#held.get(path) === (await identityAt(this.#fs, path))
@@ -109,6 +115,7 @@ export class WriterLock {
 
   /** @throws {MiniStoreError} `ERR_MINISTORE_MOVED` unless the directory and every held file are where they were. */
   async #assertInPlace(): Promise<void> {
+    if (this.#moved !== undefined) throw this.#moved
     const directory = dirname(this.#options.journalPath)
     const moved =
       (await identityAt(this.#fs, directory)) === this.#directoryIdentity ? await this.#firstMoved() : directory
@@ -117,7 +124,7 @@ export class WriterLock {
     const message =
       `${moved} is no longer the one that the writer of ${path} has open: it was removed, moved or replaced. ` +
       'Nothing there is changed; open the journal anew'
-    throw new MiniStoreError('ERR_MINISTORE_MOVED', message, { path })
+    throw (this.#moved = new MiniStoreError('ERR_MINISTORE_MOVED', message, { path }))
   }
 
   /** Frees the lock. The lock file stays: removing it would let two writers lock two files of one name. */

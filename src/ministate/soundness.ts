@@ -5,12 +5,13 @@ export class StateSoundness {
   #failure: MiniStoreError | undefined
   #isStateLost = false
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost. */
+  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
   assert(): void {
     if (this.#failure === undefined) return
     const message = `Only close() works: ${this.#failure.message}`
     const { sequence, path } = this.#failure
-    throw new MiniStoreError('ERR_MINISTORE_POISONED', message, { sequence, path, cause: this.#failure })
+    const code = this.#failure.code === 'ERR_MINISTORE_MOVED' ? this.#failure.code : 'ERR_MINISTORE_POISONED'
+    throw new MiniStoreError(code, message, { sequence, path, cause: this.#failure })
   }
 
   /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` when the state in memory may be half changed. */
@@ -23,8 +24,7 @@ export class StateSoundness {
     try {
       return await call
     } catch (error) {
-      const isUnknown = isMiniStoreError(error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED')
-      throw isUnknown ? this.poison(error) : error
+      throw isMiniStoreError(error, ...codes) ? this.poison(error) : error
     }
   }
 
@@ -40,3 +40,5 @@ export class StateSoundness {
     return this.poison(error)
   }
 }
+
+const codes = ['ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MOVED'] as const

@@ -70,6 +70,7 @@ export class JournalWriter {
 
   /** Whether it is open and not poisoned: then its view is how the journal stands. */
   get isSound(): boolean {
+    this.#noticeMove()
     return !this.#isClosed && this.#soundness.isSound
   }
 
@@ -107,6 +108,7 @@ export class JournalWriter {
   }
 
   assertSound(): void {
+    this.#noticeMove()
     this.#soundness.assert()
   }
 
@@ -169,7 +171,7 @@ export class JournalWriter {
     this.#isClosing = true
     await this.#queue.onIdle()
     try {
-      if (this.#soundness.isSound) await this.#sealActive()
+      if (this.isSound) await this.#sealActive()
     } finally {
       this.#isClosed = true
       this.#change.wake()
@@ -308,6 +310,11 @@ export class JournalWriter {
       this.assertSound()
       throw ioError(doing, error, { path: this.files.path })
     }
+  }
+
+  /** What keeps files beside the journal, snapshots for one, may find before the writer that it was moved. */
+  #noticeMove(): void {
+    if (this.#lock.moved !== undefined && this.#soundness.isSound) this.#poison('go on', this.#lock.moved)
   }
 
   #poison(doing: string, cause: unknown): void {

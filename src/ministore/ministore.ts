@@ -25,6 +25,16 @@ import {
 } from './settings.ts'
 
 /**
+ * The file system of an open store, which changes names only while they lead to what its writer holds: for files that
+ * lie beside the journal.
+ */
+export function fileSystemOf<Output, Input>(store: MiniStore<Output, Input>): FileSystem {
+  return guardedFileSystem(store)
+}
+
+let guardedFileSystem: <Output, Input>(store: MiniStore<Output, Input>) => FileSystem
+
+/**
  * A journal open for writing: a durable, append-only log of records, one JSON line each.
  *
  * `Output` is the type of records read, `Input` of records appended; they differ only when a schema transforms.
@@ -44,6 +54,10 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   readonly #codec: RecordCodec<Output, Input>
   readonly #recovery: RecoveryReport
   #closing: Promise<void> | undefined
+
+  static {
+    guardedFileSystem = (store) => store.#lock.fileSystem
+  }
 
   private constructor(parts: {
     readonly writer: JournalWriter

@@ -75,8 +75,9 @@ async function fresh(path: string): Promise<MiniStore<string>> {
 }
 
 async function contents(directory: string): Promise<Record<string, string>> {
-  const names = (await readdir(directory)).toSorted()
-  return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readFile(join(directory, name), 'utf8')])))
+  const found: Record<string, string> = {}
+  for (const name of await readdir(directory)) found[name] = await readFile(join(directory, name), 'utf8')
+  return found
 }
 
 describe.each(ways)('when %s', (_, replace) => {
@@ -162,7 +163,7 @@ test('a state whose directory was replaced writes no snapshot there, and stays r
   await expect(old.compact()).rejects.toMatchObject(moved)
   await expect(old.apply(2)).rejects.toMatchObject(moved)
   expect(old.state).toEqual({ sum: 1 })
-  await expect(old.close()).rejects.toMatchObject(moved)
+  await old.close()
   expect(await contents(directory)).toEqual(before)
   await current.compact()
   await current.close()

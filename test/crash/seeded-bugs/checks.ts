@@ -265,6 +265,42 @@ const directChecks: readonly Check[] = [
     },
   ],
   [
+    'a second process is refused when the lock file was removed, before a rotation and after',
+    async ({ newFiles }) => {
+      const files = newFiles()
+      const first = await MiniStore.open(journalPath, { fileSystem: process(files) })
+      await first.append(1)
+      for (let look = 0; look < 2; look++) {
+        await files.unlink(`${journalPath}.lock`)
+        await expectLocked(process(files), true)
+        await first.rotate()
+      }
+      await first.close()
+    },
+  ],
+  [
+    'a journal in the place of one that was removed is left alone by the writer of that one',
+    async ({ newFiles }) => {
+      for (const change of ['rotate', 'close'] as const) {
+        const files = newFiles()
+        const old = await MiniStore.open(journalPath, { fileSystem: process(files) })
+        await old.append('old')
+        for (const name of files.snapshot().keys()) await files.unlink(name)
+        const current = await MiniStore.open(journalPath, { fileSystem: process(files) })
+        await current.append('new')
+        const before = files.snapshot()
+        const error: unknown = await old[change]().catch((thrown: unknown) => thrown)
+        await old.close().catch(() => {})
+        for (const [name, bytes] of new Map([...files.snapshot(), ...before])) {
+          const isSame = before.get(name)?.equals(bytes) === true && files.exists(name)
+          if (!isSame) throw new Error(`it was changed: ${name}`)
+        }
+        if (!(error instanceof MiniStoreError)) throw new Error('it said nothing')
+        await current.close()
+      }
+    },
+  ],
+  [
     'a second writer in the same process is refused without a kernel lock too',
     async ({ newFiles }) => {
       const files = newFiles()

@@ -250,6 +250,33 @@ export const defects: readonly Defect[] = [
     finding: /^a second process is refused.*a second writer was admitted/,
   },
   {
+    name: 'the active segment is not locked when it is opened',
+    patches: [
+      {
+        file: 'ministore/next-segment.ts',
+        find: 'const active = await holdFile(fs, lock, files.path)',
+        by: 'const active = await openIfPresent(fs, files.path)',
+      },
+    ],
+    finding: /^a second process is refused when the lock file was removed.*a second writer was admitted/,
+  },
+  {
+    name: 'the next segment is not locked before it becomes the active one',
+    patches: [
+      {
+        file: 'ministore/next-segment.ts',
+        find: '      await lock.hold(file, files.next)\n      return file\n',
+        by: '      return file\n',
+      },
+    ],
+    finding: /^a second process is refused when the lock file was removed.*a second writer was admitted/,
+  },
+  {
+    name: 'names are changed without a look at what they lead to',
+    patches: [{ file: 'fs/lock.ts', find: '      await this.#assertInPlace()\n', by: '' }],
+    finding: /^a journal in the place of one that was removed.*it was changed/,
+  },
+  {
     name: 'the registry of the process is not asked',
     patches: [
       {
@@ -276,15 +303,15 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/recovery.ts',
-        find: `    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
+        find: `  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
 `,
-        by: `    const bytes = Buffer.alloc(torn?.bytes ?? 0)
-    if (torn !== undefined) await file.read(bytes, torn.offset)
-    await file.truncate(prefix.bytes)
-    await file.sync()
-    const copy: File = Object.create(file) as File
-    copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - prefix.bytes))
-    const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, copy, torn)
+        by: `  const bytes = Buffer.alloc(torn?.bytes ?? 0)
+  if (torn !== undefined) await file.read(bytes, torn.offset)
+  await file.truncate(prefix.bytes)
+  await file.sync()
+  const copy: File = Object.create(file) as File
+  copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - prefix.bytes))
+  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, copy, torn)
 `,
       },
     ],

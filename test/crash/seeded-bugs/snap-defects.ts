@@ -7,7 +7,7 @@ export const snapDefects: readonly Defect[] = [
     patches: [
       {
         file: 'minisnap/snapshot-directory.ts',
-        find: '      await this.#fs.syncDirectory(this.path)\n    } catch (cause) {',
+        find: '      await directory.sync()\n    } catch (cause) {',
         by: '    } catch (cause) {',
       },
     ],
@@ -21,11 +21,11 @@ export const snapDefects: readonly Defect[] = [
   {
     name: 'snapshots: older ones are removed before the rename is durable',
     patches: [
-      { file: 'minisnap/snap-store.ts', find: '    await this.#files.settle(snapshot)\n', by: '' },
+      { file: 'minisnap/snap-store.ts', find: '    await this.#files.settle(directory, snapshot)\n', by: '' },
       {
         file: 'minisnap/snap-store.ts',
         find: '    return { sequence, path, bytes }\n',
-        by: '    await this.#files.settle(snapshot)\n    return { sequence, path, bytes }\n',
+        by: '    await this.#files.settle(directory, snapshot)\n    return { sequence, path, bytes }\n',
       },
     ],
     finding: /^snapshots: .*(?:the snapshot \d+ is gone)/,

@@ -17,6 +17,7 @@ import { inspect } from 'node:util'
  * | `ERR_MINISTORE_LOCKED` | another writer has the journal open | nothing changed |
  * | `ERR_MINISTORE_LOCK_UNAVAILABLE` | this platform or file system offers no kernel lock | nothing changed |
  * | `ERR_MINISTORE_NAME_TAKEN` | the path is that of a file of another journal, as `events.2024` is beside `events`, or the other way round | nothing changed |
+ * | `ERR_MINISTORE_MOVED` | the journal's directory or active segment was removed, moved or replaced while it was open | nothing there is changed; only `close()` works |
  * | `ERR_MINISTORE_CORRUPT` | damage that is not a torn tail | nothing changed |
  * | `ERR_MINISTORE_UNSUPPORTED_VERSION` | a newer major version of the format | nothing changed |
  * | `ERR_MINISTORE_SNAPSHOT_DAMAGED` | a snapshot is not as it was written, or all of them are not | nothing changed |

@@ -1,7 +1,7 @@
 import PQueue from 'p-queue'
 
 import { addInContext } from '../async.ts'
-import { ioError, messageOf, MiniStoreError } from '../errors.ts'
+import { ioError, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -304,7 +304,7 @@ export class JournalWriter {
       return await step
     } catch (error) {
       const cause = error instanceof PoisoningError ? error.cause : error
-      const isMoved = cause instanceof MiniStoreError && cause.code === 'ERR_MINISTORE_MOVED'
+      const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
       if (error instanceof PoisoningError || isMoved) this.#poison(doing, cause)
       if (isMoved) throw cause
       this.assertSound()

@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import { type File, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -178,11 +178,10 @@ async function makeNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
       return file
     } catch (error) {
       await file.close().catch(() => {})
-      if (!(error instanceof MiniStoreError)) throw error
       // The kernel has given locks on this disk before: this is a failure of the moment.
-      if (error.code === 'ERR_MINISTORE_LOCK_UNAVAILABLE') throw error.cause
+      if (isMiniStoreError(error, 'ERR_MINISTORE_LOCK_UNAVAILABLE')) throw error.cause
       // Another writer, which is about to be refused, may have locked it for a moment.
-      if (error.code !== 'ERR_MINISTORE_LOCKED' || attempt === maxAttempts) throw error
+      if (!isMiniStoreError(error, 'ERR_MINISTORE_LOCKED') || attempt === maxAttempts) throw error
     }
   }
 }

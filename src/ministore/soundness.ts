@@ -1,4 +1,4 @@
-import { messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
+import { isMiniStoreError, messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
 import { poisonChannel } from './channels.ts'
 
 /** Whether a store may still write: until a failure leaves the state on disk unknown, and never again after it. */
@@ -22,9 +22,9 @@ export class Soundness {
 
   /** Ends it. @param doing what failed, as in "could not …" */
   poison(doing: string, cause: unknown): void {
-    const isMoved = cause instanceof MiniStoreError && cause.code === 'ERR_MINISTORE_MOVED'
+    const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
     const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
-    const code = isMoved ? cause.code : 'ERR_MINISTORE_POISONED'
+    const code = isMoved ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_POISONED'
     this.#poison = this.#error(code, `could not ${doing} (${messageOf(cause)})${why}`, cause)
     poisonChannel.publish({ path: this.#path, error: this.#poison })
   }

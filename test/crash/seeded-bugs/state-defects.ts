@@ -100,7 +100,7 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/soundness.ts',
-        find: 'throw isUnknown ? this.poison(error) : error',
+        find: 'throw isMiniStoreError(error, ...codes) ? this.poison(error) : error',
         by: "if (isUnknown) throw this.poison(error)\n      return undefined as T",
       },
       {

@@ -85,12 +85,13 @@ describe('the license', () => {
 })
 
 describe('dependencies', () => {
-  test('at run time are exactly the four that the design names', () => {
+  test('at run time are exactly the five that the design names', () => {
     expect(Object.keys(manifest.dependencies).toSorted()).toEqual([
       '@standard-schema/spec',
       'fs-native-extensions',
       'p-queue',
       'split2',
+      'string-width',
     ])
   })
 

@@ -7,7 +7,7 @@ import { barOf } from '../../src/cli/terminal/bar-chart.ts'
 import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
 import { shellWord } from '../../src/cli/terminal/shell-word.ts'
 import { jsonLine, styleFor, visible, visibleJson, visibleLines } from '../../src/cli/terminal/style.ts'
-import { excerpt, formatTable } from '../../src/cli/terminal/table.ts'
+import { excerpt, formatTable, padded, widthOf } from '../../src/cli/terminal/table.ts'
 import { countText, durationText, plural, sizeText } from '../../src/cli/terminal/units.ts'
 
 /** Each does something to a terminal or hides something in it. */
@@ -129,15 +129,34 @@ describe('texts', () => {
     expect(visibleJson('1,\r2'), 'what stands before it stays to be seen').toBe('1,\\u000d2')
   })
 
+  const flag = '🏴\u{E0067}\u{E0062}\u{E007F}'
   test.each([
     ['abc', 3, 'abc'],
     ['abcd', 3, 'ab…'],
     ['', 3, ''],
+    ['漢字漢', 6, '漢字漢'],
+    ['漢字漢', 5, '漢字…'],
+    ['漢字漢', 4, '漢…'],
+    ['ab🚀', 3, 'ab…'],
+    ['a🚀b', 3, 'a…'],
+    ['e\u0301e\u0301e\u0301', 2, 'e\u0301…'],
+    ['👍🏽👍🏽', 3, '👍🏽…'],
+    ['🇩🇪🇫🇷', 3, '🇩🇪…'],
+    ['x👩\u200D🚀', 8, 'x…'],
+    ['x👩\u200D🚀', 11, 'x👩\\u200d🚀'],
     ['ab\u001B[2J', 5, 'ab…'],
     ['ab\u001B[2J', 9, 'ab\\x1b[2J'],
+    [`a${flag}`, 20, 'a…'],
     [`a${'\u0301'.repeat(40)}b`, 20, '…'],
   ])('%j in %i columns is cut between what people see as characters: %j', (text, columns, cut) => {
     expect(excerpt(text, columns)).toBe(cut)
+  })
+
+  test('take the columns that a terminal gives them', () => {
+    expect(['漢字', '🚀', 'e\u0301', '\u001B[1mab\u001B[22m'].map(widthOf)).toEqual([4, 2, 1, 2])
+    expect(formatTable([['漢字', 'x'], ['a', 'y']])).toEqual(['漢字  x', 'a     y'])
+    expect(padded('漢', 4)).toBe('漢  ')
+    expect(padded('abcde', 4)).toBe('abcde')
   })
 
   test.each([

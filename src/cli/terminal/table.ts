@@ -1,3 +1,5 @@
+import stringWidth from 'string-width'
+
 import { visible } from './style.ts'
 
 /** Lines of a table, columns two spaces apart. Columns are aligned left unless their index is in `right`. */
@@ -19,8 +21,7 @@ export function formatTable(rows: ReadonlyArray<readonly string[]>, right: reado
 
 /** Columns a text takes, styles not counted. */
 export function widthOf(text: string): number {
-  // oxlint-disable-next-line no-control-regex -- the codes of styles begin with one
-  return Array.from(text.replaceAll(/\u001B\[\d+m/g, '')).length
+  return stringWidth(text)
 }
 
 /** A text with spaces behind it, up to so many columns. */

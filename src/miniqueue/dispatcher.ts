@@ -121,10 +121,11 @@ export class Dispatcher {
     if (nextEnd === undefined || nextEnd > this.#clock.monotonicMs()) return
     this.#isEnding = true
     const turn = this.#log.inTurn(async () => {
+      const now = this.#clock.monotonicMs()
       // A last look: what is ready at this very moment is still in time.
       await this.#serveWaiting()
       this.#isEnding = false
-      for (const receiver of this.#receivers.takeOverdue(this.#clock.monotonicMs())) receiver.resolve([])
+      for (const receiver of this.#receivers.takeOverdue(now)) receiver.resolve([])
       this.#office.rearm()
     })
     turn.catch((error: unknown) => {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
+import { beginning } from '../crash/queue-clock.ts'
 import { codeOf, countsOf, directory, openQueue, payloadsOf, receiveOne, reopenKilled, type TestQueue } from './support.ts'
 
 const compaction = { minBytes: 2000, ratio: 2 }
@@ -93,6 +94,34 @@ describe('compaction', () => {
       await killed.close()
     }
     expect(bytesIn(opened)).toBeLessThan(2 * compaction.minBytes + 2000)
+    await opened.queue.close()
+  })
+
+  test.each<[string, (opened: TestQueue) => Promise<unknown>]>([
+    ['by itself', () => Promise.resolve()],
+    ['also after one that was asked for', ({ queue }) => queue.compact()],
+    ['also after one that was asked for failed', async ({ queue, files }) => {
+      files.failOn({ operation: 'write', path: /snapshot/ }, 'ENOSPC')
+      expect(await codeOf(queue.compact())).toBe('ERR_MINISTORE_IO')
+    }],
+  ])('happens once for each minBytes that are appended, and no more often, %s', async (_, before) => {
+    const opened = await openQueue({ compaction: { minBytes: 2000, ratio: 1 } })
+    await opened.queue.enqueueAll(Array.from({ length: 5 }, () => ({ payload: 'x'.repeat(500), delayMs: 1000 })))
+    await before(opened)
+    let snapshots = 0
+    let appended = 0
+    opened.files.onOperation((operation) => {
+      if (operation.operation === 'rename' && /snapshot/.test(operation.path)) snapshots += 1
+    })
+    const round = JSON.stringify({ op: 'enqueue', at: beginning, messages: [{ payload: 'x'.repeat(100), bytes: 102 }] }).length
+    for (let n = 0; n < 300; n++) {
+      const id = await opened.queue.enqueue('x'.repeat(100))
+      await (await receiveOne(opened.queue)).ack()
+      appended += round + 2 * `{"op":"deliver","ids":[${id}]}`.length
+    }
+    // What lives is somewhat more than minBytes.
+    expect(snapshots).toBeLessThanOrEqual(appended / 2000)
+    expect(snapshots).toBeGreaterThanOrEqual(Math.floor(appended / 5000))
     await opened.queue.close()
   })
 

@@ -1,7 +1,8 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { getEventListeners } from 'node:events'
 import { join } from 'node:path'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { type Message, MiniQueue } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
@@ -520,4 +521,26 @@ describe('process', () => {
       await queue.close()
     },
   )
+})
+
+test('many of its runs, receivers and streams on one signal are no leak, and let go of it', async () => {
+  const { queue } = await openQueue()
+  const warnings: Error[] = []
+  const warn = (warning: Error): void => void warnings.push(warning)
+  process.on('warning', warn)
+  onTestFinished(() => void process.off('warning', warn))
+  const controller = new AbortController()
+  const { signal } = controller
+  const uses: Array<Promise<unknown>> = []
+  for (let n = 0; n < 12; n++) {
+    uses.push(queue.process(() => {}, { signal }))
+    uses.push(queue.receive({ waitMs: 1000, signal }))
+    uses.push(queue.consume({ signal }).getReader().read())
+  }
+  await turn()
+  expect(getEventListeners(signal, 'abort').length).toBeGreaterThanOrEqual(36)
+  controller.abort()
+  await Promise.allSettled(uses)
+  expect([warnings, getEventListeners(signal, 'abort')]).toEqual([[], []])
+  await queue.close()
 })

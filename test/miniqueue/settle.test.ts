@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
 
+import type { Message } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
-import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
+import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
 
 describe('ack', () => {
   test('removes the message, durably when it resolves', async () => {
@@ -376,7 +377,101 @@ describe('dead letters', () => {
   })
 })
 
+describe('time stands still for a lease while it is settled', () => {
+  /** A message with 10 s left, and a disk that is full for the next write, which takes a minute. */
+  async function withFailingWrite(): Promise<TestQueue & { readonly message: Message<string> }> {
+    const opened = await openQueue()
+    await opened.queue.enqueue('x')
+    const message = await receiveOne(opened.queue)
+    opened.clock.advance(20_000)
+    opened.files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+    let writes = 0
+    opened.files.onOperation(({ operation }) => {
+      if (operation === 'write' && writes++ === 0) opened.clock.advance(60_000)
+    })
+    return { ...opened, message }
+  }
+
+  test.each<[string, (message: Message<string>) => Promise<void>]>([
+    ['an ack', (message) => message.ack()],
+    ['a nack', (message) => message.nack()],
+  ])('also when %s fails: it goes on with what was left', async (_, settle) => {
+    const { queue, clock, message } = await withFailingWrite()
+    expect(await codeOf(settle(message))).toBe('ERR_MINISTORE_IO')
+    expect([message.leaseEndsInMs, message.signal.aborted]).toEqual([10_000, false])
+    expect(countsOf(queue)).toEqual([0, 0, 1, 0])
+    clock.advance(9999)
+    await message.ack()
+    expect(countsOf(queue)).toEqual([0, 0, 0, 0])
+    await queue.close()
+  })
+
+  test('and ends when that is over', async () => {
+    const { queue, clock, message } = await withFailingWrite()
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_IO')
+    clock.advance(10_000)
+    expect(message.signal.aborted).toBe(true)
+    expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_LEASE_LOST')
+    expect((await receiveOne(queue)).attempt).toBe(2)
+    await queue.close()
+  })
+
+  test('also when the ending of a handler fails', async () => {
+    const opened = await openQueue()
+    const { queue, files, clock, told } = opened
+    const seen: number[] = []
+    const run = queue.process((_, { attempt }) => {
+      seen.push(attempt)
+      if (attempt > 1) return
+      clock.advance(20_000)
+      files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
+      let writes = 0
+      files.onOperation(({ operation }) => {
+        if (operation === 'write' && writes++ === 0) clock.advance(60_000)
+      })
+    })
+    await queue.enqueue('x')
+    while (told.length === 0) await turn()
+    clock.advance(9999)
+    await turn()
+    expect([seen, countsOf(queue)]).toEqual([[1], [0, 0, 1, 0]])
+    clock.advance(1)
+    while (seen.length === 1) await turn()
+    await queue.close()
+    await run
+    expect(seen).toEqual([1, 2])
+  })
+})
+
 describe('purge', () => {
+  test('leaves nothing to deliver: not what waited, and not again what is in flight', async () => {
+    const { queue, clock } = await openQueue({ visibilityTimeoutMs: 1000, dedupeWindowMs: 0 })
+    await queue.enqueueAll([
+      { payload: 'in flight' }, { payload: 'streamed' }, { payload: 'fetched' }, { payload: 'ready', dedupeKey: 'k' },
+      { payload: 'delayed', delayMs: 50 },
+    ])
+    const message = await receiveOne(queue)
+    const reader = queue.consume({ prefetch: 2 }).getReader()
+    const streamed = (await reader.read()).value
+    expect(countsOf(queue)).toEqual([1, 1, 3, 0])
+    expect(await queue.purge()).toBe(2)
+    expect(countsOf(queue)).toEqual([0, 0, 3, 0])
+    expect(await queue.receive({ max: 10 })).toEqual([])
+    clock.advance(50)
+    expect(await queue.receive({ max: 10 })).toEqual([])
+    // Keys of what is gone are free, and what comes later is delivered.
+    expect(await queue.enqueue('new', { dedupeKey: 'k' })).toBe(6)
+    expect((await queue.receive({ max: 10 })).map(({ payload }) => payload)).toEqual(['new'])
+    await message.nack({ delayMs: 0 })
+    expect(await receiveOne(queue)).toMatchObject({ payload: 'in flight', attempt: 2 })
+    await streamed?.ack()
+    clock.advance(1000)
+    expect((await queue.receive({ max: 10 })).map(({ payload, attempt }) => [payload, attempt])).toEqual([
+      ['in flight', 3], ['fetched', 1], ['new', 2],
+    ])
+    await queue.close()
+  })
+
   test('removes what is ready or delayed, and neither what is in flight nor dead', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     const { queue } = opened

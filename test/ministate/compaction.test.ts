@@ -165,6 +165,45 @@ describe('compact', () => {
     expect(await stateOn(files)).toEqual([1, 2, 3])
   })
 
+  test.each([2, 3, 4])('keeping %i, names each damaged one of those that it would rely on', async (keep) => {
+    for (let which = 1; which <= keep; which++) {
+      const { files, manager } = await openSums({ snapshots: { keep } })
+      for (let n = 0; n < keep; n++) {
+        await addOnes(manager, 1)
+        await manager.compact()
+      }
+      // Of the snapshot of the state now and, when there is none yet, of those that stay besides the new one.
+      damageSnapshot(files, which)
+      const report = await manager.compact()
+      expect(report.damagedSnapshots).toMatchObject([{ sequence: which }])
+      expect(numbersOf(report.snapshots)).toEqual(Array.from({ length: keep }, (_, n) => keep - n))
+      await manager.close()
+      expect(await stateOn(files)).toHaveLength(keep)
+    }
+  })
+
+  test.each([2, 3, 4])('keeping %i, keeps an older one and its mutations for each damaged one', async (keep) => {
+    for (let which = 2; which <= keep; which++) {
+      const { files, manager } = await openSums({ snapshots: { keep } })
+      for (let n = 0; n < keep; n++) {
+        await addOnes(manager, 1)
+        await manager.compact()
+      }
+      await addOnes(manager, 1)
+      damageSnapshot(files, which)
+      const report = await manager.compact()
+      expect(report.damagedSnapshots).toMatchObject([{ sequence: which }])
+      expect(numbersOf(report.snapshots)).toEqual(Array.from({ length: keep + 1 }, (_, n) => keep + 1 - n))
+      expect(report.firstSequence).toBe(2)
+      await manager.close()
+      // Any other one can be fallen back to.
+      for (let newer = keep + 1; newer > 1; newer--) {
+        if (newer !== which) damageSnapshot(files, newer)
+        expect(await stateOn(files)).toHaveLength(keep + 1)
+      }
+    }
+  })
+
   test('that finds no whole snapshot writes the state once more before it drops anything', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 2)

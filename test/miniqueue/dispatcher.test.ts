@@ -1,0 +1,163 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+
+import { Delivery } from '../../src/miniqueue/delivery.ts'
+import type { Lease } from '../../src/miniqueue/leases.ts'
+import { QueueLog } from '../../src/miniqueue/queue-log.ts'
+import type { NewMessage } from '../../src/miniqueue/queue-state.ts'
+import { queueSettings } from '../../src/miniqueue/settings.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
+import { SteppedClock } from '../crash/queue-clock.ts'
+import { turn } from '../support/consume.ts'
+import { directory } from './support.ts'
+
+interface Waiting {
+  readonly delivery: Delivery<string>
+  readonly clock: SteppedClock
+  readonly files: SimulatedFileSystem
+  /** Waits for messages, so many at most, and notes under a name what came. */
+  readonly wait: (name: string, max: number, options?: { readonly waitMs?: number; readonly signal?: AbortSignal }) => void
+  readonly enqueue: (...messages: ReadonlyArray<Partial<NewMessage>>) => Promise<void>
+  /** What came, by name; undefined for those who still wait. */
+  readonly came: () => Promise<Record<string, number[] | string | undefined>>
+}
+
+async function open(): Promise<Waiting> {
+  const [files, clock] = [new SimulatedFileSystem(), new SteppedClock()]
+  const settings = queueSettings({ fileSystem: files, clock, visibilityTimeoutMs: 1000 })
+  const log = await QueueLog.open(directory, settings)
+  const delivery = new Delivery<string>(log, settings)
+  onTestFinished(async () => {
+    delivery.stop()
+    delivery.end()
+    await log.close()
+  })
+  const seen: Record<string, number[] | string | undefined> = {}
+  return {
+    delivery,
+    clock,
+    files,
+    wait: (name, max, { waitMs = Number.POSITIVE_INFINITY, signal } = {}) => {
+      seen[name] = undefined
+      const note = (leases: readonly Lease[]): void => void (seen[name] = leases.map(({ id }) => id))
+      delivery.receive({ max: () => max, waitMs, signal, isHanded: true }).then(
+        note, (error: unknown) => void (seen[name] = String(error)),
+      )
+    },
+    enqueue: async (...messages) => {
+      const step = { op: 'enqueue', at: clock.wallMs(), messages: messages.map((message) => ({ payload: 'x', bytes: 3, ...message })) } as const
+      await log.inTurn(() => delivery.enqueue(step))
+    },
+    came: async () => {
+      await turn()
+      await turn()
+      return seen
+    },
+  }
+}
+
+/** How messages become ready while somebody waits. */
+const ways: ReadonlyArray<readonly [name: string, bring: (waiting: Waiting, count: number) => Promise<void>]> = [
+  ['they are enqueued', async ({ enqueue }, count) => enqueue(...Array.from({ length: count }, () => ({})))],
+  ['they are enqueued in a write of their own, being large', async ({ enqueue }, count) => {
+    await enqueue(...Array.from({ length: count }, () => ({ bytes: 1024 * 1024 })))
+  }],
+  ['they are due', async ({ enqueue, clock }, count) => {
+    await enqueue(...Array.from({ length: count }, () => ({ dueAt: clock.wallMs() + 50 })))
+    clock.advance(50)
+  }],
+]
+
+describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) => {
+  test('though the first one wants none any more', async () => {
+    const waiting = await open()
+    waiting.wait('full', 0)
+    waiting.wait('second', 1)
+    await turn()
+    await bring(waiting, 1)
+    expect(await waiting.came()).toEqual({ full: expect.any(Array) as number[], second: [1] })
+  })
+
+  test('though the first one is gone', async () => {
+    const waiting = await open()
+    const controller = new AbortController()
+    waiting.wait('gone', 1, { signal: controller.signal })
+    waiting.wait('second', 1)
+    await turn()
+    controller.abort('left')
+    await bring(waiting, 1)
+    expect(await waiting.came()).toEqual({ gone: 'left', second: [1] })
+  })
+
+  test('though the first one leaves while its delivery is written', async () => {
+    const waiting = await open()
+    const controller = new AbortController()
+    waiting.wait('gone', 1, { signal: controller.signal })
+    waiting.wait('second', 1)
+    await turn()
+    const stop = waiting.files.onOperation(({ operation, path }) => {
+      if (operation === 'dataSync' && path.endsWith('.jsonl') && waiting.files.readFile(path).includes('deliver')) controller.abort('left')
+    })
+    await bring(waiting, 1)
+    expect(await waiting.came()).toEqual({ gone: 'left', second: [1] })
+    stop()
+  })
+
+  test('each in its turn, as long as there are messages', async () => {
+    const waiting = await open()
+    for (const name of ['first', 'second', 'third', 'fourth']) waiting.wait(name, name === 'second' ? 2 : 1)
+    await turn()
+    await bring(waiting, 4)
+    expect(await waiting.came()).toEqual({ first: [1], second: [2, 3], third: [4], fourth: undefined })
+    await bring(waiting, 1)
+    expect(await waiting.came()).toMatchObject({ fourth: [5] })
+  })
+
+  test('though the delivery to the first one cannot be written', async () => {
+    const waiting = await open()
+    waiting.wait('first', 1)
+    waiting.wait('second', 1)
+    await turn()
+    let isFailed = false
+    const stop = waiting.files.onOperation(({ operation, path }) => {
+      if (isFailed || operation !== 'write' || !path.endsWith('.jsonl')) return
+      if (waiting.delivery.count().ready === 0) return
+      isFailed = true
+      waiting.files.failOn({ operation: 'write', path }, 'ENOSPC')
+    })
+    await bring(waiting, 1)
+    const { first, second } = await waiting.came()
+    stop()
+    // Given with the write that brings them, they have none of their own that could fail.
+    expect([first, second]).toEqual(isFailed ? [expect.stringContaining('ENOSPC'), [1]] : [[1], undefined])
+  })
+})
+
+describe('who waits is woken', { timeout: 2000 }, () => {
+  test('when a lease ends, and when one is given back', async () => {
+    const waiting = await open()
+    await waiting.enqueue({}, {})
+    const leases = await waiting.delivery.receive({ max: () => 2, waitMs: 0, signal: undefined, isHanded: false })
+    waiting.wait('first', 1)
+    waiting.wait('second', 1)
+    await turn()
+    waiting.delivery.giveBack(leases.slice(0, 1))
+    expect(await waiting.came()).toEqual({ first: [1], second: undefined })
+    waiting.clock.advance(1000)
+    // The lease of what the first one got ends at the same time.
+    expect(await waiting.came()).toEqual({ first: [1], second: [1] })
+  })
+
+  test('at the end of its time, with none, and with what becomes ready in that very moment', async () => {
+    const waiting = await open()
+    await waiting.enqueue({ dueAt: waiting.clock.wallMs() + 50 })
+    waiting.wait('early', 1, { waitMs: 49 })
+    waiting.wait('just', 1, { waitMs: 50 })
+    waiting.wait('late', 1, { waitMs: 50 })
+    await turn()
+    // It goes on while the first one's time is ended, so that the others' is over before anybody has looked for them.
+    waiting.clock.advance(50)
+    expect(await waiting.came()).toEqual({ early: [], just: undefined, late: undefined })
+    waiting.clock.advance(0)
+    expect(await waiting.came()).toEqual({ early: [], just: [1], late: [] })
+  })
+})

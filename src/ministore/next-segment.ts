@@ -172,7 +172,9 @@ export function stillMoving({ path }: JournalFiles): MiniStoreError {
 async function makeNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<File> {
   for (let attempt = 1; ; attempt++) {
     await removeIfPresent(fs, files.next)
-    const file = await fs.open(files.next, 'create')
+    const file = await createIfMissing(fs, files.next)
+    if (file === undefined && attempt < maxAttempts) continue
+    if (file === undefined) throw stillMoving(files)
     try {
       await lock.hold(file, files.next)
       return file

@@ -3,6 +3,7 @@ import { getSystemErrorMap } from 'node:util'
 /** Names of the system errors that the simulated file system raises or can be told to raise. */
 export type SystemErrorCode =
   | 'EACCES'
+  | 'EAGAIN'
   | 'EBADF'
   | 'EBUSY'
   | 'EDQUOT'

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 
-import { expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { type JournalEntry, MiniStore } from '../../src/index.ts'
 import { collect } from '../support/consume.ts'
@@ -55,45 +55,50 @@ interface Stored {
   readonly turn: number
 }
 
-test(`${processes} processes that want a journal never own it together, through ${kills} kills`, async () => {
-  const seed = pickSeed('lock contention')
-  const random = seededRandom(seed)
-  const path = join(await temporaryDirectory(), 'state/journal.jsonl')
-  await mkdir(dirname(path))
-  const arena = new Arena(path, random)
-  onTestFinished(() => arena.killAll())
-  const known = new Map<number, Stored>()
-  const start = performance.now()
-  let checkedRecords = 0
+describe.each([
+  { what: 'lock contention', removesLockFile: false },
+  { what: 'lock contention, lock file removed', removesLockFile: true },
+])('$what', ({ what, removesLockFile }) => {
+  test(`${processes} processes that want a journal never own it together, through ${kills} kills`, { timeout: scaled(120_000, 3_000_000) }, async () => {
+    const seed = pickSeed(what)
+    const random = seededRandom(seed)
+    const path = join(await temporaryDirectory(), 'state/journal.jsonl')
+    await mkdir(dirname(path))
+    const arena = new Arena(path, random, removesLockFile)
+    onTestFinished(() => arena.killAll())
+    const known = new Map<number, Stored>()
+    const start = performance.now()
+    let checkedRecords = 0
 
-  for (let killed = 0; killed < kills; killed += killsPerBout) {
-    await arena.fill()
-    for (let count = 0; count < killsPerBout; count++) {
-      await arena.killOne()
+    for (let killed = 0; killed < kills; killed += killsPerBout) {
       await arena.fill()
+      for (let count = 0; count < killsPerBout; count++) {
+        await arena.killOne()
+        await arena.fill()
+      }
+      await arena.killAll()
+      checkedRecords += checkFound(await openAtOnce(path), arena.turns(), known)
     }
-    await arena.killAll()
-    checkedRecords += checkFound(await openAtOnce(path), arena.turns(), known)
-  }
 
-  const turns = arena.turns()
-  checkOverlap(turns)
-  checkSideFiles(turns, arena.contenders)
-  const owners = new Set(turns.map(({ contender }) => contender.number)).size
-  const cutShort = turns.filter(({ isKilled }) => isKilled).length
-  const appends = turns.reduce((sum, { sequences }) => sum + sequences.length, 0)
-  const seconds = ((performance.now() - start) / 1000).toFixed(1)
-  console.log(
-    `lock contention: ${arena.contenders.length} processes in ${seconds} s, ` +
-      `all of them killed; ${turns.length} turns of ${owners} owners, ${cutShort} cut short by the kill, ` +
-      `${appends} appends, ${arena.refused()} refusals, ` +
-      `${turns.filter(({ leftBy }) => leftBy !== null).length} side files left by the dead, ` +
-      `${checkedRecords} records compared`,
-  )
-  // Otherwise there was no contention, or the kills met nobody who had the lock.
-  expect(cutShort).toBeGreaterThan(kills / 4)
-  expect(arena.refused()).toBeGreaterThan(kills)
-  expect(owners).toBeGreaterThan(processes)
+    const turns = arena.turns()
+    checkOverlap(turns)
+    checkSideFiles(turns, arena.contenders)
+    const owners = new Set(turns.map(({ contender }) => contender.number)).size
+    const cutShort = turns.filter(({ isKilled }) => isKilled).length
+    const appends = turns.reduce((sum, { sequences }) => sum + sequences.length, 0)
+    const seconds = ((performance.now() - start) / 1000).toFixed(1)
+    console.log(
+      `${what}: ${arena.contenders.length} processes in ${seconds} s, ` +
+        `all of them killed; ${turns.length} turns of ${owners} owners, ${cutShort} cut short by the kill, ` +
+        `${appends} appends, ${arena.refused()} refusals, ` +
+        `${turns.filter(({ leftBy }) => leftBy !== null).length} side files left by the dead, ` +
+        `${checkedRecords} records compared`,
+    )
+    // Otherwise there was no contention, or the kills met nobody who had the lock.
+    expect(cutShort).toBeGreaterThan(kills / 4)
+    expect(arena.refused()).toBeGreaterThan(kills)
+    expect(owners).toBeGreaterThan(processes)
+  })
 })
 
 /** The processes, and when each was killed. */
@@ -101,13 +106,15 @@ class Arena {
   readonly contenders: Contender[] = []
   readonly #path: string
   readonly #random: (limit: number) => number
+  readonly #removesLockFile: boolean
   #failure: Error | undefined
   /** Told of each report: who waits for one is listening here. */
   #onReport: (contender: Contender, report: ContenderReport) => void = () => {}
 
-  constructor(path: string, random: (limit: number) => number) {
+  constructor(path: string, random: (limit: number) => number, removesLockFile: boolean) {
     this.#path = path
     this.#random = random
+    this.#removesLockFile = removesLockFile
   }
 
   /** Starts as many processes as are missing. */
@@ -163,6 +170,7 @@ class Arena {
       contender: contender.number,
       seed: this.#random(2 ** 32),
       options: { maxBytesPerSegment: 16 * 1024 },
+      removesLockFile: this.#removesLockFile,
     })
   }
 

@@ -1,3 +1,6 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore, MiniStoreError, type OpenOptions } from '../../src/index.ts'
@@ -7,6 +10,7 @@ import {
   SimulatedFileSystem,
   type SystemErrorCode,
 } from '../../src/testing/index.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const PATH = '/data/journal.jsonl'
 
@@ -794,4 +798,90 @@ describe('a read-only file system', () => {
     await checkOnlyCloseWorks(store)
     await store.close()
   })
+})
+
+/** Errors by which a system refuses a call for a moment, before anything has changed. */
+const refusals = ['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'EACCES', 'EPERM', 'EBUSY'] as const
+
+describe.each(refusals)('a refusal for a moment (%s)', (code) => {
+  const refused: ReadonlyArray<readonly [string, OperationName, string, (store: MiniStore<string>) => Promise<unknown>]> = [
+    ['of opening .next', 'open', NEXT, (store) => store.append('three')],
+    ['of looking at the directory', 'stat', '/data', (store) => store.append('three')],
+    ['of removing the seal', 'unlink', SEAL, (store) => store.append('three')],
+    ['of renaming the full segment', 'rename', FIRST_SEALED, (store) => store.append('three')],
+    ['of renaming .next', 'rename', NEXT, (store) => store.append('three')],
+    ['of removing a segment', 'unlink', FIRST_SEALED, (store) => store.truncateBefore(3)],
+  ]
+
+  test.each(refused)('%s rejects that call, and the store goes on', async (_, operation, path, call) => {
+    const { files, store } = await openStore(ROTATING)
+    const isDeletion = operation === 'unlink' && path === FIRST_SEALED
+    const before = isDeletion ? ['one', 'two', 'three'] : ['one', 'two']
+    if (isDeletion) await store.append('three')
+    const fault = files.failOn({ operation, path }, code)
+    const error = await errorOf(call(store))
+    expect(fault.hits).toBe(1)
+    expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', path: PATH })
+    expect(await store.replay()).toEqual(before)
+    for (const records of await recordsAfterCrashes(files)) expect(records).toEqual(before)
+    // The same call again, and others, do what they would have done.
+    await call(store)
+    const records = isDeletion ? ['three'] : ['one', 'two', 'three']
+    expect(await store.replay()).toEqual(records)
+    await store.append('four')
+    await store.rotate()
+    await store.append('five')
+    await store.close()
+    for (const found of await recordsAfterCrashes(files)) expect(found).toEqual([...records, 'four', 'five'])
+  })
+
+  test('of syncing the directory needs no file to be opened: only a sync that failed poisons', async () => {
+    const { files, store } = await openStore(ROTATING)
+    // Whatever opens the directory from here on is refused.
+    files.failOn({ operation: 'open', path: '/data', times: 'always' }, code)
+    await store.append('three')
+    await store.truncateBefore(3)
+    await store.append('four')
+    await store.close()
+    expect(await recordsOn(files)).toEqual(['three', 'four'])
+  })
+})
+
+test('a rename of .next that is refused, and cannot be undone either, poisons and loses nothing', async () => {
+  const { files, store } = await openStore(ROTATING)
+  files.failOn({ operation: 'rename', path: NEXT }, 'EACCES')
+  files.failOn({ operation: 'rename', path: FIRST_SEALED, nth: 2 }, 'EACCES')
+  expect((await errorOf(store.append('three'))).code).toBe('ERR_MINISTORE_POISONED')
+  for (const records of await recordsAfterCrashes(files)) expect(records).toEqual(['one', 'two'])
+  await store.close()
+  expect(await recordsOn(files)).toEqual(['one', 'two'])
+})
+
+/** Run by a process that may open few files. */
+const crowded = `
+  import { closeSync, openSync } from 'node:fs'
+  import { StateManager } from ${JSON.stringify(new URL('../../dist/ministate/index.js', import.meta.url).href)}
+  const [directory] = process.argv.slice(1)
+  const counter = await StateManager.open(directory, {
+    initialState: () => ({ sum: 0 }),
+    mutator: (state, by) => void (state.sum += by),
+    journal: { maxBytesPerSegment: 1 },
+  })
+  await counter.apply(1)
+  const codes = []
+  const attempt = (call) => call.then(() => 'done', (error) => error.cause?.code)
+  const taken = []
+  try { for (;;) taken.push(openSync('/dev/null')) } catch {}
+  codes.push(await attempt(counter.apply(2)), await attempt(counter.createSnapshot()), await attempt(counter.compact()))
+  for (const file of taken) closeSync(file)
+  codes.push(await attempt(counter.apply(4)), await attempt(counter.createSnapshot()), await attempt(counter.compact()))
+  await counter.close()
+  console.log(JSON.stringify({ codes, sum: counter.state.sum }))
+`
+
+test.skipIf(process.platform === 'win32')('too many open files reject a rotation, a snapshot and a compaction, and poison nothing', async () => {
+  const command = 'ulimit -n 64 && exec "$0" --input-type=module -e "$1" "$2"'
+  const directory = await temporaryDirectory()
+  const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, crowded, directory])
+  expect(JSON.parse(stdout)).toEqual({ codes: ['EMFILE', 'EMFILE', 'EMFILE', 'done', 'done', 'done'], sum: 5 })
 })

@@ -1,4 +1,4 @@
-import { mkdir, stat, symlink } from 'node:fs/promises'
+import { mkdir, readdir, stat, symlink, unlink } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -319,4 +319,80 @@ test('device and inode of a file are told to the last bit', async () => {
   expect(await file.stat()).toMatchObject({ device, inode })
   await file.close()
   await store.close()
+})
+
+describe('a lock file that was removed gives no second writer', () => {
+  test('while the first has its journal open, before a rotation and after', async () => {
+    const { path, store } = await heldJournal()
+    for (let look = 0; look < 3; look++) {
+      await unlink(`${path}.lock`)
+      // In this process the registry knows the segment; the kernel knows it everywhere.
+      await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+      await expect(MiniStore.open(path, { lock: false })).rejects.toMatchObject(locked)
+      await expect(MiniStore.open(path, { fileSystem: new ObservedFileSystem() })).rejects.toMatchObject(locked)
+      await store.append(look)
+      await store.rotate()
+    }
+    await store.close()
+    await using next = await MiniStore.open<number>(path)
+    expect(await next.replay()).toEqual([1, 2, 0, 1, 2])
+  })
+
+  test('in the middle of a rotation, when there is no active segment', async () => {
+    const { directory, path, store } = await heldJournal()
+    await store.close()
+    const gate = new Gate()
+    const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (operation === 'rename' && file === `${path}.next`) await gate.wait()
+    })
+    const first = await MiniStore.open<number>(path, { fileSystem: fs })
+    // Opening has renamed nothing: the active segment was there.
+    const rotated = first.rotate()
+    await gate.reached
+    const names = (await readdir(join(directory, 'state'))).toSorted()
+    expect(names).not.toContain('journal.jsonl')
+    await unlink(`${path}.lock`)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    // The lock file is made anew, and nothing else has changed.
+    expect((await readdir(join(directory, 'state'))).toSorted()).toEqual(names)
+    gate.open()
+    await rotated
+    expect(await first.append(3)).toBe(3)
+    await first.close()
+    expect(fs.openFiles).toBe(0)
+    expect(await MiniStore.replay(path)).toEqual([1, 2, 3])
+  })
+
+  test('while the first makes a journal that is not there yet', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const gate = new Gate()
+    const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (operation === 'rename' && file === `${path}.next`) await gate.wait()
+    })
+    const opening = MiniStore.open<number>(path, { fileSystem: fs })
+    await gate.reached
+    await unlink(`${path}.lock`)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    gate.open()
+    await using first = await opening
+    expect(await first.append(1)).toBe(1)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+  })
+
+  test('a reader in this process still finds the writer, and sees nothing that is not acknowledged', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const gate = new Gate()
+    const fs = new ObservedFileSystem(async ({ operation }) => {
+      if (operation === 'dataSync') await gate.wait()
+    })
+    const store = await MiniStore.open<number>(path, { fileSystem: fs })
+    const appended = store.append(1)
+    await gate.reached
+    await unlink(`${path}.lock`)
+    expect(await MiniStore.replay(path, { fileSystem: fs })).toEqual([])
+    gate.open()
+    await appended
+    expect(await MiniStore.replay(path, { fileSystem: fs })).toEqual([1])
+    await store.close()
+  })
 })

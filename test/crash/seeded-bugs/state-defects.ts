@@ -101,7 +101,7 @@ export const stateDefects: readonly Defect[] = [
       {
         file: 'ministate/soundness.ts',
         find: 'throw isMiniStoreError(error, ...codes) ? this.poison(error) : error',
-        by: "if (isUnknown) throw this.poison(error)\n      return undefined as T",
+        by: "if (isMiniStoreError(error, ...codes)) throw this.poison(error)\n      return undefined as T",
       },
       {
         file: 'ministate/state-manager.ts',

@@ -99,6 +99,20 @@ export class MiniStoreError extends Error {
     this.sequence = context.sequence
     this.issues = context.issues
   }
+
+  /** For logs: its message too, and of the issues, which a schema library has made, what has a JSON form. */
+  toJSON(): object {
+    const { name, code, message, path, segment, line, offset, sequence } = this
+    return { name, code, message, path, segment, line, offset, sequence, issues: jsonOf(this.issues) }
+  }
+}
+
+function jsonOf(value: unknown): unknown {
+  try {
+    return value === undefined ? undefined : (JSON.parse(JSON.stringify(value)) as unknown)
+  } catch {
+    return undefined
+  }
 }
 
 /**
@@ -116,6 +130,15 @@ export function isRangeError(thrown: unknown, message: RegExp): boolean {
   return propertyOf(thrown, 'name') === 'RangeError' && message.test(messageOf(thrown))
 }
 
+/** Whether it was made by a class of our own that never leaves the library. `instanceof` would throw at a revoked Proxy. */
+export function isInstance<T>(thrown: unknown, own: abstract new (...given: never[]) => T): thrown is T {
+  try {
+    return own[Symbol.hasInstance](thrown)
+  } catch {
+    return false
+  }
+}
+
 /** A property of anything that was thrown; undefined when it has none, or none that can be read. Never throws. */
 export function propertyOf(thrown: unknown, name: string): unknown {
   try {
@@ -130,7 +153,9 @@ export function propertyOf(thrown: unknown, name: string): unknown {
 export function messageOf(thrown: unknown): string {
   if (typeof thrown === 'string') return thrown
   const message = propertyOf(thrown, 'message')
-  return typeof message === 'string' ? message : inspected(thrown)
+  if (typeof message === 'string') return message
+  // The text of an error with such a message would say "[object Object]".
+  return inspected(typeof message === 'object' && message !== null ? message : thrown)
 }
 
 const longestInspected = 200

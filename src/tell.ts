@@ -1,3 +1,4 @@
+import { isThenable } from './async.ts'
 import { messageOf, propertyOf } from './errors.ts'
 
 /**
@@ -10,7 +11,8 @@ export function tell(listener: ((error: unknown) => unknown) | undefined, error:
     return
   }
   try {
-    Promise.resolve(listener(error)).catch(warn)
+    const told = listener(error)
+    if (isThenable(told)) Promise.resolve(told).catch(warn)
   } catch (thrown) {
     warn(thrown)
   }

@@ -14,7 +14,7 @@ import { parseAst } from 'vitest/node'
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   options: ['errors'],
-  tell: ['errors'],
+  tell: ['errors', 'async'],
   codec: ['options'],
   async: ['options'],
   schema: ['errors', 'options', 'async'],

@@ -36,15 +36,24 @@ export function backoffFunction(backoff: unknown, random: () => number): Backoff
   return (attempt) => {
     // 0 times a power that is too large for a number would be none.
     const full = initial === 0 ? 0 : Math.min(most, initial * factor ** (attempt - 1))
-    return Math.round(full * (1 - jitter * random()))
+    return Math.round(full * (1 - jitter * checkedShare(random())))
   }
+}
+
+function checkedShare(share: unknown): number {
+  if (typeof share === 'number' && share >= 0 && share <= 1) return share
+  throw refused('random', 'a number from 0 up to 1', share)
 }
 
 function checked(backoff: BackoffFunction): BackoffFunction {
   return (attempt) => {
     const ms: unknown = backoff(attempt)
     if (typeof ms === 'number' && ms >= 0) return Math.min(Math.round(ms), maxMs)
-    if (isThenable(ms)) ignoreOutcome(ms)
-    throw new TypeError(`Expected \`backoff\` to give milliseconds, 0 or more, got ${shown(ms)}`)
+    throw refused('backoff', 'milliseconds, 0 or more', ms)
   }
+}
+
+function refused(name: string, expected: string, given: unknown): TypeError {
+  if (isThenable(given)) ignoreOutcome(given)
+  return new TypeError(`Expected \`${name}\` to give ${expected}, got ${shown(given)}`)
 }

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks'
-// Not the globals: a simulated browser gives numbers for timers.
-import { clearTimeout, setTimeout } from 'node:timers'
+
+import { isObject } from '../options.ts'
 
 /** What a queue knows of time; replace it to test what waits for it. */
 export interface Clock {
@@ -22,7 +22,8 @@ export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
   setTimer: (ms, callback, { keepsAlive }) => {
     const timer = setTimeout(callback, Math.ceil(ms))
-    if (!keepsAlive) timer.unref()
+    // Those of a simulated browser are numbers.
+    if (!keepsAlive && isObject(timer)) timer.unref()
     return () => clearTimeout(timer)
   },
 }

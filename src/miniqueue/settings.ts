@@ -1,3 +1,4 @@
+import { ignoreOutcome, isThenable } from '../async.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
@@ -230,7 +231,13 @@ function clockOption(value: unknown): Clock {
   return {
     wallMs: () => clockMs('wallMs', clock.wallMs()),
     monotonicMs: () => clockMs('monotonicMs', clock.monotonicMs()),
-    setTimer: (ms, ring, options) => clock.setTimer(ms, ring, options),
+    setTimer: (ms, ring, options) => {
+      const cancel: unknown = clock.setTimer(ms, ring, options)
+      if (typeof cancel === 'function') return cancel as () => void
+      // It rings too early then, which does no harm.
+      if (isThenable(cancel)) ignoreOutcome(cancel)
+      return () => {}
+    },
   }
 }
 
@@ -240,6 +247,7 @@ const latestMs = 8.6e15
 /** A time that is none would be written down, and fail whoever opens the queue. */
 function clockMs(method: string, ms: unknown): number {
   if (typeof ms === 'number' && Math.abs(ms) <= latestMs) return ms
+  if (isThenable(ms)) ignoreOutcome(ms)
   throw new TypeError(`Expected \`clock.${method}\` to give milliseconds, got ${shown(ms)}`)
 }
 

@@ -41,8 +41,13 @@ export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChan
 export const poisonChannel: Channel<unknown, PoisonMessage> =
   channel('ministore:poison') as Channel<unknown, PoisonMessage>
 
-/** Runs a task on a tracing channel; without subscribers it is a plain call. */
-export function traced<T, Context extends object>(
+/**
+ * Runs a task on a tracing channel; without subscribers it is a plain call.
+ *
+ * What the task gives becomes part of the message, so it is a number or nothing: at anything that `JSON.stringify` throws at,
+ * a subscriber that logs would end the process, since Node makes an uncaught exception of what a subscriber throws.
+ */
+export function traced<T extends number | void, Context extends object>(
   tracing: TracingChannel<unknown, Context>,
   context: Context,
   task: () => Promise<T>,

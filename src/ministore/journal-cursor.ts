@@ -2,7 +2,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { settledOrAborted, throwIfAborted } from '../async.ts'
-import { ioError, MiniStoreError } from '../errors.ts'
+import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
@@ -126,7 +126,7 @@ export class JournalCursor<T> {
       this.#loaded = []
       this.#batch = { firstSequence: 0, records: [] }
       if (this.#stop.signal.aborted) throw this.#stop.signal.reason
-      throw error instanceof FromCaller ? error.cause : ioError('read the journal', error, this.#source)
+      throw isInstance(error, FromCaller) ? error.cause : ioError('read the journal', error, this.#source)
     }
   }
 

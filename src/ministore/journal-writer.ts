@@ -1,7 +1,7 @@
 import PQueue from 'p-queue'
 
 import { addInContext } from '../async.ts'
-import { ioError, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
+import { ioError, isInstance, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -267,11 +267,12 @@ export class JournalWriter {
       sequence: from.segment.firstSequence + from.prefix.records,
     }
     this.#seal = undefined // Removed first, and gone even when the rest fails.
-    const { sealed, active } = await traced(rotateChannel, context, () =>
-      this.#guard('rotate', rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })),
-    )
-    this.#sealed = [...this.#sealed, sealed]
-    this.#active = active
+    await traced(rotateChannel, context, async () => {
+      const rotating = rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })
+      const { sealed, active } = await this.#guard('rotate', rotating)
+      this.#sealed = [...this.#sealed, sealed]
+      this.#active = active
+    })
     this.#change.wake()
   }
 
@@ -303,9 +304,10 @@ export class JournalWriter {
     try {
       return await step
     } catch (error) {
-      const cause = error instanceof PoisoningError ? error.cause : error
+      const isPoisoning = isInstance(error, PoisoningError)
+      const cause = isPoisoning ? error.cause : error
       const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
-      if (error instanceof PoisoningError || isMoved) this.#poison(doing, cause)
+      if (isPoisoning || isMoved) this.#poison(doing, cause)
       if (isMoved) throw cause
       this.assertSound()
       throw ioError(doing, error, { path: this.files.path })

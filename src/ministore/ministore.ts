@@ -3,7 +3,7 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { ioError } from '../errors.ts'
+import { ioError, isInstance, type MiniStoreError } from '../errors.ts'
 import { ensureDirectory } from '../fs/directories.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
@@ -16,7 +16,7 @@ import { locateJournal } from './locate.ts'
 import { assertNamesUsable } from './name-check.ts'
 import { PoisoningError } from './next-segment.ts'
 import { RecordCodec } from './record-codec.ts'
-import { recoverJournal, type RecoveryReport } from './recovery.ts'
+import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
 import { replayPath, replayStore, type UnstartedReplay } from './replay.ts'
 import { describeSegments, type SegmentInfo } from './segment-info.ts'
 import {
@@ -95,14 +95,13 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     const settings = writerSettings(options)
     const given = filePath(path)
     try {
-      return await MiniStore.#open(await locateJournal(settings.fileSystem, given), settings)
+      return await MiniStore.#open(await locateJournal(settings.fileSystem, given), settings, given)
     } catch (error) {
-      const cause = error instanceof PoisoningError ? error.cause : error
-      throw ioError(`open the journal ${given}`, cause, { path: resolve(given) })
+      throw openError(given, error)
     }
   }
 
-  static async #open(files: JournalFiles, settings: WriterSettings): Promise<MiniStore<unknown, never>> {
+  static async #open(files: JournalFiles, settings: WriterSettings, given: string): Promise<MiniStore<unknown, never>> {
     const fs = settings.fileSystem
     await assertNamesUsable(fs, files)
     await ensureDirectory(fs, files.directory)
@@ -110,10 +109,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     const lock = await WriterLock.acquire(fs, files.lock, { kernel: settings.lock, holder, journalPath: files.path })
     try {
       const context: RecoverTrace = { path: files.path }
-      const journal = await traced(recoverChannel, context, async () => {
-        const recovered = await recoverJournal(files, lock)
-        context.report = recovered.report
-        return recovered
+      let journal!: RecoveredJournal
+      await traced(recoverChannel, context, async () => {
+        journal = await recoverJournal(files, lock).catch((error: unknown) => {
+          throw openError(given, error)
+        })
+        context.report = journal.report
       })
       const writer = new JournalWriter(files, lock, journal, settings)
       await writer.sealOnOpen()
@@ -313,4 +314,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   static async replay(path: string, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
     return replayPath(path, options).collect()
   }
+}
+
+function openError(path: string, error: unknown): MiniStoreError {
+  const cause = isInstance(error, PoisoningError) ? error.cause : error
+  return ioError(`open the journal ${path}`, cause, { path: resolve(path) })
 }

@@ -1,4 +1,4 @@
-import { ioError, MiniStoreError } from '../errors.ts'
+import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
@@ -78,7 +78,7 @@ export async function repairJournal(
       return { plan, copies }
     } catch (error) {
       if (signal?.aborted === true && error === signal.reason) throw error
-      throw ioError('repair the journal', error instanceof PoisoningError ? error.cause : error, {
+      throw ioError('repair the journal', isInstance(error, PoisoningError) ? error.cause : error, {
         path: files.path,
       })
     }

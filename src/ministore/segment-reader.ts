@@ -2,7 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
 import { throwIfAborted } from '../async.ts'
-import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { isInstance, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { blockBytes, LineBlocks, LineTooLongError, type SpareBuffers } from './line-blocks.ts'
 import { isCleanLine, offsetAfterLines } from './line-checks.ts'
@@ -166,7 +166,7 @@ export class SegmentReader<T> {
     try {
       block = await this.#blocks.next(this.#longEnd?.offset ?? bounds.end)
     } catch (error) {
-      if (!(error instanceof LineTooLongError)) throw error
+      if (!isInstance(error, LineTooLongError)) throw error
       throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, { sequence: this.nextSequence })
     }
     const isLast = block !== undefined && this.#blocks.offset === bounds.end

@@ -27,6 +27,7 @@ test('tells of every step of a message once it is durable', async () => {
   await b?.nack({ delayMs: 10, reason: 'later' })
   clock.advance(10)
   await (await receiveOne(queue)).nack({ reason: 'never' })
+  expect(JSON.parse(JSON.stringify(seen))).toEqual(seen)
   expect(seen).toEqual([
     ['enqueue', { directory, ids: [1, 2] }],
     ['deliver', { directory, ids: [1, 2] }],

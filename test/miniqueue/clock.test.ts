@@ -84,3 +84,37 @@ test('a timer keeps the process alive only while somebody waits', async () => {
   expect(kept.at(-1)).toBe(false)
   await queue.close()
 })
+
+describe('a clock or a random source that is none', () => {
+  const late = (): never => Promise.reject(new Error('late')) as never
+
+  test.each([late, () => Number.NaN])('is refused in the call that asks for the time, and nothing is written', async (wallMs) => {
+    const clock = new SteppedClock()
+    const { queue } = await openQueue({ clock })
+    const right = clock.wallMs
+    Object.assign(clock, { wallMs })
+    await expect(queue.enqueue('x')).rejects.toThrow(/^Expected `clock.wallMs` to give milliseconds/)
+    Object.assign(clock, { wallMs: right })
+    expect(queue.stats().ready).toBe(0)
+    await queue.close()
+  })
+
+  test('may give a promise for a timer, which then cannot be cancelled and whose failure harms nothing', async () => {
+    const clock = new SteppedClock()
+    Object.assign(clock, { setTimer: late })
+    const { queue } = await openQueue({ clock })
+    await queue.enqueue('x', { delayMs: 5 })
+    await queue.enqueue('y', { delayMs: 1 })
+    expect(queue.stats().delayed).toBe(2)
+    await queue.close()
+  })
+
+  test.each([late, () => Number.NaN, () => 2])('is refused in the nack that asks for a random number', async (random) => {
+    const { queue } = await openQueue({ random })
+    await queue.enqueue('x')
+    const [message] = await queue.receive()
+    await expect(message?.nack()).rejects.toThrow(/^Expected `random` to give a number from 0 up to 1/)
+    await message?.ack()
+    await queue.close()
+  })
+})

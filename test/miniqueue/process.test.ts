@@ -58,6 +58,26 @@ describe('process', () => {
     await queue.close()
   })
 
+  test('may run many times on one signal, without a warning of a leak', async () => {
+    const { queue } = await openQueue()
+    const warnings: Error[] = []
+    const onWarning = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', onWarning)
+    const stop = new AbortController()
+    const { signal } = stop
+    const runs = Array.from({ length: 12 }, () => queue.process(() => {}, { signal }))
+    await settle()
+    expect(getEventListeners(signal, 'abort')).toHaveLength(12)
+    stop.abort()
+    await Promise.all(runs)
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+    // Node warns in a step of its own.
+    await new Promise((resolve) => setImmediate(resolve))
+    process.off('warning', onWarning)
+    expect(warnings).toEqual([])
+    await queue.close()
+  })
+
   test('nacks what its handler throws for, with the backoff and the reason, and then it is dead', async () => {
     const { queue, clock } = await openQueue({ maxAttempts: 2, backoff: { initialMs: 500 } })
     await queue.enqueue('poison')

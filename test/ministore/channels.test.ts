@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { subscribe, tracingChannel, unsubscribe } from 'node:diagnostics_channel'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -302,5 +304,88 @@ describe('the channel ministore:poison', () => {
     files.failOn({ operation: 'write' }, 'ENOSPC')
     await expect(store.append('a')).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
     expect(messages).toEqual([])
+  })
+})
+
+describe('the messages of all channels', () => {
+  const channels = ['append', 'rotate', 'recover'].flatMap((name) =>
+    [...settled, 'error'].map((event) => `tracing:ministore:${name}:${event}`),
+  )
+
+  /** What a subscriber that logs messages as JSON has seen or has failed at. */
+  function log(): Array<{ readonly name: string; readonly told?: object; readonly failure?: unknown }> {
+    const logged: ReturnType<typeof log> = []
+    for (const name of [...channels, 'ministore:poison']) {
+      const listener = (message: unknown): void => {
+        try {
+          logged.push({ name, told: JSON.parse(JSON.stringify(message)) as object })
+        } catch (failure) {
+          logged.push({ name, failure })
+        }
+      }
+      subscribe(name, listener)
+      onTestFinished(() => void unsubscribe(name, listener))
+    }
+    return logged
+  }
+
+  test('have a JSON form, of failures too', async () => {
+    const logged = log()
+    const path = await journalPath()
+    const store = await MiniStore.open(path)
+    await store.append('a')
+    await store.rotate()
+    await store.append('b')
+    await store.close()
+    await (await MiniStore.open(path)).close()
+
+    const files = new SimulatedFileSystem()
+    files.failOn({ operation: 'sync' }, 'EIO')
+    await expect(MiniStore.open('/journal.jsonl', { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    files.clearFaults()
+    const cyclic: { message: string; input: bigint; self?: object } = { message: 'no', input: 1n }
+    cyclic.self = cyclic
+    const schema: StandardSchemaV1 = {
+      '~standard': { version: 1, vendor: 'test', validate: async (value) => (value === 'bad' ? { issues: [cyclic] } : { value }) },
+    }
+    await using other = await MiniStore.open('/journal.jsonl', { fileSystem: files, schema })
+    await expect(other.append('bad')).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA', issues: [cyclic] })
+    await other.append('good')
+    files.failOn({ operation: 'sync', path: '/journal.jsonl.next' }, 'EIO')
+    await expect(other.rotate()).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+
+    expect(logged.filter(({ failure }) => failure !== undefined)).toEqual([])
+    expect(new Set(logged.map(({ name }) => name))).toEqual(new Set([...channels, 'ministore:poison']))
+    const last = (name: string): unknown => logged.findLast((one) => one.name === name)?.told
+    expect(last('tracing:ministore:recover:error')).toMatchObject({
+      error: { name: 'MiniStoreError', code: 'ERR_MINISTORE_IO', message: /^Could not open the journal \/journal.jsonl: EIO/ },
+    })
+    expect(last('tracing:ministore:append:error')).toMatchObject({ error: { message: /no/, code: 'ERR_MINISTORE_SCHEMA' } })
+    expect(last('ministore:poison')).toMatchObject({ path: '/journal.jsonl', error: { code: 'ERR_MINISTORE_POISONED' } })
+    // Nothing of the library's own is in them.
+    const keys = new Set(logged.flatMap(({ told = {} }) => Object.keys(told)))
+    expect([...keys].toSorted()).toEqual(['bytes', 'error', 'path', 'records', 'report', 'result', 'segment', 'sequence'])
+    for (const { name, told } of logged) expect(name.includes('append') || !('result' in (told ?? {}))).toBe(true)
+  })
+
+  test('do no harm to the writer when a subscriber throws: Node reports it as an uncaught exception', async () => {
+    const script = `
+      import { subscribe } from 'node:diagnostics_channel'
+      import { MiniStore } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)}
+      let uncaught = 0
+      process.on('uncaughtException', (error) => (uncaught += error.message === 'of the subscriber' ? 1 : 100))
+      for (const name of ${JSON.stringify(channels)}) subscribe(name, () => { throw new Error('of the subscriber') })
+      const store = await MiniStore.open(process.argv[1])
+      const sequences = [await store.append('a'), await store.append('b')]
+      await store.rotate()
+      sequences.push(await store.append('c'))
+      await store.close()
+      const records = await MiniStore.replay(process.argv[1])
+      setImmediate(() => console.log(JSON.stringify({ sequences, records, uncaught })))
+    `
+    const given = ['--input-type=module', '--eval', script, await journalPath()]
+    const { stdout } = await promisify(execFile)(process.execPath, given, { timeout: 20_000 })
+    // Four events each of an open, three appends and a rotation.
+    expect(JSON.parse(stdout)).toEqual({ sequences: [1, 2, 3], records: ['a', 'b', 'c'], uncaught: 20 })
   })
 })

@@ -1,10 +1,10 @@
 import { spawn } from 'node:child_process'
-import { cp, rename, unlink, writeFile } from 'node:fs/promises'
+import { cp, open, rename, unlink, writeFile } from 'node:fs/promises'
 import { once } from 'node:events'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { countingFileSystem } from '../../src/cli/counting-file-system.ts'
 import { MiniStore } from '../../src/index.ts'
@@ -277,6 +277,18 @@ describe('inspect', () => {
     expect(await barsOf(95)).toEqual([11, 11, 8])
     expect(await barsOf(92)).toEqual([8, 8, 6])
     expect(await barsOf(91)).toEqual([0, 0, 0])
+  })
+
+  test.runIf(process.platform === 'linux')('names the process that holds the lock, not one that has only opened its file', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const writer = RemoteStore.inProcess()
+    await writer.open(path, {})
+    const handle = await open(`${path}.lock`)
+    onTestFinished(() => handle.close())
+    const { lock } = JSON.parse((await ministore(['inspect', path, '--json'])).stdout) as { lock: { holder: { pid: number; command: string } } }
+    expect(lock).toMatchObject({ state: 'held', holder: { command: containing('remote-store') } })
+    expect(lock.holder.pid).not.toBe(process.pid)
+    expect(lock.holder.command).not.toContain('\0')
   })
 
   test('names the evidence that lies beside the journal', async () => {

@@ -61,6 +61,15 @@ describe('the report of the demo', () => {
     ])
   })
 
+  test('puts many small records before few large ones, and of as many the larger first', async () => {
+    const records = [['large', 'x'.repeat(99)], ['small', ''], ['small', ''], ['larger', 'x'.repeat(100)]].map(
+      ([event = '', payload], index) => ({ event, delivery: index + 1, payload }),
+    )
+    const totals: EventTotal[] = []
+    for await (const total of ReadableStream.from(records).pipeThrough(totalByEvent())) totals.push(total)
+    expect(totals.map(({ event }) => event)).toEqual(['small', 'larger', 'large'])
+  })
+
   test('is an aligned table of the most frequent types, the others summed', () => {
     const totals: EventTotal[] = [
       { event: 'pull_request', records: 6, bytes: 2048 },

@@ -84,7 +84,10 @@ describe('append', () => {
   test('takes the longest line there may be, with either line ending', async () => {
     const path = await emptyPath()
     const longest = `"${'x'.repeat(16 * 1024 * 1024 - 2)}"`
+    const spy = vi.spyOn(MiniStore.prototype, 'appendAll')
+    onTestFinished(() => spy.mockRestore())
     expect(await ministore(['append', path, '--batch', '10'], `${longest}\n${longest}\r\n`)).toMatchObject({ code: 0, stdout: '2\n' })
+    expect(spy, 'each is a batch: it has 16 MiB').toHaveBeenCalledTimes(2)
   })
 
   test('tells programs the line and what is durable', async () => {
@@ -365,6 +368,19 @@ describe('repair', () => {
     }
   })
 
+  test('behind which damage is left says so, with exit code 1', async () => {
+    const path = await damagedJournal()
+    const renameAsEver = nodeFileSystem.rename.bind(nodeFileSystem)
+    const spy = vi.spyOn(nodeFileSystem, 'rename').mockImplementation(async (from, to) => {
+      await renameAsEver(from, to)
+      if (to === path) await addBytes(path, 'bad\n8\n')
+    })
+    onTestFinished(() => spy.mockRestore())
+    const { code, stdout } = await ministore(['repair', path, '--drop-damaged', '--write'])
+    expect(code).toBe(1)
+    expect(stdout).toMatch(new RegExp(`\n\n\\d+ damages? left: ministore verify ${path}\n$`))
+  })
+
   test('that is interrupted when the journal is changed says what it has done, and that it is not verified', async () => {
     const text = await damagedJournal()
     const told = await interruptedRepair([text, '--drop-damaged', '--write'], text)
@@ -429,7 +445,11 @@ describe('repair', () => {
     expect(findingCount).toBe(3000)
     const { stdout } = await ministore(['repair', many])
     expect(stdout).toContain(`\n… and ${findingCount - findings.length} more\n`.replace(/(\d)(\d{3}) more/, '$1 $2 more'))
-    expect(stdout.match(/^many|journal\.jsonl +\d+ /gm)).toHaveLength(findings.length)
+    expect(stdout.match(/^journal\.jsonl +\d+ /gm)).toHaveLength(findings.length)
+    await writeSegment(many, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', ...Array<string>(findings.length).fill('x')])
+    expect((await ministore(['repair', many])).stdout).not.toContain('…')
+    await addBytes(many, 'x\n')
+    expect((await ministore(['repair', many])).stdout).toContain('\n… and 1 more\n')
   })
 
   test('that cannot begin gives no advice to do what was just done, and makes nothing', async () => {

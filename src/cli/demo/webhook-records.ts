@@ -46,7 +46,7 @@ export function planRecords(
   const bundle = { event: 'bundle', payload: Array.from({ length: options.copies }, () => singles).flat() }
   const gap = Math.floor(singles.length / (options.bundles + 1))
   const planned = singles.flatMap((single, index) => {
-    const isBundleNext = (index + 1) % gap === 0 && (index + 1) / gap <= options.bundles && index + 1 < singles.length
+    const isBundleNext = (index + 1) % gap === 0 && (index + 1) / gap <= options.bundles
     return isBundleNext ? [single, bundle] : [single]
   })
   return planned.map(({ event, payload }, index) => ({ event, delivery: index + 1, payload }))

@@ -7,8 +7,9 @@ import { describe, expect, test } from 'vitest'
 import { MiniStore } from '../../src/index.ts'
 import { formatHeader, formatVersion, isPartialHeader, parseHeader } from '../../src/ministore/header.ts'
 import { JournalFiles } from '../../src/ministore/journal-files.ts'
-import { formatSeal, parseSeal } from '../../src/ministore/seal.ts'
-import { extendPrefix, headerPrefix } from '../../src/ministore/segment-prefix.ts'
+import { formatSeal, parseSeal, readSeal } from '../../src/ministore/seal.ts'
+import { extendPrefix, headerPrefix, samePrefix } from '../../src/ministore/segment-prefix.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const where = { path: '/j', segment: 'j' }
@@ -86,6 +87,27 @@ describe('the seal', () => {
     }
     for (let length = 0; length < line.length; length++) {
       expect(parseSeal(line.toString('latin1', 0, length))).toBeUndefined()
+    }
+  })
+
+  test('with anything before or behind it is none', () => {
+    const line = formatSeal(prefix)
+    for (const text of [`${line}x`, `${line}\n`, `x${line}`, ` ${line}`, line + line]) expect(parseSeal(text), text).toBeUndefined()
+  })
+
+  test('is read however large its numbers are', async () => {
+    const largest = { bytes: Number.MAX_SAFE_INTEGER, records: Number.MAX_SAFE_INTEGER - 1, crc32: 0xffffffff }
+    const files = new SimulatedFileSystem()
+    files.writeFile('/seal', formatSeal(largest))
+    expect(await readSeal(files, '/seal')).toEqual(largest)
+    files.writeFile('/seal', formatSeal(largest).padEnd(10_000, ' '))
+    expect(await readSeal(files, '/seal')).toBeUndefined()
+  })
+
+  test('says the same as another prefix only when bytes, records and checksum are the same', () => {
+    expect(samePrefix(prefix, { ...prefix })).toBe(true)
+    for (const field of ['bytes', 'records', 'crc32'] as const) {
+      expect(samePrefix(prefix, { ...prefix, [field]: prefix[field] + 1 }), field).toBe(false)
     }
   })
 })

@@ -903,6 +903,149 @@ describe('the cost of open', () => {
   })
 })
 
+describe('a recovery in which something is refused or left over', () => {
+  const path = `/${name}`
+  const rust = '// MINISTORE JOURNAL v0.1.4\n'
+
+  function diskWith(content: Content): SimulatedFileSystem {
+    const files = new SimulatedFileSystem()
+    for (const [ending, bytes] of Object.entries(content)) files.writeFile(path + ending, bytes)
+    return files
+  }
+
+  test('of no active segment removes half-made files too, and says which', async () => {
+    const { '.001': first } = threeSegments()
+    const files = diskWith({ '.001': first, '.next': 'x', '.torn-5.tmp': 'x', '.repair.tmp': 'x' })
+    const store = await MiniStore.open(path, { fileSystem: files })
+    expect(store.recovery.removedFiles.toSorted()).toEqual([`${name}.next`, `${name}.repair.tmp`, `${name}.torn-5.tmp`])
+    expect(files.names('/')).toEqual([name, `${name}.001`, `${name}.lock`, `${name}.seal`])
+    await store.close()
+  })
+
+  test.each([
+    ['an end without a line feed', '3'],
+    ['a NUL in its last line', '\0\n'],
+    ['a blank last line', '\n'],
+  ])('of no active segment finds that the sealed one is damaged: %s', async (_, end) => {
+    const { '.001': first } = threeSegments()
+    const directory = await journalWith({ '.001': first + end })
+    await expectRefused(directory, { message: /damaged/, segment: '.001', line: 4, sequence: 3 })
+  })
+
+  test('leaves no seal of another segment, also when there is no room for a new one', async () => {
+    const { '.001': first } = threeSegments()
+    for (const content of [
+      // Another program rotated: the seal is that of the segment which is sealed now.
+      { '.001': first, '.seal': sealOf(first) },
+      { '.001': first, '': `${rust}3\n`, '.seal': sealOf(first) },
+      { '.001': first, '': `${rust}${'3\n'.repeat(20)}`, '.seal': sealOf(first) },
+    ]) {
+      const files = diskWith(content)
+      files.failOn({ operation: 'open', path: `${path}.seal.tmp`, times: 'always' }, 'ENOSPC')
+      const store = await MiniStore.open<number>(path, { fileSystem: files })
+      expect(files.exists(`${path}.seal`)).toBe(false)
+      await store.append(4)
+      expect((await store.replay()).slice(0, 2)).toEqual([1, 2])
+      await store.close()
+      expect((await MiniStore.replay(path, { fileSystem: files })).at(-1)).toBe(4)
+    }
+  })
+
+  test('takes a seal for that of an earlier segment only before headers without a number', async () => {
+    const { '.001': first, '.002': second, '': active } = threeSegments()
+    const wrong = { message: /the seal/, segment: '' }
+    await expectRefused(await journalWith({ '.001': first, '.002': second, '': active, '.seal': sealOf(second) }), wrong)
+    await expectRefused(await journalWith({ '.001': first, '.002': second, '': `${rust}5\n`, '.seal': sealOf(first) }), {
+      message: /damaged/,
+      segment: '',
+    })
+    const files = diskWith({ '.001': first, '.002': `${rust}3\n4\n`, '': `${rust}5\n`, '.seal': sealOf(first) })
+    const store = await MiniStore.open(path, { fileSystem: files })
+    expect(await store.replay()).toEqual([1, 2, 3, 4, 5])
+    await store.close()
+  })
+
+  test('makes the name of a segment durable before another file takes the active one', async () => {
+    const files = new SimulatedFileSystem()
+    // Not in the root, whose names are synced whenever a path is.
+    const deep = `/data/${name}`
+    const store = await MiniStore.open(deep, { fileSystem: files })
+    await store.append('a')
+    await store.close()
+    const again = await MiniStore.open(deep, { fileSystem: files })
+    // The rename of the full segment is visible, and its sync fails: the store is poisoned and its process ends.
+    let isRenamed = false
+    files.failOn(({ operation }) => {
+      isRenamed ||= operation === 'rename'
+      return operation === 'syncDirectory' && isRenamed
+    }, 'EIO')
+    await expect(again.rotate()).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+    await again.close()
+    files.clearFaults()
+    const states: Array<Iterable<SimulatedFileSystem>> = []
+    files.onOperation(() => states.push(files.crashStates({ seed: 1, limit: 50 })))
+    const third = await MiniStore.open(deep, { fileSystem: files })
+    expect(third.recovery.isActiveRestored).toBe(true)
+    for (const state of states.flatMap((some) => [...some])) expect(await MiniStore.replay(deep, { fileSystem: state })).toEqual(['a'])
+    await third.close()
+  })
+
+  test('makes the name of evidence that it finds durable before it cuts the tail', async () => {
+    const deep = `/data/${name}`
+    const files = new SimulatedFileSystem()
+    files.writeFile(deep, `${header}1\n2\n"torn`)
+    let isRenamed = false
+    files.failOn(({ operation }) => {
+      isRenamed ||= operation === 'rename'
+      return operation === 'syncDirectory' && isRenamed
+    }, 'EIO')
+    await expect(MiniStore.open(deep, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    files.clearFaults()
+    const states: Array<Iterable<SimulatedFileSystem>> = []
+    files.onOperation(() => states.push(files.crashStates({ seed: 1, limit: 50, tornVariants: [] })))
+    const store = await MiniStore.open(deep, { fileSystem: files })
+    expect(store.recovery.torn?.savedAs).toBe(`${deep}.torn-3`)
+    await store.close()
+    for (const state of states.flatMap((some) => [...some])) {
+      const isThere = state.readFile(deep).toString().endsWith('"torn') || state.exists(`${deep}.torn-3`)
+      expect(isThere, 'the tail, in the journal or as evidence').toBe(true)
+    }
+  })
+
+  test('that is refused removes no half-made file either', async () => {
+    for (const content of [
+      { '': `${header}1\n\0\n3\n`, '.torn-3.tmp': 'x', '.next': 'x' },
+      { '': `${header}1\n2\n`, '.seal': sealOf(`${header}1\n3\n`), '.torn-3.tmp': 'x', '.next': 'x' },
+      { '.001': `${header}1\n2`, '.torn-3.tmp': 'x', '.next': 'x' },
+    ]) {
+      await expectRefused(await journalWith(content), { message: /damaged/ })
+    }
+  })
+
+  test.each(['truncate', 'write'] as const)('of nothing torn does not need room: %s', async (operation) => {
+    const files = diskWith({ '': `${header}1\n2\n` })
+    const fault = files.failOn({ operation, path }, 'ENOSPC')
+    const store = await MiniStore.open(path, { fileSystem: files })
+    expect(fault.hits).toBe(1)
+    expect(await store.append(3)).toBe(3)
+    expect(await store.replay()).toEqual([1, 2, 3])
+    await store.close()
+  })
+
+  test('of a torn tail fails when the tail cannot be cut, also for want of room', async () => {
+    for (const code of ['ENOSPC', 'EIO'] as const) {
+      const files = diskWith({ '': `${header}1\n2\n"torn` })
+      files.failOn({ operation: 'truncate', path }, code)
+      await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code } })
+      const store = await MiniStore.open(path, { fileSystem: files })
+      expect(store.recovery.torn).toMatchObject({ bytes: 5, savedAs: `${path}.torn-3` })
+      expect(await store.append(3)).toBe(3)
+      await store.close()
+      expect(files.readFile(path).toString()).toBe(`${header}1\n2\n3\n`)
+    }
+  })
+})
+
 describe('a torn end longer than a string or a buffer may be', () => {
   const megabyte = 1024 * 1024
   const lines = `${header}1\n2\n`
@@ -1060,7 +1203,9 @@ describe('the last sequence number that there can be', () => {
     const files = journalAt(1)
     await files.unlink(path)
     files.writeFile(`${path}.001`, `// MINISTORE JOURNAL v0.2.0 seq=${last}\n"a"\n`)
-    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
+    const opening = MiniStore.open(path, { fileSystem: files })
+    await expect(opening).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: `${name}.001` })
+    await expect(opening).rejects.toThrow(`beyond ${last}`)
     expect(files.names('/').filter((file) => !file.endsWith('.lock'))).toEqual([`${name}.001`])
   })
 

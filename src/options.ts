@@ -56,6 +56,20 @@ function isAbortSignal(value: unknown): value is AbortSignal {
   return isTarget && typeof aborted === 'boolean'
 }
 
+/**
+ * Permissions of a file, as `chmod` takes them; undefined when there are none.
+ *
+ * @throws {TypeError | RangeError} for anything else, and where the owner could not open the file again.
+ */
+export function permissions(name: string, value: unknown): number | undefined {
+  if (value === undefined) return undefined
+  if (typeof value !== 'number') throw new TypeError(`Expected \`${name}\` to be a number such as 0o600, got ${shown(value)}`)
+  const isUsable = Number.isSafeInteger(value) && value >= 0 && value <= 0o777 && (value & 0o600) === 0o600
+  if (isUsable) return value
+  const got = Number.isSafeInteger(value) && value >= 0 ? `0o${value.toString(8)}` : String(value)
+  throw new RangeError(`Expected \`${name}\` to be from 0o600 to 0o777, reading and writing by the owner included, got ${got}`)
+}
+
 /** @throws {TypeError} unless it is true, false or undefined. */
 export function boolean(name: string, value: unknown, otherwise: boolean): boolean {
   if (value === undefined) return otherwise

@@ -5,7 +5,7 @@ import { nodeFileSystem } from '../fs/node-file-system.ts'
 export function countingFileSystem(onRead: (bytes: number) => void): FileSystem {
   return {
     ...nodeFileSystem,
-    open: async (path, mode) => new CountedFile(await nodeFileSystem.open(path, mode), onRead),
+    open: async (...how) => new CountedFile(await nodeFileSystem.open(...how), onRead),
   }
 }
 

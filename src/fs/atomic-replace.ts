@@ -1,6 +1,6 @@
 import { dirname } from 'node:path'
 
-import { type File, type FileSystem, isNotFound } from './file-system.ts'
+import { type File, type FileAccess, type FileSystem, isNotFound } from './file-system.ts'
 
 /** Ending of the temporary file next to the one that is being replaced. */
 export const temporarySuffix = '.tmp'
@@ -11,8 +11,12 @@ export const temporarySuffix = '.tmp'
  * When it resolves the new content is durable under its name. A crash before leaves what was there before,
  * and perhaps a temporary file `<path>.tmp`, which the next call replaces. Calls for one path must not overlap.
  */
-export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
-  await renameIntoPlace(fs, path, (file) => writeFully(file, bytes, 0))
+export async function replaceFile(
+  fs: FileSystem,
+  path: string,
+  content: { readonly bytes: Uint8Array; readonly access: FileAccess | undefined },
+): Promise<void> {
+  await renameIntoPlace(fs, path, { access: content.access, write: (file) => writeFully(file, content.bytes, 0) })
   await fs.syncDirectory(dirname(path))
 }
 
@@ -25,12 +29,16 @@ export async function replaceFile(fs: FileSystem, path: string, bytes: Uint8Arra
 export async function renameIntoPlace(
   fs: FileSystem,
   path: string,
-  write: (file: File) => void | Promise<void>,
+  content: {
+    readonly access: FileAccess | undefined
+    readonly write: (file: File) => void | Promise<void>
+  },
 ): Promise<void> {
+  const { access, write } = content
   const temporary = path + temporarySuffix
   await removeIfPresent(fs, temporary)
   try {
-    const file = await fs.open(temporary, 'create')
+    const file = await fs.open(temporary, 'create', access)
     try {
       await write(file)
       await file.sync()

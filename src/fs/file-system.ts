@@ -30,8 +30,12 @@ export interface FileSystem {
    * - `ensure`: created when missing, and never through a symbolic link; for reading and writing.
    * - `directory`: a directory that exists; only `sync`, `stat` and `close` are called on it. `sync` does what
    *   `syncDirectory` does, needs no further descriptor, and reaches this directory wherever its name leads by now.
+   *
+   * A file that this call creates gets the permissions and, where that is permitted, the owner that `access` names; until
+   * then it is open to its creator alone. Where the group cannot be set, its permissions are left out. Without
+   * `access`, and in a file system that does not know it, a file is as the system makes it.
    */
-  open(path: string, mode: OpenMode): Promise<File>
+  open(path: string, mode: OpenMode, access?: FileAccess): Promise<File>
   /** Names of the entries of a directory, in any order. `ENOENT` when it does not exist. */
   list(directory: string): Promise<string[]>
   /** Facts about what the path leads to, symbolic links followed. `ENOENT` when there is nothing. */
@@ -61,11 +65,17 @@ export interface FileSystem {
 
 export type OpenMode = 'read' | 'write' | 'create' | 'ensure' | 'directory'
 
-export interface FileStat {
+/** Who may do what with a file, in the terms of POSIX. What is undefined is not known, or is left to the system. */
+export interface FileAccess {
+  /** Permissions; in a {@link FileStat} the type of the file too, as in `st_mode`. */
+  readonly mode?: number | undefined
+  readonly uid?: number | undefined
+  readonly gid?: number | undefined
+}
+
+export interface FileStat extends FileAccess {
   readonly size: number
   readonly isDirectory: boolean
-  /** Type and permissions as `st_mode` of POSIX has them; undefined where they are not known. */
-  readonly mode?: number | undefined
   /**
    * Device and inode: the same for every name of one file. An inode may be used again after its file is gone. A bigint
    * where they may be too long for a number, as those of NTFS are.

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path'
 
 import { messageOf, MiniStoreError } from '../errors.ts'
-import { type File, type FileStat, type FileSystem, isNotFound } from './file-system.ts'
+import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound } from './file-system.ts'
 
 /**
  * Which files are held for writing in this thread, by device and inode, so that two paths to one journal are seen as
@@ -57,7 +57,7 @@ export class WriterLock {
     const directory = await fs.open(dirname(lockPath), 'directory')
     try {
       const lock = new WriterLock(fs, options, directory, identityOf(await directory.stat()))
-      const file = await fs.open(lockPath, 'ensure')
+      const file = await fs.open(lockPath, 'ensure', options.access)
       try {
         await lock.#lock(file)
       } catch (error) {
@@ -87,6 +87,10 @@ export class WriterLock {
     if (identity === undefined) return
     this.#held.delete(path)
     this.#forget(identity)
+  }
+
+  get access(): FileAccess | undefined {
+    return this.#options.access
   }
 
   letGoAll(): void {
@@ -168,9 +172,9 @@ export class WriterLock {
     const fs = this.#fs
     const home = dirname(this.#options.journalPath)
     return {
-      open: async (path, mode) => {
+      open: async (path, mode, access) => {
         if (mode !== 'create' && mode !== 'ensure') return await fs.open(path, mode)
-        return await this.#inPlace(() => fs.open(path, mode))
+        return await this.#inPlace(() => fs.open(path, mode, access))
       },
       rename: (from, to) =>
         this.#inPlace(async () => {
@@ -203,6 +207,8 @@ export interface LockOptions {
   /** What {@link findHolder} answers while the lock is held. */
   readonly holder: object
   readonly journalPath: string
+  /** Of new files where no active segment says it: the lock file, and a first segment. */
+  readonly access: FileAccess | undefined
 }
 
 /** What holds one of these files in this thread, if anything does. */

@@ -1,7 +1,9 @@
 import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 
-import { type File, type FileStat, type FileSystem, irregularFile, type OpenMode } from './file-system.ts'
+import {
+  type File, type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, type OpenMode, systemErrorCode,
+} from './file-system.ts'
 
 /**
  * Writes up to this many bytes go to the page cache on the calling thread: copying them takes less time than
@@ -17,11 +19,10 @@ const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_DIRECTORY } = fs.consta
  */
 const harmless = fs.constants.O_NONBLOCK | fs.constants.O_NOCTTY
 
-const flags: Record<OpenMode, number> = {
+const flags: Record<Exclude<OpenMode, 'create'>, number> = {
   read: O_RDONLY | harmless,
   write: O_RDWR | harmless,
-  create: O_RDWR | O_CREAT | O_EXCL,
-  ensure: O_RDWR | O_CREAT | O_NOFOLLOW | harmless,
+  ensure: O_RDWR | O_NOFOLLOW | harmless,
   directory: O_RDONLY | O_DIRECTORY,
 }
 
@@ -111,13 +112,27 @@ class NodeFile implements File {
   }
 }
 
-async function open(path: string, mode: OpenMode): Promise<File> {
-  if (mode === 'directory') return new NodeDirectory(await openDescriptor(path, mode))
-  // O_EXCL refuses whatever is there, symbolic links too.
-  if (mode !== 'create') await assertRegular(path, { isLinkRefused: mode === 'ensure' })
-  const descriptor = await openDescriptor(path, mode)
+async function open(path: string, mode: OpenMode, access?: FileAccess): Promise<File> {
+  if (mode === 'directory') return new NodeDirectory(await openDescriptor(path, flags[mode]))
+  if (mode === 'create') return create(path, access)
+  await assertRegular(path, { isLinkRefused: mode === 'ensure' })
+  try {
+    return await openRegular(path, flags[mode])
+  } catch (error) {
+    if (mode !== 'ensure' || !isNotFound(error)) throw error
+  }
+  try {
+    return await create(path, access)
+  } catch (error) {
+    // Another process made it at the same moment.
+    if (systemErrorCode(error) === 'EEXIST') return open(path, mode, access)
+    throw error
+  }
+}
+
+async function openRegular(path: string, flag: number): Promise<File> {
+  const descriptor = await openDescriptor(path, flag)
   const file = new NodeFile(descriptor)
-  if (mode === 'create') return file
   try {
     // On this thread: what was just opened is in the kernel's cache.
     const irregular = irregularFile(path, toFileStat(fs.fstatSync(descriptor, { bigint: true })))
@@ -129,8 +144,54 @@ async function open(path: string, mode: OpenMode): Promise<File> {
   }
 }
 
-function openDescriptor(path: string, mode: OpenMode): Promise<number> {
-  return call((done) => fs.open(path, flags[mode], 0o666, done))
+function openDescriptor(path: string, flag: number, permissions = 0o666): Promise<number> {
+  return call((done) => fs.open(path, flag, permissions, done))
+}
+
+/** O_EXCL refuses whatever is there, symbolic links too. */
+async function create(path: string, access: FileAccess = {}): Promise<File> {
+  const { mode } = access
+  // Windows has other rights, which a new file takes from its directory.
+  const isGiven = mode !== undefined && process.platform !== 'win32'
+  const descriptor = await openDescriptor(path, O_RDWR | O_CREAT | O_EXCL, isGiven ? mode & 0o600 : 0o666)
+  const file = new NodeFile(descriptor)
+  if (!isGiven) return file
+  try {
+    await giveAccess(descriptor, { ...access, mode: mode & 0o777 })
+    return file
+  } catch (error) {
+    await file.close().catch(() => {})
+    await call((done) => fs.unlink(path, done)).catch(() => {})
+    throw error
+  }
+}
+
+/** The owner first: the permissions are meant for the final one, and the group's for no other group. */
+async function giveAccess(descriptor: number, access: FileAccess & { readonly mode: number }): Promise<void> {
+  const made = fs.fstatSync(descriptor)
+  const { mode, uid = made.uid, gid = made.gid } = access
+  let isGroupSame = made.gid === gid
+  if (made.uid !== uid || !isGroupSame) {
+    isGroupSame = (await isPermitted((done) => fs.fchown(descriptor, uid, gid, done))) || isGroupSame
+    // Whoever may not give a file away may still give it to a group of its own.
+    isGroupSame ||= await isPermitted((done) => fs.fchown(descriptor, made.uid, gid, done))
+  }
+  const permissions = isGroupSame ? mode : mode & 0o707
+  if ((made.mode & 0o777) !== permissions) await isPermitted((done) => fs.fchmod(descriptor, permissions, done))
+}
+
+/**
+ * Makes a change of owner or permissions; false where the user or the file system may not have it (also: a user that
+ * this container does not know). The file then stays narrower than asked.
+ */
+async function isPermitted(change: (done: (error: Error | null) => void) => void): Promise<boolean> {
+  try {
+    await call<void>(change)
+    return true
+  } catch (error) {
+    if (['EPERM', 'EACCES', 'EINVAL', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemErrorCode(error) ?? '')) return false
+    throw error
+  }
 }
 
 function stat(path: string): Promise<FileStat> {
@@ -193,9 +254,9 @@ function loadKernelLock(): KernelLock {
 
 /** As numbers, the identities of two files may be rounded to one. */
 function toFileStat(stats: fs.BigIntStats): FileStat {
-  const { size, mode, dev: device, ino: inode, ctimeNs } = stats
-  const isDirectory = stats.isDirectory()
-  return { size: Number(size), isDirectory, mode: Number(mode), device, inode, changedMs: Number(ctimeNs) / 1e6 }
+  const { dev: device, ino: inode } = stats
+  const [size, mode, uid, gid] = [stats.size, stats.mode, stats.uid, stats.gid].map(Number) as [number, number, number, number]
+  return { size, isDirectory: stats.isDirectory(), mode, uid, gid, device, inode, changedMs: Number(stats.ctimeNs) / 1e6 }
 }
 
 /** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */

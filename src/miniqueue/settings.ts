@@ -62,7 +62,7 @@ export interface QueueCompactionOptions {
 }
 
 /** Options of the journal beneath. */
-export type QueueJournalOptions = Pick<StateJournalOptions<unknown>, 'maxBytesPerSegment' | 'lock'>
+export type QueueJournalOptions = Pick<StateJournalOptions<unknown>, 'maxBytesPerSegment' | 'lock' | 'mode'>
 
 /** Options of `enqueue`. */
 export interface EnqueueOptions {
@@ -166,7 +166,7 @@ export function queueSettings(options: unknown): QueueSettings {
     onError: callback('onError', onError),
     fileSystem: fileSystemOption(given['fileSystem']),
     state: {
-      journal: { ...nested('journal', given['journal'], ['maxBytesPerSegment', 'lock']), maxRecordBytes },
+      journal: { ...nested('journal', given['journal'], ['maxBytesPerSegment', 'lock', 'mode']), maxRecordBytes },
       snapshots: { keep: integer('keepSnapshots', keepSnapshots, { otherwise: 2 }) },
     },
   }

@@ -4,7 +4,7 @@ import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
-import { boolean, fields, integer } from '../options.ts'
+import { boolean, fields, integer, permissions } from '../options.ts'
 import { schemaOption } from '../schema.ts'
 
 /** Options of a `SnapStore`. */
@@ -28,7 +28,19 @@ export interface SnapStoreOptions<Input = unknown, Output = Input> extends FileS
    * schema's output for what was stored.
    */
   readonly schema?: StandardSchemaV1<Input, Output> | undefined
+  /**
+   * Permissions of new snapshots, exactly so whatever the umask: 0o600 keeps them to their owner. Windows has none.
+   *
+   * @default those of the newest snapshot, or 0o666 less the umask for the first; 0o600 to 0o777
+   */
+  readonly mode?: number | undefined
 }
+
+/**
+ * Names, among the options, a file whose permissions and owner new snapshots take. Inside the package only: a state
+ * gives that of its journal.
+ */
+export const modelFile: unique symbol = Symbol('modelFile')
 
 /** Options of `SnapStore.create`. */
 export interface CreateOptions {
@@ -67,18 +79,22 @@ export interface SnapStoreSettings {
   readonly codec: Codec | undefined
   readonly schema: StandardSchemaV1 | undefined
   readonly fileSystem: FileSystem
+  readonly mode: number | undefined
+  readonly modelFile: string | undefined
 }
 
 const defaultKeep = 2
 
 /** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
 export function snapStoreSettings(options: unknown): SnapStoreSettings {
-  const given = fields(options, ['keep', 'codec', 'schema', 'fileSystem'])
+  const given = fields(options, ['keep', 'codec', 'schema', 'mode', 'fileSystem'])
   return {
     keep: integer('keep', given['keep'], { otherwise: defaultKeep }),
     codec: codecOption(given['codec'], ['encode', 'decode']),
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),
+    mode: permissions('mode', given['mode']),
+    modelFile: (options as { readonly [modelFile]?: string } | undefined)?.[modelFile],
   }
 }
 

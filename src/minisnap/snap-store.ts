@@ -56,7 +56,7 @@ export class SnapStore<Output = unknown, Input = Output> {
     const settings = snapStoreSettings(options)
     this.keep = settings.keep
     this.#fs = settings.fileSystem
-    this.#files = new SnapshotDirectory(settings.fileSystem, resolve(filePath(directory, 'directory')))
+    this.#files = new SnapshotDirectory(resolve(filePath(directory, 'directory')), settings)
     this.#codec = new StateCodec(settings)
   }
 

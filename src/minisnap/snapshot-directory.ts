@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, renameIntoPlace } from '../fs/atomic-replace.ts'
 import { ensureDirectory, listIfPresent } from '../fs/directories.ts'
-import { type File, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
+import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
-import type { SnapshotInfo } from './snap-store-options.ts'
+import type { SnapshotInfo, SnapStoreSettings } from './snap-store-options.ts'
 import { isTemporary, sequenceOf, snapshotName } from './snapshot-names.ts'
 import type { SnapshotFile } from './snapshot-reader.ts'
 import { writeSnapshot } from './snapshot-writer.ts'
@@ -19,10 +19,14 @@ import { writeSnapshot } from './snapshot-writer.ts'
 export class SnapshotDirectory {
   readonly path: string
   readonly #fs: FileSystem
+  readonly #mode: number | undefined
+  readonly #modelFile: string | undefined
 
-  constructor(fs: FileSystem, path: string) {
-    this.#fs = fs
+  constructor(path: string, settings: Pick<SnapStoreSettings, 'fileSystem' | 'mode' | 'modelFile'>) {
     this.path = path
+    this.#fs = settings.fileSystem
+    this.#mode = settings.mode
+    this.#modelFile = settings.modelFile
   }
 
   /** Where the snapshot of a sequence number lies, or would. */
@@ -69,8 +73,11 @@ export class SnapshotDirectory {
       directory = await this.#fs.open(this.path, 'directory')
       // First, for it may free the space that is needed.
       await this.#sweep()
-      await renameIntoPlace(this.#fs, path, async (file) => {
-        bytes = await writeSnapshot(file, { texts, sequence })
+      await renameIntoPlace(this.#fs, path, {
+        access: await this.#access(),
+        write: async (file) => {
+          bytes = await writeSnapshot(file, { texts, sequence })
+        },
       })
       return { bytes, directory }
     } catch (error) {
@@ -127,6 +134,19 @@ export class SnapshotDirectory {
         await directory.close().catch(() => {})
       }
     })
+  }
+
+  /** Permissions and owner for a new snapshot: it is not to show more than what it stands for or beside. */
+  async #access(): Promise<FileAccess> {
+    const [newest] = newestFirst(await this.#names())
+    const model = this.#modelFile ?? (newest === undefined ? undefined : this.file(newest).path)
+    let found: FileAccess = {}
+    try {
+      if (model !== undefined) found = await this.#fs.stat(model)
+    } catch (error) {
+      if (!isNotFound(error)) throw error
+    }
+    return { ...found, mode: this.#mode ?? found.mode }
   }
 
   async #sweep(): Promise<void> {

@@ -88,7 +88,7 @@ export interface SnapshotOptions<State> extends AutomaticSnapshots {
 /** Options of the journal beneath, as `MiniStore.open` has them. */
 export type StateJournalOptions<Input> = Pick<
   OpenOptions<Input>,
-  'maxBytesPerSegment' | 'maxRecordBytes' | 'codec' | 'lock'
+  'maxBytesPerSegment' | 'maxRecordBytes' | 'codec' | 'lock' | 'mode'
 >
 
 /** Options of `StateManager.open`. */
@@ -184,7 +184,7 @@ function journalFields(value: unknown): Fields {
     const reason = 'it would delete mutations that no snapshot has; compact() deletes those that one has'
     throw new TypeError(`Expected no option \`maxSegments\` of \`journal\`: ${reason}`)
   }
-  return nested('journal', value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock'])
+  return nested('journal', value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'])
 }
 
 function nested(name: string, value: unknown, known: readonly string[]): Fields {

@@ -5,10 +5,11 @@ import PQueue from 'p-queue'
 import { addInContext, isThenable } from '../async.ts'
 import { MiniStoreError } from '../errors.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import { modelFile } from '../minisnap/snap-store-options.ts'
 import type { JournalEntry } from '../ministore/journal-stream.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import { RecordCodec, type SettledRecord } from '../ministore/record-codec.ts'
-import { fields, integer } from '../options.ts'
+import { type Fields, fields, integer } from '../options.ts'
 import { type ApplyOptions, expectedSequenceOf, foreignRecord, refuseConflict } from './apply-options.ts'
 import { compactState, type CompactionReport } from './compaction.ts'
 import type { DeepReadonly } from './deep-readonly.ts'
@@ -90,13 +91,16 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   ): Promise<StateManager<State, Mutation, Input>> {
     const settings = openSettings<State, Mutation>(options)
     const path = directoryPath(directory)
+    const journalPath = join(path, journalName)
     const found = new SnapStore<State>(path, settings.snapshots)
-    await refuseLostJournal(settings.journal.fileSystem, join(path, journalName), found)
-    const opened: unknown = await MiniStore.open(join(path, journalName), settings.journal)
+    await refuseLostJournal(settings.journal.fileSystem, journalPath, found)
+    const opened: unknown = await MiniStore.open(journalPath, settings.journal)
     const journal = opened as MiniStore<Mutation, Input>
     try {
       // Should the directory be replaced, no snapshot is written into the one that is there then.
-      const snapshots = new SnapStore<State>(path, { ...settings.snapshots, fileSystem: fileSystemOf(journal) })
+      const fileSystem = fileSystemOf(journal)
+      const snapshotOptions: Fields = { ...settings.snapshots, fileSystem, [modelFile]: journalPath }
+      const snapshots = new SnapStore<State>(path, snapshotOptions)
       const recovered = await recoverState(journal, snapshots, settings.definition)
       const recovery = { ...recovered.recovery, journal: journal.recovery }
       return new StateManager({ journal, snapshots, settings, recovered, recovery, path: journal.path })

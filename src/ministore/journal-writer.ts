@@ -191,9 +191,11 @@ export class JournalWriter {
 
   /** Writes the seal, unless there is one that says the same. */
   async #sealActive(): Promise<void> {
-    const { prefix } = this.#active
+    const { prefix, file } = this.#active
     if (this.#seal !== undefined && samePrefix(this.#seal, prefix)) return
-    if (await this.#guard('seal', writeSealIfRoom(this.#fs, this.files.seal, prefix))) this.#seal = prefix
+    const writing = async (): Promise<boolean> =>
+      writeSealIfRoom(this.#fs, this.files.seal, { prefix, access: await file.stat() })
+    if (await this.#guard('seal', writing())) this.#seal = prefix
   }
 
   async #write(lines: Buffer, records: number): Promise<void> {

@@ -1,7 +1,8 @@
 import { basename, dirname, join, resolve } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
-import { type FileSystem, irregularFile, isNotFound } from '../fs/file-system.ts'
+import { listIfPresent } from '../fs/directories.ts'
+import { type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound } from '../fs/file-system.ts'
 import { JournalFiles } from './journal-files.ts'
 
 /**
@@ -14,9 +15,25 @@ import { JournalFiles } from './journal-files.ts'
  */
 export async function locateJournal(fs: FileSystem, path: string): Promise<JournalFiles> {
   const files = await followLink(fs, path)
-  const irregular = await irregularAt(fs, files.path)
+  const found = await statIfPresent(fs, files.path)
+  const irregular = found && irregularFile(files.path, found)
   if (irregular !== undefined) throw irregular
   return files
+}
+
+/**
+ * Mode and owner for new files of a journal: those of its active segment, or of the newest sealed one where a crash has
+ * left no active one. Undefined for a new journal.
+ */
+export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<FileAccess | undefined> {
+  const active = await statIfPresent(fs, files.path)
+  if (active !== undefined) return active
+  let newest: { readonly name: string; readonly number: number } | undefined
+  for (const name of await listIfPresent(fs, files.directory)) {
+    const number = files.sealedNumber(name)
+    if (number !== undefined && number >= (newest?.number ?? 0)) newest = { name, number }
+  }
+  return newest && (await statIfPresent(fs, files.at(newest.name)))
 }
 
 async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
@@ -33,9 +50,9 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
   throw new MiniStoreError('ERR_MINISTORE_IO', `${absolute} is a symbolic link that leads nowhere`, { path: absolute })
 }
 
-async function irregularAt(fs: FileSystem, path: string): Promise<MiniStoreError | undefined> {
+async function statIfPresent(fs: FileSystem, path: string): Promise<FileStat | undefined> {
   try {
-    return irregularFile(path, await fs.stat(path))
+    return await fs.stat(path)
   } catch (error) {
     if (isNotFound(error)) return undefined
     throw error

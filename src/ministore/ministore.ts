@@ -12,7 +12,7 @@ import { recoverChannel, type RecoverTrace, traced } from './channels.ts'
 import type { JournalFiles } from './journal-files.ts'
 import type { JournalEntry, JournalStream } from './journal-stream.ts'
 import { JournalWriter } from './journal-writer.ts'
-import { locateJournal } from './locate.ts'
+import { accessOf, locateJournal } from './locate.ts'
 import { assertNamesUsable } from './name-check.ts'
 import { PoisoningError } from './next-segment.ts'
 import { RecordCodec } from './record-codec.ts'
@@ -106,7 +106,10 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     await assertNamesUsable(fs, files)
     await ensureDirectory(fs, files.directory)
     const holder: { writer?: JournalWriter } = {}
-    const lock = await WriterLock.acquire(fs, files.lock, { kernel: settings.lock, holder, journalPath: files.path })
+    const access = (await accessOf(fs, files)) ?? { mode: settings.mode }
+    const lock = await WriterLock.acquire(fs, files.lock, {
+      kernel: settings.lock, holder, journalPath: files.path, access,
+    })
     try {
       const context: RecoverTrace = { path: files.path }
       let journal!: RecoveredJournal

@@ -1,6 +1,6 @@
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
-import { type File, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
+import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import { formatHeader, type Header, parseHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
@@ -78,7 +78,7 @@ export async function releaseHeld(fs: FileSystem, files: JournalFiles, lock: Wri
 const maxAttempts = 10
 
 async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles | undefined> {
-  const made = await createIfMissing(fs, files.next)
+  const made = await createIfMissing(fs, files.next, lock.access)
   const next = await holdFile(fs, lock, files.next, made)
   if (next === undefined) return undefined
   let newest: HeldFiles['newest']
@@ -96,9 +96,9 @@ async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
 }
 
 /** The file, if it was this call that made it. */
-async function createIfMissing(fs: FileSystem, path: string): Promise<File | undefined> {
+async function createIfMissing(fs: FileSystem, path: string, access: FileAccess | undefined): Promise<File | undefined> {
   try {
-    return await fs.open(path, 'create')
+    return await fs.open(path, 'create', access)
   } catch (error) {
     if (systemErrorCode(error) === 'EEXIST') return undefined
     throw error
@@ -169,10 +169,15 @@ export function stillMoving({ path }: JournalFiles): MiniStoreError {
 }
 
 /** Makes `.next`, locked. Only for the writer who holds the active segment: what is there is a leftover. */
-async function makeNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<File> {
+async function makeNext(
+  fs: FileSystem,
+  files: JournalFiles,
+  lock: WriterLock,
+  access: FileAccess | undefined,
+): Promise<File> {
   for (let attempt = 1; ; attempt++) {
     await removeIfPresent(fs, files.next)
-    const file = await createIfMissing(fs, files.next)
+    const file = await createIfMissing(fs, files.next, access)
     if (file === undefined && attempt < maxAttempts) continue
     if (file === undefined) throw stillMoving(files)
     try {
@@ -198,10 +203,14 @@ async function makeNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
 export async function prepareNextSegment(
   fs: FileSystem,
   files: JournalFiles,
-  start: { readonly sequence: number; readonly previousCrc32: number | undefined },
+  start: {
+    readonly sequence: number
+    readonly previousCrc32: number | undefined
+    readonly access: FileAccess | undefined
+  },
   { lock, held }: { readonly lock: WriterLock; readonly held?: HeldFiles },
 ): Promise<ActiveSegment> {
-  const file = held?.next ?? (await makeNext(fs, files, lock))
+  const file = held?.next ?? (await makeNext(fs, files, lock, start.access))
   try {
     if (file === held?.next && !held.isNextNew) {
       // What a crash left is cut, durably, or it could come back among the new bytes.

@@ -127,7 +127,7 @@ async function restoreActive(
   // given to another file: else a crash could keep the second rename alone, which then replaces the segment.
   await fs.syncDirectory(files.directory)
   const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
-  const start = { sequence, previousCrc32: before?.prefix.crc32 }
+  const start = { sequence, previousCrc32: before?.prefix.crc32, access: lock.access }
   const active = await prepareNextSegment(fs, files, start, { lock, held })
   try {
     await fs.rename(files.next, files.path)

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path'
 
 import { removeIfPresent } from '../fs/atomic-replace.ts'
-import type { File, FileSystem } from '../fs/file-system.ts'
+import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
 import { copyRange, isCopyOfRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
 
@@ -13,12 +13,14 @@ import type { JournalFiles } from './journal-files.ts'
 export async function keepBroken(fs: FileSystem, files: JournalFiles, name: string): Promise<string> {
   const source = await fs.open(files.at(name), 'read')
   try {
-    const { size } = await source.stat()
+    const access = await source.stat()
+    const { size } = access
     const names = await fs.list(files.directory)
     for (let copy = 1; ; copy++) {
       const kept = `${name}.broken${copy === 1 ? '' : `-${copy}`}`
       if (!names.includes(kept)) {
-        await writeWhole(fs, files, kept, (target) => copyRange(source, target, { offset: 0, bytes: size }))
+        const write = (target: File): Promise<void> => copyRange(source, target, { offset: 0, bytes: size })
+        await writeWhole(fs, files, kept, { access, write })
         return kept
       }
       if (await holdsSame(fs, files.at(kept), source, size)) {
@@ -40,15 +42,15 @@ export async function writeWhole(
   fs: FileSystem,
   files: JournalFiles,
   name: string,
-  write: (target: File) => Promise<void>,
+  content: { readonly access: FileAccess; readonly write: (target: File) => Promise<void> },
 ): Promise<void> {
   const temporary = repairTemporary(files)
   const path = files.at(name)
   await removeIfPresent(fs, temporary)
   try {
-    const target = await fs.open(temporary, 'create')
+    const target = await fs.open(temporary, 'create', content.access)
     try {
-      await write(target)
+      await content.write(target)
       await target.sync()
     } finally {
       await target.close()

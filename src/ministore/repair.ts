@@ -1,10 +1,10 @@
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
-import type { FileSystem } from '../fs/file-system.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { JournalWriter } from './journal-writer.ts'
-import { locateJournal } from './locate.ts'
+import { accessOf, locateJournal } from './locate.ts'
 import { assertNamesUsable } from './name-check.ts'
 import { holdJournal, PoisoningError, releaseHeld } from './next-segment.ts'
 import { recoverJournal } from './recovery.ts'
@@ -56,7 +56,8 @@ export async function repairJournal(
   const { choice, check, confirm, signal } = options
   const files = await locateJournal(given, path)
   await assertNamesUsable(given, files)
-  const lock = await WriterLock.acquire(given, files.lock, { kernel: true, holder: {}, journalPath: files.path })
+  const access = await accessOf(given, files)
+  const lock = await WriterLock.acquire(given, files.lock, { kernel: true, holder: {}, journalPath: files.path, access })
   const fs = lock.fileSystem
   try {
     const plan = await planRepair(fs, files, choice, { check, signal })
@@ -128,7 +129,7 @@ async function rewrite(
   const { from, end, limit, prefix: planned } = segment
   const source = await fs.open(files.at(segment.source), 'read')
   try {
-    await writeWhole(fs, files, segment.source, async (target) => {
+    const write = async (target: File): Promise<void> => {
       const header = Buffer.from(segment.header)
       await writeFully(target, header, 0)
       let written = headerPrefix(header)
@@ -144,7 +145,8 @@ async function rewrite(
       throw new MiniStoreError('ERR_MINISTORE_IO', `${segment.source} reads differently than a moment ago`, {
         path: files.path,
       })
-    })
+    }
+    await writeWhole(fs, files, segment.source, { access: await source.stat(), write })
   } finally {
     await source.close()
   }

@@ -24,9 +24,10 @@ export async function rotateSegment(
   { from, number, lock }: { readonly from: ActiveSegment; readonly number: number; readonly lock: WriterLock },
 ): Promise<{ readonly sealed: Segment; readonly active: ActiveSegment }> {
   const { segment, prefix } = from
+  const access = await from.file.stat()
   if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))
   const sequence = segment.firstSequence + prefix.records
-  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: prefix.crc32 }, { lock })
+  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: prefix.crc32, access }, { lock })
   const name = files.sealedName(number)
   const sealed = { ...segment, number, name, path: files.at(name), bytes: prefix.bytes }
   try {

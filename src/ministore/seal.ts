@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib'
 
 import { replaceFile } from '../fs/atomic-replace.ts'
-import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { type FileAccess, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { formatCrc32, parseCrc32, type SegmentPrefix } from './segment-prefix.ts'
 
@@ -46,9 +46,13 @@ export async function readSeal(fs: FileSystem, sealPath: string): Promise<Segmen
  * Puts a seal in place, atomically and durably; false when there is no space for it. A full disk is no reason to fail:
  * a seal is an extra, and the older one, if there is any, stays true.
  */
-export async function writeSealIfRoom(fs: FileSystem, sealPath: string, prefix: SegmentPrefix): Promise<boolean> {
+export async function writeSealIfRoom(
+  fs: FileSystem,
+  sealPath: string,
+  { prefix, access }: { readonly prefix: SegmentPrefix; readonly access: FileAccess },
+): Promise<boolean> {
   try {
-    await replaceFile(fs, sealPath, Buffer.from(formatSeal(prefix)))
+    await replaceFile(fs, sealPath, { bytes: Buffer.from(formatSeal(prefix)), access })
     return true
   } catch (error) {
     if (isOutOfSpace(error)) return false

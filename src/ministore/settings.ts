@@ -6,7 +6,7 @@ import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
-import { boolean, type Fields, fields, integer, shown, signalOption } from '../options.ts'
+import { boolean, type Fields, fields, integer, permissions, shown, signalOption } from '../options.ts'
 import { schemaOption } from '../schema.ts'
 
 export type { Codec } from '../codec.ts'
@@ -42,6 +42,14 @@ export interface OpenOptions<Input = unknown, Output = Input> extends FileSystem
    * @default true
    */
   readonly lock?: boolean | undefined
+  /**
+   * Permissions of the files of a new journal, exactly so whatever the umask: 0o600 keeps it to its owner. A journal
+   * that is there keeps its own: each file that it gets takes those of the active segment, and its owner where that is
+   * permitted. Windows has no such permissions.
+   *
+   * @default 0o666 less the umask; 0o600 to 0o777
+   */
+  readonly mode?: number | undefined
 }
 
 /** The range and the manner of a replay. */
@@ -100,6 +108,7 @@ export interface WriterSettings {
   readonly maxSegments: number
   readonly maxRecordBytes: number
   readonly lock: boolean
+  readonly mode: number | undefined
   readonly codec: Codec | undefined
   readonly schema: StandardSchemaV1 | undefined
   readonly fileSystem: FileSystem
@@ -125,7 +134,7 @@ export interface ReadSettings extends StreamSettings {
 /** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
 export function writerSettings(options: unknown): WriterSettings {
   const given = fields(options, [
-    'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'fileSystem',
+    'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'mode', 'fileSystem',
   ])
   return {
     maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], {
@@ -141,6 +150,7 @@ export function writerSettings(options: unknown): WriterSettings {
       most: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], true),
+    mode: permissions('mode', given['mode']),
     codec: codecOption(given['codec'], ['encode', 'decode']),
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),

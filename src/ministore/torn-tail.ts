@@ -40,7 +40,8 @@ async function copyTailIfRoom(
   path: string,
 ): Promise<boolean> {
   try {
-    await renameIntoPlace(fs, path, (target) => copyRange(source, target, tail))
+    const access = await source.stat()
+    await renameIntoPlace(fs, path, { access, write: (target) => copyRange(source, target, tail) })
     await fs.syncDirectory(dirname(path))
     return true
   } catch (error) {

@@ -241,7 +241,7 @@ class CrashPlan {
       if (!(directory instanceof DirectoryNode)) throw new Error('A directory must come before what is in it')
       let node: Node | undefined = file === undefined ? disk.newDirectory() : copies.get(file)
       if (node === undefined && file !== undefined) {
-        node = disk.newFile(this.#outcomesOf(file).at(outcomes.get(file) ?? 0).content.fork())
+        node = disk.newFile(this.#outcomesOf(file).at(outcomes.get(file) ?? 0).content.fork(), file.access)
         copies.set(file, node)
       }
       if (node !== undefined) directory.record({ puts: name, node, fate: 'settled' })

@@ -1,4 +1,5 @@
 import { posix } from 'node:path'
+import type { FileAccess } from '../fs/file-system.ts'
 import { Bytes } from './bytes.ts'
 import { DirectoryNode, type Node } from './directory-node.ts'
 import { FileNode } from './file-node.ts'
@@ -17,8 +18,8 @@ export class Disk {
     this.#highestInode = highestInode
   }
 
-  newFile(content: Bytes = new Bytes()): FileNode {
-    return new FileNode(this.#freeInodes.pop() ?? ++this.#highestInode, content)
+  newFile(content: Bytes = new Bytes(), access?: FileAccess): FileNode {
+    return new FileNode(this.#freeInodes.pop() ?? ++this.#highestInode, content, access)
   }
 
   newDirectory(): DirectoryNode {

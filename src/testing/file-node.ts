@@ -1,3 +1,4 @@
+import type { FileAccess } from '../fs/file-system.ts'
 import type { Bytes } from './bytes.ts'
 import type { DirectoryNode } from './directory-node.ts'
 
@@ -29,9 +30,13 @@ export class FileNode {
   visible: Bytes
   durable: Bytes
   changes: FileChange[] = []
+  /** Not a change that a crash may undo: it is made with the file. */
+  readonly access: Required<FileAccess>
 
-  constructor(inode: number, content: Bytes) {
+  constructor(inode: number, content: Bytes, access: FileAccess = {}) {
     this.inode = inode
+    const { mode = 0o644, uid = 0, gid = 0 } = access
+    this.access = { mode: 0o100000 | (mode & 0o777), uid, gid }
     this.durable = content
     this.visible = content.fork()
   }
@@ -75,7 +80,7 @@ export class FileNode {
   }
 
   clone(): FileNode {
-    const copy = new FileNode(this.inode, this.durable.fork())
+    const copy = new FileNode(this.inode, this.durable.fork(), this.access)
     copy.visible = this.visible.fork()
     copy.name = this.name
     copy.changes = this.changes.map((change) => ({ ...change }))

@@ -1,5 +1,6 @@
 import { posix } from 'node:path'
-import type { OpenMode } from '../fs/file-system.ts'
+import type { FileAccess, OpenMode } from '../fs/file-system.ts'
+import { Bytes } from './bytes.ts'
 import { DirectoryNode, type Node } from './directory-node.ts'
 import type { Disk } from './disk.ts'
 import { FileNode } from './file-node.ts'
@@ -18,7 +19,7 @@ export interface NameChange {
 export function openName(
   disk: Disk,
   path: string,
-  options: { readonly mode: OpenMode; readonly readOnly: boolean },
+  options: { readonly mode: OpenMode; readonly access: FileAccess | undefined; readonly readOnly: boolean },
 ): { readonly file: FileNode; readonly createdIn: DirectoryNode | undefined } {
   const { mode, readOnly } = options
   const found = disk.find(path)
@@ -32,7 +33,7 @@ export function openName(
   }
   const directory = disk.getParent(path, 'open')
   if (readOnly) throw systemError('EROFS', 'open', { path })
-  const file = disk.newFile()
+  const file = disk.newFile(new Bytes(), options.access)
   directory.record({ puts: posix.basename(path), node: file, fate: 'pending' })
   return { file, createdIn: directory }
 }

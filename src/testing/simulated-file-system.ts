@@ -1,4 +1,4 @@
-import type { File, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'
+import type { File, FileAccess, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'
 import { Bytes } from './bytes.ts'
 import { crashDisk, crashDisks, type CrashOptions } from './crash-states.ts'
 import { DirectoryNode } from './directory-node.ts'
@@ -26,7 +26,9 @@ let devices = 0
  * Files stay readable after their name is gone, inode numbers are used again, locks belong to open files,
  * writes may be short, disks fill up. Errors have the shape of Node's.
  *
- * **Not modelled.** Symbolic and hard links, permissions and owners, times, renames between directories
+ * Files have the permissions and owner that they were created with, and nobody is refused for them.
+ *
+ * **Not modelled.** Symbolic and hard links, times, renames between directories
  * (`EXDEV`), writes of one file that reach the disk out of order, damage to what is durable (flip a bit with
  * `writeFile`), Windows paths.
  *
@@ -54,11 +56,11 @@ export class SimulatedFileSystem implements FileSystem {
 
   // The port
 
-  open(path: string, mode: OpenMode): Promise<File> {
+  open(path: string, mode: OpenMode, access?: FileAccess): Promise<File> {
     const changesDisk = mode === 'create' || mode === 'ensure'
     return this.#run({ operation: 'open', path, mode, syscall: 'open', changesDisk }, ({ path: at }) => {
       if (mode === 'directory') return new SimulatedDirectory(this.#disk.getDirectory(at, 'open'), this.#host)
-      const { file, createdIn } = openName(this.#disk, at, { mode, readOnly: this.readOnly })
+      const { file, createdIn } = openName(this.#disk, at, { mode, access, readOnly: this.readOnly })
       this.#watchers.changed(createdIn)
       return new SimulatedFile(file, { mode, host: this.#host })
     })
@@ -73,8 +75,8 @@ export class SimulatedFileSystem implements FileSystem {
     return this.#run({ operation: 'stat', path, syscall: 'stat', changesDisk: false }, ({ path: at }) => {
       const node = this.#disk.get(at, 'stat')
       const isDirectory = node instanceof DirectoryNode
-      const size = isDirectory ? 0 : node.visible.length
-      return { size, isDirectory, device: this.#device, inode: node.inode }
+      const facts = isDirectory ? { size: 0, mode: 0o040755, uid: 0, gid: 0 } : { size: node.visible.length, ...node.access }
+      return { ...facts, isDirectory, device: this.#device, inode: node.inode }
     })
   }
 

@@ -111,6 +111,7 @@ export class SimulatedFile implements File {
 
   stat(): Promise<FileStat> {
     return this.#run(this.#request('stat', { syscall: 'fstat' }), () => ({
+      ...this.node.access,
       size: this.node.visible.length,
       isDirectory: false,
       device: this.#host.device,

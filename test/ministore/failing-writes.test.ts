@@ -313,6 +313,7 @@ const FIRST_SEALED = `${PATH}.001`
 
 /** Every step of a rotation that may fail, in order. `nth` counts from the call of append on. */
 const steps: Step[] = [
+  { what: 'looking at the permissions', operation: 'stat', path: PATH, code: 'ERR_MINISTORE_IO' },
   { what: 'removing the seal', operation: 'unlink', path: SEAL, code: 'ERR_MINISTORE_IO' },
   {
     what: 'making that durable',

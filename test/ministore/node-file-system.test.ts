@@ -1,26 +1,56 @@
 import { execFileSync } from 'node:child_process'
 import type * as NodeFs from 'node:fs'
-import { rmSync } from 'node:fs'
-import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { type FSWatcher, rmSync, writeFileSync } from 'node:fs'
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-import { expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 
-import { nodeFileSystem } from '../../src/index.ts'
+import { type FileAccess, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { descriptorsIn } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** What happens between a look at a path and the call that follows it. */
-const race: { beforeOpen: (() => void) | undefined } = vi.hoisted(() => ({ beforeOpen: undefined }))
+/** What the port asks of Node, so that tests may see it, fail it, or do something before it. */
+const hooks: {
+  beforeOpen: (() => void) | undefined
+  /** By call: what it fails with. */
+  fails: Map<string, string>
+  /** Files with their permissions at the moment of each call that changes them. */
+  changes: string[]
+  watcher: FSWatcher | undefined
+} = vi.hoisted(() => ({ beforeOpen: undefined, fails: new Map(), changes: [], watcher: undefined }))
 
 vi.mock('node:fs', async (load) => {
   const actual = await load<typeof NodeFs>()
-  const open = (...words: Parameters<typeof actual.open>): void => {
-    race.beforeOpen?.()
-    race.beforeOpen = undefined
-    actual.open(...words)
+  const octal = (descriptor: number): string => (actual.fstatSync(descriptor).mode & 0o777).toString(8)
+  const failing = (call: string, done: (error: Error) => void): boolean => {
+    const code = hooks.fails.get(call)
+    if (code !== undefined) setImmediate(done, Object.assign(new Error(code), { code }))
+    return code !== undefined
   }
-  return { ...actual, open }
+  return {
+    ...actual,
+    open: (...words: Parameters<typeof actual.open>): void => {
+      const before = hooks.beforeOpen
+      hooks.beforeOpen = undefined
+      before?.()
+      actual.open(...words)
+    },
+    fchown: (...words: Parameters<typeof actual.fchown>): void => {
+      hooks.changes.push(`${octal(words[0])} chown ${words[1]}:${words[2]}`)
+      if (!failing('fchown', words[3])) actual.fchown(...words)
+    },
+    fchmod: (...words: Parameters<typeof actual.fchmod>): void => {
+      hooks.changes.push(`${octal(words[0])} chmod ${Number(words[1]).toString(8)}`)
+      if (!failing('fchmod', words[2])) actual.fchmod(...words)
+    },
+    watch: (...words: Parameters<typeof actual.watch>): FSWatcher => (hooks.watcher = actual.watch(...words)),
+  }
+})
+
+beforeEach(() => {
+  hooks.fails.clear()
+  hooks.changes = []
 })
 
 test('create refuses every name that is taken, a link that leads nowhere too, and leaves it as it is', async () => {
@@ -43,7 +73,7 @@ test.skipIf(process.platform === 'win32')(
     const path = join(directory, 'file')
     for (const mode of ['read', 'write', 'ensure'] as const) {
       await writeFile(path, '')
-      race.beforeOpen = () => {
+      hooks.beforeOpen = () => {
         rmSync(path)
         execFileSync('mkfifo', [path])
       }
@@ -56,3 +86,78 @@ test.skipIf(process.platform === 'win32')(
     expect(descriptorsIn(directory)).toBe(0)
   },
 )
+
+describe.skipIf(process.platform === 'win32')('a file made with the permissions and the owner of another', () => {
+  const me = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+  const other = { uid: me.uid, gid: me.gid + 1 }
+
+  /** Makes a file; gives its permissions. */
+  async function made(access: FileAccess): Promise<string> {
+    const path = join(await temporaryDirectory(), 'file')
+    const file = await nodeFileSystem.open(path, 'create', access)
+    const { mode = 0 } = await file.stat()
+    await file.close()
+    return (mode & 0o777).toString(8)
+  }
+
+  test('is its maker\'s alone until it has the owner, and never more open than it is to be', async () => {
+    await made({ mode: 0o100644, ...me })
+    expect(hooks.changes).toEqual(['600 chmod 644'])
+    hooks.changes = []
+    expect(await made({ mode: 0o400, ...me })).toBe('400')
+    expect(hooks.changes).toEqual([])
+  })
+
+  test.skipIf(me.uid !== 0)('gets the owner first, then the permissions', async () => {
+    expect(await made({ mode: 0o664, ...other })).toBe('664')
+    expect(hooks.changes).toEqual([`600 chown ${other.uid}:${other.gid}`, '600 chmod 664'])
+  })
+
+  test('lets no other group in where the group may not be set', async () => {
+    hooks.fails.set('fchown', 'EPERM')
+    expect(await made({ mode: 0o664, uid: me.uid + 1, gid: other.gid })).toBe('604')
+    // Giving it to the group alone was tried too.
+    expect(hooks.changes).toEqual([`600 chown ${me.uid + 1}:${other.gid}`, `600 chown ${me.uid}:${other.gid}`, '600 chmod 604'])
+  })
+
+  test('stays its maker\'s alone where a file system has no permissions to set', async () => {
+    hooks.fails.set('fchmod', 'EPERM')
+    expect(await made({ mode: 0o644, ...me })).toBe('600')
+  })
+
+  test('is removed again when an error leaves it half made', async () => {
+    const directory = await temporaryDirectory()
+    hooks.fails.set('fchmod', 'EIO')
+    const making = nodeFileSystem.open(join(directory, 'file'), 'create', { mode: 0o644 })
+    await expect(making).rejects.toMatchObject({ code: 'EIO' })
+    expect(await readdir(directory)).toEqual([])
+    expect(descriptorsIn(directory)).toBe(0)
+  })
+})
+
+test('ensure opens the file that another process makes at the same moment', async () => {
+  const path = join(await temporaryDirectory(), 'file')
+  // The first open finds nothing; what would make the file finds it made.
+  hooks.beforeOpen = () => {
+    hooks.beforeOpen = () => writeFileSync(path, 'theirs')
+  }
+  const file = await nodeFileSystem.open(path, 'ensure', { mode: 0o600 })
+  expect((await file.stat()).size).toBe(6)
+  await file.close()
+})
+
+test('an error of a directory watch ends the watch and nothing else: a follower looks by itself', async () => {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await using store = await MiniStore.open<number>(path)
+  await store.append(1)
+  // A file system of its own, as in another process.
+  const reader = MiniStore.stream<number>(path, { follow: true, fileSystem: { ...nodeFileSystem }, pollIntervalMs: 5 }).getReader()
+  expect((await reader.read()).value).toBe(1)
+  const next = reader.read()
+  await vi.waitFor(() => expect(hooks.watcher).toBeDefined())
+  // An emitter without a listener throws what it emits.
+  hooks.watcher?.emit('error', Object.assign(new Error('EPERM: operation not permitted, watch'), { code: 'EPERM' }))
+  await store.append(2)
+  expect((await next).value).toBe(2)
+  await reader.cancel()
+})

@@ -1,6 +1,6 @@
 import { readdirSync, readlinkSync } from 'node:fs'
 
-import { type File, type FileStat, type FileSystem, nodeFileSystem, type OpenMode } from '../../src/index.ts'
+import { type File, type FileAccess, type FileStat, type FileSystem, nodeFileSystem, type OpenMode } from '../../src/index.ts'
 import { turn } from './consume.ts'
 import { deferred } from './deferred.ts'
 
@@ -62,9 +62,9 @@ export class ObservedFileSystem implements FileSystem {
     return this.hook(call)
   }
 
-  open(path: string, mode: OpenMode): Promise<File> {
+  open(path: string, mode: OpenMode, access?: FileAccess): Promise<File> {
     return this.run({ operation: 'open', path }, async () => {
-      const file = await this.#inner.open(path, mode)
+      const file = await this.#inner.open(path, mode, access)
       this.opened++
       return new ObservedFile(this, file, path)
     })

@@ -169,7 +169,7 @@ export const defects: readonly Defect[] = [
         file: 'ministore/journal-writer.ts',
         find: '    try {\n      await file.dataSync()\n',
         by: `    try {
-      await writeSealIfRoom(this.#fs, this.files.seal, extendPrefix(prefix, lines, records))
+      await writeSealIfRoom(this.#fs, this.files.seal, { prefix: extendPrefix(prefix, lines, records), access: await file.stat() })
       await file.dataSync()
 `,
       },

@@ -72,7 +72,14 @@ function unlessSame(
 ): Uint8Array {
   const torn = garbage(bytes.length - at, { variant, random })
   const before = content.view().subarray(position + at, position + bytes.length)
-  for (const [index, byte] of before.entries()) if (byte === bytes[at + index]) torn[index] = byte
+  let isTorn = false
+  for (const [index, byte] of before.entries()) {
+    const isSame = byte === bytes[at + index]
+    // An older write may have left the line's end there without its beginning: it must not end what is garbage now.
+    const isFalseEnd = isTorn && byte === newline && variant === 'garbage'
+    if (isSame && !isFalseEnd) torn[index] = byte
+    isTorn ||= !isSame
+  }
   return torn
 }
 

@@ -119,6 +119,18 @@ describe('torn writes', () => {
     expect(torn[1]).not.toMatch(/^ab/)
   })
 
+  test('garbage: has no newline either where an older write, torn too, has left one there', async () => {
+    const files = new SimulatedFileSystem()
+    // As a write that lost its beginning leaves it; then it is written again.
+    files.writeFile('/a', '\0\0\0\0\0\0\0\0\n')
+    const file = await files.open('/a', 'write')
+    await file.write(Buffer.from('abcdefgh\n'), 0)
+    const [before, ...torn] = states(files, { tornVariants: ['garbage'] })
+    expect(before).toBe('a=\0\0\0\0\0\0\0\0\n')
+    expect(torn.length).toBeGreaterThan(4)
+    for (const text of torn) expect(text).toMatch(/^a=(abcdefgh\n|[^\n]+)$/)
+  })
+
   test('garbage-newline: the same, but the line seems whole', async () => {
     const torn = await tornStates('garbage-newline')
     // Garbage of one byte is the newline that belongs there.

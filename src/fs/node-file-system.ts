@@ -1,5 +1,6 @@
 import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
+import { setTimeout as delay } from 'node:timers/promises'
 
 import {
   type File, type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, type OpenMode, systemErrorCode,
@@ -44,11 +45,11 @@ export const nodeFileSystem: FileSystem = {
   rename: async (from, to) => {
     await assertRegular(from)
     await assertRegular(to)
-    await call<void>((done) => fs.rename(from, to, done))
+    await persistently(() => call<void>((done) => fs.rename(from, to, done)))
   },
   unlink: async (path) => {
     await assertRegular(path)
-    await call<void>((done) => fs.unlink(path, done))
+    await persistently(() => call<void>((done) => fs.unlink(path, done)))
   },
   makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
   syncDirectory: async (path) => {
@@ -191,6 +192,33 @@ async function isPermitted(change: (done: (error: Error | null) => void) => void
   } catch (error) {
     if (['EPERM', 'EACCES', 'EINVAL', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemErrorCode(error) ?? '')) return false
     throw error
+  }
+}
+
+const longestRetryMs = 2000
+
+/**
+ * Repeats a change of names that Windows refuses while a virus scanner or an indexer has the file open, with growing
+ * pauses, as graceful-fs does; mostly it works within some milliseconds. A refused change has changed nothing. The last
+ * error counts. Elsewhere these errors stay as they are, so nothing is repeated.
+ *
+ * @param machine replaces platform and clock in tests.
+ */
+export async function persistently<T>(
+  change: () => Promise<T>,
+  machine: { readonly platform: string; readonly sleep: (ms: number) => Promise<unknown> } = {
+    platform: process.platform,
+    sleep: delay,
+  },
+): Promise<T> {
+  for (let pauseMs = 10, waitedMs = 0; ; waitedMs += pauseMs, pauseMs = Math.min(2 * pauseMs, 200)) {
+    try {
+      return await change()
+    } catch (error) {
+      const isOfTheMoment = ['EPERM', 'EACCES', 'EBUSY'].includes(systemErrorCode(error) ?? '')
+      if (machine.platform !== 'win32' || !isOfTheMoment || waitedMs >= longestRetryMs) throw error
+      await machine.sleep(pauseMs)
+    }
   }
 }
 

@@ -4,8 +4,9 @@ import { type FSWatcher, rmSync, writeFileSync } from 'node:fs'
 import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-import { beforeEach, describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 
+import { persistently } from '../../src/fs/node-file-system.ts'
 import { type FileAccess, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { descriptorsIn } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -17,8 +18,10 @@ const hooks: {
   fails: Map<string, string>
   /** Files with their permissions at the moment of each call that changes them. */
   changes: string[]
+  /** Calls that change names. */
+  calls: string[]
   watcher: FSWatcher | undefined
-} = vi.hoisted(() => ({ beforeOpen: undefined, fails: new Map(), changes: [], watcher: undefined }))
+} = vi.hoisted(() => ({ beforeOpen: undefined, fails: new Map(), changes: [], calls: [], watcher: undefined }))
 
 vi.mock('node:fs', async (load) => {
   const actual = await load<typeof NodeFs>()
@@ -44,6 +47,14 @@ vi.mock('node:fs', async (load) => {
       hooks.changes.push(`${octal(words[0])} chmod ${Number(words[1]).toString(8)}`)
       if (!failing('fchmod', words[2])) actual.fchmod(...words)
     },
+    rename: (...words: Parameters<typeof actual.rename>): void => {
+      hooks.calls.push('rename')
+      if (!failing('rename', words[2])) actual.rename(...words)
+    },
+    unlink: (...words: Parameters<typeof actual.unlink>): void => {
+      hooks.calls.push('unlink')
+      if (!failing('unlink', words[1])) actual.unlink(...words)
+    },
     watch: (...words: Parameters<typeof actual.watch>): FSWatcher => (hooks.watcher = actual.watch(...words)),
   }
 })
@@ -51,6 +62,7 @@ vi.mock('node:fs', async (load) => {
 beforeEach(() => {
   hooks.fails.clear()
   hooks.changes = []
+  hooks.calls = []
 })
 
 test('create refuses every name that is taken, a link that leads nowhere too, and leaves it as it is', async () => {
@@ -160,4 +172,52 @@ test('an error of a directory watch ends the watch and nothing else: a follower 
   await store.append(2)
   expect((await next).value).toBe(2)
   await reader.cancel()
+})
+
+describe('a change of names that the system refuses for a moment', () => {
+  /** Runs a change that is refused so many times, on a machine whose pauses are told instead of waited for. */
+  async function outcome(refusals: number, code: string, platform: string) {
+    const pauses: number[] = []
+    let tries = 0
+    const change = (): Promise<string> => {
+      tries += 1
+      return tries > refusals ? Promise.resolve('done') : Promise.reject(Object.assign(new Error(code), { code }))
+    }
+    const sleep = (ms: number): Promise<void> => {
+      pauses.push(ms)
+      return Promise.resolve()
+    }
+    const result = await persistently(change, { platform, sleep }).catch((error: unknown) => (error as { code: string }).code)
+    return { result, tries, pauses, waitedMs: pauses.reduce((sum, pause) => sum + pause, 0) }
+  }
+
+  test.each(['EPERM', 'EACCES', 'EBUSY'])('is tried again on Windows after %s, with growing pauses', async (code) => {
+    expect(await outcome(3, code, 'win32')).toMatchObject({ result: 'done', tries: 4, pauses: [10, 20, 40] })
+  })
+
+  test('is given up after about two seconds, with the error that it had', async () => {
+    const { result, tries, waitedMs } = await outcome(Number.POSITIVE_INFINITY, 'EPERM', 'win32')
+    expect(result).toBe('EPERM')
+    expect(waitedMs).toBeGreaterThanOrEqual(2000)
+    expect(waitedMs).toBeLessThan(2500)
+    expect(tries).toBeLessThan(20)
+  })
+
+  test('is not tried again for another error, nor on another platform', async () => {
+    expect(await outcome(1, 'ENOENT', 'win32')).toMatchObject({ result: 'ENOENT', tries: 1, pauses: [] })
+    expect(await outcome(1, 'EPERM', 'linux')).toMatchObject({ result: 'EPERM', tries: 1, pauses: [] })
+  })
+
+  test.each(['rename', 'unlink'] as const)('is every %s of the port', async (name) => {
+    const path = join(await temporaryDirectory(), 'file')
+    await writeFile(path, '')
+    const platform = vi.spyOn(process, 'platform', 'get').mockReturnValue('win32')
+    onTestFinished(() => platform.mockRestore())
+    hooks.fails.set(name, 'EBUSY')
+    const changing = name === 'rename' ? nodeFileSystem.rename(path, `${path}2`) : nodeFileSystem.unlink(path)
+    await vi.waitFor(() => expect(hooks.calls.length).toBeGreaterThan(1))
+    hooks.fails.clear()
+    await changing
+    await expect(nodeFileSystem.stat(path)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
 })

@@ -82,6 +82,25 @@ describe('compaction', () => {
     await queue.close()
   })
 
+  test('that failed puts off none once another one has succeeded', async () => {
+    const opened = await openQueue({ compaction: { minBytes: 1000, ratio: 1 } })
+    const { queue, files } = opened
+    const rounds = async (count: number): Promise<void> => {
+      for (let n = 0; n < count; n++) {
+        await queue.enqueue('x'.repeat(50))
+        await (await receiveOne(queue)).ack()
+      }
+    }
+    const full = files.failOn({ operation: 'write', path: /snapshot/, times: 'always' }, 'ENOSPC')
+    await rounds(60)
+    full.remove()
+    const { sequence } = await queue.compact()
+    // About 210 bytes each time round: far less than the journal had.
+    await rounds(10)
+    expect(snapshotsIn(opened).at(-1)).not.toBe(`snapshot-${sequence}.json`)
+    await queue.close()
+  })
+
   test('is not put off for ever by a process that dies often', async () => {
     let opened = await openQueue({ compaction })
     for (let life = 0; life < 20; life++) {

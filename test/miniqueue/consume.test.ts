@@ -364,6 +364,7 @@ describe('leaving answers at once and takes no message along', { timeout: 2000 }
     const second = stream.getReader()
     expect((await second.read()).value).toMatchObject({ payload: 'c', attempt: 1 })
     const waiting = second.read()
+    await turn()
     reader.releaseLock()
     await opened.queue.enqueue('d')
     expect((await waiting).value).toMatchObject({ payload: 'd', attempt: 1 })

@@ -116,6 +116,7 @@ describe('open', () => {
     ['has no wall clock', () => ({ wallMs: noClock }), broken],
     ['has no monotonic clock', () => ({ monotonicMs: noClock }), broken],
     ['gives times that are none', () => ({ wallMs: () => Number.NaN }), { message: 'Expected `clock.wallMs` to give milliseconds, got `NaN` (number)' }],
+    ['gives times that no date can be', () => ({ wallMs: () => 8.7e15 }), { message: 'Expected `clock.wallMs` to give milliseconds, got `8700000000000000` (number)' }],
     ['gives no times', () => ({ monotonicMs: () => 'noon' as never }), { message: 'Expected `clock.monotonicMs` to give milliseconds, got `"noon"` (string)' }],
     ['fails when it is asked again', (clock) => {
       let asked = 0
@@ -135,6 +136,20 @@ describe('open', () => {
     const again = await openQueue({ files, clock, maxAttempts: 2 })
     expect([...countsOf(again.queue), clock.timers]).toEqual([2, 0, 0, 0, 0])
     await again.queue.close()
+  })
+
+  test('leaves no timer when the burial of what was tried too often cannot be known to be written', async () => {
+    const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
+    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+    await receiveOne(queue)
+    await queue.close()
+    const stop = files.onOperation(({ operation, path }) => {
+      if (operation === 'write' && path === journalFile) files.failOn({ operation: 'dataSync', path }, 'EIO')
+    })
+    expect(await codeOf(openQueue({ files, clock, maxAttempts: 1 }))).toBe('ERR_MINISTORE_OUTCOME_UNKNOWN')
+    stop()
+    expect(clock.timers).toBe(0)
+    await (await openQueue({ files, clock, maxAttempts: 2 })).queue.close()
   })
 
   test.each(['', 5, undefined])('refuses %o for a directory', async (path) => {

@@ -240,3 +240,16 @@ async function rejectionOf(promise: Promise<unknown>): Promise<MiniStoreError> {
   if (thrown instanceof MiniStoreError) return thrown
   throw new Error(`Expected a MiniStoreError, got ${String(thrown)}`)
 }
+
+test('removes the oldest first, so that what a failure leaves are the newest', async () => {
+  const files = new SimulatedFileSystem()
+  const many = new SnapStore<number>('/order', { keep: 4, fileSystem: files })
+  for (const sequence of [1, 2, 3, 4]) await many.create(sequence, sequence)
+  const removed: string[] = []
+  files.onOperation(({ operation, path }) => operation === 'unlink' && !path.endsWith('.tmp') && removed.push(path))
+  files.failOn({ operation: 'unlink', path: '/order/snapshot-3.json' }, 'EIO')
+  const few = new SnapStore<number>('/order', { keep: 1, fileSystem: files })
+  await expect(few.create(5, 5)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+  expect(removed).toEqual([1, 2, 3].map((sequence) => `/order/snapshot-${sequence}.json`))
+  expect((await few.list()).map(({ sequence }) => sequence)).toEqual([5, 4, 3])
+})

@@ -365,6 +365,24 @@ describe('the size of a record', () => {
     },
   )
 
+  test('is counted in bytes where a character has three, and nothing but characters is short', async () => {
+    const { store } = await openStore({ maxRecordBytes: 10 })
+    await expect(store.append('€€€')).rejects.toMatchObject({ code: 'ERR_MINISTORE_RECORD_TOO_LARGE', message: /got one of 11$/ })
+    expect(await store.append('€€')).toBe(1)
+  })
+
+  test('may be such that those of one appendAll are many mebibytes: each is written once', async () => {
+    const { store, path } = await openStore()
+    const records = Array.from({ length: 7 }, (_, n) => String(n).repeat(600 * 1024))
+    expect(await store.appendAll(records)).toEqual({ first: 1, last: 7 })
+    expect(await store.appendAll(['after'])).toEqual({ first: 8, last: 8 })
+    expect((await store.replay()).map((record) => String(record).slice(0, 5))).toEqual([
+      '00000', '11111', '22222', '33333', '44444', '55555', '66666', 'after',
+    ])
+    await store.close()
+    expect(await MiniStore.replay(path)).toHaveLength(8)
+  })
+
   test('is held against the limit for each record of appendAll, not for their sum', async () => {
     const { store } = await openStore({ maxRecordBytes: 5 })
     expect(await store.appendAll(['abc', 'def', 'ghi'])).toEqual({ first: 1, last: 3 })

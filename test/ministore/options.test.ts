@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { MiniStore, MiniStoreError } from '../../src/index.ts'
+import { nearest, shown } from '../../src/options.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 /** Takes options and a path, and makes whatever they are for; throws or rejects when they are refused. */
@@ -425,4 +426,14 @@ describe('a closed store', () => {
     await expectClosed(() => store.truncateBefore(-1))
     await expectClosed(() => store.stream({ from: -1 }))
   })
+})
+
+test('a name is taken for one that differs in two letters, and for none that differs in three', () => {
+  expect(nearest('lacks', ['lock', 'codec'])).toBe('lock')
+  expect(nearest('bicks', ['lock', 'codec'])).toBeUndefined()
+  expect(nearest('LOCK', ['locks', 'lock'])).toBe('lock')
+})
+
+test('a long text is shown by its first sixty characters', () => {
+  expect(shown('x'.repeat(61))).toBe(`\`"${'x'.repeat(60)}"\` (string)`)
 })

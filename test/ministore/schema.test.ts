@@ -8,6 +8,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import * as z from 'zod'
 
 import { MiniStore, type MiniStoreError } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 /** What goes in: dates as texts, a role that may be missing. */
@@ -414,4 +415,20 @@ describe('an asynchronous schema', () => {
     expect(error).toBeUndefined()
     expect(items.map(({ name }) => name)).toEqual(records.map(({ name }) => name))
   })
+})
+
+test('an issue without a path has no place in the message, one with a path has', async () => {
+  const messages: string[] = []
+  for (const path of [undefined, [], ['a', { key: 'b' }, 0, Symbol('c')]]) {
+    const validate = (): StandardSchemaV1.FailureResult => ({ issues: [path === undefined ? { message: 'no' } : { message: 'no', path }] })
+    const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
+    await using store = await MiniStore.open('/journal.jsonl', { schema, fileSystem: new SimulatedFileSystem() })
+    const error: unknown = await store.append('a').catch((thrown: unknown) => thrown)
+    messages.push((error as Error).message)
+  }
+  expect(messages).toEqual([
+    'The record fails the schema: no',
+    'The record fails the schema: no',
+    'The record fails the schema: no at a.b.0.Symbol(c)',
+  ])
 })

@@ -169,9 +169,8 @@ export class JournalCursor<T> {
     for (const damage of damages) await this.#raise(damage)
     const seen = this.#view?.segments.at(-1)
     if (seen !== undefined && view.segments.length === 0) await this.#raise(deleted(path, seen))
-    for (const known of [this.#reader?.segment, this.#tail?.segment]) {
-      if (known !== undefined && isReplaced(view, known)) throw replaced(path, known, this.#settings)
-    }
+    const end = this.#tail?.segment
+    if (end !== undefined && isReplaced(view, end)) throw replaced(path, end, this.#settings)
     if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
     this.#view = view
     return view
@@ -246,7 +245,7 @@ export class JournalCursor<T> {
   /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
     const { path } = this.#source
-    const next = this.#after(reader) ?? (await this.#look(), this.#after(reader))
+    const next = this.#after(reader)
     if (reader.hasRest) await this.#raise(unendedLine(path, reader))
     const { previousCrc32 } = next?.header ?? {}
     if (previousCrc32 !== undefined && previousCrc32 !== reader.crc32) {

@@ -584,6 +584,36 @@ describe('a follower by path', () => {
     expect(await next).toMatchObject({ value: 4 })
   })
 
+  test('notices half a line that became another of the same length, at a time that the clock does not tell apart', async () => {
+    class OneTime extends ObservedFileSystem {
+      override async stat(path: string): Promise<FileStat> {
+        return { ...(await super.stat(path)), changedMs: 7 }
+      }
+
+      override async open(...parameters: Parameters<ObservedFileSystem['open']>): ReturnType<ObservedFileSystem['open']> {
+        const file = await super.open(...parameters)
+        const stat = file.stat.bind(file)
+        return Object.assign(file, { stat: async () => ({ ...(await stat()), changedMs: 7 }) })
+      }
+    }
+    const path = await journalPath()
+    await writeJournal(path, [['first']])
+    const looks = { count: 0 }
+    const fs = new OneTime(({ operation, path: file }) => {
+      if (operation === 'stat' && file === path) looks.count++
+    })
+    const live = MiniStore.stream<string>(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
+    expect(await take(live, 1)).toEqual(['first'])
+    const next = live.next()
+    await appendFile(path, '"half')
+    const { count } = looks
+    while (looks.count < count + 5) await turn()
+    const content = await readFile(path)
+    await writeFile(path, Buffer.concat([content.subarray(0, -5), Buffer.from('"ab"\n')]), { flag: 'r+' })
+    expect((await next).value).toBe('ab')
+    await live.return()
+  })
+
   test('notices a journal that went on in files of the same inode and size', async () => {
     // A file system may use the inode of a deleted file again: here every file has the same one.
     class OneInode extends ObservedFileSystem {

@@ -814,8 +814,8 @@ describe('the end of a stream', () => {
     await store.append(1)
     await store.rotate()
     await store.truncateBefore(2)
-    const below = store.stream({ to: 1 })
     await store.append(2)
+    const below = store.stream({ to: 1 })
     await store.rotate()
     await store.truncateBefore(3)
     expect(await collect(below)).toEqual([])
@@ -1540,7 +1540,8 @@ describe('memory', () => {
       )
       expect(measured.records).toBe(count)
       expect(measured.samples).toBeGreaterThan(50)
-      expect(measured.growth).toBeLessThan(32 * 1024 * 1024)
+      // What is held from one block to the next makes V8 take twice as much.
+      expect(measured.growth).toBeLessThan(24 * 1024 * 1024)
     }
   }, 120_000)
 })

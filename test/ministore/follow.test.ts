@@ -753,6 +753,7 @@ describe('a process whose only work is a follower that waits', () => {
     const output = text(child.stdout)
     await Promise.race([once(child.stdout, 'readable'), exited])
     // A word on its standard input lets it go on; without a reference it does not keep the process alive.
+    child.stdin.on('error', () => {}) // One that was to end by itself may have ended already.
     child.stdin.end('go on')
     const [code] = await exited
     return { output: await output, code }

@@ -542,6 +542,33 @@ describe('a follower by path', () => {
     await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
   })
 
+  test('asks no more than how its file stands while nothing changes, and leaves no listener behind', async () => {
+    const path = await journalPath()
+    await writeJournal(path, [[1]])
+    const calls = new Map<string, number>()
+    const fs = new ObservedFileSystem(({ operation }) => {
+      calls.set(operation, (calls.get(operation) ?? 0) + 1)
+    })
+    const add = vi.spyOn(AbortSignal.prototype, 'addEventListener')
+    onTestFinished(() => add.mockRestore())
+    const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 1, fileSystem: fs }).values()
+    expect(await take(live, 1)).toEqual([1])
+    const next = live.next()
+    await appendFile(path, '2\n')
+    expect((await next).value).toBe(2)
+    const later = live.next()
+    expect(await stateOf(later)).toBe('pending')
+    calls.clear()
+    while ((calls.get('stat') ?? 0) < 40) await turn()
+    calls.delete('stat')
+    calls.delete('realPath')
+    expect([...calls]).toEqual([])
+    const counts = [...new Set(add.mock.contexts as AbortSignal[])].map((signal) => getEventListeners(signal, 'abort').length)
+    expect(Math.max(...counts)).toBeLessThanOrEqual(1)
+    expect(counts.filter((count) => count > 0).length).toBeLessThanOrEqual(2)
+    await live.return()
+  })
+
   test('ends with an error when its only segment was deleted and made anew', async () => {
     const path = await journalPath()
     await writeJournal(path, [[1, 2]])

@@ -295,6 +295,20 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expect(iterated.locked).toBe(false)
   })
 
+  test('aborted and then left tells only who reads on, not who leaves', async () => {
+    const { stream, untilNothingOpen } = await watched(kind)
+    const abort = new AbortController()
+    const left = stream({ signal: abort.signal })
+    const iterator = left.values()
+    expect(await take(iterator, 1)).toHaveLength(1)
+    abort.abort(new Error('enough'))
+    expect(await iterator.return()).toEqual({ done: true, value: undefined })
+    expect(await iterator.next()).toEqual({ done: true, value: undefined })
+    expect(left.locked).toBe(false)
+    await expect(left.getReader().read()).rejects.toThrow('enough')
+    await untilNothingOpen()
+  })
+
   test('aborted in the body of the loop gives no further record', async () => {
     const { stream, untilNothingOpen } = await watched(kind)
     const abort = new AbortController()
@@ -1276,12 +1290,13 @@ describe('damage', () => {
   test('what salvage throws ends the stream', async () => {
     const { path } = await damagedLine(0, 3, '{"b":')
     const fs = new ObservedFileSystem()
+    const reason = new Error('too much damage')
     const salvage = (): void => {
-      throw new Error('too much damage')
+      throw reason
     }
     const { items, error } = await outcomeOf(MiniStore.stream(path, { fileSystem: fs, salvage }))
     expect(items).toEqual([good[0]])
-    expect((error as Error).message).toContain('too much damage')
+    expect(error).toBe(reason)
     expect(fs.openFiles).toBe(0)
   })
 })
@@ -1341,6 +1356,59 @@ describe('what salvage returns', () => {
     const salvage = (): unknown => new Promise(() => setImmediate(() => abort.abort('enough')))
     const { items, error } = await outcomeOf(MiniStore.stream(path, { salvage, signal: abort.signal }))
     expect({ items, error }).toEqual({ items: [1], error: 'enough' })
+  })
+})
+
+describe('what is left out of a replay', () => {
+  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+  const pathOf = async (...lines: string[]): Promise<string> => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeSegment(path, header, lines)
+    return path
+  }
+
+  test('is also the damage right behind its end', async () => {
+    const path = await pathOf('1', '2', '{', '4')
+    expect(await MiniStore.replay(path, { to: 2 })).toEqual([1, 2])
+    expect(await outcomeOf(MiniStore.stream(path, { to: 3 }))).toMatchObject({
+      items: [1, 2],
+      error: { code: 'ERR_MINISTORE_CORRUPT', sequence: 3 },
+    })
+  })
+
+  test('is told in its place with an asynchronous schema too, whichever of the two finds fault', async () => {
+    const path = await pathOf('1', '{', '3', '-4', '5', '{')
+    const schema: StandardSchemaV1 = {
+      '~standard': {
+        version: 1,
+        vendor: 'test',
+        validate: async (value) => {
+          // The later a record, the earlier its answer: a refusal must not count as unhandled until its turn comes.
+          for (let turns = 5 - Math.abs(value as number); turns > 0; turns--) await turn()
+          return (value as number) > 0 ? { value } : { issues: [{ message: 'negative' }] }
+        },
+      },
+    }
+    const order: unknown[] = []
+    const salvage = ({ sequence, code }: MiniStoreError): void => void order.push([sequence, code])
+    for await (const { sequence, record } of MiniStore.entries(path, { schema, salvage })) order.push([sequence, record])
+    expect(order).toEqual([
+      [1, 1],
+      [2, 'ERR_MINISTORE_CORRUPT'],
+      [3, 3],
+      [4, 'ERR_MINISTORE_SCHEMA'],
+      [5, 5],
+      [6, 'ERR_MINISTORE_CORRUPT'],
+    ])
+  })
+
+  test('is never the end of a sealed segment without a line feed, though it is the last there is', async () => {
+    const path = await journalOf([1, 2], [])
+    await rm(path)
+    await rm(`${path}.seal`, { force: true })
+    await editFile(`${path}.001`, (content) => content.subarray(0, -1))
+    const error = { code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl.001', sequence: 2 }
+    expect(await outcomeOf(MiniStore.stream(path))).toMatchObject({ items: [1], error })
   })
 })
 

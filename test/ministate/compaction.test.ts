@@ -341,6 +341,21 @@ describe('snapshots.everyMutations', () => {
     await again.manager.close()
   })
 
+  test('whose name may not last is written anew when it is asked for again, though one of its number is there', async () => {
+    const { files, manager } = await openSums()
+    await addOnes(manager, 1)
+    const { path } = await manager.createSnapshot()
+    await files.unlink(path)
+    // The second: the first is that of the directory's own name.
+    files.failOn({ operation: 'syncDirectory', nth: 2 }, 'EIO')
+    expect(await errorOf(manager.createSnapshot())).toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+    files.clearFaults()
+    const changes = changesOf(files)
+    await manager.createSnapshot()
+    expect(changes).toContain(`syncDirectory ${directory}`)
+    await manager.close()
+  })
+
   test('is not made without being asked for', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 50)

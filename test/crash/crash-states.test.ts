@@ -146,7 +146,11 @@ describe('the suite', () => {
     if (lie === 'syncDirectory') files.syncDirectory = () => Promise.resolve()
     else {
       const open = files.open.bind(files)
-      files.open = async (path, mode) => Object.assign(await open(path, mode), { [lie]: () => Promise.resolve() })
+      files.open = async (path, mode) => {
+        const file = await open(path, mode)
+        // That of a directory is syncDirectory.
+        return mode === 'directory' ? file : Object.assign(file, { [lie]: () => Promise.resolve() })
+      }
     }
     const deaf = journalWorkload(`a disk that is deaf to ${lie}`, async (model) => {
       const store = await model.open(files)

@@ -57,7 +57,11 @@ describe('the suite', () => {
     if (lie === 'syncDirectory') files.syncDirectory = () => Promise.resolve()
     else {
       const open = files.open.bind(files)
-      files.open = async (path, mode) => Object.assign(await open(path, mode), { sync: () => Promise.resolve() })
+      files.open = async (path, mode) => {
+        const file = await open(path, mode)
+        // That of a directory is syncDirectory.
+        return mode === 'directory' ? file : Object.assign(file, { sync: () => Promise.resolve() })
+      }
     }
     const deaf = snapWorkload(`a disk that is deaf to ${lie}`, async (model) => {
       const store = model.open(files, 1)

@@ -1,6 +1,6 @@
 import { MiniStoreError } from '../errors.ts'
 import { writeFully } from './atomic-replace.ts'
-import type { File } from './file-system.ts'
+import { type File, type FileSystem, isNotFound } from './file-system.ts'
 
 /** No chunk of {@link readRange} is larger. */
 export const rangeChunkBytes: number = 256 * 1024
@@ -35,20 +35,36 @@ export async function copyRange(
 
 const zeros = Buffer.alloc(rangeChunkBytes)
 
-/** Whether a file holds exactly the bytes of a part of another one. */
+/** Whether the file at a path holds exactly the bytes of a part of another one; a link that leads nowhere does not. */
 export async function isCopyOfRange(
-  copy: File,
+  fs: FileSystem,
+  path: string,
   source: File,
   range: { readonly offset: number; readonly bytes: number },
 ): Promise<boolean> {
-  if ((await copy.stat()).size !== range.bytes) return false
-  const buffer = Buffer.alloc(Math.min(rangeChunkBytes, range.bytes))
-  for await (const { bytes, position } of readRange(source, range)) {
-    const other = buffer.subarray(0, bytes.length)
-    await readFully(copy, other, position)
-    if (!other.equals(bytes)) return false
+  const copy = await openIfPresent(fs, path)
+  if (copy === undefined) return false
+  try {
+    if ((await copy.stat()).size !== range.bytes) return false
+    const buffer = Buffer.alloc(Math.min(rangeChunkBytes, range.bytes))
+    for await (const { bytes, position } of readRange(source, range)) {
+      const other = buffer.subarray(0, bytes.length)
+      await readFully(copy, other, position)
+      if (!other.equals(bytes)) return false
+    }
+    return true
+  } finally {
+    await copy.close()
   }
-  return true
+}
+
+async function openIfPresent(fs: FileSystem, path: string): Promise<File | undefined> {
+  try {
+    return await fs.open(path, 'read')
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
 }
 
 /** Fills a buffer from a file. */

@@ -23,7 +23,7 @@ export async function keepBroken(fs: FileSystem, files: JournalFiles, name: stri
         await writeWhole(fs, files, kept, { access, write })
         return kept
       }
-      if (await holdsSame(fs, files.at(kept), source, size)) {
+      if (await isCopyOfRange(fs, files.at(kept), source, { offset: 0, bytes: size })) {
         // Its name may not be durable yet.
         await fs.syncDirectory(files.directory)
         return kept
@@ -67,13 +67,4 @@ export async function writeWhole(
 /** Where a repair makes a file before it gets its name. */
 export function repairTemporary(files: JournalFiles): string {
   return `${files.path}.repair.tmp`
-}
-
-async function holdsSame(fs: FileSystem, path: string, source: File, size: number): Promise<boolean> {
-  const kept = await fs.open(path, 'read')
-  try {
-    return await isCopyOfRange(kept, source, { offset: 0, bytes: size })
-  } finally {
-    await kept.close()
-  }
 }

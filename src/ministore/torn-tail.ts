@@ -25,7 +25,7 @@ export async function saveTornTail(
     const name = files.tornName(tail.sequence, copy)
     const path = files.at(name)
     if (!names.includes(name)) return (await copyTailIfRoom(fs, source, tail, path)) ? name : undefined
-    if (await holdsSame(fs, source, tail, path)) {
+    if (await isCopyOfRange(fs, path, source, tail)) {
       // From a recovery that was cut short; its name may not be durable yet.
       await fs.syncDirectory(files.directory)
       return name
@@ -47,19 +47,5 @@ async function copyTailIfRoom(
   } catch (error) {
     if (isOutOfSpace(error)) return false
     throw error
-  }
-}
-
-async function holdsSame(
-  fs: FileSystem,
-  source: File,
-  tail: { readonly offset: number; readonly bytes: number },
-  path: string,
-): Promise<boolean> {
-  const evidence = await fs.open(path, 'read')
-  try {
-    return await isCopyOfRange(evidence, source, tail)
-  } finally {
-    await evidence.close()
   }
 }

@@ -1,4 +1,4 @@
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 
 import { messageOf, MiniStoreError } from '../errors.ts'
 import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound } from './file-system.ts'
@@ -222,6 +222,14 @@ export async function findHolder(fs: FileSystem, paths: readonly string[]): Prom
     if (holder !== undefined) return holder
   }
   return undefined
+}
+
+/** Whether two paths are of one name in one directory, perhaps through a link to the directory. */
+export async function isSameName(fs: FileSystem, one: string, other: string): Promise<boolean> {
+  if (one === other) return true
+  if (basename(one) !== basename(other)) return false
+  const directory = await identityAt(fs, dirname(one))
+  return directory !== undefined && directory === (await identityAt(fs, dirname(other)))
 }
 
 /** What tells a file from every other that exists at the same time. */

@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { settledOrAborted, throwIfAborted } from '../async.ts'
 import { isMiniStoreError, messageOf } from '../errors.ts'
 import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { findHolder } from '../fs/lock.ts'
+import { findHolder, isSameName } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
 import { JournalFiles } from './journal-files.ts'
 import type { JournalSource, JournalView } from './journal-source.ts'
@@ -169,7 +169,9 @@ export class DiskSource implements JournalSource {
   async #liveWriter(): Promise<JournalWriter | undefined> {
     const holder = await findHolder(this.#fs, [this.#files.lock, this.#files.path])
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
-    return writer instanceof JournalWriter && writer.isSound ? writer : undefined
+    if (!(writer instanceof JournalWriter && writer.isSound)) return undefined
+    // Where the files were moved while it has them open, the names in its view do not lead to them.
+    return (await isSameName(this.#fs, writer.files.path, this.#files.path)) ? writer : undefined
   }
 
   /** Resolves at the next hint that the directory has changed. */

@@ -64,7 +64,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
         this.#mayBeQueued = false
         if (isQueued) return (await this.#reader.read()) as IteratorYieldResult<Item>
       }
-      const hasItem = this.#replay.hasItem || (await this.#unlessLeft(this.#replay.advance()))
+      const hasItem =
+        this.#replay.hasItem || (!this.#isFinished && (await this.#unlessLeft(this.#replay.advance())))
       if (hasItem && !this.#isFinished) return { done: false, value: this.#replay.take() }
     } catch (error) {
       this.#finish()

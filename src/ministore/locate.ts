@@ -33,7 +33,9 @@ export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<Fil
     const number = files.sealedNumber(name)
     if (number !== undefined && number >= (newest?.number ?? 0)) newest = { name, number }
   }
-  return newest && (await statIfPresent(fs, files.at(newest.name)))
+  const access = newest && (await statIfPresent(fs, files.at(newest.name)))
+  // Sealed segments may be kept read-only. What is made beside them is to be written.
+  return access?.mode === undefined ? access : { ...access, mode: access.mode | 0o600 }
 }
 
 async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {

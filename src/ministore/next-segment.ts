@@ -79,7 +79,8 @@ const maxAttempts = 10
 
 async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles | undefined> {
   const made = await createIfMissing(fs, files.next, lock.access)
-  const next = await holdFile(fs, lock, files.next, made)
+  // A leftover is cut and becomes the active segment: it must not be what a link leads to.
+  const next = await holdFile(fs, lock, files.next, made ?? (await fs.open(files.next, 'ensure', lock.access)))
   if (next === undefined) return undefined
   let newest: HeldFiles['newest']
   try {

@@ -96,6 +96,19 @@ describe.skipIf(process.platform === 'win32')('what a journal gets has the permi
     expect(await accessIn(directory)).toMatchObject(all(names, '600'))
   })
 
+  test('an active segment made beside sealed ones that are kept read-only: its owner can write it all the same', async () => {
+    const directory = await temporaryDirectory()
+    const path = join(directory, 'journal.jsonl')
+    await writeJournal(path, [[1], [2]])
+    await rename(path, `${path}.002`)
+    await rm(`${path}.seal`)
+    await rm(`${path}.lock`)
+    await handOver(directory, 0o444)
+    await (await MiniStore.open(path)).close()
+    const names = ['', '.lock', '.seal'].map((ending) => `journal.jsonl${ending}`)
+    expect(await accessIn(directory)).toMatchObject(all(names, '644'))
+  })
+
   test('the segments that a repair rewrites, its copies, and all that its recovery makes', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')

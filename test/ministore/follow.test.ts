@@ -706,6 +706,23 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     await store.close()
   })
 
+  test('is left by return(), also behind a read that was let go of while it waited', async () => {
+    const { store, stream } = await waiting()
+    const source = stream()
+    const reader = new ReadableStreamDefaultReader(source)
+    expect((await reader.read()).value).toBe(1)
+    const refused = reader.read()
+    expect(await stateOf(refused)).toBe('pending')
+    reader.releaseLock()
+    await expect(refused).rejects.toThrow(TypeError)
+    const live = source.values()
+    const next = live.next()
+    expect(await stateOf(next)).toBe('pending')
+    expect(await live.return()).toEqual({ done: true, value: undefined })
+    expect(await next).toEqual({ done: true, value: undefined })
+    await store.close()
+  })
+
   test('is left by destroy() of a Node stream that reads it', async () => {
     const { store, stream } = await waiting()
     const readable = Readable.from(stream())

@@ -131,6 +131,13 @@ test('a link to the directory that is switched leaves the other directory alone'
   expect(await MiniStore.replay(join(base, 'one/journal.jsonl'))).toEqual(['one', 'before'])
 })
 
+test('a reader finds the journal where its directory was moved to, though its writer has it open', async () => {
+  const { directory, old } = await openStore()
+  await rename(directory, `${directory}-moved`)
+  expect(await MiniStore.replay(join(`${directory}-moved`, 'journal.jsonl'))).toEqual(['old-1', 'old-2', 'old-3'])
+  await expect(old.close()).rejects.toMatchObject(moved)
+})
+
 test('an active segment that another file has replaced is neither sealed nor renamed', async () => {
   const { path, old } = await openStore()
   const before = await readFile(path, 'utf8')

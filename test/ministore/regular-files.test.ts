@@ -63,6 +63,12 @@ interface Case {
 const open = async (path: string): Promise<void> => (await MiniStore.open(path)).close()
 const follow = async (path: string): Promise<unknown> => MiniStore.stream(path, { follow: true }).getReader().read()
 const twoSegments = (path: string): Promise<void> => writeJournal(path, [[1, 2], [3]])
+const noJournal = async (path: string): Promise<void> => rm(path, { force: true })
+const noActiveSegment = async (path: string): Promise<void> => {
+  await twoSegments(path)
+  await rename(path, `${path}.002`)
+  await rm(`${path}.seal`)
+}
 const tornTail = async (path: string): Promise<void> => {
   await writeJournal(path, [[1, 2]])
   await appendFile(path, 'torn')
@@ -231,6 +237,8 @@ describe('a symbolic link in the place of a file that is made', () => {
   const places = [
     { name: '.lock', refused: ['victim', 'nowhere'], use: open },
     { name: '.next', use: live((store) => store.rotate()) },
+    { name: '.next', refused: ['victim', 'nowhere'], prepare: noJournal, use: open },
+    { name: '.next', refused: ['victim', 'nowhere'], prepare: noActiveSegment, use: open },
     { name: '.002', use: live((store) => store.rotate()) },
     { name: '.seal', use: live((store) => store.close()) },
     { name: '.seal.tmp', use: live((store) => store.close()) },

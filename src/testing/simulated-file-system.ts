@@ -136,7 +136,7 @@ export class SimulatedFileSystem implements FileSystem {
     return await this.#run(request, () => file.lock())
   }
 
-  /** Tells of changes in a later turn of the event loop, once for all until then. Throws `ENOENT` at once. */
+  /** Tells of changes in a later turn of the event loop, once for all until then. What is no directory gives no hints. */
   watch(directory: string, onChange: () => void): () => void {
     const node = this.#disk.find(normalisePath(directory))
     return node instanceof DirectoryNode ? this.#watchers.add(node, onChange) : () => undefined

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 
 import { MiniStoreError, SnapStore } from '../../src/minisnap/index.ts'
 import { type Operation, SimulatedFileSystem } from '../../src/testing/index.ts'
+import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const directory = '/data/deep'
@@ -191,6 +192,31 @@ describe('a create that fails', () => {
     await store.create('newer', 3)
     expect(files.names(directory)).toEqual(['snapshot-3.json'])
   })
+})
+
+test('a create leaves no file open, whatever fails', async () => {
+  /** Creates a snapshot beside an older one; the call with this index fails, closing not counted. Tells which it was. */
+  async function createFailing(at: number): Promise<{ failed: string | undefined; openFiles: number }> {
+    const fs = new ObservedFileSystem()
+    const store = new SnapStore<string>(await temporaryDirectory(), { keep: 1, fileSystem: fs })
+    await store.create('old', 1)
+    let calls = 0
+    let failed: string | undefined
+    fs.hook = ({ operation, path }) => {
+      if (operation === 'close' || calls++ !== at) return
+      failed = `${operation} ${path}`
+      throw Object.assign(new Error('EIO'), { code: 'EIO' })
+    }
+    await store.create('new', 2).catch((error: unknown) => expect(error).toBeInstanceOf(MiniStoreError))
+    return { failed, openFiles: fs.openFiles }
+  }
+  let attempts = 0
+  for (let failed: string | undefined = ''; failed !== undefined; attempts++) {
+    const outcome = await createFailing(attempts)
+    failed = outcome.failed
+    expect(outcome.openFiles, failed).toBe(0)
+  }
+  expect(attempts).toBeGreaterThan(10)
 })
 
 describe('sweep', () => {

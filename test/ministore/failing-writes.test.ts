@@ -539,12 +539,15 @@ describe('close', () => {
     ['the journal cannot be closed', 'close', PATH],
     ['the lock cannot be closed', 'close', `${PATH}.lock`],
   ] as const)(
-    'rejects when %s, having closed the journal and freed the lock all the same',
+    'rejects when %s, having closed every file and freed the lock all the same',
     async (_what, operation, path) => {
-      const { files, store } = await openStore()
+      const files = new SimulatedFileSystem()
+      const open = countOpenFiles(files)
+      const { store } = await openStore({ fileSystem: files })
       const fault = files.failOn({ operation, path }, 'EIO')
       expect(await errorOf(store.close())).toMatchObject({ code: 'ERR_MINISTORE_IO', path: PATH })
       expect(fault.hits).toBe(1)
+      expect([...open].filter(([, count]) => count > 0)).toEqual([])
       await using again = await MiniStore.open<string>(PATH, { fileSystem: files })
       expect(await again.replay()).toEqual(['one', 'two'])
     },

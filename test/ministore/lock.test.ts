@@ -4,6 +4,7 @@ import { join, relative } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
 import { type FileStat, MiniStore, MiniStoreError, nodeFileSystem } from '../../src/index.ts'
+import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { collect, take } from '../support/consume.ts'
 import { writeJournal } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
@@ -227,6 +228,16 @@ describe('readers', () => {
   })
 })
 
+test('a reader passes over a lock file that it may not look at, while this thread writes another journal', async () => {
+  const files = new SimulatedFileSystem()
+  await writeJournal('/data/read.jsonl', [[1, 2]], { fileSystem: files })
+  await using store = await MiniStore.open<number>('/data/written.jsonl', { fileSystem: files })
+  const fault = files.failOn({ operation: 'stat', path: '/data/read.jsonl.lock', times: 'always' }, 'EACCES')
+  expect(await MiniStore.replay('/data/read.jsonl', { fileSystem: files })).toEqual([1, 2])
+  expect(fault.hits).toBeGreaterThan(0)
+  expect(store.lastSequence).toBe(0)
+})
+
 describe('without the kernel lock', () => {
   const noLock = (): ObservedFileSystem =>
     new ObservedFileSystem(({ operation }) => {
@@ -309,6 +320,18 @@ describe('the lock', () => {
     const fs = new ObservedFileSystem()
     expect(await fs.list(join(path, '..'))).toContain('journal.jsonl.lock')
   })
+})
+
+test('a file that was deleted is held no more: another journal may get its inode number', async () => {
+  const files = new SimulatedFileSystem()
+  await using store = await MiniStore.open<number>('/data/one.jsonl', { fileSystem: files, maxSegments: 1 })
+  const { inode } = await files.stat('/data/one.jsonl')
+  await store.append(1)
+  await store.rotate()
+  await using other = await MiniStore.open<number>('/data/two.jsonl', { fileSystem: files })
+  const inodes = ['/data/two.jsonl', '/data/two.jsonl.lock'].map(async (path) => (await files.stat(path)).inode)
+  expect(await Promise.all(inodes)).toContain(inode)
+  expect(await other.append(2)).toBe(1)
 })
 
 test('device and inode of a file are told to the last bit', async () => {

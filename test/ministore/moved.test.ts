@@ -5,8 +5,9 @@ import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
+import { fileSystemOf } from '../../src/ministore/ministore.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { descriptorsIn } from '../support/observed-file-system.ts'
+import { descriptorsIn, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const moved = { name: 'MiniStoreError', code: 'ERR_MINISTORE_MOVED' }
@@ -148,6 +149,23 @@ test('an active segment that another file has replaced is neither sealed nor ren
   expect(await readdir(join(path, '..'))).not.toContain('journal.jsonl.seal')
 })
 
+test('a next segment that another file has replaced ends the rotation before it has renamed anything', async () => {
+  const directory = await temporaryDirectory()
+  const path = join(directory, 'journal.jsonl')
+  const fs = new ObservedFileSystem()
+  const store = await MiniStore.open<string>(path, { fileSystem: fs })
+  await store.append('one')
+  fs.hook = async ({ operation, path: at }) => {
+    if (operation !== 'sync' || at !== `${path}.next`) return
+    await rename(at, join(directory, 'away'))
+    await writeFile(at, 'of another')
+  }
+  await expect(store.rotate()).rejects.toMatchObject(moved)
+  await store.close()
+  expect((await readdir(directory)).toSorted()).toEqual(['away', ...['', '.lock', '.next'].map((end) => `journal.jsonl${end}`)])
+  expect(await readFile(`${path}.next`, 'utf8')).toBe('of another')
+})
+
 test('a store whose lock file was removed goes on: anybody may make it anew', async () => {
   const { path, old } = await openStore()
   await unlink(`${path}.lock`)
@@ -194,4 +212,36 @@ test('what is compared is compared before every change of a name', async () => {
   await store.rotate()
   await store.close()
   expect(unguarded).toEqual([])
+})
+
+test('from the first move that was found on every change of names is refused, also when the directory is back', async () => {
+  const files = new SimulatedFileSystem()
+  const store = await MiniStore.open<number>('/data/journal.jsonl', { fileSystem: files })
+  const names = fileSystemOf(store)
+  await files.rename('/data', '/away')
+  await files.makeDirectory('/data')
+  await expect(names.makeDirectory('/data/snapshots')).rejects.toMatchObject(moved)
+  expect(files.names('/data')).toEqual([])
+  await files.rename('/away', '/data')
+  const before = files.names('/data')
+  await expect(names.makeDirectory('/data/snapshots')).rejects.toMatchObject(moved)
+  await expect(names.open('/data/other', 'ensure')).rejects.toMatchObject(moved)
+  await expect(store.append(1)).rejects.toMatchObject(moved)
+  await store.close()
+  expect(files.names('/data')).toEqual(before)
+})
+
+test('changes of names that overlap wait for one another: none takes the rotation of its own writer for a move', async () => {
+  const files = new SimulatedFileSystem()
+  const store = await MiniStore.open<number>('/data/journal.jsonl', { fileSystem: files })
+  const names = fileSystemOf(store)
+  for (let record = 1; record <= 5; record++) {
+    await store.append(record)
+    const rotation = { isDone: false }
+    const rotating = store.rotate().finally(() => (rotation.isDone = true))
+    while (!rotation.isDone) await (await names.open('/data/beside', 'ensure')).close()
+    await rotating
+  }
+  await store.close()
+  expect(await MiniStore.replay('/data/journal.jsonl', { fileSystem: files })).toEqual([1, 2, 3, 4, 5])
 })

@@ -132,6 +132,11 @@ describe.skipIf(process.platform === 'win32')('a file made with the permissions 
     expect(hooks.changes).toEqual([`600 chown ${me.uid + 1}:${other.gid}`, `600 chown ${me.uid}:${other.gid}`, '600 chmod 604'])
   })
 
+  test('keeps what its own group may do where only the owner may not be set', async () => {
+    hooks.fails.set('fchown', 'EPERM')
+    expect(await made({ mode: 0o664, uid: me.uid + 1, gid: me.gid })).toBe('664')
+  })
+
   test('stays its maker\'s alone where a file system has no permissions to set', async () => {
     hooks.fails.set('fchmod', 'EPERM')
     expect(await made({ mode: 0o644, ...me })).toBe('600')

@@ -96,6 +96,26 @@ describe('files', () => {
     await expect(files.lock(file)).rejects.toMatchObject(badFile)
   })
 
+  test('a directory that is held open can be looked at, synced and closed, and nothing else', async () => {
+    const files = new SimulatedFileSystem()
+    files.addDirectory('/d')
+    const directory = await files.open('/d', 'directory')
+    const { inode, device } = await files.stat('/d')
+    expect(await directory.stat()).toMatchObject({ isDirectory: true, inode, device })
+    await expect(directory.read(Buffer.alloc(1), 0)).rejects.toMatchObject({ code: 'EISDIR' })
+    await expect(directory.write(Buffer.alloc(1), 0)).rejects.toMatchObject({ code: 'EBADF' })
+    await expect(directory.truncate(0)).rejects.toMatchObject({ code: 'EINVAL' })
+    for (const sync of ['sync', 'dataSync'] as const) {
+      await (await files.open(`/d/${sync}`, 'create')).close()
+      await directory[sync]()
+    }
+    expect(files.afterCrash({ keep: 'none' }).names('/d')).toEqual(['dataSync', 'sync'])
+    await directory.close()
+    for (const call of ['stat', 'sync', 'dataSync', 'close'] as const) {
+      await expect(directory[call](), call).rejects.toMatchObject({ code: 'EBADF' })
+    }
+  })
+
   test('calls that overlap on one file are refused, but close waits for the call under way', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
@@ -269,13 +289,19 @@ describe('watching', () => {
     await files.rename('/d/a', '/d/b')
     await nextTurn()
     expect(calls).toBe(3)
+    await file.truncate(1)
+    await nextTurn()
+    expect(calls).toBe(4)
+    await files.open('/d/c', 'create')
+    await nextTurn()
+    expect(calls).toBe(5)
     await files.open('/other/a', 'create')
     await nextTurn()
-    expect(calls).toBe(3)
+    expect(calls).toBe(5)
     await files.unlink('/d/b')
     stop()
     await nextTurn()
-    expect(calls).toBe(3)
+    expect(calls).toBe(5)
   })
 
   test('a directory that does not exist gives no hints', async () => {

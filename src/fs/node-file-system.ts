@@ -282,9 +282,18 @@ function loadKernelLock(): KernelLock {
 
 /** As numbers, the identities of two files may be rounded to one. */
 function toFileStat(stats: fs.BigIntStats): FileStat {
-  const { dev: device, ino: inode } = stats
+  const [device, inode] = [deviceOf(stats.dev), stats.ino]
   const [size, mode, uid, gid] = [stats.size, stats.mode, stats.uid, stats.gid].map(Number) as [number, number, number, number]
   return { size, isDirectory: stats.isDirectory(), mode, uid, gid, device, inode, changedMs: Number(stats.ctimeNs) / 1e6 }
+}
+
+/**
+ * The number of a device, the same for a path and for an open file. On Windows it is a volume's serial number, of which
+ * some versions of Node give 64 bits for a path and 32 for an open file (https://github.com/libuv/libuv/pull/4698), and
+ * older ones a sign for one of the two.
+ */
+export function deviceOf(number: bigint, platform: string = process.platform): bigint {
+  return platform === 'win32' ? BigInt.asUintN(32, number) : number
 }
 
 /** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 
 import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 
-import { persistently } from '../../src/fs/node-file-system.ts'
+import { deviceOf, persistently } from '../../src/fs/node-file-system.ts'
 import { type FileAccess, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { descriptorsIn } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -177,6 +177,14 @@ test('an error of a directory watch ends the watch and nothing else: a follower 
   await store.append(2)
   expect((await next).value).toBe(2)
   await reader.cancel()
+})
+
+test('a device has one number on Windows, whether it is asked for by a path or by an open file', () => {
+  const ofPath = 0x1234_5678_9abc_def0n
+  const ofOpenFile = 0x9abc_def0n
+  expect(deviceOf(ofPath, 'win32')).toBe(deviceOf(ofOpenFile, 'win32'))
+  expect(deviceOf(ofOpenFile - 2n ** 32n, 'win32'), 'with a sign').toBe(ofOpenFile)
+  expect(deviceOf(ofPath, 'linux')).toBe(ofPath)
 })
 
 describe('a change of names that the system refuses for a moment', () => {

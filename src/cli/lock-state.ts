@@ -12,10 +12,15 @@ export interface LockHolder {
 }
 
 /**
- * Looks up who holds a lock file. Only Linux tells, in /proc, and only of processes that the caller may look
- * at; the list of locks is of all.
+ * Looks up who holds the lock file of a journal or, since anybody may remove that one, its active segment. Only Linux
+ * tells, in /proc, and only of processes that the caller may look at; the list of locks is of all.
  */
-export async function lockState(lockPath: string): Promise<LockState> {
+export async function lockState({ lock, path }: { readonly lock: string; readonly path: string }): Promise<LockState> {
+  const state = await stateOf(lock)
+  return state.state === 'free' ? stateOf(path) : state
+}
+
+async function stateOf(lockPath: string): Promise<LockState> {
   const file = await orUndefined(stat(lockPath, { bigint: true }))
   // A writer makes it before it locks it.
   if (file === undefined) return { state: process.platform === 'linux' ? 'free' : 'unknown' }

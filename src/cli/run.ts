@@ -195,11 +195,11 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
 /** Who to stop. */
 async function adviceForLocked({ code, path }: MiniStoreError): Promise<string | undefined> {
   if (code !== 'ERR_MINISTORE_LOCKED' || path === undefined) return undefined
-  const lock = await lockState(`${path}.lock`)
+  const lockPath = `${path}.lock`
+  const lock = await lockState({ lock: lockPath, path })
   if (lock.state === 'held' && lock.holder !== undefined) {
     const { pid, command } = lock.holder
     return `It is held by process ${pid}${command === '' ? '' : ` (${command})`}. Stop that one first.`
   }
-  const lockPath = `${path}.lock`
   return `Stop the program that writes to it first. Which one, as root: fuser -v ${shellWord(lockPath)} (or lsof)`
 }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { open, readFile, readdir, rename } from 'node:fs/promises'
+import { open, readFile, readdir, rename, unlink } from 'node:fs/promises'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -189,6 +189,19 @@ describe('append', () => {
       })
     },
   )
+
+  test.runIf(process.platform === 'linux')('says so too when the lock file was removed: the segment is locked', async () => {
+    const path = await emptyPath()
+    const store = await MiniStore.open(path)
+    await unlink(`${path}.lock`)
+    expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
+      lock: { state: 'held', holder: { pid: process.pid } },
+    })
+    const outcome = await ministoreProcess(['append', path], '1\n')
+    expect(outcome).toMatchObject({ code: 1, stdout: '' })
+    expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
+    await store.close()
+  })
 
   test('on a full disk says so, and every record it counts is there', async (context) => {
     if (noTmpfs !== undefined) context.skip(noTmpfs)

@@ -55,7 +55,7 @@ async function runInspect(args: Arguments, io: Io): Promise<number> {
   )
   if (found === undefined) await assertThere(path)
   const files = await locateJournal(nodeFileSystem, path)
-  const lock = await lockState(files.lock)
+  const lock = await lockState(files)
   const times = await Promise.all((found?.segments ?? []).map((segment) => modifiedAt(segment.path)))
   const seen = { path: files.path, found, times, lock }
   await io.stdout.write(args.flag('json') ? jsonLine(jsonOf(seen)) : textOf(seen, io))

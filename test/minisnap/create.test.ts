@@ -159,6 +159,17 @@ describe('a create that fails', () => {
     expect(await store.restore()).toMatchObject({ state: 'old', sequence: 2 })
   })
 
+  test('tells what failed first when its temporary file cannot be removed either', async () => {
+    const { files, store } = simulated()
+    files.failOn({ operation: 'write', path: /\.tmp/ }, 'ENOSPC')
+    files.failOn({ operation: 'unlink', path: /\.tmp/, nth: 2 }, 'EIO')
+    const failure = await rejectionOf(store.create('new', 1))
+    expect(failure.cause).toMatchObject({ code: 'ENOSPC' })
+    expect(files.names(directory)).toEqual(['snapshot-1.json.tmp'])
+    await store.create('new', 1)
+    expect(files.names(directory)).toEqual(['snapshot-1.json'])
+  })
+
   test('in the sync of its name has an unknown outcome, and removes nothing', async () => {
     const { files, store } = simulated(1)
     await store.create('old', 1)

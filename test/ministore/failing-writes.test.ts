@@ -434,6 +434,22 @@ describe('a failed rotation', () => {
     },
   )
 
+  test.each([['write', NEXT], ['rename', FIRST_SEALED]] as const)(
+    'in %s of %s lets go of the .next that is left, which may be removed by hand',
+    async (operation, path) => {
+      const { files, store } = await openStore(ROTATING)
+      files.failOn({ operation, path }, 'EIO')
+      // The first call is for a leftover, a second one for what was begun.
+      files.failOn({ operation: 'unlink', path: NEXT, nth: 2 }, 'EIO')
+      expect(await errorOf(store.rotate())).toMatchObject({ code: 'ERR_MINISTORE_IO' })
+      files.clearFaults()
+      await files.unlink(NEXT)
+      await store.rotate()
+      expect(await store.append('three')).toBe(3)
+      await store.close()
+    },
+  )
+
   test('fails the appends queued behind it too, if it poisons, and only itself, if it does not', async () => {
     for (const code of ['ERR_MINISTORE_IO', 'ERR_MINISTORE_POISONED'] as const) {
       const { files, store } = await openStore(ROTATING)
@@ -611,6 +627,25 @@ describe('open', () => {
       expect(left).toEqual([])
     },
   )
+})
+
+test.each(['EACCES', 'EPERM', 'EROFS'] as const)('open passes over %s where the directory above may not be synced', async (code) => {
+  const files = new SimulatedFileSystem()
+  files.addDirectory('/data')
+  const fault = files.failOn({ operation: 'syncDirectory', path: '/' }, code)
+  await using store = await MiniStore.open<string>(PATH, { fileSystem: files })
+  expect(fault.hits).toBe(1)
+  expect(await store.append('one')).toBe(1)
+})
+
+test('open makes no directory where it cannot look whether there is one', async () => {
+  const { files, store } = await openStore()
+  await store.close()
+  const trace = traceOf(files)
+  files.failOn({ operation: 'stat', path: '/data', times: 'always' }, 'EIO')
+  const error = await errorOf(MiniStore.open(PATH, { fileSystem: files }))
+  expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO', syscall: 'stat' } })
+  expect(trace.filter((call) => call.startsWith('makeDirectory'))).toEqual([])
 })
 
 /** How many files are open from now on, by the path that each was opened as. */
@@ -810,6 +845,7 @@ const refusals = ['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'EACCES', 'EPERM', 'EB
 describe.each(refusals)('a refusal for a moment (%s)', (code) => {
   const refused: ReadonlyArray<readonly [string, OperationName, string, (store: MiniStore<string>) => Promise<unknown>]> = [
     ['of opening .next', 'open', NEXT, (store) => store.append('three')],
+    ['of locking .next', 'lock', NEXT, (store) => store.append('three')],
     ['of looking at the directory', 'stat', '/data', (store) => store.append('three')],
     ['of removing the seal', 'unlink', SEAL, (store) => store.append('three')],
     ['of renaming the full segment', 'rename', FIRST_SEALED, (store) => store.append('three')],

@@ -402,6 +402,108 @@ describe('a lock file that was removed gives no second writer', () => {
     await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
   })
 
+  test('in the middle of a rotation whose .next was removed too: it holds the newest sealed segment', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const gate = new Gate()
+    const fs = new ObservedFileSystem()
+    const first = await MiniStore.open<number>(path, { fileSystem: fs })
+    await first.append(1)
+    await first.rotate()
+    await first.append(2)
+    let isSealed = false
+    fs.hook = async ({ operation, path: file }) => {
+      if (operation === 'rename' && file === path) isSealed = true
+      else if (isSealed && operation === 'sync') await gate.wait()
+    }
+    const rotated = first.rotate()
+    await gate.reached
+    for (const name of ['lock', 'next']) await unlink(`${path}.${name}`)
+    await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
+    gate.open()
+    await expect(rotated).rejects.toMatchObject({ code: 'ERR_MINISTORE_MOVED' })
+    await first.close()
+    expect(await MiniStore.replay(path)).toEqual([1, 2])
+  })
+
+  test('but the next one, whose segment was sealed before it could lock it: it takes the new active one', async () => {
+    const { path, store: first } = await heldJournal()
+    const gate = new Gate()
+    let isFirst = true
+    const late = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (!isFirst || operation !== 'lock' || file !== path) return
+      isFirst = false
+      await gate.wait()
+    })
+    await unlink(`${path}.lock`)
+    const opening = MiniStore.open<number>(path, { fileSystem: late })
+    await gate.reached
+    await first.rotate()
+    await first.append(3)
+    await first.close()
+    gate.open()
+    await using store = await opening
+    expect(await store.append(4)).toBe(4)
+    expect(await store.replay()).toEqual([1, 2, 3, 4])
+    expect(store.segments).toHaveLength(2)
+  })
+
+  test('but the next one, when the first is done, though it makes .next for a journal that is there by now', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const gate = new Gate()
+    let isFirst = true
+    const late = new ObservedFileSystem(async ({ operation, path: file }) => {
+      if (!isFirst || operation !== 'open' || file !== `${path}.next`) return
+      isFirst = false
+      await gate.wait()
+    })
+    const opening = MiniStore.open<number>(path, { fileSystem: late })
+    await gate.reached
+    await unlink(`${path}.lock`)
+    await writeJournal(path, [[1]])
+    gate.open()
+    await using store = await opening
+    expect(await store.append(2)).toBe(2)
+    expect(await store.replay()).toEqual([1, 2])
+  })
+
+  test('while an opening that made .next meets a rotation, which has made another', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const [making, looking, renaming] = [new Gate(), new Gate(), new Gate()]
+    let step = 'begins'
+    const late = new ObservedFileSystem(async ({ operation, path: at }) => {
+      if (step === 'begins' && operation === 'open' && at === `${path}.next`) {
+        step = 'makes .next'
+        await making.wait()
+      } else if (step === 'makes .next' && operation === 'list') {
+        step = 'has listed'
+      } else if (step === 'has listed' && operation === 'stat' && at === path) {
+        step = 'looks for the active segment'
+        await looking.wait()
+      }
+    })
+    const opening = MiniStore.open<number>(path, { fileSystem: late })
+    await making.reached
+    await unlink(`${path}.lock`)
+    const fs = new ObservedFileSystem()
+    const first = await MiniStore.open<number>(path, { fileSystem: fs })
+    await first.append(1)
+    making.open()
+    await looking.reached
+    fs.hook = async ({ operation, path: at }) => {
+      if (operation === 'rename' && at === `${path}.next`) await renaming.wait()
+    }
+    const rotated = first.rotate()
+    await renaming.reached
+    looking.open()
+    await expect(opening).rejects.toMatchObject(locked)
+    renaming.open()
+    await rotated
+    expect(await first.append(2)).toBe(2)
+    await first.close()
+    expect([late.openFiles, fs.openFiles]).toEqual([0, 0])
+    expect(await MiniStore.replay(path)).toEqual([1, 2])
+  })
+
   test('a reader in this process still finds the writer, and sees nothing that is not acknowledged', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const gate = new Gate()

@@ -10,6 +10,8 @@ export function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
 
 /** Whether no record with this number or a later one is before a tail; false as well when only reading it would tell. */
 export function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
+  // A seal of more bytes than there are is damage, which reading the segment tells.
+  if (checkpoints.some((known) => known.bytes > bytes)) return false
   const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
   return records !== undefined && sequence >= segment.firstSequence + records
 }

@@ -159,6 +159,15 @@ describe('a create that fails', () => {
     expect(await store.restore()).toMatchObject({ state: 'old', sequence: 2 })
   })
 
+  test('is none because the newest one is removed while its permissions are looked at', async () => {
+    const { files, store } = simulated()
+    await store.create('old', 1)
+    const fault = files.failOn({ operation: 'stat', path: `${directory}/snapshot-1.json` }, 'ENOENT')
+    await store.create('new', 2)
+    expect(fault.hits).toBe(1)
+    expect(await store.restore()).toMatchObject({ state: 'new', sequence: 2 })
+  })
+
   test('tells what failed first when its temporary file cannot be removed either', async () => {
     const { files, store } = simulated()
     files.failOn({ operation: 'write', path: /\.tmp/ }, 'ENOSPC')

@@ -629,6 +629,13 @@ describe('open', () => {
   )
 })
 
+test('close tells of the first of two failures', async () => {
+  const { files, store } = await openStore()
+  files.failOn({ operation: 'close', path: `${PATH}.lock` }, 'ENOSPC')
+  files.failOn({ operation: 'close', path: PATH }, 'EIO')
+  expect(await errorOf(store.close())).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO' } })
+})
+
 test.each(['EACCES', 'EPERM', 'EROFS'] as const)('open passes over %s where the directory above may not be synced', async (code) => {
   const files = new SimulatedFileSystem()
   files.addDirectory('/data')

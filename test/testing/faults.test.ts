@@ -320,6 +320,15 @@ describe('a full disk', () => {
     expect(files.readFile('/a').toString()).toBe('ABCDEFgh')
   })
 
+  test('takes bytes in the place of others', async () => {
+    const files = new SimulatedFileSystem({ capacityBytes: 10 })
+    const file = await files.open('/a', 'create')
+    await file.write(Buffer.alloc(10, 'a'), 0)
+    expect(await file.write(Buffer.alloc(5, 'b'), 0)).toBe(5)
+    expect(await file.write(Buffer.alloc(5, 'c'), 8)).toBe(2)
+    expect(files.readFile('/a').toString()).toBe('bbbbbaaacc')
+  })
+
   test('counts a file without a name until it is closed', async () => {
     const files = new SimulatedFileSystem({ capacityBytes: 4 })
     files.writeFile('/b', 'four')

@@ -110,7 +110,7 @@ export class WriterLock {
   /** Runs a change of names once it is known that they lead to what is held. */
   #inPlace<T>(change: () => Promise<T>): Promise<T> {
     const changed = this.#turn.then(async () => {
-      await this.#assertInPlace()
+      await this.assertInPlace()
       return await change()
     })
     this.#turn = changed.catch(() => {})
@@ -118,7 +118,7 @@ export class WriterLock {
   }
 
   /** @throws {MiniStoreError} `ERR_MINISTORE_MOVED` unless the directory and every held file are where they were. */
-  async #assertInPlace(): Promise<void> {
+  async assertInPlace(): Promise<void> {
     if (this.#moved !== undefined) throw this.#moved
     const directory = dirname(this.#options.journalPath)
     const moved =

@@ -132,6 +132,7 @@ async function restoreActive(
   try {
     await fs.rename(files.next, files.path)
     await fs.syncDirectory(files.directory)
+    await lock.assertInPlace()
   } catch (error) {
     if (active.file !== held.next) await active.file.close().catch(() => {})
     throw error

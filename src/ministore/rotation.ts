@@ -34,6 +34,8 @@ export async function rotateSegment(
     await fs.rename(files.path, sealed.path)
     await orPoison(fs.syncDirectory(files.directory))
     await promote(fs, files, sealed.path)
+    // Had another file taken the name `.next` just before, it would have the active name now.
+    await orPoison(lock.assertInPlace())
   } catch (error) {
     lock.letGo(files.next)
     await active.file.close().catch(() => {})

@@ -245,3 +245,24 @@ test('changes of names that overlap wait for one another: none takes the rotatio
   await store.close()
   expect(await MiniStore.replay('/data/journal.jsonl', { fileSystem: files })).toEqual([1, 2, 3, 4, 5])
 })
+
+test.each(['a rotation', 'an open'])('%s that gave the active name to a file that was put in the place of .next says so', async (what) => {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  // Between the comparison and the rename, which no call of the system can do in one step.
+  const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
+    if (operation !== 'rename' || file !== `${path}.next`) return
+    await unlink(file)
+    await writeFile(file, '')
+  })
+  if (what === 'an open') {
+    await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(moved)
+  } else {
+    await (await MiniStore.open<string>(path)).close()
+    const store = await MiniStore.open<string>(path, { fileSystem: fs })
+    await store.append('one')
+    await expect(store.rotate()).rejects.toMatchObject(moved)
+    await expect(store.append('two')).rejects.toMatchObject(moved)
+    await store.close()
+  }
+  expect(fs.openFiles).toBe(0)
+})

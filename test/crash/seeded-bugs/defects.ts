@@ -273,7 +273,7 @@ export const defects: readonly Defect[] = [
   },
   {
     name: 'names are changed without a look at what they lead to',
-    patches: [{ file: 'fs/lock.ts', find: '      await this.#assertInPlace()\n', by: '' }],
+    patches: [{ file: 'fs/lock.ts', find: '      await this.assertInPlace()\n', by: '' }],
     finding: /^a journal in the place of one that was removed.*it was changed/,
   },
   {

@@ -3,6 +3,7 @@ import { setMaxListeners } from 'node:events'
 
 import type PQueue from 'p-queue'
 
+import { messageOf, type MiniStoreError, propertyOf } from './errors.ts'
 import { isObject } from './options.ts'
 
 /** Whether `await` would wait for it. Never throws: of what cannot be read, such as a revoked Proxy, `await` rejects. */
@@ -61,4 +62,59 @@ export function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): P
     // After an abort too: what it rejects with must not count as unhandled.
     promise.then(resolve, reject).finally(letGo)
   })
+}
+
+/** Carries what a function of the caller's threw past our own handling of errors. */
+export class FromCaller extends Error {
+  constructor(cause: unknown) {
+    super('A function of the caller threw', { cause })
+  }
+}
+
+/** Tells the caller's function of damage. A promise only when the function gives one. */
+export function tellDamage(
+  salvage: (damage: MiniStoreError) => unknown,
+  damage: MiniStoreError,
+): void | Promise<void> {
+  try {
+    const told = salvage(damage)
+    return isThenable(told) ? settled(told) : undefined
+  } catch (error) {
+    throw new FromCaller(error)
+  }
+}
+
+async function settled(told: PromiseLike<unknown>): Promise<void> {
+  try {
+    await told
+  } catch (error) {
+    throw new FromCaller(error)
+  }
+}
+
+/**
+ * Tells a listener of an error that nobody waits for; without one it is a warning of the process. Never throws, whatever
+ * the listener does: what it throws, now or later, is a warning too.
+ */
+export function tell(listener: ((error: unknown) => unknown) | undefined, error: unknown): void {
+  if (listener === undefined) {
+    warn(error)
+    return
+  }
+  try {
+    const told = listener(error)
+    if (isThenable(told)) Promise.resolve(told).catch(warn)
+  } catch (thrown) {
+    warn(thrown)
+  }
+}
+
+function warn(error: unknown): void {
+  const isShowable = ['name', 'message', 'stack'].every((name) => typeof propertyOf(error, name) === 'string')
+  try {
+    process.emitWarning(isShowable ? (error as Error) : messageOf(error))
+  } catch {
+    // An error of another realm, which Node refuses.
+    process.emitWarning(messageOf(error))
+  }
 }

@@ -1,6 +1,5 @@
 import { ignoreOutcome, isThenable } from '../async.ts'
-import { fields, integer, isObject, shown } from '../options.ts'
-import { finiteNumber, maxMs } from './numbers.ts'
+import { fields, finiteNumber, integer, isObject, maxMs, shown } from '../options.ts'
 
 /** How long a message waits after a failed attempt: longer each time, up to a limit. */
 export interface Backoff {

@@ -1,7 +1,6 @@
 import { constants } from 'node:buffer'
 
-import { fields, integer, isObject, shown } from '../options.ts'
-import { maxMs } from './numbers.ts'
+import { fields, integer, isObject, maxMs, shown } from '../options.ts'
 import { type EncodedPayload, encodePayload } from './payload.ts'
 import { queueFull } from './queue-errors.ts'
 import { holderOf, type NewMessage, type QueueState } from './queue-state.ts'

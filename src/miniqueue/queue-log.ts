@@ -1,13 +1,10 @@
 import PQueue from 'p-queue'
 
-import { addInContext } from '../async.ts'
+import { addInContext, tell } from '../async.ts'
 import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
-import {
-  type CompactionReport, StateManager, type StateOptions, type StateRecovery,
-} from '../ministate/index.ts'
+import { type CompactionReport, StateManager, type StateOptions, type StateRecovery } from '../ministate/index.ts'
 import { directoryPath } from '../ministate/settings.ts'
-import { tell } from '../tell.ts'
 import { publishMutation } from './channels.ts'
 import { Compactor } from './compactor.ts'
 import { queuePoisoned } from './queue-errors.ts'

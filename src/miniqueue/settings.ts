@@ -1,11 +1,12 @@
 import { ignoreOutcome, isThenable } from '../async.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
-import { type Fields, fields, integer, isObject, shown, signalOption } from '../options.ts'
+import {
+  type Fields, fields, finiteNumber, integer, integerOrInfinity, isObject, maxMs, shown, signalOption,
+} from '../options.ts'
 import { type Backoff, type BackoffFunction, backoffFunction } from './backoff.ts'
 import { type Clock, systemClock } from './clock.ts'
-import { finiteNumber, integerOrInfinity, maxMs } from './numbers.ts'
 
 /** Options of `MiniQueue.open`. They are not kept: another opening may have others. */
 export interface QueueOptions extends FileSystemOption {

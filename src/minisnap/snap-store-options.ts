@@ -1,11 +1,10 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import { boolean, fields, integer, permissions } from '../options.ts'
-import { schemaOption } from '../schema.ts'
+import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
 /** Options of a `SnapStore`. */
 export interface SnapStoreOptions<Input = unknown, Output = Input> extends FileSystemOption {

@@ -1,9 +1,8 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import type { Codec } from '../codec.ts'
-import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
-import { validated } from '../schema.ts'
 import { ignoreOutcome, isThenable } from '../async.ts'
+import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { type Codec, validated } from '../schema.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './snapshot-reader.ts'
 import { isStringLimit, limited, textTooLarge } from './text-limit.ts'

@@ -3,7 +3,7 @@
  *
  * @module
  */
-export type { Codec } from '../codec.ts'
+export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 export type { SnapshotInfo } from '../minisnap/index.ts'
 export type { JournalEntry } from '../ministore/journal-stream.ts'

@@ -2,11 +2,10 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import type { Codec } from '../codec.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
 import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
-import { checkOnly, schemaOption } from '../schema.ts'
+import { checkOnly, type Codec, schemaOption } from '../schema.ts'
 import type { DeepReadonly } from './deep-readonly.ts'
 
 /** The journal's name in the directory of a state. */

@@ -1,6 +1,6 @@
 import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
-import { tell } from '../tell.ts'
+import { tell } from '../async.ts'
 import type { StateAt } from './fold.ts'
 import type { StateSettings } from './settings.ts'
 

@@ -1,16 +1,15 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { settledOrAborted, throwIfAborted } from '../async.ts'
+import { FromCaller, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { FromCaller, tellDamage } from './from-caller.ts'
 import type { JournalSource, JournalTail, JournalView } from './journal-source.ts'
 import type { Batch } from './line-parser.ts'
 import type { RecordCodec } from './record-codec.ts'
 import {
-  changedSinceSealed, deleted, endsBefore, goesOn, gone, isReplaced, type LeftSegment, mayBeTorn, missingBytes, notNext,
-  replaced, unendedLine,
+  changedSinceSealed, deleted, endsBefore, goesOn, gone, isReplaced, type LeftSegment, mayBeTorn, missingBytes,
+  notNext, replaced, unendedLine,
 } from './replay-damage.ts'
 import { SegmentReader, type SegmentSource } from './segment-reader.ts'
 import { isSameSegment, type Segment } from './segments.ts'

@@ -2,14 +2,13 @@ import { constants } from 'node:buffer'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { type Codec, codecOption } from '../codec.ts'
 import type { MiniStoreError } from '../errors.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import { boolean, type Fields, fields, integer, permissions, shown, signalOption } from '../options.ts'
-import { schemaOption } from '../schema.ts'
+import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
-export type { Codec } from '../codec.ts'
+export type { Codec } from '../schema.ts'
 
 /** Options of `MiniStore.open`. */
 export interface OpenOptions<Input = unknown, Output = Input> extends FileSystemOption {

@@ -1,6 +1,6 @@
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from './errors.ts'
 export type { File, FileAccess, FileStat, FileSystem, OpenMode } from './fs/file-system.ts'
-export { nodeFileSystem } from './fs/node-file-system.ts'
+export { nodeFileSystem } from './fs/node.ts'
 export type { AppendTrace, PoisonMessage, RecoverTrace, RotateTrace } from './ministore/channels.ts'
 export type { JournalIterator } from './ministore/journal-iterator.ts'
 export { type JournalEntry, JournalStream } from './ministore/journal-stream.ts'

@@ -1,5 +1,5 @@
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { nodeFileSystem } from '../fs/node-file-system.ts'
+import { nodeFileSystem } from '../fs/node.ts'
 
 /** The file system of this machine, which tells of every read how many bytes it gave. For progress bars. */
 export function countingFileSystem(onRead: (bytes: number) => void): FileSystem {

@@ -3,7 +3,7 @@ import { resolve } from 'node:path'
 
 import type { MiniStoreError } from '../errors.ts'
 import { isNotFound } from '../fs/file-system.ts'
-import { nodeFileSystem } from '../fs/node-file-system.ts'
+import { nodeFileSystem } from '../fs/node.ts'
 import { DiskSource } from '../ministore/disk-source.ts'
 import { type JournalOutline, outlineJournal } from '../ministore/journal-outline.ts'
 import { CommandFailure } from './exit-codes.ts'

@@ -1,5 +1,5 @@
 import { ignoreOutcome, isThenable } from '../async.ts'
-import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
 import {

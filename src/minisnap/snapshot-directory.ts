@@ -1,10 +1,8 @@
 import { join } from 'node:path'
 
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
-import { removeIfPresent, renameIntoPlace } from '../fs/atomic-replace.ts'
-import { ensureDirectory, listIfPresent } from '../fs/directories.ts'
+import { ensureDirectory, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace } from '../fs/durable.ts'
 import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
-import { isOutOfSpace } from '../fs/out-of-space.ts'
 import type { SnapshotInfo, SnapStoreSettings } from './snap-store-options.ts'
 import { isTemporary, sequenceOf, snapshotName } from './snapshot-names.ts'
 import type { SnapshotFile } from './snapshot-reader.ts'

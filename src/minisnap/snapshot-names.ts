@@ -1,4 +1,4 @@
-import { temporarySuffix } from '../fs/atomic-replace.ts'
+import { temporarySuffix } from '../fs/durable.ts'
 
 /** File name of the snapshot of a sequence number. */
 export function snapshotName(sequence: number): string {

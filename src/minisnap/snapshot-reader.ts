@@ -3,7 +3,7 @@ import { crc32 } from 'node:zlib'
 
 import { MiniStoreError } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { readFully } from '../fs/read-range.ts'
+import { readFully } from '../fs/bytes.ts'
 import { checkHead, end, headBytes, hex } from './snapshot-format.ts'
 import { maxTextBytes, textTooLarge } from './text-limit.ts'
 

@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib'
 
-import { writeFully } from '../fs/atomic-replace.ts'
+import { writeFully } from '../fs/durable.ts'
 import type { File } from '../fs/file-system.ts'
 import { end, formatHead, headBytes } from './snapshot-format.ts'
 

@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 
 import { ioError, MiniStoreError } from '../errors.ts'
-import { listIfPresent } from '../fs/directories.ts'
+import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { JournalFiles } from '../ministore/journal-files.ts'

@@ -1,6 +1,6 @@
 import { MiniStoreError } from '../errors.ts'
 import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { readRange } from '../fs/read-range.ts'
+import { readRange } from '../fs/bytes.ts'
 import { DiskSource } from './disk-source.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { type JournalOutline, outlineJournal } from './journal-outline.ts'

@@ -1,6 +1,6 @@
 import { basename, dirname, join } from 'node:path'
 
-import { temporarySuffix } from '../fs/atomic-replace.ts'
+import { temporarySuffix } from '../fs/durable.ts'
 
 /** The highest number of a sealed segment: a name with more digits is not taken for one. */
 export const maxSegmentNumber = 999_999_999_999_999

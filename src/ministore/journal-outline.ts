@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { readRange } from '../fs/read-range.ts'
+import { readRange } from '../fs/bytes.ts'
 import type { DiskSource } from './disk-source.ts'
 import type { JournalTail, JournalView } from './journal-source.ts'
 import { openSegment } from './open-segment.ts'

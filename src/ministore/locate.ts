@@ -1,7 +1,7 @@
 import { basename, dirname, join, resolve } from 'node:path'
 
 import { MiniStoreError } from '../errors.ts'
-import { listIfPresent } from '../fs/directories.ts'
+import { listIfPresent } from '../fs/durable.ts'
 import { type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound } from '../fs/file-system.ts'
 import { JournalFiles } from './journal-files.ts'
 

@@ -4,7 +4,7 @@ import { resolve } from 'node:path'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { ioError, isInstance, type MiniStoreError } from '../errors.ts'
-import { ensureDirectory } from '../fs/directories.ts'
+import { ensureDirectory } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import { filePath, iterable } from '../options.ts'

@@ -1,7 +1,7 @@
 import { basename, dirname, join } from 'node:path'
 
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { exists, listIfPresent } from '../fs/directories.ts'
+import { exists, listIfPresent } from '../fs/durable.ts'
 import { type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import { JournalFiles } from './journal-files.ts'
 import { inspectActive } from './segments.ts'

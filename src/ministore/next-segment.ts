@@ -1,5 +1,5 @@
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import { removeIfPresent, writeFully } from '../fs/durable.ts'
 import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import { formatHeader, type Header, parseHeader } from './header.ts'

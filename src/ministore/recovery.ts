@@ -1,17 +1,18 @@
 import type { MiniStoreError } from '../errors.ts'
-import { removeIfPresent, writeFully } from '../fs/atomic-replace.ts'
+import { readRange } from '../fs/bytes.ts'
+import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
+import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import { isOutOfSpace } from '../fs/out-of-space.ts'
-import { readRange } from '../fs/read-range.ts'
 import type { JournalFiles } from './journal-files.ts'
-import { type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving } from './next-segment.ts'
-import { readSeal } from './seal.ts'
+import {
+  type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving,
+} from './next-segment.ts'
 import { missingActiveDamage, sealDamage } from './seal-check.ts'
-import { scanSegment, type SegmentScan } from './segment-scan.ts'
+import { readSeal } from './seal.ts'
 import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
+import { scanSegment, type SegmentScan } from './segment-scan.ts'
 import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
-import { saveTornTail } from './torn-tail.ts'
 
 /** What opening a journal found and did, besides reading it. */
 export interface RecoveryReport {

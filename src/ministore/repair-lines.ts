@@ -1,6 +1,6 @@
 import { messageOf } from '../errors.ts'
 import type { File } from '../fs/file-system.ts'
-import { readRange } from '../fs/read-range.ts'
+import { readRange } from '../fs/bytes.ts'
 import { LineBlocks } from './line-blocks.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, linesOf, offsetAfterLines } from './line-checks.ts'
 import { findLongTornEnd } from './torn-end.ts'

@@ -1,6 +1,6 @@
 import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { readRange } from '../fs/read-range.ts'
+import { readRange } from '../fs/bytes.ts'
 import type { Header } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'
 import { beginsWithRecord } from './repair-first-line.ts'

@@ -1,4 +1,4 @@
-import { removeIfPresent } from '../fs/atomic-replace.ts'
+import { removeIfPresent } from '../fs/durable.ts'
 import { type FileSystem, systemErrorCode } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import type { JournalFiles } from './journal-files.ts'

@@ -1,8 +1,7 @@
 import { crc32 } from 'node:zlib'
 
-import { replaceFile } from '../fs/atomic-replace.ts'
+import { isOutOfSpace, replaceFile } from '../fs/durable.ts'
 import { type FileAccess, type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { isOutOfSpace } from '../fs/out-of-space.ts'
 import { formatCrc32, parseCrc32, type SegmentPrefix } from './segment-prefix.ts'
 
 /** The seal's line, `\n` included: what is known of a prefix of the active segment, and a checksum of the line itself. */

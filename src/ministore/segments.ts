@@ -1,5 +1,5 @@
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { listIfPresent } from '../fs/directories.ts'
+import { listIfPresent } from '../fs/durable.ts'
 import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { type Header, isPartialHeader, maxHeaderBytes, maxSequence, parseHeader } from './header.ts'
 import type { JournalFiles } from './journal-files.ts'

@@ -3,7 +3,7 @@ import { constants } from 'node:buffer'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import type { MiniStoreError } from '../errors.ts'
-import { type FileSystemOption, fileSystemOption } from '../fs/file-system-option.ts'
+import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { boolean, type Fields, fields, integer, permissions, shown, signalOption } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'

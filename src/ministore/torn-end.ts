@@ -1,5 +1,5 @@
 import type { File } from '../fs/file-system.ts'
-import { readFully, readRange } from '../fs/read-range.ts'
+import { readFully, readRange } from '../fs/bytes.ts'
 import { describeUncleanLine, isCleanLine } from './line-checks.ts'
 
 /** Bytes at the end of an active segment that are no whole, clean line: what the next open would cut off. */

@@ -8,7 +8,7 @@ import { text as textOf } from 'node:stream/consumers'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import { Interrupted } from '../../src/cli/exit-codes.ts'
-import { nodeFileSystem } from '../../src/fs/node-file-system.ts'
+import { nodeFileSystem } from '../../src/fs/node.ts'
 import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/real-disk-volumes.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'

@@ -8,7 +8,7 @@ import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniq
 import { assertQueue } from '../../src/miniqueue/shape.ts'
 import { transition } from '../../src/miniqueue/transitions.ts'
 import { formatHead } from '../../src/minisnap/snapshot-format.ts'
-import { readState } from '../../src/ministate/read-state.ts'
+import { readState } from '../../src/cli/read-state.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { beginning, SteppedClock } from '../crash/queue-clock.ts'
 import { directory, journalFile } from './support.ts'

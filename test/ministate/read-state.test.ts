@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 
 import { StateManager } from '../../src/ministate/index.ts'
-import { readState } from '../../src/ministate/read-state.ts'
+import { readState } from '../../src/cli/read-state.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 
 import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 
-import { deviceOf, persistently } from '../../src/fs/node-file-system.ts'
+import { deviceOf, persistently } from '../../src/fs/node.ts'
 import { type FileAccess, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { descriptorsIn } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

@@ -1,4 +1,4 @@
-import { nodeFileSystem } from '../../fs/node-file-system.ts'
+import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniStore } from '../../index.ts'
 import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'

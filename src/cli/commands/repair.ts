@@ -1,4 +1,4 @@
-import { nodeFileSystem } from '../../fs/node-file-system.ts'
+import { nodeFileSystem } from '../../fs/node.ts'
 import type { JournalFiles } from '../../ministore/journal-files.ts'
 import { locateJournal } from '../../ministore/locate.ts'
 import { repairJournal, type RepairResult } from '../../ministore/repair.ts'

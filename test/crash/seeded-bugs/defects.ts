@@ -330,14 +330,14 @@ export const defects: readonly Defect[] = [
   },
   {
     name: 'the evidence is not fsynced before the tail is cut',
-    patches: [{ file: 'fs/atomic-replace.ts', find: '      await file.sync()\n', by: '' }],
+    patches: [{ file: 'fs/durable.ts', find: '      await file.sync()\n', by: '' }],
     finding: /torn bytes were cut, and no evidence holds them/,
   },
   {
     name: 'the name of the evidence is not durable before the tail is cut',
     patches: [
       {
-        file: 'ministore/torn-tail.ts',
+        file: 'fs/evidence.ts',
         find: '    await fs.syncDirectory(dirname(path))\n    return true\n',
         by: '    return true\n',
       },

@@ -15,7 +15,7 @@ export const snapDefects: readonly Defect[] = [
   },
   {
     name: 'snapshots: no fsync of the file before the rename',
-    patches: [{ file: 'fs/atomic-replace.ts', find: '      await file.sync()\n    } finally', by: '    } finally' }],
+    patches: [{ file: 'fs/durable.ts', find: '      await file.sync()\n    } finally', by: '    } finally' }],
     finding: /^snapshots: .*(?:the damaged ones|No snapshot is whole)/,
   },
   {
@@ -34,11 +34,11 @@ export const snapDefects: readonly Defect[] = [
     name: 'snapshots: the rename comes before the write',
     patches: [
       {
-        file: 'fs/atomic-replace.ts',
+        file: 'fs/durable.ts',
         find: '      await write(file)\n',
         by: '      await fs.rename(temporary, path)\n      await write(file)\n',
       },
-      { file: 'fs/atomic-replace.ts', find: '    await fs.rename(temporary, path)\n  } catch', by: '  } catch' },
+      { file: 'fs/durable.ts', find: '    await fs.rename(temporary, path)\n  } catch', by: '  } catch' },
     ],
     finding: /^snapshots: .*(?:the damaged ones|No snapshot is whole)/,
   },

@@ -1,5 +1,5 @@
 import { MiniStoreError } from '../errors.ts'
-import { writeFully } from './atomic-replace.ts'
+import { writeFully } from './durable.ts'
 import { type File, type FileSystem, isNotFound } from './file-system.ts'
 
 /** No chunk of {@link readRange} is larger. */

@@ -2,15 +2,15 @@ import { join } from 'node:path'
 
 import { isMiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { nodeFileSystem } from '../fs/node-file-system.ts'
+import { nodeFileSystem } from '../fs/node.ts'
 import { SnapStore } from '../minisnap/index.ts'
+import type { StateAt } from '../ministate/fold.ts'
+import { mutate } from '../ministate/mutation.ts'
+import { refuseAhead, refuseGap, restoreBase } from '../ministate/recovery.ts'
+import { journalName, type StateDefinition } from '../ministate/settings.ts'
 import { DiskSource } from '../ministore/disk-source.ts'
 import { outlineJournal } from '../ministore/journal-outline.ts'
 import { MiniStore } from '../ministore/ministore.ts'
-import type { StateAt } from './fold.ts'
-import { mutate } from './mutation.ts'
-import { refuseAhead, refuseGap, restoreBase } from './recovery.ts'
-import { journalName, type StateDefinition } from './settings.ts'
 
 /** Each look that finds mutations gone means that a compaction has made a newer snapshot meanwhile. */
 const maxLooks = 10

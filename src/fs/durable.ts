@@ -1,6 +1,7 @@
 import { dirname } from 'node:path'
 
-import { type File, type FileAccess, type FileSystem, isNotFound } from './file-system.ts'
+import { propertyOf } from '../errors.ts'
+import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from './file-system.ts'
 
 /** Ending of the temporary file next to the one that is being replaced. */
 export const temporarySuffix = '.tmp'
@@ -87,4 +88,67 @@ export async function removeIfPresent(fs: FileSystem, path: string): Promise<boo
     if (isNotFound(error)) return false
     throw error
   }
+}
+
+/**
+ * Makes a directory and its missing parents, and makes their names durable.
+ *
+ * Each level is made durable before the next is made, so a process killed in between leaves at most one
+ * directory, the deepest, whose name may not be durable yet. That is why the parent of the deepest directory
+ * that exists is synced too: this call may be the one after such a kill.
+ */
+export async function ensureDirectory(fs: FileSystem, directory: string): Promise<void> {
+  const missing: string[] = []
+  let existing = directory
+  while (!(await exists(fs, existing)) && dirname(existing) !== existing) {
+    missing.unshift(existing)
+    existing = dirname(existing)
+  }
+  await syncNameOf(fs, existing)
+  for (const path of missing) {
+    try {
+      await fs.makeDirectory(path)
+    } catch (error) {
+      // Somebody else made it at the same moment; its name is made durable below all the same.
+      if (systemErrorCode(error) !== 'EEXIST') throw error
+    }
+    await fs.syncDirectory(dirname(path))
+  }
+}
+
+/** The names in a directory; none when it is not there. */
+export async function listIfPresent(fs: FileSystem, directory: string): Promise<string[]> {
+  try {
+    return await fs.list(directory)
+  } catch (error) {
+    if (isNotFound(error)) return []
+    throw error
+  }
+}
+
+async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
+  try {
+    await fs.syncDirectory(dirname(directory))
+  } catch (error) {
+    // A parent that may be passed through but not opened was not made by us, so its names are not ours to sync.
+    if (!['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) throw error
+  }
+}
+
+/** Whether there is something at a path. */
+export async function exists(fs: FileSystem, path: string): Promise<boolean> {
+  try {
+    await fs.stat(path)
+    return true
+  } catch (error) {
+    if (isNotFound(error)) return false
+    throw error
+  }
+}
+
+/** Whether an error says that the disk, the quota or the largest file is full. */
+export function isOutOfSpace(thrown: unknown): boolean {
+  // Node 20 has no name for EDQUOT and reports its number only (122 on Linux, 69 on macOS).
+  const errno = propertyOf(thrown, 'errno')
+  return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(systemErrorCode(thrown) ?? '') || errno === -122 || errno === -69
 }

@@ -2,8 +2,10 @@ import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 import { setTimeout as delay } from 'node:timers/promises'
 
+import { isObject, shown } from '../options.ts'
 import {
-  type File, type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, type OpenMode, systemErrorCode,
+  type File, type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, type OpenMode,
+  systemErrorCode,
 } from './file-system.ts'
 
 /**
@@ -304,4 +306,19 @@ function call<T>(start: (done: (error: Error | null, value?: T) => void) => void
       else resolve(value as T)
     })
   })
+}
+
+/** Where files live; for tests, see `@mini-ts/ministore/testing`. */
+export interface FileSystemOption {
+  /** @default the file system of this machine */
+  readonly fileSystem?: FileSystem | undefined
+}
+
+/** @throws {TypeError} unless it is a file system or undefined. */
+export function fileSystemOption(value: unknown): FileSystem {
+  if (value === undefined) return nodeFileSystem
+  if (!isObject(value) || typeof Reflect.get(value, 'syncDirectory') !== 'function') {
+    throw new TypeError(`Expected \`fileSystem\` to be a FileSystem, got ${shown(value)}`)
+  }
+  return value as FileSystem
 }

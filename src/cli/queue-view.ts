@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 
-import type { DeadMessage, QueuedMessage, QueueState } from '../miniqueue/queue-state.ts'
+import type { DeadMessage, QueuedMessage, QueueState } from '../miniqueue/state.ts'
 import { jsonLine, visible } from './terminal/style.ts'
 import { excerpt, formatTable } from './terminal/table.ts'
 import { countText, durationText, sizeText } from './terminal/units.ts'

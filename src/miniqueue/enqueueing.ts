@@ -1,11 +1,10 @@
 import { constants } from 'node:buffer'
 
 import { fields, integer, isObject, maxMs, shown } from '../options.ts'
-import { type EncodedPayload, encodePayload } from './payload.ts'
-import { queueFull } from './queue-errors.ts'
-import { holderOf, type NewMessage, type QueueState } from './queue-state.ts'
+import { type EncodedPayload, encodePayload } from './shape.ts'
+import { queueFull } from './message.ts'
 import type { EnqueueOptions, QueueSettings } from './settings.ts'
-import { weightOf, weightOfReason } from './weight.ts'
+import { holderOf, type NewMessage, type QueueState, weightOf, weightOfReason } from './state.ts'
 
 /** A message for `enqueueAll`: its payload beside the options of `enqueue`. */
 export interface MessageToEnqueue<T> extends EnqueueOptions {

@@ -1,4 +1,4 @@
-import { Heap } from './heap.ts'
+import { Heap } from './order.ts'
 
 /**
  * A message in flight: `held` until its lease ends or it is settled, `settling` while an ack or nack is being

@@ -1,20 +1,18 @@
 import type { CompactionReport, StateRecovery } from '../ministate/index.ts'
 import { integer, iterable, shown } from '../options.ts'
-import { type DeadLetter, deadLettersOf } from './dead-letters.ts'
 import { Delivery } from './delivery.ts'
 import {
   bytesOf, type Entry, entryOf, entryOfMessage, type MessageToEnqueue, planEnqueue, refuseFull,
 } from './enqueueing.ts'
-import type { Message } from './message.ts'
-import { messageStream, type MessageStream } from './message-stream.ts'
-import { noSuchMessage, queueClosed } from './queue-errors.ts'
-import { QueueLog } from './queue-log.ts'
-import type { QueueStats } from './queue-stats.ts'
+import { QueueLog } from './log.ts'
+import { type Message, noSuchMessage, queueClosed } from './message.ts'
+import { copyPayload } from './shape.ts'
 import {
-  type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings,
-  type QueueOptions, queueSettings, type QueueSettings, type ReceiveOptions, receiveSettings,
+  type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings, type QueueOptions,
+  queueSettings, type QueueSettings, type ReceiveOptions, receiveSettings,
 } from './settings.ts'
-import { type Handler, Worker } from './worker.ts'
+import type { QueueState } from './state.ts'
+import { type Handler, messageStream, type MessageStream, Worker } from './worker.ts'
 
 /**
  * A durable queue of messages in a directory, for one process at a time. Each message is delivered at least
@@ -293,4 +291,48 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   #assertOpen(): void {
     if (this.#closing !== undefined) throw queueClosed()
   }
+}
+
+/** A message that was delivered too often and never acknowledged. */
+export interface DeadLetter<T = unknown> {
+  readonly id: number
+  /** A copy, the caller's own. */
+  readonly payload: T
+  /** What its last nack said, or how its last lease ended. */
+  readonly reason: string
+  /** Times that it was delivered. */
+  readonly attempts: number
+  /** By the wall clock. */
+  readonly enqueuedAt: Date
+  /** By the wall clock. */
+  readonly diedAt: Date
+}
+
+/** The dead letters of a state, by id. */
+export function deadLettersOf<T>({ dead }: Pick<QueueState, 'dead'>): Array<DeadLetter<T>> {
+  return Object.entries(dead).map(([id, { payload, reason, attempts, enqueuedAt, diedAt }]) => ({
+    id: Number(id),
+    payload: copyPayload(payload) as T,
+    reason,
+    attempts,
+    enqueuedAt: new Date(enqueuedAt),
+    diedAt: new Date(diedAt),
+  }))
+}
+
+/** What a queue holds at a moment. */
+export interface QueueStats {
+  /** Messages that can be delivered now. */
+  readonly ready: number
+  /** Messages that wait for their time. */
+  readonly delayed: number
+  /** Messages that somebody has, or that were fetched ahead. */
+  readonly inFlight: number
+  readonly dead: number
+  /**
+   * Milliseconds since the oldest of them, dead letters left out, was enqueued; undefined when there is none.
+   */
+  readonly oldestAgeMs: number | undefined
+  /** Bytes of journal and snapshots. */
+  readonly bytesOnDisk: number
 }

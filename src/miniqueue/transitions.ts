@@ -1,10 +1,8 @@
-import { holdKey, keepKey, releaseKey, sweepKeys } from './keys.ts'
-import {
-  type DeadMessage, holderOf, type NewMessage, type OneMutation, type QueuedMessage, type QueueMutation,
-  type QueueState, stepsOf,
-} from './queue-state.ts'
 import { assertMutation } from './shape.ts'
-import { weightOf } from './weight.ts'
+import {
+  type DeadMessage, holderOf, holdKey, keepKey, type NewMessage, type OneMutation, type QueuedMessage,
+  type QueueMutation, type QueueState, releaseKey, stepsOf, sweepKeys, weightOf,
+} from './state.ts'
 
 /** What a mutation has done, for whoever keeps an index of the state. */
 export interface Outcome {

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 
 import { deadLetters, nextMessages, peekText, statsOf } from '../../src/cli/queue-view.ts'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
-import { emptyQueue } from '../../src/miniqueue/queue-state.ts'
+import { emptyQueue } from '../../src/miniqueue/state.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore, ministoreProcess } from './run-command.ts'

@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
-import { Alarm } from '../../src/miniqueue/alarm.ts'
-import { systemClock } from '../../src/miniqueue/clock.ts'
+import { Alarm, systemClock } from '../../src/miniqueue/clock.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { SteppedClock } from '../crash/queue-clock.ts'
 import { openQueue } from './support.ts'

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 
 import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../../src/cli/queue-view.ts'
 import { MiniQueue, MiniStoreError } from '../../src/miniqueue/index.ts'
-import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/queue-state.ts'
+import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/state.ts'
 import { assertQueue } from '../../src/miniqueue/shape.ts'
 import { transition } from '../../src/miniqueue/transitions.ts'
 import { formatHead } from '../../src/minisnap/snapshot-format.ts'

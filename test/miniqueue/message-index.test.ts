@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 
-import { MessageIndex } from '../../src/miniqueue/message-index.ts'
-import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/queue-state.ts'
+import { MessageIndex } from '../../src/miniqueue/order.ts'
+import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/state.ts'
 import { transition } from '../../src/miniqueue/transitions.ts'
 
 const at = 1000

@@ -1,10 +1,11 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
-import { MessageIndex } from '../../src/miniqueue/message-index.ts'
-import { emptyQueue, holderOf, type NewMessage, type QueueMutation, type QueueState } from '../../src/miniqueue/queue-state.ts'
+import { MessageIndex } from '../../src/miniqueue/order.ts'
+import {
+  emptyQueue, holderOf, type NewMessage, type QueueMutation, type QueueState, weightOf,
+} from '../../src/miniqueue/state.ts'
 import { type Outcome, transition } from '../../src/miniqueue/transitions.ts'
-import { weightOf } from '../../src/miniqueue/weight.ts'
 
 const at = 1000
 

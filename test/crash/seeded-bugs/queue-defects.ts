@@ -6,7 +6,7 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: an ack resolves before it is durable',
     patches: [
       {
-        file: 'miniqueue/settlement.ts',
+        file: 'miniqueue/delivery.ts',
         find: '      await this.#log.inTurn(() => this.#log.commit(settling.step()))\n',
         by: `      const written = this.#log.inTurn(() => this.#log.commit(settling.step()))
       if (settling.step().op === 'ack') written.catch(() => {})
@@ -31,7 +31,7 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: what was in flight when its process ended is delivered to nobody',
     patches: [
       {
-        file: 'miniqueue/message-index.ts',
+        file: 'miniqueue/order.ts',
         find: 'if (!except.has(id)) (',
         by: 'if (!except.has(id) && message.attempts === 0) (',
       },
@@ -47,19 +47,19 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: a burial at the end of a lease is not written',
     patches: [
       {
-        file: 'miniqueue/settlement.ts',
+        file: 'miniqueue/delivery.ts',
         find: "      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason: this.#fitting(reason, ids.length), at }))\n",
         by: "      await this.#log.inTurn(() => this.#log.pretend({ op: 'bury', ids, reason, at }))\n",
       },
       {
-        file: 'miniqueue/queue-log.ts',
-        find: '  async compact(): Promise<CompactionReport> {\n',
+        file: 'miniqueue/log.ts',
+        find: '  async compact(): Promise<CompactionReport> {\n    return await this.inTurn(',
         by: `  async pretend(mutation: QueueMutation): Promise<void> {
     this.#applied.listener?.follow(mutation, transition(this.state, mutation))
   }
 
   async compact(): Promise<CompactionReport> {
-`,
+    return await this.inTurn(`,
       },
     ],
     finding: /^queue: delivered too often.*found is waiting \[1 ×2 .*expected .*dead \[1 ×2/,
@@ -68,7 +68,7 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: keys are forgotten by a compaction',
     patches: [
       {
-        file: 'miniqueue/queue-log.ts',
+        file: 'miniqueue/log.ts',
         find: '            return await manager.compact()\n',
         by: `            for (const name of Object.keys(this.state.keys)) delete this.state.keys[name]
             return await manager.compact()

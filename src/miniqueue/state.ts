@@ -133,3 +133,88 @@ export function holderOf(state: QueueState, key: string, at: number): number | u
   const holder = state.keys[keyName(key)]
   return holder === undefined || (holder.until !== undefined && holder.until <= at) ? undefined : holder.id
 }
+
+/** Makes a key stand for a message, unless another one that lives has it. */
+export function holdKey(state: QueueState, key: string, id: number): void {
+  const holder = state.keys[keyName(key)]
+  if (holder === undefined || holder.until !== undefined) state.keys[keyName(key)] = { id }
+}
+
+/** Frees a key, if it stands for this message. */
+export function releaseKey(state: QueueState, key: string, id: number): void {
+  const holder = state.keys[keyName(key)]
+  if (holder?.id === id && holder.until === undefined) delete state.keys[keyName(key)]
+}
+
+/**
+ * Keeps the key of a message that is gone for a while, if it stands for it. Gives the weight that this adds.
+ */
+export function keepKey(
+  state: QueueState,
+  key: string,
+  { id, until }: { readonly id: number; readonly until: number },
+): number {
+  const name = keyName(key)
+  if (state.keys[name]?.id !== id) return 0
+  state.keys[name] = { id, until }
+  state.expiring.push({ key, until })
+  return weightOfKept(key)
+}
+
+/**
+ * Forgets keys that are free again, once at least half of those that were kept seem to be: so each costs one
+ * look or two. Gives the change of weight.
+ */
+export function sweepKeys(state: QueueState, at: number): number {
+  const { expiring } = state
+  const middle = expiring[expiring.length >> 1]
+  if (middle === undefined || middle.until > at) return 0
+  let change = 0
+  state.expiring = expiring.filter(({ key, until }) => {
+    if (until > at) return true
+    const name = keyName(key)
+    if (state.keys[name]?.until === until) delete state.keys[name]
+    change -= weightOfKept(key)
+    return false
+  })
+  return change
+}
+
+/** What a snapshot has of a message beside its payload, key and reason, with long numbers. */
+const messageBytes = 160
+/** What it has of the key of a message, beside the key, which is there twice. */
+const keyBytes = 36
+/** What it has of the key of a message that is acknowledged, beside the key, which is there twice. */
+const keptKeyBytes = 80
+/** What it has of a reason beside its text. */
+const reasonBytes = 12
+
+/**
+ * About how many bytes of a snapshot a message or a dead letter is, rather more than fewer: for the ratio between
+ * what lives and what is on the disk, and for the limit on all that a snapshot can hold. The key of a dead letter
+ * counts as if it were held, so that a letter that is redriven weighs no more than before.
+ */
+export function weightOf(message: {
+  readonly bytes: number
+  readonly key?: string
+  readonly reason?: string
+}): number {
+  const { bytes, key, reason } = message
+  const ofKey = key === undefined ? 0 : keyBytes + 2 * jsonBytes(key)
+  return messageBytes + bytes + ofKey + (reason === undefined ? 0 : weightOfReason(reason))
+}
+
+/** As {@link weightOf}, of a reason alone. */
+export function weightOfReason(reason: string): number {
+  return reasonBytes + jsonBytes(reason)
+}
+
+/** As {@link weightOf}, of the key of a message that is acknowledged. */
+export function weightOfKept(key: string): number {
+  return keptKeyBytes + 2 * jsonBytes(key)
+}
+
+/** With escapes and in UTF-8, without the quotes. */
+function jsonBytes(text: string): number {
+  return Buffer.byteLength(JSON.stringify(text)) - 2
+}

@@ -1,3 +1,5 @@
+import { channel } from 'node:diagnostics_channel'
+
 import PQueue from 'p-queue'
 
 import { addInContext, tell } from '../async.ts'
@@ -5,12 +7,10 @@ import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { type CompactionReport, StateManager, type StateOptions, type StateRecovery } from '../ministate/index.ts'
 import { directoryPath } from '../ministate/settings.ts'
-import { publishMutation } from './channels.ts'
-import { Compactor } from './compactor.ts'
-import { queuePoisoned } from './queue-errors.ts'
-import { emptyQueue, type QueueMutation, type QueueState } from './queue-state.ts'
+import { queuePoisoned } from './message.ts'
 import type { QueueSettings } from './settings.ts'
 import { assertMutation, assertQueue } from './shape.ts'
+import { emptyQueue, type OneMutation, type QueueMutation, type QueueState, stepsOf } from './state.ts'
 import { type Outcome, transition } from './transitions.ts'
 
 type Manager = StateManager<QueueState, QueueMutation>
@@ -206,4 +206,114 @@ function isFatal(error: unknown): error is MiniStoreError {
  */
 function bytesBeforeSnapshot({ journalUse: { bytes, mutations }, recovery }: Manager): number {
   return mutations === 0 ? bytes : bytes * (1 - recovery.replayed / mutations)
+}
+
+/** What is compacted. */
+export interface Compactable {
+  /** Bytes of the journal on the disk. */
+  readonly journalBytes: number
+  /** About how many bytes of JSON the state is. */
+  readonly liveBytes: number
+  compact(): Promise<CompactionReport>
+}
+
+/**
+ * Decides when the dead weight of a journal has become too much.
+ *
+ * Right behind a compaction the disk has two snapshots, by default, and the records since the older one. Each
+ * period between two adds the larger of `minBytes` and `ratio` times what lives: so all files stay below
+ * about `2 × (1 + ratio)` times what lives, or `2 × minBytes` more than that where little does.
+ */
+export class Compactor {
+  readonly #target: Compactable
+  readonly #limits: { readonly minBytes: number; readonly ratio: number }
+  readonly #tell: (error: unknown) => void
+  /** Bytes of the journal that were there right after the last compaction. */
+  #baseBytes: number
+  /** After a compaction that failed, the length of the journal at which it is tried again. */
+  #againAtBytes = 0
+
+  constructor(parts: {
+    readonly target: Compactable
+    readonly limits: { readonly minBytes: number; readonly ratio: number }
+    readonly tell: (error: unknown) => void
+    readonly baseBytes: number
+  }) {
+    this.#target = parts.target
+    this.#limits = parts.limits
+    this.#tell = parts.tell
+    this.#baseBytes = parts.baseBytes
+  }
+
+  /** Compacts. */
+  async compact(): Promise<CompactionReport> {
+    const report = await this.#target.compact()
+    this.#baseBytes = this.#target.journalBytes
+    this.#againAtBytes = 0
+    return report
+  }
+
+  /** Compacts if it is time to. A failure is told, and it is tried again `minBytes` later. */
+  async compactIfDue(): Promise<void> {
+    const { journalBytes, liveBytes } = this.#target
+    const { minBytes, ratio } = this.#limits
+    const appended = journalBytes - this.#baseBytes
+    if (appended <= Math.max(minBytes, ratio * liveBytes) || journalBytes < this.#againAtBytes) return
+    try {
+      await this.compact()
+    } catch (error) {
+      this.#againAtBytes = this.#target.journalBytes + minBytes
+      this.#tell(error)
+    }
+  }
+}
+
+/** Message of the channels `miniqueue:enqueue`, `miniqueue:deliver` and `miniqueue:ack`. */
+export interface QueueEvent {
+  /** Absolute path of the queue. */
+  readonly directory: string
+  readonly ids: readonly number[]
+}
+
+/** Message of the channel `miniqueue:nack`: the message comes again. */
+export interface NackEvent {
+  readonly directory: string
+  readonly id: number
+  /** When, in milliseconds since 1970; absent: at once. */
+  readonly dueAt: number | undefined
+  readonly reason: string | undefined
+}
+
+/** Message of the channel `miniqueue:dead`: messages have become dead letters. */
+export interface DeadEvent extends QueueEvent {
+  readonly reason: string
+}
+
+const enqueueChannel = channel('miniqueue:enqueue')
+const deliverChannel = channel('miniqueue:deliver')
+const ackChannel = channel('miniqueue:ack')
+const nackChannel = channel('miniqueue:nack')
+const deadChannel = channel('miniqueue:dead')
+
+/** Tells of a mutation that is durable; without subscribers it costs a look. */
+export function publishMutation(directory: string, mutation: QueueMutation, { added }: Outcome): void {
+  for (const step of stepsOf(mutation)) publishStep(directory, step, added)
+}
+
+function publishStep(directory: string, step: OneMutation, added: readonly number[]): void {
+  if (step.op === 'enqueue' && enqueueChannel.hasSubscribers) {
+    enqueueChannel.publish({ directory, ids: added } satisfies QueueEvent)
+  } else if (step.op === 'ack' && ackChannel.hasSubscribers) {
+    ackChannel.publish({ directory, ids: step.ids } satisfies QueueEvent)
+  } else if (step.op === 'nack' && nackChannel.hasSubscribers) {
+    const { id, dueAt, reason } = step
+    nackChannel.publish({ directory, id, dueAt, reason } satisfies NackEvent)
+  } else if (step.op === 'bury' && deadChannel.hasSubscribers) {
+    deadChannel.publish({ directory, ids: step.ids, reason: step.reason } satisfies DeadEvent)
+  }
+}
+
+/** Tells of a delivery; one that was counted before has no mutation of its own. */
+export function publishDelivery(directory: string, ids: readonly number[]): void {
+  if (deliverChannel.hasSubscribers) deliverChannel.publish({ directory, ids } satisfies QueueEvent)
 }

@@ -1,4 +1,4 @@
 export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 export { SnapStore } from './snap-store.ts'
-export type { CreateOptions, RestoredSnapshot, RestoreOptions, SnapshotInfo, SnapStoreOptions } from './snap-store-options.ts'
+export type { CreateOptions, RestoredSnapshot, RestoreOptions, SnapshotInfo, SnapStoreOptions } from './settings.ts'

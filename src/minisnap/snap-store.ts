@@ -10,10 +10,10 @@ import { filePath, integer } from '../options.ts'
 import {
   type CreateOptions, createSettings, type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapshotInfo,
   type SnapStoreOptions, snapStoreSettings,
-} from './snap-store-options.ts'
+} from './settings.ts'
 import { SnapshotDirectory } from './snapshot-directory.ts'
-import { superseded } from './snapshot-names.ts'
-import { readSnapshot, type SnapshotFile, verifySnapshot } from './snapshot-reader.ts'
+import { superseded } from './format.ts'
+import { readSnapshot, type SnapshotFile, verifySnapshot } from './file.ts'
 import { type EncodedState, StateCodec } from './state-codec.ts'
 
 /**

@@ -3,10 +3,9 @@ import { join } from 'node:path'
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { ensureDirectory, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace } from '../fs/durable.ts'
 import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
-import type { SnapshotInfo, SnapStoreSettings } from './snap-store-options.ts'
-import { isTemporary, sequenceOf, snapshotName } from './snapshot-names.ts'
-import type { SnapshotFile } from './snapshot-reader.ts'
-import { writeSnapshot } from './snapshot-writer.ts'
+import { type SnapshotFile, writeSnapshot } from './file.ts'
+import { isTemporary, sequenceOf, snapshotName } from './format.ts'
+import type { SnapshotInfo, SnapStoreSettings } from './settings.ts'
 
 /**
  * The directory of a store and the names in it. One that does not exist is an empty one.

@@ -4,8 +4,8 @@ import { ignoreOutcome, isThenable } from '../async.ts'
 import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { type Codec, validated } from '../schema.ts'
 import { jsonPieces } from './json-pieces.ts'
-import { damaged, type SnapshotFile } from './snapshot-reader.ts'
-import { isStringLimit, limited, textTooLarge } from './text-limit.ts'
+import { damaged, type SnapshotFile } from './file.ts'
+import { isStringLimit, limited, textTooLarge } from './format.ts'
 
 /** A state ready to be written. */
 export interface EncodedState {

@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { MiniQueue } from '../../src/miniqueue/index.ts'
-import { formatHead } from '../../src/minisnap/snapshot-format.ts'
+import { formatHead } from '../../src/minisnap/format.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

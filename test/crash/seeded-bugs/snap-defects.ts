@@ -44,17 +44,17 @@ export const snapDefects: readonly Defect[] = [
   },
   {
     name: 'snapshots: the sequence number inside is not checked',
-    patches: [{ file: 'minisnap/snapshot-format.ts', find: 'if (seq !== String(sequence))', by: "if (seq === '')" }],
+    patches: [{ file: 'minisnap/format.ts', find: 'if (seq !== String(sequence))', by: "if (seq === '')" }],
     finding: /^snapshots: one under the name of another is damaged: .*the state of 1 is given as that of 3/,
   },
   {
     name: 'snapshots: the checksum is not checked',
-    patches: [{ file: 'minisnap/snapshot-reader.ts', find: 'if (checksum === state.crc32) return', by: 'if (checksum > 0) return' }],
+    patches: [{ file: 'minisnap/file.ts', find: 'if (checksum === state.crc32) return', by: 'if (checksum > 0) return' }],
     finding: /^snapshots: every flipped bit is found: .*is not found/,
   },
   {
     name: 'snapshots: one fewer is kept',
-    patches: [{ file: 'minisnap/snapshot-names.ts', find: '[options.keep - 1]', by: '[Math.max(0, options.keep - 2)]' }],
+    patches: [{ file: 'minisnap/format.ts', find: '[options.keep - 1]', by: '[Math.max(0, options.keep - 2)]' }],
     finding: /^snapshots: .*2 kept.*the next create: got \[\{"sequence":2[^[]*\}\], expected \[\{"sequence":2.*"sequence":1/,
   },
   {

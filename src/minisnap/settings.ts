@@ -1,8 +1,8 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import type { MiniStoreError } from '../errors.ts'
-import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { FileSystem } from '../fs/file-system.ts'
+import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import { boolean, fields, integer, permissions } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
 

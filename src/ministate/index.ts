@@ -5,13 +5,12 @@
  */
 export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+export type { Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
 export type { SnapshotInfo } from '../minisnap/index.ts'
-export type { JournalEntry } from '../ministore/journal-stream.ts'
 export type { RecoveryReport } from '../ministore/recovery.ts'
-export type { ApplyOptions } from './apply-options.ts'
-export type { CompactionReport } from './compaction.ts'
-export type { DeepReadonly } from './deep-readonly.ts'
-export type { Journal, JournalRange, JournalUse } from './journal.ts'
+export type { ApplyOptions } from './settings.ts'
+export type { CompactionReport } from './snapshots.ts'
+export type { DeepReadonly } from './settings.ts'
 export type { StateRecovery } from './recovery.ts'
 export type {
   AutomaticSnapshots, MutationContext, Mutator, SnapshotOptions, StateDefinition, StateJournalOptions,

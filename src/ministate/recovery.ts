@@ -1,15 +1,15 @@
 import { basename } from 'node:path'
 
-import { ioError, MiniStoreError } from '../errors.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
+import { ioError, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { JournalFiles } from '../ministore/journal-files.ts'
 import type { RecoveryReport } from '../ministore/recovery.ts'
-import { foldTo, type InitialState, initialStateOf, type StateAt } from './fold.ts'
-import type { Journal } from './journal.ts'
-import type { StateDefinition } from './settings.ts'
-import { damageOf, isDamage } from './state-snapshots.ts'
+import type { Journal } from '../journal/journal.ts'
+import type { Mutator, StateDefinition } from './settings.ts'
+import { damageOf, isDamage } from './snapshots.ts'
 
 /** What opening a state found and did. */
 export interface StateRecovery {
@@ -152,4 +152,142 @@ export function refuseGap(
     `The journal begins with mutation ${first}, but ${from}: ${gap}. ${todo}`,
     { sequence: sequence + 1, path: damaged[0]?.path, cause: damaged[0] },
   )
+}
+
+/** A state and the sequence number of the last mutation that is in it. */
+export interface StateAt<State> {
+  readonly state: State
+  readonly sequence: number
+}
+
+/** The part of a definition that does not depend on its mutations. */
+export type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>
+
+/** @throws {TypeError} when there is none. */
+export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
+  const state = initialState()
+  if (state === undefined || isThenable(state)) {
+    if (isThenable(state)) ignoreOutcome(state)
+    const got = state === undefined ? 'undefined' : 'a promise'
+    throw new TypeError(`Expected \`initialState\` to give a state, got ${got}`)
+  }
+  return { state, sequence: 0 }
+}
+
+/**
+ * The state at `to`, rebuilt from an earlier one, which may be changed in place.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_STATE_GAP` when the journal gives other
+ *   records than were asked for; what reading the journal ends with.
+ */
+export async function foldTo<State, Mutation>(
+  journal: Pick<Journal<Mutation, never>, 'entries'>,
+  { mutator }: StateDefinition<State, Mutation>,
+  from: StateAt<State>,
+  to: number,
+): Promise<State> {
+  let { state, sequence } = from
+  if (sequence === to) return state
+  for await (const entry of journal.entries({ from: sequence + 1, to })) {
+    if (entry.sequence !== sequence + 1) throw wrongRecord(sequence + 1, `mutation ${entry.sequence}`)
+    state = mutate(mutator, state, entry)
+    sequence = entry.sequence
+  }
+  if (sequence !== to) throw wrongRecord(sequence + 1, 'its end')
+  return state
+}
+
+function wrongRecord(expected: number, got: string): MiniStoreError {
+  const message = `Expected the journal to give mutation ${expected} next, got ${got}`
+  return new MiniStoreError('ERR_MINISTORE_STATE_GAP', message, { sequence: expected })
+}
+
+/**
+ * The state after a mutation; the given one may be changed in place.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR` when the mutator throws or gives a promise; the given
+ *   state may be half changed then.
+ */
+export function mutate<State, Mutation>(
+  mutator: Mutator<State, Mutation>,
+  state: State,
+  { sequence, record }: { readonly sequence: number; readonly record: Mutation },
+): State {
+  let result: State | void
+  try {
+    result = mutator(state, record, { sequence })
+  } catch (error) {
+    throw mutatorError(sequence, `threw: ${messageOf(error)}`, error)
+  }
+  if (isThenable(result)) {
+    ignoreOutcome(result)
+    throw mutatorError(sequence, 'gave a promise, and a state cannot wait for one')
+  }
+  return result === undefined ? state : result
+}
+
+function mutatorError(sequence: number, what: string, cause?: unknown): MiniStoreError {
+  const message = `The mutator ${what} (mutation ${sequence})`
+  return new MiniStoreError('ERR_MINISTORE_MUTATOR', message, { sequence, cause })
+}
+
+/** Where a past state is rebuilt from. */
+export interface PastSources<State, Mutation> {
+  readonly journal: Journal<Mutation, never>
+  readonly snapshots: SnapStore<State>
+  readonly definition: StateDefinition<State, Mutation>
+}
+
+/**
+ * The state as it was after a mutation: the newest whole snapshot at or before it, then the journal's records
+ * between. It shares nothing with any other.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` when what it is rebuilt from was dropped, and what
+ *   reading fails with.
+ */
+export async function pastState<State, Mutation>(
+  { journal, snapshots, definition }: PastSources<State, Mutation>,
+  sequence: number,
+): Promise<State> {
+  let tried = -1
+  for (;;) {
+    const base = await baseOf(snapshots, definition, sequence)
+    try {
+      const isGap = base.sequence < sequence && journal.firstSequence > base.sequence + 1
+      if (isGap) throw gone(journal.firstSequence, base.sequence, sequence)
+      return await foldTo(journal, definition, base, sequence)
+    } catch (error) {
+      // A compaction may have dropped the records meanwhile; then it left a newer snapshot, which may be
+      // early enough.
+      if (!isGone(error) || base.sequence <= tried) throw error
+      tried = base.sequence
+    }
+  }
+}
+
+async function baseOf<State>(
+  snapshots: SnapStore<State>,
+  definition: InitialState<State>,
+  sequence: number,
+): Promise<StateAt<State>> {
+  // Before the first mutation there is nothing to restore.
+  if (sequence === 0) return initialStateOf(definition)
+  try {
+    return (await snapshots.restore({ atMost: sequence })) ?? initialStateOf(definition)
+  } catch (error) {
+    // All that are old enough are damaged; the journal may still begin with the first mutation.
+    if (isDamage(error)) return initialStateOf(definition)
+    throw error
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return isMiniStoreError(error, 'ERR_MINISTORE_SEQUENCE_GONE')
+}
+
+function gone(first: number, base: number, sequence: number): MiniStoreError {
+  const from = base === 0 ? 'no whole snapshot is as old' : `the nearest whole snapshot is of ${base}`
+  const message =
+    `The state at ${sequence} cannot be rebuilt: ${from}, and the mutations before ${first} were dropped`
+  return new MiniStoreError('ERR_MINISTORE_SEQUENCE_GONE', message, { sequence })
 }

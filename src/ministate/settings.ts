@@ -2,11 +2,11 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
+import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
 import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
 import { checkOnly, type Codec, schemaOption } from '../schema.ts'
-import type { DeepReadonly } from './deep-readonly.ts'
 
 /** The journal's name in the directory of a state. */
 export const journalName = 'journal.jsonl'
@@ -195,3 +195,55 @@ function callback(name: string, value: unknown): (...given: unknown[]) => unknow
   if (typeof value === 'function') return value as (...given: unknown[]) => unknown
   throw new TypeError(`Expected \`${name}\` to be a function, got ${shown(value)}`)
 }
+
+/** Options of `apply`. */
+export interface ApplyOptions {
+  /**
+   * Applies the mutation only if the state is at this sequence number when its turn comes: if nobody has
+   * changed it since the caller looked. 0 is the initial state. @default whatever it is
+   */
+  readonly expectedSequence?: number | undefined
+}
+
+/** @throws {TypeError | RangeError} for an unknown name or what is neither 0 nor a sequence number. */
+export function expectedSequenceOf(options: unknown): number | undefined {
+  if (options === undefined) return undefined
+  const { expectedSequence } = fields(options, ['expectedSequence'])
+  if (expectedSequence === undefined) return undefined
+  return integer('expectedSequence', expectedSequence, { least: 0 })
+}
+
+/**
+ * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` unless the state is where it was expected, if it
+ *   was.
+ */
+export function refuseConflict(expected: number | undefined, sequence: number): void {
+  if (expected === undefined || expected === sequence) return
+  const message = `Expected the state to be at sequence ${expected}, it is at ${sequence}; nothing is written`
+  throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, { sequence })
+}
+
+/** The error when the journal has given a mutation another sequence number than the next. */
+export function foreignRecord(expected: number, sequence: number): MiniStoreError {
+  const message =
+    `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}: ` +
+    'somebody else appends to it'
+  return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { sequence })
+}
+
+/**
+ * A type whose every part is read-only: objects, arrays, tuples, maps and sets, all the way down. Functions
+ * and dates are left as they are. Only the compiler holds it; nothing is frozen.
+ */
+export type DeepReadonly<T> = unknown extends T
+  ? T
+  : T extends LeftAlone
+    ? T
+    : T extends ReadonlyMap<infer Key, infer Value>
+      ? ReadonlyMap<DeepReadonly<Key>, DeepReadonly<Value>>
+      : T extends ReadonlySet<infer Value>
+        ? ReadonlySet<DeepReadonly<Value>>
+        : { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
+
+type LeftAlone = Primitive | Date | ((...given: never[]) => unknown)
+type Primitive = string | number | bigint | boolean | symbol | null | undefined

@@ -4,26 +4,20 @@ import PQueue from 'p-queue'
 
 import { addInContext, isThenable } from '../async.ts'
 import { MiniStoreError } from '../errors.ts'
+import { type Journal, type JournalEntry, type JournalRange, journalUse, type JournalUse } from '../journal/journal.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
-import type { JournalEntry } from '../ministore/journal-stream.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import { RecordCodec, type SettledRecord } from '../ministore/record-codec.ts'
 import { type Fields, fields, integer } from '../options.ts'
-import { type ApplyOptions, expectedSequenceOf, foreignRecord, refuseConflict } from './apply-options.ts'
-import { compactState, type CompactionReport } from './compaction.ts'
-import type { DeepReadonly } from './deep-readonly.ts'
-import type { StateAt } from './fold.ts'
-import { type Journal, type JournalRange, journalUse, type JournalUse } from './journal.ts'
-import { mutate } from './mutation.ts'
-import { pastState } from './past-state.ts'
-import { recoverState, type RecoveredState, refuseLostJournal, type StateRecovery } from './recovery.ts'
 import {
-  directoryPath, journalName, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions,
-  type StateSettings,
+  mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
+} from './recovery.ts'
+import {
+  type ApplyOptions, type DeepReadonly, directoryPath, expectedSequenceOf, foreignRecord, journalName, openSettings,
+  overSettings, refuseConflict, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
 } from './settings.ts'
-import { StateSoundness } from './soundness.ts'
-import { StateSnapshots } from './state-snapshots.ts'
+import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
 
 /**
  * A state in memory that survives crashes: every mutation is durable in a journal before the state shows it,

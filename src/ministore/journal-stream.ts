@@ -4,12 +4,6 @@ import { JournalIterator } from './journal-iterator.ts'
 import { JournalReader } from './journal-reader.ts'
 import type { ReplaySource } from './replay-source.ts'
 
-/** A record with its sequence number, as `entries()` gives it. */
-export interface JournalEntry<T> {
-  readonly sequence: number
-  readonly record: T
-}
-
 /**
  * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, made by `stream()` and `entries()`.
  *

@@ -23,12 +23,12 @@ export const stateDefects: readonly Defect[] = [
     name: 'state: compaction drops before the snapshot is made',
     patches: [
       {
-        file: 'ministate/compaction.ts',
+        file: 'ministate/snapshots.ts',
         find: '  const { oldest, kept, damaged } = await snapshots.assure(at)\n',
         by: '',
       },
       {
-        file: 'ministate/compaction.ts',
+        file: 'ministate/snapshots.ts',
         find: '  await soundness.guard(journal.truncateBefore(oldest.sequence + 1))\n',
         by: `  await soundness.guard(journal.truncateBefore(at.sequence + 1))
   const { kept, damaged } = await snapshots.assure(at)
@@ -41,11 +41,11 @@ export const stateDefects: readonly Defect[] = [
     name: 'state: compaction drops what only the newest snapshot covers',
     patches: [
       {
-        file: 'ministate/compaction.ts',
+        file: 'ministate/snapshots.ts',
         find: 'journal.truncateBefore(oldest.sequence + 1)',
         by: 'journal.truncateBefore(at.sequence + 1)',
       },
-      { file: 'ministate/compaction.ts', find: 'const { oldest, kept, damaged }', by: 'const { kept, damaged }' },
+      { file: 'ministate/snapshots.ts', find: 'const { oldest, kept, damaged }', by: 'const { kept, damaged }' },
     ],
     finding: /^state: every kept snapshot can be fallen back to: .*snapshot-4\.json is damaged/,
   },
@@ -53,7 +53,7 @@ export const stateDefects: readonly Defect[] = [
     name: 'state: compaction trusts snapshots that it has not read back',
     patches: [
       {
-        file: 'ministate/state-snapshots.ts',
+        file: 'ministate/snapshots.ts',
         find: 'isThere ? this.#store.keep : this.#store.keep - 1',
         by: 'isThere ? 0 : 0',
       },
@@ -64,7 +64,7 @@ export const stateDefects: readonly Defect[] = [
     name: 'state: a snapshot is of one mutation less than it says',
     patches: [
       {
-        file: 'ministate/state-snapshots.ts',
+        file: 'ministate/snapshots.ts',
         find: 'this.#store.create(state, sequence, { frozen: true })',
         by: 'this.#store.create(state, Math.max(0, sequence - 1), { frozen: true })',
       },
@@ -74,9 +74,9 @@ export const stateDefects: readonly Defect[] = [
   {
     name: 'state: the mutation that a snapshot ends with is replayed',
     patches: [
-      { file: 'ministate/fold.ts', find: 'from: sequence + 1,', by: 'from: Math.max(1, sequence),' },
+      { file: 'ministate/recovery.ts', find: 'from: sequence + 1,', by: 'from: Math.max(1, sequence),' },
       {
-        file: 'ministate/fold.ts',
+        file: 'ministate/recovery.ts',
         find: "    if (entry.sequence !== sequence + 1) throw wrongRecord(sequence + 1, `mutation ${entry.sequence}`)\n",
         by: '',
       },
@@ -86,9 +86,9 @@ export const stateDefects: readonly Defect[] = [
   {
     name: 'state: the first mutation after a snapshot is left out',
     patches: [
-      { file: 'ministate/fold.ts', find: 'from: sequence + 1,', by: 'from: Math.min(sequence + 2, to),' },
+      { file: 'ministate/recovery.ts', find: 'from: sequence + 1,', by: 'from: Math.min(sequence + 2, to),' },
       {
-        file: 'ministate/fold.ts',
+        file: 'ministate/recovery.ts',
         find: "    if (entry.sequence !== sequence + 1) throw wrongRecord(sequence + 1, `mutation ${entry.sequence}`)\n",
         by: '',
       },
@@ -99,7 +99,7 @@ export const stateDefects: readonly Defect[] = [
     name: 'state: an append that was refused is taken for done',
     patches: [
       {
-        file: 'ministate/soundness.ts',
+        file: 'ministate/snapshots.ts',
         find: 'throw isMiniStoreError(error, ...codes) ? this.poison(error) : error',
         by: "if (isMiniStoreError(error, ...codes)) throw this.poison(error)\n      return undefined as T",
       },

@@ -1,7 +1,8 @@
-import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
-import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { tell } from '../async.ts'
-import type { StateAt } from './fold.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import type { Journal } from '../journal/journal.ts'
+import type { StateAt } from './recovery.ts'
 import type { StateSettings } from './settings.ts'
 
 type Automatic = Pick<StateSettings<never, never>, 'everyMutations' | 'onError'>
@@ -111,4 +112,88 @@ export async function damageOf(
 /** Whether snapshots were there and were not whole. */
 export function isDamage(error: unknown): error is MiniStoreError {
   return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
+}
+
+/** Whether a manager may go on: until it cannot know any more that memory and journal say the same. */
+export class StateSoundness {
+  #failure: MiniStoreError | undefined
+  #isStateLost = false
+
+  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
+  assert(): void {
+    if (this.#failure === undefined) return
+    const message = `Only close() works: ${this.#failure.message}`
+    const { sequence, path } = this.#failure
+    const code = this.#failure.code === 'ERR_MINISTORE_MOVED' ? this.#failure.code : 'ERR_MINISTORE_POISONED'
+    throw new MiniStoreError(code, message, { sequence, path, cause: this.#failure })
+  }
+
+  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` when the state in memory may be half changed. */
+  assertState(): void {
+    if (this.#isStateLost) this.assert()
+  }
+
+  /** Waits for a call of the journal, and ends it when that leaves unknown what the journal holds. */
+  async guard<T>(call: Promise<T>): Promise<T> {
+    try {
+      return await call
+    } catch (error) {
+      throw isMiniStoreError(error, ...codes) ? this.poison(error) : error
+    }
+  }
+
+  /** Ends it; the state in memory stays what was acknowledged. Gives the error back. */
+  poison(error: MiniStoreError): MiniStoreError {
+    this.#failure ??= error
+    return error
+  }
+
+  /** Ends it, the state in memory too. */
+  loseState(error: MiniStoreError): MiniStoreError {
+    this.#isStateLost = true
+    return this.poison(error)
+  }
+}
+
+const codes = ['ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MOVED'] as const
+
+/** What `compact` did. */
+export interface CompactionReport {
+  /** Sequence number of the newest snapshot, which is of the state now. */
+  readonly sequence: number
+  /**
+   * Sequence number of the oldest mutation that the journal still has, or of the next one when it has none.
+   */
+  readonly firstSequence: number
+  /** The snapshots that there are, newest first. */
+  readonly snapshots: readonly SnapshotInfo[]
+  /**
+   * What was wrong with snapshots, newest first. Such a one does not count: an older one is kept in its
+   * place, with all mutations since.
+   */
+  readonly damagedSnapshots: readonly MiniStoreError[]
+}
+
+/**
+ * Makes a snapshot of the state and drops the records that the oldest kept one covers.
+ *
+ * The order makes it sound: a record goes only when the snapshot of the state now is durable, and when every
+ * snapshot that the store keeps was read back whole or has the records after an older one to make up for it.
+ */
+export async function compactState<State>(
+  journal: Pick<Journal<unknown>, 'firstSequence' | 'rotate' | 'truncateBefore'>,
+  snapshots: StateSnapshots<State>,
+  at: StateAt<State>,
+  soundness: StateSoundness,
+): Promise<CompactionReport> {
+  const { oldest, kept, damaged } = await snapshots.assure(at)
+  // Segments are dropped whole: this way the next compaction can drop all that this snapshot covers.
+  await soundness.guard(journal.rotate())
+  await soundness.guard(journal.truncateBefore(oldest.sequence + 1))
+  return {
+    sequence: at.sequence,
+    firstSequence: journal.firstSequence,
+    snapshots: kept,
+    damagedSnapshots: damaged,
+  }
 }

@@ -1,5 +1,3 @@
-import type { JournalEntry } from '../ministore/journal-stream.ts'
-
 /**
  * What a state manager asks of the log beneath it. `MiniStore` is one; another log that keeps these promises
  * may stand in its place.
@@ -68,4 +66,10 @@ export function journalUse(
     mutations: lastSequence - firstSequence + 1,
     bytes: segments.reduce((sum, { bytes }) => sum + bytes, 0),
   }
+}
+
+/** A record with its sequence number, as `entries()` gives it. */
+export interface JournalEntry<T> {
+  readonly sequence: number
+  readonly record: T
 }

@@ -6,7 +6,7 @@ import { nodeFileSystem } from '../fs/node.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { mutate, refuseAhead, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
-import { DiskSource } from '../ministore/disk-source.ts'
+import { DiskSource } from '../ministore/view.ts'
 import { outlineJournal } from '../ministore/journal-outline.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 

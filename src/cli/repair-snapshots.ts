@@ -2,7 +2,7 @@ import { basename } from 'node:path'
 
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { journalName } from '../ministate/settings.ts'
-import type { JournalFiles } from '../ministore/journal-files.ts'
+import type { JournalFiles } from '../ministore/format.ts'
 import type { RepairPlan } from '../ministore/repair-plan.ts'
 
 /** A snapshot that does not fit its journal once that is repaired. */

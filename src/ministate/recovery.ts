@@ -5,7 +5,7 @@ import { ioError, isMiniStoreError, messageOf, MiniStoreError } from '../errors.
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
-import { JournalFiles } from '../ministore/journal-files.ts'
+import { JournalFiles } from '../ministore/format.ts'
 import type { RecoveryReport } from '../ministore/recovery.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Mutator, StateDefinition } from './settings.ts'

@@ -1,15 +1,13 @@
 import { MiniStoreError } from '../errors.ts'
-import { type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { readRange } from '../fs/bytes.ts'
-import { DiskSource } from './disk-source.ts'
-import type { JournalFiles } from './journal-files.ts'
+import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { countLines, extendPrefix, type JournalFiles, samePrefix, type SegmentPrefix } from './format.ts'
 import { type JournalOutline, outlineJournal } from './journal-outline.ts'
-import type { JournalView } from './journal-source.ts'
 import { locateJournal } from './locate.ts'
 import { openSegment } from './open-segment.ts'
-import { countLines, extendPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import type { Segment } from './segments.ts'
-import type { TornEnd } from './torn-end.ts'
+import type { TornEnd } from './scan.ts'
+import type { JournalView, Segment } from './segments.ts'
+import { DiskSource } from './view.ts'
 
 /**
  * Whether a segment follows on what is before it: `start` for the first, where there is nothing to hold it

@@ -1,14 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { readRange } from '../fs/bytes.ts'
-import type { DiskSource } from './disk-source.ts'
-import type { JournalTail, JournalView } from './journal-source.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import { countLines } from './format.ts'
 import { openSegment } from './open-segment.ts'
-import { countLines } from './segment-prefix.ts'
-import type { ReportDamage } from './segments.ts'
-import { findTornEnd, type TornEnd } from './torn-end.ts'
+import { findTornEnd, type TornEnd } from './scan.ts'
+import type { JournalTail, JournalView, ReportDamage } from './segments.ts'
+import type { DiskSource } from './view.ts'
 
 /** How a journal stands, by its headers and the end of its last segment. */
 export interface JournalOutline {

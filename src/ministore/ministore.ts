@@ -9,21 +9,18 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import type { JournalEntry } from '../journal/journal.ts'
 import { filePath, iterable } from '../options.ts'
-import { recoverChannel, type RecoverTrace, traced } from './channels.ts'
-import type { JournalFiles } from './journal-files.ts'
-import type { JournalStream } from './journal-stream.ts'
-import { JournalWriter } from './journal-writer.ts'
-import { accessOf, locateJournal } from './locate.ts'
-import { assertNamesUsable } from './name-check.ts'
-import { PoisoningError } from './next-segment.ts'
+import type { JournalFiles } from './format.ts'
+import { accessOf, assertNamesUsable, locateJournal } from './locate.ts'
 import { RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
-import { replayPath, replayStore, type UnstartedReplay } from './replay.ts'
-import { describeSegments, type SegmentInfo } from './segment-info.ts'
+import { PoisoningError } from './rotation.ts'
 import {
   type OpenOptions, type ReadOptions, type SchemaOption, sequenceNumber, type StreamOptions, type WriterSettings,
   writerSettings,
 } from './settings.ts'
+import { type JournalStream, replayPath, replayStore, type UnstartedReplay } from './stream.ts'
+import { describeSegments, type SegmentInfo } from './view.ts'
+import { JournalWriter, recoverChannel, type RecoverTrace, traced } from './writer.ts'
 
 /**
  * The file system of an open store, which changes names only while they lead to what its writer holds: for files that

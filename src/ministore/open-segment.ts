@@ -1,7 +1,6 @@
 import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { JournalFiles } from './journal-files.ts'
-import type { JournalView } from './journal-source.ts'
-import { isSameSegment, readHeader, type Segment } from './segments.ts'
+import { JournalFiles } from './format.ts'
+import { isSameSegment, type JournalView, readHeader, type Segment } from './segments.ts'
 
 /**
  * Opens a segment of a view for reading. A writer may have sealed the active one since: then it is found under

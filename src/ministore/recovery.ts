@@ -4,14 +4,11 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import type { JournalFiles } from './journal-files.ts'
+import { type JournalFiles, readSeal, samePrefix, type SegmentPrefix } from './format.ts'
 import {
   type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving,
-} from './next-segment.ts'
-import { missingActiveDamage, sealDamage } from './seal-check.ts'
-import { readSeal } from './seal.ts'
-import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import { scanSegment, type SegmentScan } from './segment-scan.ts'
+} from './rotation.ts'
+import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
 import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
 
 /** What opening a journal found and did, besides reading it. */

@@ -1,5 +1,5 @@
 import type { File } from '../fs/file-system.ts'
-import { headerMagic } from './header.ts'
+import { headerMagic } from './format.ts'
 import { type CheckLine, readLineRuns } from './repair-lines.ts'
 
 /**

@@ -1,9 +1,8 @@
 import { messageOf } from '../errors.ts'
-import type { File } from '../fs/file-system.ts'
 import { readRange } from '../fs/bytes.ts'
-import { LineBlocks } from './line-blocks.ts'
-import { describeUncleanLine, isCleanBlock, isCleanLine, linesOf, offsetAfterLines } from './line-checks.ts'
-import { findLongTornEnd } from './torn-end.ts'
+import type { File } from '../fs/file-system.ts'
+import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf, offsetAfterLines } from './lines.ts'
+import { findLongTornEnd } from './scan.ts'
 
 /** Lines of a segment one behind the other, and the bad one that ends them, if one does. */
 export interface LineRun {

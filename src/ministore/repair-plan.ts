@@ -1,5 +1,5 @@
 import type { CheckLine } from './repair-lines.ts'
-import type { SegmentPrefix } from './segment-prefix.ts'
+import type { SegmentPrefix } from './format.ts'
 
 /** How damage that cannot be mended without loss is to go: what the person must choose. */
 export type RepairChoice =

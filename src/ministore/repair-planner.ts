@@ -1,11 +1,12 @@
 import type { File } from '../fs/file-system.ts'
-import { formatHeader, maxSequence } from './header.ts'
-import type { JournalFiles } from './journal-files.ts'
+import {
+  countLines, extendPrefix, formatHeader, headerPrefix, type JournalFiles, maxSequence, samePrefix,
+  type SegmentPrefix,
+} from './format.ts'
 import { RepairLedger } from './repair-ledger.ts'
 import { type CheckLine, type LineRun, readLineRuns, upToLine } from './repair-lines.ts'
 import type { PlannedSegment, RepairChoice, RepairPlan } from './repair-plan.ts'
 import type { RepairSource } from './repair-survey.ts'
-import { countLines, extendPrefix, headerPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
 
 /** Takes the segments of a journal one after another, oldest first, and decides what becomes of each. */
 export class RepairPlanner {

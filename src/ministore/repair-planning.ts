@@ -1,13 +1,10 @@
 import type { FileSystem } from '../fs/file-system.ts'
-import type { JournalFiles } from './journal-files.ts'
-import { type CheckLine, checkJson } from './repair-lines.ts'
+import { type JournalFiles, readSeal, type SegmentPrefix } from './format.ts'
+import { checkJson, type CheckLine } from './repair-lines.ts'
 import type { RepairChoice, RepairPlan } from './repair-plan.ts'
 import { RepairPlanner } from './repair-planner.ts'
 import { type RepairSource, surveyForRepair } from './repair-survey.ts'
-import { readSeal } from './seal.ts'
-import { missingActiveDamage } from './seal-check.ts'
-import type { SegmentPrefix } from './segment-prefix.ts'
-import { scanSegment } from './segment-scan.ts'
+import { missingActiveDamage, scanSegment } from './scan.ts'
 
 /**
  * Reads a whole journal and says what a repair would do; undefined when there is no segment file. Changes

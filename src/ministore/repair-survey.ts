@@ -1,11 +1,9 @@
 import { MiniStoreError } from '../errors.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { readRange } from '../fs/bytes.ts'
-import type { Header } from './header.ts'
-import type { JournalFiles } from './journal-files.ts'
+import type { FileSystem } from '../fs/file-system.ts'
+import { countLines, type Header, type JournalFiles } from './format.ts'
 import { beginsWithRecord } from './repair-first-line.ts'
 import type { CheckLine } from './repair-lines.ts'
-import { countLines } from './segment-prefix.ts'
 import { inspectActive, type ReportDamage, surveySegments } from './segments.ts'
 
 /** A segment file as a repair finds it, whatever is wrong with it. */

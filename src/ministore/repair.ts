@@ -1,18 +1,16 @@
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { removeIfPresent, writeFully } from '../fs/durable.ts'
+import { keepBroken, repairTemporary, writeWhole } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
-import type { JournalFiles } from './journal-files.ts'
-import { JournalWriter } from './journal-writer.ts'
-import { accessOf, locateJournal } from './locate.ts'
-import { assertNamesUsable } from './name-check.ts'
-import { holdJournal, PoisoningError, releaseHeld } from './next-segment.ts'
+import { extendPrefix, headerPrefix, type JournalFiles, samePrefix } from './format.ts'
+import { accessOf, assertNamesUsable, locateJournal } from './locate.ts'
 import { recoverJournal } from './recovery.ts'
-import { keepBroken, repairTemporary, writeWhole } from '../fs/evidence.ts'
 import { type CheckLine, readLineRuns, upToLine } from './repair-lines.ts'
 import { isSound, type PlannedSegment, refusalOf, type RepairChoice, type RepairPlan } from './repair-plan.ts'
 import { planRepair } from './repair-planning.ts'
-import { extendPrefix, headerPrefix, samePrefix } from './segment-prefix.ts'
+import { holdJournal, PoisoningError, releaseHeld } from './rotation.ts'
+import { JournalWriter } from './writer.ts'
 
 /** What a repair has done. */
 export interface RepairResult {

@@ -1,11 +1,11 @@
 import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { DiskSource } from './disk-source.ts'
-import { JournalCursor } from './journal-cursor.ts'
+import { DiskSource } from './view.ts'
+import { JournalCursor } from './cursor.ts'
 import { outlineJournal } from './journal-outline.ts'
 import { RecordCodec } from './record-codec.ts'
 import type { Codec } from './settings.ts'
-import type { TornEnd } from './torn-end.ts'
+import type { TornEnd } from './scan.ts'
 
 /** What reading a whole journal has found. */
 export interface Verification {

@@ -5,10 +5,10 @@ import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
-import { formatHeader, formatVersion, isPartialHeader, parseHeader } from '../../src/ministore/header.ts'
-import { JournalFiles } from '../../src/ministore/journal-files.ts'
-import { formatSeal, parseSeal, readSeal } from '../../src/ministore/seal.ts'
-import { extendPrefix, headerPrefix, samePrefix } from '../../src/ministore/segment-prefix.ts'
+import {
+  extendPrefix, formatHeader, formatSeal, formatVersion, headerPrefix, isPartialHeader, JournalFiles, parseHeader,
+  parseSeal, readSeal, samePrefix,
+} from '../../src/ministore/format.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest'
 
-import { DiskSource } from '../../src/ministore/disk-source.ts'
+import { DiskSource } from '../../src/ministore/view.ts'
 import { inspectJournal } from '../../src/ministore/inspection.ts'
 import { outlineJournal } from '../../src/ministore/journal-outline.ts'
-import { findTornEnd } from '../../src/ministore/torn-end.ts'
+import { findTornEnd } from '../../src/ministore/scan.ts'
 import { verifyJournal } from '../../src/ministore/verification.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { numbers, writeJournal } from '../support/journals.ts'

@@ -1,8 +1,7 @@
 import { describe, expect, test } from 'vitest'
 
 import type { File } from '../../src/fs/file-system.ts'
-import { LineBlocks, type SpareBuffers } from '../../src/ministore/line-blocks.ts'
-import { isCleanBlock, textOf } from '../../src/ministore/line-checks.ts'
+import { isCleanBlock, LineBlocks, type SpareBuffers, textOf } from '../../src/ministore/lines.ts'
 import { createRandom, type Random } from '../../src/testing/random.ts'
 import { pickSeed } from '../support/seeded-random.ts'
 

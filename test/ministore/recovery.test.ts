@@ -14,7 +14,7 @@ import {
 } from '../../src/index.ts'
 import { inspectJournal } from '../../src/ministore/inspection.ts'
 import { repairJournal } from '../../src/ministore/repair.ts'
-import { parseSeal } from '../../src/ministore/seal.ts'
+import { parseSeal } from '../../src/ministore/format.ts'
 import { verifyJournal } from '../../src/ministore/verification.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'

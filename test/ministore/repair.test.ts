@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
-import { JournalFiles } from '../../src/ministore/journal-files.ts'
+import { JournalFiles } from '../../src/ministore/format.ts'
 import { repairJournal, type RepairResult } from '../../src/ministore/repair.ts'
 import type { RepairChoice } from '../../src/ministore/repair-plan.ts'
 import { planRepair } from '../../src/ministore/repair-planning.ts'

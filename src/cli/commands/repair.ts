@@ -1,5 +1,5 @@
 import { nodeFileSystem } from '../../fs/node.ts'
-import type { JournalFiles } from '../../ministore/journal-files.ts'
+import type { JournalFiles } from '../../ministore/format.ts'
 import { locateJournal } from '../../ministore/locate.ts'
 import { repairJournal, type RepairResult } from '../../ministore/repair.ts'
 import type { CheckLine } from '../../ministore/repair-lines.ts'

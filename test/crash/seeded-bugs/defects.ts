@@ -51,7 +51,7 @@ export const defects: readonly Defect[] = [
     name: 'no rollback of a failed write',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: 'await file.truncate(prefix.bytes)\n      await file.sync()\n',
         by: '',
       },
@@ -101,7 +101,7 @@ export const defects: readonly Defect[] = [
     name: 'truncateBefore deletes newest first',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: '      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()\n',
         by: `      const after = [...this.#sealed.slice(1), this.#active.segment]
       const covered = after.filter(({ firstSequence }) => firstSequence <= sequence).length
@@ -119,19 +119,19 @@ export const defects: readonly Defect[] = [
     name: 'no directory fsync between two deletions, one at the end',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: 'orPoison(this.#fs.syncDirectory(this.files.directory))',
         by: 'Promise.resolve()',
       },
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: '      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()\n',
         by: `      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()
       await this.#guard('delete', orPoison(this.#fs.syncDirectory(this.files.directory)))
 `,
       },
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: '    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()\n',
         by: `    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
     await this.#guard('delete', orPoison(this.#fs.syncDirectory(this.files.directory)))
@@ -144,7 +144,7 @@ export const defects: readonly Defect[] = [
     name: 'a header without prev',
     patches: [
       {
-        file: 'ministore/next-segment.ts',
+        file: 'ministore/rotation.ts',
         find: 'formatHeader(start)',
         by: 'formatHeader({ ...start, previousCrc32: undefined })',
       },
@@ -166,7 +166,7 @@ export const defects: readonly Defect[] = [
     name: 'the seal is written ahead of the data it covers',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: '    try {\n      await file.dataSync()\n',
         by: `    try {
       await writeSealIfRoom(this.#fs, this.files.seal, { prefix: extendPrefix(prefix, lines, records), access: await file.stat() })
@@ -213,7 +213,7 @@ export const defects: readonly Defect[] = [
     name: 'a reader repairs a torn tail',
     patches: [
       {
-        file: 'ministore/disk-source.ts',
+        file: 'ministore/view.ts',
         find: '    const active = await inspectActive(fs, files, report)\n',
         by: `    const active = await inspectActive(fs, files, report)
     if (active !== undefined && 'header' in active) {
@@ -253,7 +253,7 @@ export const defects: readonly Defect[] = [
     name: 'the active segment is not locked when it is opened',
     patches: [
       {
-        file: 'ministore/next-segment.ts',
+        file: 'ministore/rotation.ts',
         find: 'const active = await holdFile(fs, lock, files.path)',
         by: 'const active = await openIfPresent(fs, files.path)',
       },
@@ -264,7 +264,7 @@ export const defects: readonly Defect[] = [
     name: 'the next segment is not locked before it becomes the active one',
     patches: [
       {
-        file: 'ministore/next-segment.ts',
+        file: 'ministore/rotation.ts',
         find: '      await lock.hold(file, files.next)\n      return file\n',
         by: '      return file\n',
       },
@@ -381,12 +381,12 @@ export const defects: readonly Defect[] = [
     name: 'appendAll acknowledges its later part before it is synced',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: 'writeFully(file, lines, prefix.bytes)',
         by: 'writeFully(file, lines.subarray(0, lines.indexOf(0x0a) + 1), prefix.bytes)',
       },
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: '      await file.dataSync()\n',
         by: `      await file.dataSync()
       const rest = lines.subarray(lines.indexOf(0x0a) + 1)
@@ -400,7 +400,7 @@ export const defects: readonly Defect[] = [
     name: 'appendAll skips a sequence number',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: 'prefix: extendPrefix(prefix, lines, records) }',
         by: 'prefix: extendPrefix(prefix, lines, records > 1 ? records + 1 : records) }',
       },
@@ -409,14 +409,14 @@ export const defects: readonly Defect[] = [
   },
   {
     name: 'two writes at a time',
-    patches: [{ file: 'ministore/journal-writer.ts', find: 'concurrency: 1 }', by: 'concurrency: 2 }' }],
+    patches: [{ file: 'ministore/writer.ts', find: 'concurrency: 1 }', by: 'concurrency: 2 }' }],
     finding: /^appends that overlap.*(?:must not overlap|issued was|Expected the sequence)/,
   },
   {
     name: 'waiting appends are done in the wrong order',
     patches: [
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: `        context.sequence = this.lastSequence
         return context.sequence
       }),
@@ -430,7 +430,7 @@ export const defects: readonly Defect[] = [
 `,
       },
       {
-        file: 'ministore/journal-writer.ts',
+        file: 'ministore/writer.ts',
         find: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\n",
         by: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\nlet calls = 0\n",
       },

@@ -7,18 +7,14 @@ import { isMiniStoreError, messageOf } from '../errors.ts'
 import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { findHolder, isSameName } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
-import { JournalFiles } from './journal-files.ts'
-import type { JournalSource, JournalView } from './journal-source.ts'
-import { JournalWriter } from './journal-writer.ts'
+import { JournalFiles, readSeal, samePrefix, type SegmentPrefix } from './format.ts'
 import { locateJournal } from './locate.ts'
-import { readSeal } from './seal.ts'
-import { missingActiveDamage } from './seal-check.ts'
-import { samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import { scanSegment } from './segment-scan.ts'
+import { missingActiveDamage, scanSegment } from './scan.ts'
 import {
-  inspectActive, isSameSegment, type ReportDamage, type Segment, type SegmentFile, surveySegments, throwDamage,
-  type UnfinishedFile,
+  inspectActive, isSameSegment, type JournalSource, type JournalView, type ReportDamage, type Segment,
+  type SegmentFile, surveySegments, throwDamage, type UnfinishedFile,
 } from './segments.ts'
+import { JournalWriter } from './writer.ts'
 
 /** A writer moves files while we look: what looks like damage must look the same so often in a row. */
 const sameLooks = 3
@@ -203,4 +199,72 @@ function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): 
 
 function isCorruption(error: unknown): boolean {
   return isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')
+}
+
+/** A journal as its writer in this thread knows it: nothing is polled, nothing unacknowledged is seen. */
+export class LiveSource implements JournalSource {
+  readonly #writer: JournalWriter
+  readonly #disk: DiskSource
+
+  /** @param disk where a stream looks that outlives its store. */
+  constructor(writer: JournalWriter, disk: DiskSource) {
+    this.#writer = writer
+    this.#disk = disk
+  }
+
+  get path(): string {
+    return this.#writer.files.path
+  }
+
+  /**
+   * The writer's view, once no rename is under way. Of a writer that is closed or poisoned, the names that are on the
+   * disk by now and the writer's end: what another writer adds behind it is not this store's.
+   */
+  async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
+    await this.#writer.namesSettled()
+    if (this.#writer.isSound) return this.#writer.view()
+    const { segments } = await this.#disk.look({ report: options.report })
+    return { segments, tail: this.#writer.view().tail }
+  }
+
+  async changedSince(view: JournalView, { signal }: { readonly signal: AbortSignal }): Promise<boolean> {
+    while (this.#writer.isAt(view.tail)) {
+      this.#writer.assertSound()
+      if (this.#writer.isClosed) return false
+      await this.#writer.changed(signal)
+    }
+    return true
+  }
+
+  close(): void {
+    this.#disk.close()
+  }
+}
+
+/** One segment of an open store. */
+export interface SegmentInfo {
+  /** Path of the file. */
+  readonly path: string
+  /** Whether it is complete; the one that is not is the active segment. */
+  readonly isSealed: boolean
+  /** Sequence number of its first record, or the one it will have. */
+  readonly firstSequence: number
+  /** Sequence number of its last record; `firstSequence - 1` while it is empty. */
+  readonly lastSequence: number
+  /** Size of the file, as far as it is acknowledged. */
+  readonly bytes: number
+  /** Version of the format in its header. */
+  readonly version: string
+}
+
+/** The segments of a view, for users. */
+export function describeSegments({ segments, tail }: JournalView, lastSequence: number): SegmentInfo[] {
+  return segments.map(({ path, number, firstSequence, bytes, header }, index) => ({
+    path,
+    isSealed: number !== undefined,
+    firstSequence,
+    lastSequence: (segments[index + 1]?.firstSequence ?? lastSequence + 1) - 1,
+    bytes: number === undefined ? (tail?.bytes ?? bytes) : bytes,
+    version: header.version,
+  }))
 }

@@ -1,23 +1,20 @@
+import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+import { clearInterval, setInterval } from 'node:timers'
+
 import PQueue from 'p-queue'
 
 import { addInContext } from '../async.ts'
-import { ioError, isInstance, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
+import { ioError, isInstance, isMiniStoreError, messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import { ChangeSignal } from './change-signal.ts'
-import { appendChannel, type AppendTrace, rotateChannel, traced } from './channels.ts'
-import { maxSequence } from './header.ts'
-import { type JournalFiles, maxSegmentNumber } from './journal-files.ts'
-import type { JournalTail, JournalView } from './journal-source.ts'
-import { type ActiveSegment, orPoison, PoisoningError } from './next-segment.ts'
-import type { RecoveredJournal } from './recovery.ts'
-import { rotateSegment } from './rotation.ts'
-import { writeSealIfRoom } from './seal.ts'
-import { extendPrefix, samePrefix, type SegmentPrefix } from './segment-prefix.ts'
-import { isSameSegment, type Segment } from './segments.ts'
+import {
+  extendPrefix, type JournalFiles, maxSegmentNumber, maxSequence, samePrefix, type SegmentPrefix, writeSealIfRoom,
+} from './format.ts'
+import type { RecoveredJournal, RecoveryReport } from './recovery.ts'
+import { type ActiveSegment, orPoison, PoisoningError, rotateSegment } from './rotation.ts'
+import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
-import { Soundness } from './soundness.ts'
 
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
@@ -324,4 +321,130 @@ export class JournalWriter {
     this.#soundness.poison(doing, cause)
     this.#change.wake()
   }
+}
+
+/** Whether a store may still write: until a failure leaves the state on disk unknown, and never again after it. */
+export class Soundness {
+  readonly #path: string
+  #poison: MiniStoreError | undefined
+
+  constructor(path: string) {
+    this.#path = path
+  }
+
+  get isSound(): boolean {
+    return this.#poison === undefined
+  }
+
+  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
+  assert(): void {
+    if (this.#poison === undefined) return
+    throw this.#error(this.#poison.code, `Only close() works: ${this.#poison.message}`, this.#poison)
+  }
+
+  /** Ends it. @param doing what failed, as in "could not …" */
+  poison(doing: string, cause: unknown): void {
+    const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
+    const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
+    const code = isMoved ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_POISONED'
+    this.#poison = this.#error(code, `could not ${doing} (${messageOf(cause)})${why}`, cause)
+    poisonChannel.publish({ path: this.#path, error: this.#poison })
+  }
+
+  #error(code: MiniStoreErrorCode, message: string, cause: unknown): MiniStoreError {
+    return new MiniStoreError(code, message, { path: this.#path, cause })
+  }
+}
+
+/** The longest time that a timer of Node's takes. */
+const longestMs = 2 ** 31 - 1
+
+/** Wakes those who wait for a change. While there are any the process stays alive. */
+export class ChangeSignal {
+  readonly #waiting = new Set<() => void>()
+  #keepAlive: NodeJS.Timeout | undefined
+
+  /** Resolves at the next change; rejects with the signal's reason when that is aborted first. */
+  next(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        this.#waiting.delete(onChange)
+        this.#endIfIdle()
+        reject(signal.reason)
+      }
+      const onChange = (): void => {
+        signal.removeEventListener('abort', onAbort)
+        resolve()
+      }
+      if (signal.aborted) return onAbort()
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#waiting.add(onChange)
+      // A promise alone holds no process: it would end in the midst of the wait.
+      this.#keepAlive ??= setInterval(() => {}, longestMs)
+    })
+  }
+
+  wake(): void {
+    for (const onChange of this.#waiting) onChange()
+    this.#waiting.clear()
+    this.#endIfIdle()
+  }
+
+  #endIfIdle(): void {
+    if (this.#waiting.size > 0) return
+    clearInterval(this.#keepAlive)
+    this.#keepAlive = undefined
+  }
+}
+
+/** Context of the tracing channel `ministore:append`: one append or one `appendAll`. */
+export interface AppendTrace {
+  readonly path: string
+  /** Bytes written, line feeds included. */
+  readonly bytes: number
+  readonly records: number
+  /** Sequence number of the last record; set when the append is durable. */
+  sequence?: number
+}
+
+/** Context of the tracing channel `ministore:rotate`. */
+export interface RotateTrace {
+  readonly path: string
+  /** Name of the segment that is sealed. */
+  readonly segment: string
+  /** Sequence number of the first record of the next segment. */
+  readonly sequence: number
+}
+
+/** Context of the tracing channel `ministore:recover`. */
+export interface RecoverTrace {
+  readonly path: string
+  /** Set when recovery has succeeded. */
+  report?: RecoveryReport
+}
+
+/** Message of the channel `ministore:poison`. */
+export interface PoisonMessage {
+  readonly path: string
+  readonly error: MiniStoreError
+}
+
+export const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
+export const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
+export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
+export const poisonChannel: Channel<unknown, PoisonMessage> =
+  channel('ministore:poison') as Channel<unknown, PoisonMessage>
+
+/**
+ * Runs a task on a tracing channel; without subscribers it is a plain call.
+ *
+ * What the task gives becomes part of the message, so it is a number or nothing: at anything that `JSON.stringify` throws at,
+ * a subscriber that logs would end the process, since Node makes an uncaught exception of what a subscriber throws.
+ */
+export function traced<T extends number | void, Context extends object>(
+  tracing: TracingChannel<unknown, Context>,
+  context: Context,
+  task: () => Promise<T>,
+): Promise<T> {
+  return tracing.hasSubscribers ? tracing.tracePromise(task, context) : task()
 }

@@ -5,7 +5,7 @@ import type { MiniStoreError } from '../errors.ts'
 import { isNotFound } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
 import { DiskSource } from '../ministore/view.ts'
-import { type JournalOutline, outlineJournal } from '../ministore/journal-outline.ts'
+import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
 import { CommandFailure } from './exit-codes.ts'
 import { unlessAborted } from './unless-aborted.ts'
 

@@ -7,7 +7,7 @@ import { SnapStore } from '../minisnap/index.ts'
 import { mutate, refuseAhead, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
 import { DiskSource } from '../ministore/view.ts'
-import { outlineJournal } from '../ministore/journal-outline.ts'
+import { outlineJournal } from '../maintenance/inspect.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 
 /** Each look that finds mutations gone means that a compaction has made a newer snapshot meanwhile. */

@@ -1,6 +1,6 @@
 import type { SnapshotInfo } from '../minisnap/index.ts'
-import type { RepairResult } from '../ministore/repair.ts'
-import { isSound, type RepairFinding, type RepairPlan } from '../ministore/repair-plan.ts'
+import type { RepairResult } from '../maintenance/repair.ts'
+import { isSound, type RepairFinding, type RepairPlan } from '../maintenance/repair-plan.ts'
 import type { Io } from './io.ts'
 import { type UnfitSnapshot, unfitSnapshots } from './repair-snapshots.ts'
 import { shellWord } from './terminal/shell-word.ts'

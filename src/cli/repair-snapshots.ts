@@ -3,7 +3,7 @@ import { basename } from 'node:path'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { journalName } from '../ministate/settings.ts'
 import type { JournalFiles } from '../ministore/format.ts'
-import type { RepairPlan } from '../ministore/repair-plan.ts'
+import type { RepairPlan } from '../maintenance/repair-plan.ts'
 
 /** A snapshot that does not fit its journal once that is repaired. */
 export interface UnfitSnapshot {

@@ -5,7 +5,7 @@ import { setTimeout as after } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test, type TestContext } from 'vitest'
 
 import { type JournalEntry, MiniStore, MiniStoreError, nodeFileSystem } from '../../src/index.ts'
-import { inspectJournal } from '../../src/ministore/inspection.ts'
+import { inspectJournal } from '../../src/maintenance/inspect.ts'
 import { collect } from '../support/consume.ts'
 import { isFullCrashSuite } from '../support/crash-scale.ts'
 import { pickSeed, seededRandom } from '../support/seeded-random.ts'

@@ -7,7 +7,7 @@ import { type File, type FileStat, type FileSystem, MiniStore, nodeFileSystem, t
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
-import { repairJournal } from '../../src/ministore/repair.ts'
+import { repairJournal } from '../../src/maintenance/repair.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { editFile, writeJournal } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

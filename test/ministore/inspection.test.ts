@@ -1,10 +1,9 @@
 import { describe, expect, test } from 'vitest'
 
-import { DiskSource } from '../../src/ministore/view.ts'
-import { inspectJournal } from '../../src/ministore/inspection.ts'
-import { outlineJournal } from '../../src/ministore/journal-outline.ts'
+import { inspectJournal, outlineJournal } from '../../src/maintenance/inspect.ts'
+import { verifyJournal } from '../../src/maintenance/verify.ts'
 import { findTornEnd } from '../../src/ministore/scan.ts'
-import { verifyJournal } from '../../src/ministore/verification.ts'
+import { DiskSource } from '../../src/ministore/view.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { numbers, writeJournal } from '../support/journals.ts'
 

@@ -4,7 +4,7 @@ import { basename, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore, nodeFileSystem } from '../../src/index.ts'
-import { repairJournal } from '../../src/ministore/repair.ts'
+import { repairJournal } from '../../src/maintenance/repair.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

@@ -12,10 +12,10 @@ import {
   nodeFileSystem,
   type TornTail,
 } from '../../src/index.ts'
-import { inspectJournal } from '../../src/ministore/inspection.ts'
-import { repairJournal } from '../../src/ministore/repair.ts'
+import { inspectJournal } from '../../src/maintenance/inspect.ts'
+import { repairJournal } from '../../src/maintenance/repair.ts'
 import { parseSeal } from '../../src/ministore/format.ts'
-import { verifyJournal } from '../../src/ministore/verification.ts'
+import { verifyJournal } from '../../src/maintenance/verify.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises'
 
 import { isNotFound } from '../../fs/file-system.ts'
 import { nodeFileSystem } from '../../fs/node.ts'
-import { inspectJournal, type JournalInspection, type SegmentInspection } from '../../ministore/inspection.ts'
+import { inspectJournal, type JournalInspection, type SegmentInspection } from '../../maintenance/inspect.ts'
 import { locateJournal } from '../../ministore/locate.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'

@@ -1,5 +1,5 @@
 import type { MiniStoreError } from '../../errors.ts'
-import { type Verification, verifyJournal } from '../../ministore/verification.ts'
+import { type Verification, verifyJournal } from '../../maintenance/verify.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { countingFileSystem } from '../counting-file-system.ts'

@@ -1,11 +1,11 @@
 import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import { DiskSource } from './view.ts'
-import { JournalCursor } from './cursor.ts'
-import { outlineJournal } from './journal-outline.ts'
-import { RecordCodec } from './record-codec.ts'
-import type { Codec } from './settings.ts'
-import type { TornEnd } from './scan.ts'
+import { JournalCursor } from '../ministore/cursor.ts'
+import { outlineJournal } from './inspect.ts'
+import { RecordCodec } from '../ministore/record-codec.ts'
+import type { TornEnd } from '../ministore/scan.ts'
+import type { Codec } from '../ministore/settings.ts'
+import { DiskSource } from '../ministore/view.ts'
 
 /** What reading a whole journal has found. */
 export interface Verification {

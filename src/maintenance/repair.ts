@@ -3,14 +3,16 @@ import { removeIfPresent, writeFully } from '../fs/durable.ts'
 import { keepBroken, repairTemporary, writeWhole } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
-import { extendPrefix, headerPrefix, type JournalFiles, samePrefix } from './format.ts'
-import { accessOf, assertNamesUsable, locateJournal } from './locate.ts'
-import { recoverJournal } from './recovery.ts'
-import { type CheckLine, readLineRuns, upToLine } from './repair-lines.ts'
-import { isSound, type PlannedSegment, refusalOf, type RepairChoice, type RepairPlan } from './repair-plan.ts'
-import { planRepair } from './repair-planning.ts'
-import { holdJournal, PoisoningError, releaseHeld } from './rotation.ts'
-import { JournalWriter } from './writer.ts'
+import { extendPrefix, headerPrefix, type JournalFiles, samePrefix } from '../ministore/format.ts'
+import { accessOf, assertNamesUsable, locateJournal } from '../ministore/locate.ts'
+import { recoverJournal } from '../ministore/recovery.ts'
+import { planRepair } from './repair-planner.ts'
+import { holdJournal, PoisoningError, releaseHeld } from '../ministore/rotation.ts'
+import { JournalWriter } from '../ministore/writer.ts'
+import {
+  type CheckLine, isSound, type PlannedSegment, readLineRuns, refusalOf, type RepairChoice, type RepairPlan,
+  upToLine,
+} from './repair-plan.ts'
 
 /** What a repair has done. */
 export interface RepairResult {

@@ -1,13 +1,15 @@
-import { MiniStoreError } from '../errors.ts'
+import { setTimeout as delay } from 'node:timers/promises'
+
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
-import { type FileSystem, isNotFound } from '../fs/file-system.ts'
-import { countLines, extendPrefix, type JournalFiles, samePrefix, type SegmentPrefix } from './format.ts'
-import { type JournalOutline, outlineJournal } from './journal-outline.ts'
-import { locateJournal } from './locate.ts'
-import { openSegment } from './open-segment.ts'
-import type { TornEnd } from './scan.ts'
-import type { JournalView, Segment } from './segments.ts'
-import { DiskSource } from './view.ts'
+import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { countLines, extendPrefix, JournalFiles, samePrefix, type SegmentPrefix } from '../ministore/format.ts'
+import { locateJournal } from '../ministore/locate.ts'
+import { findTornEnd, type TornEnd } from '../ministore/scan.ts'
+import {
+  isSameSegment, type JournalTail, type JournalView, readHeader, type ReportDamage, type Segment,
+} from '../ministore/segments.ts'
+import { DiskSource } from '../ministore/view.ts'
 
 /**
  * Whether a segment follows on what is before it: `start` for the first, where there is nothing to hold it
@@ -243,4 +245,117 @@ async function describeSeal(
 /** Whether a file holds what recovery cut off or what a repair kept. */
 function isEvidence(files: JournalFiles, name: string): boolean {
   return name.startsWith(`${files.name}.`) && /\.(?:torn-\d+(?:-\d+)?|broken(?:-\d+)?)$/.test(name)
+}
+
+/**
+ * Opens a segment of a view for reading. A writer may have sealed the active one since: then it is found under
+ * the number that a rotation gives it. Undefined when it is gone, or has fewer bytes than in the view.
+ */
+export async function openSegment(
+  fs: FileSystem,
+  view: JournalView,
+  segment: Segment,
+): Promise<File | undefined> {
+  const found = await openIfSame(fs, segment, segment.path)
+  if (found !== undefined || segment.number !== undefined) return found
+  const files = new JournalFiles(segment.path)
+  const number = (view.segments.at(-2)?.number ?? 0) + 1
+  return openIfSame(fs, segment, files.at(files.sealedName(number)))
+}
+
+async function openIfSame(fs: FileSystem, segment: Segment, path: string): Promise<File | undefined> {
+  let file: File
+  try {
+    file = await fs.open(path, 'read')
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
+  try {
+    const { inode, size } = await file.stat()
+    const header = await readHeader(file, { path, segment: segment.name }, () => {})
+    if (header !== undefined && isSameSegment(segment, { inode, header }) && size >= segment.bytes)
+      return file
+  } catch (error) {
+    await file.close().catch(() => {})
+    throw error
+  }
+  await file.close()
+  return undefined
+}
+
+/** How a journal stands, by its headers and the end of its last segment. */
+export interface JournalOutline {
+  readonly view: JournalView
+  /** Sequence number of the first record, or of the next one when there is none. */
+  readonly firstSequence: number
+  /** Sequence number of the last whole record; `firstSequence - 1` when there is none. */
+  readonly lastSequence: number
+  /** What the active segment has behind its last whole record. */
+  readonly torn: TornEnd | undefined
+}
+
+/**
+ * Looks at a journal, without a lock and without changing anything; undefined when there is none.
+ *
+ * Reads the headers, and of the last segment what its seal does not cover: however long the journal is, no
+ * more of its records is read.
+ *
+ * @param report is told of damage to segments as such; without it the damage is thrown.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT`, `…_UNSUPPORTED_VERSION`, `…_IO`.
+ */
+export async function outlineJournal(
+  fs: FileSystem,
+  source: DiskSource,
+  report?: ReportDamage,
+): Promise<JournalOutline | undefined> {
+  const { path } = source
+  for (let looks = 1; ; looks++) {
+    const view = await source.look({ report })
+    if (view.tail === undefined) return undefined
+    const end = await readEnd(fs, view, view.tail)
+    if (end !== undefined) {
+      const { firstSequence } = view.tail.segment
+      const first = (view.segments[0] ?? view.tail.segment).firstSequence
+      return { view, firstSequence: first, lastSequence: firstSequence + end.records - 1, torn: end.torn }
+    }
+    if (looks === mostTailLooks) {
+      const message = `${path} was moved ${looks} times while its end was being read`
+      throw new MiniStoreError('ERR_MINISTORE_IO', message, { path })
+    }
+    await delay(1)
+  }
+}
+
+/** A writer that deletes or rolls back while we look makes us look again, so often at most. */
+const mostTailLooks = 100
+
+/** What is in the last segment; undefined when it is gone or was cut meanwhile. */
+async function readEnd(
+  fs: FileSystem,
+  view: JournalView,
+  tail: JournalTail,
+): Promise<{ records: number; torn: TornEnd | undefined } | undefined> {
+  const { segment, bytes: end } = tail
+  const { header } = segment
+  const file = await openSegment(fs, view, segment)
+  if (file === undefined) return undefined
+  try {
+    // One that claims more than there is, is damage that whoever reads the records is told of.
+    const seal = tail.checkpoints.findLast(({ bytes }) => bytes >= header.bytes && bytes <= end)
+    const known = seal ?? { bytes: header.bytes, records: 0 }
+    let records = known.records
+    for await (const { bytes } of readRange(file, { offset: known.bytes, bytes: end - known.bytes })) {
+      records += countLines(bytes)
+    }
+    const isActive = segment.number === undefined
+    const torn = isActive ? await findTornEnd(file, { from: header.bytes, end }) : undefined
+    return { records: torn?.isEnded === true ? records - 1 : records, torn }
+  } catch (error) {
+    // Rolled back by its writer while we read: it ends earlier than it did.
+    if (isMiniStoreError(error, 'ERR_MINISTORE_IO')) return undefined
+    throw error
+  } finally {
+    await file.close()
+  }
 }

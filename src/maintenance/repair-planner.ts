@@ -1,12 +1,13 @@
-import type { File } from '../fs/file-system.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
 import {
-  countLines, extendPrefix, formatHeader, headerPrefix, type JournalFiles, maxSequence, samePrefix,
+  countLines, extendPrefix, formatHeader, headerPrefix, type JournalFiles, maxSequence, readSeal, samePrefix,
   type SegmentPrefix,
-} from './format.ts'
-import { RepairLedger } from './repair-ledger.ts'
-import { type CheckLine, type LineRun, readLineRuns, upToLine } from './repair-lines.ts'
-import type { PlannedSegment, RepairChoice, RepairPlan } from './repair-plan.ts'
-import type { RepairSource } from './repair-survey.ts'
+} from '../ministore/format.ts'
+import { missingActiveDamage, scanSegment } from '../ministore/scan.ts'
+import {
+  type BadLine, checkJson, type CheckLine, type LineRun, mostFindings, type PlannedSegment, readLineRuns,
+  type RepairChoice, type RepairFinding, type RepairPlan, type RepairSource, surveyForRepair, upToLine,
+} from './repair-plan.ts'
 
 /** Takes the segments of a journal one after another, oldest first, and decides what becomes of each. */
 export class RepairPlanner {
@@ -291,4 +292,141 @@ interface TakenLines {
   /** All bytes as they are now; in place of a header that is none, the one to be. */
   readonly raw: SegmentPrefix
   readonly atSeal: SegmentPrefix | undefined
+}
+
+type Entries = Pick<
+  RepairPlan,
+  'findings' | 'findingCount' | 'dropped' | 'cut' | 'renumbered' | 'firstDamaged' | 'recordsGone'
+>
+
+/** Keeps count, while a repair is planned, of what is found, lost and renumbered. */
+export class RepairLedger {
+  readonly #cutAt: number
+  readonly #findings: RepairFinding[] = []
+  #findingCount = 0
+  readonly #dropped = { lines: 0, bytes: 0 }
+  #cut: { records: number; bytes: number; first: number; last: number } | undefined
+  #renumbered: { records: number; first: number; becomes: number } | undefined
+  #firstDamaged: number | undefined
+  #recordsGone = 0
+
+  /** @param cutAt sequence number from which on everything goes. */
+  constructor(cutAt: number) {
+    this.#cutAt = cutAt
+  }
+
+  entries(): Entries {
+    return {
+      findings: this.#findings,
+      findingCount: this.#findingCount,
+      dropped: this.#dropped,
+      cut: this.#cut,
+      renumbered: this.#renumbered,
+      firstDamaged: this.#firstDamaged,
+      recordsGone: this.#recordsGone,
+    }
+  }
+
+  /**
+   * Notes something to mend; what lies behind the cut goes with it and is none.
+   *
+   * @param effect.damagedFrom sequence number from which on records are lost, missing or renumbered.
+   * @param effect.gone how many records it says that there were, and are not there.
+   */
+  find(
+    finding: RepairFinding,
+    effect: { readonly damagedFrom?: number; readonly gone?: number } = {},
+  ): void {
+    const { damagedFrom, gone = 0 } = effect
+    if ((finding.sequence ?? 0) >= this.#cutAt) return
+    this.#findingCount++
+    if (this.#findings.length < mostFindings) this.#findings.push(finding)
+    this.#recordsGone += gone
+    if (damagedFrom !== undefined) this.#damageAt(damagedFrom)
+  }
+
+  /** Counts records that stay under another number. */
+  renumber(run: { readonly now: number; readonly becomes: number; readonly records: number }): void {
+    if (run.records === 0 || run.now === run.becomes) return
+    this.#renumbered ??= { records: 0, first: run.now, becomes: run.becomes }
+    this.#renumbered.records += run.records
+    this.#damageAt(run.now)
+  }
+
+  /** Counts what of a run lies behind the cut. */
+  cut(run: LineRun, kept: LineRun, first: number): void {
+    const isBadCut = run.bad !== undefined && first + run.lines >= this.#cutAt
+    const records = run.lines - kept.lines
+    if (records === 0 && !isBadCut) return
+    const bytes = run.good.length - kept.good.length + (isBadCut ? (run.bad?.bytes ?? 0) : 0)
+    const last = first + run.lines + (isBadCut ? 1 : 0) - 1
+    this.#cut ??= { records: 0, bytes: 0, first: first + kept.lines, last }
+    this.#cut.records += records
+    this.#cut.bytes += bytes
+    this.#cut.last = last
+  }
+
+  /** Counts a bad line that goes, of a segment whose first record has the number `first`. */
+  drop(bad: BadLine, at: { readonly segment: string; readonly first: number; readonly firstLine: number }): void {
+    this.#dropped.lines++
+    this.#dropped.bytes += bad.bytes
+    const { offset, bytes, reason, index } = bad
+    const sequence = at.first + index
+    const line = at.firstLine + index
+    const finding = { segment: at.segment, line, offset, bytes, sequence, reason, action: 'remove' } as const
+    this.find(finding, { damagedFrom: sequence })
+  }
+
+  #damageAt(sequence: number): void {
+    if (sequence < this.#cutAt) this.#firstDamaged = Math.min(this.#firstDamaged ?? sequence, sequence)
+  }
+}
+
+/**
+ * Reads a whole journal and says what a repair would do; undefined when there is no segment file. Changes
+ * nothing.
+ *
+ * @param options.check throws for a line that is no record; JSON unless said otherwise.
+ * @throws {MiniStoreError} as `surveyForRepair` does. The signal's reason when it is aborted.
+ */
+export async function planRepair(
+  fs: FileSystem,
+  files: JournalFiles,
+  choice: RepairChoice,
+  options: { readonly check?: CheckLine | undefined; readonly signal?: AbortSignal | undefined } = {},
+): Promise<RepairPlan | undefined> {
+  const { check = checkJson, signal } = options
+  const sources = await surveyForRepair(fs, files, check)
+  if (sources.length === 0) return undefined
+  const seal = await readSeal(fs, files.seal)
+  const planner = new RepairPlanner(files, { choice, check, seal })
+  for (const source of sources) {
+    const file = await fs.open(files.at(source.name), 'read')
+    try {
+      await planner.add(source, file, signal)
+    } finally {
+      await file.close()
+    }
+  }
+  const last = sources.at(-1)
+  if (last?.number !== undefined && (await isActiveGone(fs, files, last, seal))) planner.findGoneActive()
+  const names = await fs.list(files.directory)
+  return planner.finish({ hasSealFile: names.includes(`${files.name}.seal`) })
+}
+
+/** Whether the seal tells of an active segment that is not there, and that was none of the sealed. */
+async function isActiveGone(
+  fs: FileSystem,
+  files: JournalFiles,
+  last: RepairSource,
+  seal: SegmentPrefix | undefined,
+): Promise<boolean> {
+  if (seal === undefined) return false
+  const file = await fs.open(files.at(last.name), 'read')
+  try {
+    const { atCheckpoint: atSeal } = await scanSegment(file, { end: last.end, checkpoint: seal.bytes })
+    return missingActiveDamage(files, seal, { atSeal }) !== undefined
+  } finally {
+    await file.close()
+  }
 }

@@ -1,9 +1,8 @@
-import { DirectoryNode, applyDirectoryChange, type Node } from './directory-node.ts'
+import { applyDirectoryChange, DirectoryNode, type Node } from './directory-node.ts'
 import { Disk } from './disk.ts'
 import { FileNode } from './file-node.ts'
-import { ContentNumbers, FileOutcomes } from './file-outcomes.ts'
+import { ContentNumbers, FileOutcomes, type TornVariant, tornVariants } from './file-outcomes.ts'
 import { createRandom, type Random } from './random.ts'
-import { tornVariants, type TornVariant } from './torn-write.ts'
 
 /** Options of `SimulatedFileSystem.crashStates`. */
 export interface CrashOptions {

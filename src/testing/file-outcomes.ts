@@ -1,7 +1,6 @@
 import type { Bytes } from './bytes.ts'
 import { applyFileChange, type Fate, type FileChange, type FileNode } from './file-node.ts'
-import { createRandom } from './random.ts'
-import { applyTear, type Tear, tearsOf, type TornVariant } from './torn-write.ts'
+import { createRandom, type Random } from './random.ts'
 
 /**
  * How far the changes of one fate got before the crash: the first `kept` wholly, the next one torn or not at
@@ -117,4 +116,113 @@ function extentsOf(file: FileNode, fate: Fate, variants: readonly TornVariant[])
     extents.push({ kept })
   }
   return extents
+}
+
+/**
+ * What a crash makes of the write it interrupts:
+ *
+ * - `cut`: the first bytes are there, the rest never came; a file that was to grow ends where they end.
+ * - `zeros`: the whole length is there, but from some point on the bytes never came and read as NUL.
+ * - `head-lost`: the last bytes are there, the first ones never came and read as NUL.
+ * - `garbage`: the whole length is there, but from some point on with bytes that nobody wrote, such as what
+ *   the disk block held before. Never a newline (0x0A), so that a line cut short stays without an end.
+ * - `garbage-newline`: the same, and the last byte is a newline and there may be more: a format of lines
+ *   cannot tell such a tail from a damaged line unless every line has a checksum.
+ *
+ * Bytes that never came read as what the file held there before; as NUL where it had not been so long. Bytes that are
+ * written over the same bytes stay as they are, whatever happens.
+ */
+export type TornVariant = 'cut' | 'zeros' | 'head-lost' | 'garbage' | 'garbage-newline'
+
+export const tornVariants: readonly TornVariant[] = [
+  'cut',
+  'zeros',
+  'head-lost',
+  'garbage',
+  'garbage-newline',
+]
+
+/** A write torn at a point: `at` is a number of bytes from the beginning of the write. */
+export interface Tear {
+  readonly variant: TornVariant
+  readonly at: number
+}
+
+const newline = 0x0a
+const pageBytes = 4096
+
+/** Every way in which a crash can tear a write, as far as we try them. */
+export function tearsOf(bytes: Uint8Array, position: number, variants: readonly TornVariant[]): Tear[] {
+  const inside = cutPoints(bytes, position)
+  const tears: Tear[] = []
+  for (const variant of variants) {
+    // Nothing of the write but its length is a case of its own; a cut at 0 would be no write at all.
+    const fromStart = variant === 'cut' || variant === 'head-lost' || bytes.length === 0 ? [] : [0]
+    for (const at of [...fromStart, ...inside]) tears.push({ variant, at })
+  }
+  return tears
+}
+
+export function applyTear(
+  content: Bytes,
+  write: { readonly bytes: Uint8Array; readonly position: number },
+  options: { readonly tear: Tear; readonly random: Random },
+): void {
+  const { bytes, position } = write
+  const { variant, at } = options.tear
+  if (variant === 'head-lost') {
+    content.write(bytes.subarray(at), position + at)
+    return
+  }
+  content.write(bytes.subarray(0, at), position)
+  if (variant === 'cut') return
+  if (variant === 'zeros') content.extend(position + bytes.length)
+  else content.write(unlessSame(content, { bytes, position }, options.tear, options.random), position + at)
+}
+
+/** Garbage for the rest of a write, but for the bytes that were there before and are the same: they cannot tear. */
+function unlessSame(
+  content: Bytes,
+  { bytes, position }: { readonly bytes: Uint8Array; readonly position: number },
+  { variant, at }: Tear,
+  random: Random,
+): Uint8Array {
+  const torn = garbage(bytes.length - at, { variant, random })
+  const before = content.view().subarray(position + at, position + bytes.length)
+  let isTorn = false
+  for (const [index, byte] of before.entries()) {
+    const isSame = byte === bytes[at + index]
+    // An older write may have left the line's end there without its beginning: it must not end what is garbage now.
+    const isFalseEnd = isTorn && byte === newline && variant === 'garbage'
+    if (isSame && !isFalseEnd) torn[index] = byte
+    isTorn ||= !isSame
+  }
+  return torn
+}
+
+/**
+ * Where to tear: after the first byte, at a quarter, a half and three quarters, before the last byte, before
+ * and after the first and the last two newlines, and at the first and the last page boundary. Sorted, all
+ * inside the write.
+ */
+function cutPoints(bytes: Uint8Array, position: number): number[] {
+  const { length } = bytes
+  const points = [1, length >> 2, length >> 1, length - (length >> 2), length - 1]
+  const first = bytes.indexOf(newline)
+  const last = bytes.lastIndexOf(newline)
+  const second = last <= 0 ? -1 : bytes.lastIndexOf(newline, last - 1)
+  for (const at of [first, second, last]) if (at !== -1) points.push(at, at + 1)
+  points.push(pageBytes - (position % pageBytes), length - ((position + length) % pageBytes))
+  return [...new Set(points)].filter((at) => at > 0 && at < length).toSorted((a, b) => a - b)
+}
+
+function garbage(length: number, options: { variant: TornVariant; random: Random }): Uint8Array {
+  const bytes = new Uint8Array(length)
+  const withNewline = options.variant === 'garbage-newline'
+  for (let i = 0; i < length; i += 1) {
+    const byte = options.random.below(256)
+    bytes[i] = byte === newline && !withNewline ? 0xff : byte
+  }
+  if (withNewline && length > 0) bytes[length - 1] = newline
+  return bytes
 }

@@ -1,16 +1,13 @@
 import type { File, FileAccess, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'
 import { Bytes } from './bytes.ts'
 import { crashDisk, crashDisks, type CrashOptions } from './crash-states.ts'
-import { DirectoryNode } from './directory-node.ts'
+import { DirectoryNode, Watchers } from './directory-node.ts'
 import { Disk, normalisePath, normaliseRequest } from './disk.ts'
-import type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fault.ts'
+import { type Fault, type FaultOptions, OperationGate, type OperationMatch, type ShortWriteMatch } from './fault.ts'
 import { makeDirectoryName, type NameChange, openName, renameName, unlinkName } from './name-changes.ts'
 import type { Operation, OperationRequest } from './operation.ts'
-import { OperationGate } from './operation-gate.ts'
 import { type FileHost, microtaskTurns, SimulatedDirectory, SimulatedFile, syncTurns } from './simulated-file.ts'
-import { checkedOptions, type SimulatedFileSystemOptions } from './simulated-file-system-options.ts'
 import type { SystemErrorCode } from './system-error.ts'
-import { Watchers } from './watchers.ts'
 
 // Code that knows files by device and inode, such as a registry of locks in the process, must not take a file
 // of a crash state for the file it was copied from.
@@ -299,4 +296,23 @@ export class SimulatedFileSystem implements FileSystem {
       closed: (file) => this.#disk.release(file),
     }
   }
+}
+
+/** Options of {@link SimulatedFileSystem}. */
+export interface SimulatedFileSystemOptions {
+  /**
+   * How many bytes all visible files together may have. A write that needs more writes what fits; when
+   * nothing fits it fails with `ENOSPC`. Names take no room. Crash states keep it. @default Infinity
+   */
+  readonly capacityBytes?: number
+  /** Whether every change but a sync fails with `EROFS`. Crash states keep it. @default false */
+  readonly readOnly?: boolean
+}
+
+/** @throws {TypeError} for a name that is not known. */
+export function checkedOptions(options: SimulatedFileSystemOptions): Required<SimulatedFileSystemOptions> {
+  const { capacityBytes = Infinity, readOnly = false, ...rest } = options
+  const [unknown] = Object.keys(rest)
+  if (unknown !== undefined) throw new TypeError(`Unknown option \`${unknown}\` of SimulatedFileSystem`)
+  return { capacityBytes, readOnly }
 }

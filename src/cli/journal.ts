@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 
+import { settledOrAborted } from '../async.ts'
 import type { MiniStoreError } from '../errors.ts'
-import { isNotFound } from '../fs/file-system.ts'
+import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
-import { DiskSource } from '../ministore/view.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
+import { DiskSource } from '../ministore/view.ts'
 import { CommandFailure } from './exit-codes.ts'
-import { unlessAborted } from './unless-aborted.ts'
 
 /**
  * How the journal at a path stands; undefined for a file that is still empty, as a crash may leave one.
@@ -37,5 +37,64 @@ export async function assertThere(path: string): Promise<void> {
     const advice = 'Give the path of its active segment, such as state/journal.jsonl'
     const message = `There is no journal at ${resolve(path)}. ${advice}`
     throw new CommandFailure(message, { cause: error })
+  }
+}
+
+/**
+ * What some work gives, or the signal's reason as soon as it is aborted. The work goes on unheard until the
+ * process ends: only for what changes nothing.
+ */
+export async function unlessAborted<T>(signal: AbortSignal, start: () => Promise<T>): Promise<T> {
+  signal.throwIfAborted()
+  const work = start()
+  await settledOrAborted(work, signal)
+  return work
+}
+
+/** The file system of this machine, which tells of every read how many bytes it gave. For progress bars. */
+export function countingFileSystem(onRead: (bytes: number) => void): FileSystem {
+  return {
+    ...nodeFileSystem,
+    open: async (...how) => new CountedFile(await nodeFileSystem.open(...how), onRead),
+  }
+}
+
+class CountedFile implements File {
+  readonly #file: File
+  readonly #onRead: (bytes: number) => void
+
+  constructor(file: File, onRead: (bytes: number) => void) {
+    this.#file = file
+    this.#onRead = onRead
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const read = await this.#file.read(buffer, position)
+    this.#onRead(read)
+    return read
+  }
+
+  write(bytes: Uint8Array, position: number): number | Promise<number> {
+    return this.#file.write(bytes, position)
+  }
+
+  truncate(length: number): Promise<void> {
+    return this.#file.truncate(length)
+  }
+
+  sync(): Promise<void> {
+    return this.#file.sync()
+  }
+
+  dataSync(): Promise<void> {
+    return this.#file.dataSync()
+  }
+
+  stat(): ReturnType<File['stat']> {
+    return this.#file.stat()
+  }
+
+  close(): Promise<void> {
+    return this.#file.close()
   }
 }

@@ -2,15 +2,15 @@ import { isMiniStoreError, messageOf, type MiniStoreError, propertyOf } from '..
 import { systemErrorCode } from '../fs/file-system.ts'
 import { nearest } from '../options.ts'
 import { Arguments } from './arguments.ts'
-import type { Command } from './command.ts'
+import type { Command, CommandOption } from './command.ts'
 import { damageReport, damageText } from './damage.ts'
 import { CommandFailure, exitCodes, Interrupted, UsageError } from './exit-codes.ts'
-import { commandHelp, generalHelp } from './help.ts'
 import type { Io } from './io.ts'
 import { lockState } from './lock-state.ts'
 import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { shellWord } from './terminal/shell-word.ts'
 import { jsonLine, styleFor, visible, visibleLines } from './terminal/style.ts'
+import { formatTable } from './terminal/table.ts'
 
 /**
  * Runs what a command line asks for and resolves with the exit code; everything that was printed is out by
@@ -202,4 +202,51 @@ async function adviceForLocked({ code, path }: MiniStoreError): Promise<string |
     return `It is held by process ${pid}${command === '' ? '' : ` (${command})`}. Stop that one first.`
   }
   return `Stop the program that writes to it first. Which one, as root: fuser -v ${shellWord(lockPath)} (or lsof)`
+}
+
+/** What `ministore --help` prints. */
+export function generalHelp(commands: readonly Command[]): string {
+  const rows = commands.map((command) => [`  ${usageOf(command)}`, command.summary])
+  return [
+    'Looks at, follows, checks and mends a journal of ministore, and writes to it.',
+    '',
+    'Usage: ministore COMMAND [options]',
+    '',
+    ...formatTable(rows),
+    '',
+    '  ministore COMMAND --help   what it does, its options, an example',
+    '  ministore --version',
+    '',
+    'Commands that read take no lock and work while another process writes.',
+    'Exit codes: 0 all is well; 1 damage, nothing found or refused by the system; 2 misuse.',
+    '',
+  ].join('\n')
+}
+
+/** What `ministore COMMAND --help` prints. */
+export function commandHelp(command: Command): string {
+  const { summary, options, details, examples } = command
+  const rows = Object.entries(options).map(([option, spec]) => [`  ${optionUsage(option, spec)}`, spec.help])
+  return [
+    `${summary[0]?.toUpperCase()}${summary.slice(1)}.`,
+    '',
+    `Usage: ministore ${usageOf(command)} [options]`,
+    '',
+    ...details,
+    ...(details.length === 0 ? [] : ['']),
+    ...formatTable([...rows, ['  -h, --help', 'prints this']]),
+    '',
+    examples.length === 1 ? 'Example:' : 'Examples:',
+    ...examples.map((example) => `  ${example}`),
+    '',
+  ].join('\n')
+}
+
+function usageOf({ name, positionals, optionalPositionals = [] }: Command): string {
+  return [name, ...positionals, ...optionalPositionals.map((optional) => `[${optional}]`)].join(' ')
+}
+
+function optionUsage(name: string, { value, short }: CommandOption): string {
+  const both = short === undefined ? `--${name}` : `-${short}, --${name}`
+  return value === undefined ? both : `${both} ${value}`
 }

@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { countingFileSystem } from '../../src/cli/counting-file-system.ts'
+import { countingFileSystem } from '../../src/cli/journal.ts'
 import { MiniStore } from '../../src/index.ts'
 import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { RemoteStore } from '../support/remote-store.ts'

@@ -4,9 +4,8 @@ import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { damageReport, damageText } from '../damage.ts'
 import { exitCodes, UsageError } from '../exit-codes.ts'
-import type { Io } from '../io.ts'
+import { type Io, lineCodec, numbered, recordLine } from '../io.ts'
 import { outlineOf } from '../journal.ts'
-import { lineCodec, numbered, recordLine } from '../record-lines.ts'
 import { jsonLine, visible } from '../terminal/style.ts'
 
 export const cat: Command = {

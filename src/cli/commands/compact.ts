@@ -1,20 +1,19 @@
 import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniStore } from '../../index.ts'
+import type { JournalOutline } from '../../maintenance/inspect.ts'
 import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/snapshots.ts'
-import type { JournalOutline } from '../../maintenance/inspect.ts'
 import { locateJournal } from '../../ministore/locate.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
-import { outlineOf } from '../journal.ts'
+import { outlineOf, unlessAborted } from '../journal.ts'
 import { shellWord } from '../terminal/shell-word.ts'
 import { jsonLine, visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
-import { unlessAborted } from '../unless-aborted.ts'
 
 export const compact: Command = {
   name: 'compact',

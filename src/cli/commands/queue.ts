@@ -17,7 +17,7 @@ import type { Io } from '../io.ts'
 import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../queue-view.ts'
 import { jsonLine } from '../terminal/style.ts'
 import { plural } from '../terminal/units.ts'
-import { unlessAborted } from '../unless-aborted.ts'
+import { unlessAborted } from '../journal.ts'
 
 const actions = ['stats', 'peek', 'dead', 'redrive', 'discard'] as const
 

@@ -2,20 +2,20 @@ import { nodeFileSystem } from '../../fs/node.ts'
 import {
   type CheckLine, isLossy, isSound, refusalOf, type RepairChoice, type RepairPlan,
 } from '../../maintenance/repair-plan.ts'
+import { planRepair } from '../../maintenance/repair-planner.ts'
 import { repairJournal, type RepairResult } from '../../maintenance/repair.ts'
 import { verifyJournal } from '../../maintenance/verify.ts'
 import type { JournalFiles } from '../../ministore/format.ts'
 import { locateJournal } from '../../ministore/locate.ts'
-import { planRepair } from '../../maintenance/repair-planner.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
-import type { Io } from '../io.ts'
+import { type Io, lineCodec } from '../io.ts'
 import { assertThere } from '../journal.ts'
 import type { Output } from '../output.ts'
-import { lineCodec } from '../record-lines.ts'
-import { choicesText, planJson, planText, type ReportContext, resultText, verifiedText } from '../repair-report.ts'
-import { snapshotsBeside } from '../repair-snapshots.ts'
+import {
+  choicesText, planJson, planText, type ReportContext, resultText, snapshotsBeside, verifiedText,
+} from '../repair-report.ts'
 import { shellWord } from '../terminal/shell-word.ts'
 import { jsonLine } from '../terminal/style.ts'
 

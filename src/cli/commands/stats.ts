@@ -3,18 +3,17 @@ import { basename, join } from 'node:path'
 
 import { isMiniStoreError } from '../../errors.ts'
 import { isNotFound } from '../../fs/file-system.ts'
-import { SnapStore, type SnapshotInfo } from '../../minisnap/index.ts'
+import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/snapshots.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes } from '../exit-codes.ts'
 import type { Io } from '../io.ts'
-import { outlineOf } from '../journal.ts'
+import { outlineOf, unlessAborted } from '../journal.ts'
 import { jsonLine, type Style, styleFor, visible } from '../terminal/style.ts'
 import { formatTable } from '../terminal/table.ts'
 import { plural, sizeText } from '../terminal/units.ts'
-import { unlessAborted } from '../unless-aborted.ts'
 
 export const stats: Command = {
   name: 'stats',

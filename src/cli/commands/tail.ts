@@ -2,9 +2,8 @@ import { MiniStore } from '../../index.ts'
 import type { Arguments } from '../arguments.ts'
 import { type Command, commonOptions } from '../command.ts'
 import { exitCodes, Interrupted } from '../exit-codes.ts'
-import type { Io } from '../io.ts'
+import { type Io, lineCodec, numbered, recordLine } from '../io.ts'
 import { outlineOf } from '../journal.ts'
-import { lineCodec, numbered, recordLine } from '../record-lines.ts'
 
 const defaultRecords = 10
 

@@ -17,13 +17,19 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   async: ['errors', 'options'],
   schema: ['errors', 'options', 'async'],
   fs: ['errors', 'options'],
-  ministore: ['errors', 'options', 'async', 'schema', 'fs'],
+  // What any log may be, and the records that it gives.
+  journal: [],
+  ministore: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
+  // Inspecting, verifying and repairing stands on the journal and is no part of it.
+  maintenance: ['errors', 'options', 'async', 'schema', 'fs', 'ministore'],
   minisnap: ['errors', 'options', 'async', 'schema', 'fs'],
-  ministate: ['errors', 'options', 'async', 'schema', 'fs', 'ministore', 'minisnap'],
-  miniqueue: ['errors', 'options', 'async', 'fs', 'minisnap', 'ministate'],
+  ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
+  miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],
   // The face of the module `ministore`, which is the package itself.
-  index: ['errors', 'options', 'fs', 'ministore'],
-  cli: ['errors', 'options', 'async', 'fs', 'ministore', 'minisnap', 'ministate', 'miniqueue', 'index'],
+  index: ['errors', 'options', 'fs', 'journal', 'ministore'],
+  cli: [
+    'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'index',
+  ],
   // Published for users' own crash tests: it stands beside the bricks and must not lean on them.
   testing: ['errors', 'fs'],
 }

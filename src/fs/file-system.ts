@@ -112,7 +112,10 @@ export interface File {
 }
 
 /** The error for something at a path that is not a regular file; undefined for one that is. */
-export function irregularFile(path: string, { mode = 0, isDirectory }: FileStat): MiniStoreError | undefined {
+export function irregularFile(
+  path: string,
+  { mode = 0, isDirectory }: Pick<FileStat, 'mode' | 'isDirectory'>,
+): MiniStoreError | undefined {
   const found = isDirectory ? 'a directory' : irregularTypes.get(mode & typeBits)
   if (found === undefined) return undefined
   return new MiniStoreError('ERR_MINISTORE_IO', `${path} is ${found}, expected a regular file`, { path })

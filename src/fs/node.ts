@@ -45,12 +45,12 @@ export const nodeFileSystem: FileSystem = {
   stat,
   realPath: (path) => call((done) => fs.realpath.native(path, done)),
   rename: async (from, to) => {
-    await assertRegular(from)
-    await assertRegular(to)
+    assertRegular(from)
+    assertRegular(to)
     await persistently(() => call<void>((done) => fs.rename(from, to, done)))
   },
   unlink: async (path) => {
-    await assertRegular(path)
+    assertRegular(path)
     await persistently(() => call<void>((done) => fs.unlink(path, done)))
   },
   makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
@@ -118,7 +118,7 @@ class NodeFile implements File {
 async function open(path: string, mode: OpenMode, access?: FileAccess): Promise<File> {
   if (mode === 'directory') return new NodeDirectory(await openDescriptor(path, flags[mode]))
   if (mode === 'create') return create(path, access)
-  await assertRegular(path, { isLinkRefused: mode === 'ensure' })
+  assertRegular(path, { isLinkRefused: mode === 'ensure' })
   try {
     return await openRegular(path, flags[mode])
   } catch (error) {
@@ -138,7 +138,7 @@ async function openRegular(path: string, flag: number): Promise<File> {
   const file = new NodeFile(descriptor)
   try {
     // On this thread: what was just opened is in the kernel's cache.
-    const irregular = irregularFile(path, toFileStat(fs.fstatSync(descriptor, { bigint: true })))
+    const irregular = irregularFile(path, typeOf(fs.fstatSync(descriptor)))
     if (irregular !== undefined) throw irregular
     return file
   } catch (error) {
@@ -229,17 +229,23 @@ function stat(path: string): Promise<FileStat> {
 }
 
 /** @throws {MiniStoreError} if there is something at the path that is neither a regular file nor a link to one. */
-async function assertRegular(path: string, { isLinkRefused = false } = {}): Promise<void> {
-  let found: FileStat
+function assertRegular(path: string, { isLinkRefused = false } = {}): void {
+  // On this thread: a look at a name takes less time than the hop through the thread pool.
+  const look = { throwIfNoEntry: false } as const
+  let found: fs.Stats | undefined
   try {
-    const entry = await call<fs.BigIntStats>((done) => fs.lstat(path, { bigint: true }, done))
-    found = entry.isSymbolicLink() && !isLinkRefused ? await stat(path) : toFileStat(entry)
+    found = fs.lstatSync(path, look)
+    if (found?.isSymbolicLink() === true && !isLinkRefused) found = fs.statSync(path, look)
   } catch {
-    // Nothing is there, or the link leads nowhere, or the call that follows fails as well and says why.
+    // The call that follows fails as well, and says why.
     return
   }
-  const irregular = irregularFile(path, found)
+  const irregular = found === undefined ? undefined : irregularFile(path, typeOf(found))
   if (irregular !== undefined) throw irregular
+}
+
+function typeOf(stats: fs.Stats): Pick<FileStat, 'mode' | 'isDirectory'> {
+  return { mode: stats.mode, isDirectory: stats.isDirectory() }
 }
 
 /** A directory held open: to sync its names, and to tell it from another one at its path. */
@@ -284,9 +290,16 @@ function loadKernelLock(): KernelLock {
 
 /** As numbers, the identities of two files may be rounded to one. */
 function toFileStat(stats: fs.BigIntStats): FileStat {
-  const [device, inode] = [deviceOf(stats.dev), stats.ino]
-  const [size, mode, uid, gid] = [stats.size, stats.mode, stats.uid, stats.gid].map(Number) as [number, number, number, number]
-  return { size, isDirectory: stats.isDirectory(), mode, uid, gid, device, inode, changedMs: Number(stats.ctimeNs) / 1e6 }
+  return {
+    size: Number(stats.size),
+    isDirectory: stats.isDirectory(),
+    mode: Number(stats.mode),
+    uid: Number(stats.uid),
+    gid: Number(stats.gid),
+    device: deviceOf(stats.dev),
+    inode: stats.ino,
+    changedMs: Number(stats.ctimeNs) / 1e6,
+  }
 }
 
 /**

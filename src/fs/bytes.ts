@@ -1,6 +1,6 @@
 import { MiniStoreError } from '../errors.ts'
-import { writeFully } from './durable.ts'
-import { type File, type FileSystem, isNotFound } from './file-system.ts'
+import { openIfPresent, writeFully } from './durable.ts'
+import type { File, FileSystem } from './file-system.ts'
 
 /** No chunk of {@link readRange} is larger. */
 export const rangeChunkBytes: number = 256 * 1024
@@ -42,7 +42,7 @@ export async function isCopyOfRange(
   source: File,
   range: { readonly offset: number; readonly bytes: number },
 ): Promise<boolean> {
-  const copy = await openIfPresent(fs, path)
+  const copy = await openIfPresent(fs, path, 'read')
   if (copy === undefined) return false
   try {
     if ((await copy.stat()).size !== range.bytes) return false
@@ -55,15 +55,6 @@ export async function isCopyOfRange(
     return true
   } finally {
     await copy.close()
-  }
-}
-
-async function openIfPresent(fs: FileSystem, path: string): Promise<File | undefined> {
-  try {
-    return await fs.open(path, 'read')
-  } catch (error) {
-    if (isNotFound(error)) return undefined
-    throw error
   }
 }
 

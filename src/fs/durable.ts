@@ -135,6 +135,20 @@ async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
   }
 }
 
+/** Opens a file; undefined if there is none. */
+export async function openIfPresent(
+  fs: FileSystem,
+  path: string,
+  mode: 'read' | 'write',
+): Promise<File | undefined> {
+  try {
+    return await fs.open(path, mode)
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
+}
+
 /** Whether there is something at a path. */
 export async function exists(fs: FileSystem, path: string): Promise<boolean> {
   try {

@@ -1,6 +1,6 @@
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { removeIfPresent, writeFully } from '../fs/durable.ts'
-import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
+import { exists, openIfPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
+import { type File, type FileAccess, type FileSystem, systemErrorCode } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import {
   formatHeader, type Header, headerPrefix, type JournalFiles, parseHeader, type SegmentPrefix,
@@ -121,7 +121,7 @@ export async function holdJournal(fs: FileSystem, files: JournalFiles, lock: Wri
   for (let attempt = 0; attempt < maxAttempts; attempt++) {
     const active = await holdFile(fs, lock, files.path)
     if (active !== undefined) return { active, next: undefined, newest: undefined, isNextNew: false }
-    const held = (await isThere(fs, files.path)) ? undefined : await holdNext(fs, files, lock)
+    const held = (await exists(fs, files.path)) ? undefined : await holdNext(fs, files, lock)
     if (held !== undefined) return held
   }
   throw stillMoving(files)
@@ -145,7 +145,7 @@ async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
   try {
     newest = await holdNewest(fs, files, lock)
     // The active name first: while it is missing in a rotation, `.next` is the writer's, and no longer this file.
-    const isAlone = !(await isThere(fs, files.path)) && (await lock.isAt(files.next))
+    const isAlone = !(await exists(fs, files.path)) && (await lock.isAt(files.next))
     if (isAlone) return { active: undefined, next, newest, isNextNew: made !== undefined }
   } catch (error) {
     await releaseHeld(fs, files, lock, { active: undefined, next, newest, isNextNew: false })
@@ -188,7 +188,7 @@ async function holdFile(
   path: string,
   made?: File,
 ): Promise<File | undefined> {
-  const file = made ?? (await openIfPresent(fs, path))
+  const file = made ?? (await openIfPresent(fs, path, 'write'))
   if (file === undefined) return undefined
   try {
     await lock.hold(file, path)
@@ -201,25 +201,6 @@ async function holdFile(
   lock.letGo(path)
   await file.close()
   return undefined
-}
-
-async function openIfPresent(fs: FileSystem, path: string): Promise<File | undefined> {
-  try {
-    return await fs.open(path, 'write')
-  } catch (error) {
-    if (isNotFound(error)) return undefined
-    throw error
-  }
-}
-
-async function isThere(fs: FileSystem, path: string): Promise<boolean> {
-  try {
-    await fs.stat(path)
-    return true
-  } catch (error) {
-    if (isNotFound(error)) return false
-    throw error
-  }
 }
 
 /** The error for a journal whose names lead elsewhere each time they are looked at. */

@@ -4,6 +4,8 @@ import { join, posix } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
+import { brokenLinks, filesOfRepository, pagesIn } from './support/pages.ts'
+
 /** What package.json must say for these tests; anything else in it is publint's and attw's business. */
 interface Manifest {
   readonly name: string
@@ -102,13 +104,39 @@ describe('dependencies', () => {
   })
 })
 
+describe('the pages', () => {
+  const pages = pagesIn(ROOT)
+
+  test('link to files that are there, and to headings that these have', () => {
+    const targets = { has: (path: string) => existsSync(join(ROOT, path)), textOf }
+    expect(pages.flatMap((page) => brokenLinks(page, targets))).toEqual([])
+  })
+
+  test('name only files that are there', () => {
+    const missing = pages.flatMap((page) =>
+      [...textOf(page).matchAll(/`((?:bench|src|test)\/[\w./-]+\.\w+)`/g)]
+        .filter(([, path = '']) => !existsSync(join(ROOT, path)))
+        .map(([name]) => `${page}: ${name}`),
+    )
+    expect(missing).toEqual([])
+  })
+
+  test('ship when they stand beside the code, and link only to files that ship too', () => {
+    const packed = packedFiles()
+    expect(pages.filter((page) => page.startsWith('src/') && !packed.has(page))).toEqual([])
+    const shipped = pages.filter((page) => packed.has(page))
+    expect(shipped).toEqual(expect.arrayContaining(['README.md', 'ARCHITECTURE.md', 'src/ministore/FORMAT.md']))
+    expect(shipped.flatMap((page) => brokenLinks(page, { has: (path) => packed.has(path), textOf }))).toEqual([])
+  }, 60_000)
+})
+
 describe('the files of the repository', () => {
   // Put together from parts, or this file would hold what it looks for.
   const registries = [['registry', 'npmjs', 'org'].join('.'), ['registry', 'yarnpkg', 'com'].join('.')]
   const homes = ['root', 'work', 'home', 'Users']
 
   test('name no package registry and no path of the machine they were written on', (context) => {
-    const repository = filesOfRepository()
+    const repository = filesOfRepository(ROOT)
     if ('unknown' in repository) {
       console.log(`skipped, for there is no telling what belongs to the repository: ${repository.unknown}`)
       context.skip(repository.unknown)
@@ -146,6 +174,16 @@ function textOf(path: string): string {
   return readFileSync(join(ROOT, path), 'utf8')
 }
 
+/** What `npm pack` puts into the package, as npm itself lists it. */
+function packedFiles(): Set<string> {
+  const args = ['pack', '--dry-run', '--json', '--ignore-scripts', '--silent']
+  // On Windows npm is a script, which only a shell runs.
+  const npm = spawnSync('npm', args, { cwd: ROOT, encoding: 'utf8', shell: process.platform === 'win32' })
+  if (npm.status !== 0) throw new Error(`npm pack failed: ${npm.error?.message ?? npm.stderr}`)
+  const packages = JSON.parse(npm.stdout) as ReadonlyArray<{ readonly files: ReadonlyArray<{ readonly path: string }> }>
+  return new Set(packages.flatMap(({ files }) => files.map(({ path }) => path)))
+}
+
 function built(target: string): string {
   return `${target} is missing: run \`npm run build\` first`
 }
@@ -165,20 +203,4 @@ function versionConstants(): Record<string, string> {
     if (version !== undefined) found[path] = version
   }
   return found
-}
-
-/**
- * What git tracks and what it would take with `git add --all`, so that a leak is found before it is
- * committed. Where git cannot say, such as in an unpacked archive, the reason.
- */
-function filesOfRepository(): { readonly files: readonly string[] } | { readonly unknown: string } {
-  if (!existsSync(join(ROOT, '.git'))) return { unknown: 'this is not a git checkout' }
-  const git = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  })
-  // No git, or a checkout that belongs to another user, which git refuses to read.
-  if (git.status !== 0) return { unknown: git.error?.message ?? git.stderr.trim() }
-  // A file deleted but not yet committed is still listed.
-  return { files: git.stdout.split('\0').filter((path) => path !== '' && existsSync(join(ROOT, path))) }
 }

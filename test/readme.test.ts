@@ -12,6 +12,7 @@ import {
   Workspace,
   type CodeBlock,
 } from './support/markdown-code.ts'
+import { filesOfRepository, pagesIn } from './support/pages.ts'
 
 /** Languages whose blocks are shown, not run; a `sh` block runs only when its fence says `sh run`. */
 const SHOWN_LANGUAGES = new Set(['sh', 'text', 'json', 'jsonl'])
@@ -23,51 +24,89 @@ const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as
   readonly scripts: Readonly<Record<string, string>>
 }
 
-const readme = join(ROOT, 'README.md')
-// A missing file is an empty one here: the first test below says what is wrong with that.
-const blocks = codeBlocks(existsSync(readme) ? readFileSync(readme, 'utf8') : '')
-const programs = blocks.filter(({ language }) => language === 'ts' || language === 'js')
-const runnable = blocks.filter((block) => programs.includes(block) || isRunnableShell(block))
-const shellBlocks = blocks.filter(({ language }) => language === 'sh')
+interface Page {
+  /** Relative to the root, with `/`. */
+  readonly path: string
+  readonly blocks: readonly CodeBlock[]
+  /** Those of its blocks that are run. */
+  readonly runnable: readonly CodeBlock[]
+}
 
-describe('README.md', () => {
-  test('has TypeScript code to run', () => {
-    expect(programs.map(({ language }) => language)).toContain('ts')
+const pages = pagesIn(ROOT).map(pageOf)
+const pagesWithCode = pages.filter(({ runnable }) => runnable.length > 0)
+const shellBlocks = pages.flatMap(({ path, blocks }) =>
+  blocks.filter(({ language }) => language === 'sh').map(({ code }) => ({ path, code })),
+)
+
+describe('every page', () => {
+  test('with code is run: the README and one beside each brick', () => {
+    const bricks = ['ministore', 'minisnap', 'ministate', 'miniqueue', 'cli', 'testing']
+    expect(pagesWithCode.map(({ path }) => path)).toEqual(
+      expect.arrayContaining(['README.md', ...bricks.map((brick) => `src/${brick}/README.md`)]),
+    )
   })
 
-  test('marks every code block with a language that this test knows, and only shell with `run`', () => {
-    const unknown = blocks
-      .filter((block) => !runnable.includes(block))
-      .filter(({ language, flags }) => !SHOWN_LANGUAGES.has(language) || flags.length > 0)
-      .map(({ line, language, flags }) => `line ${line}: ${[language, ...flags].join(' ')}`)
+  test('with code that git knows is run', (context) => {
+    const repository = filesOfRepository(ROOT)
+    if ('unknown' in repository) {
+      console.log(`skipped, for there is no telling what belongs to the repository: ${repository.unknown}`)
+      context.skip(repository.unknown)
+      return
+    }
+    const withCode = repository.files
+      .filter((path) => path.endsWith('.md'))
+      .filter((path) => pageOf(path).runnable.length > 0)
+    expect(withCode.toSorted()).toEqual(pagesWithCode.map(({ path }) => path))
+  })
+
+  test('marks each code block with a language that this test knows, and only shell with `run`', () => {
+    const unknown = pages.flatMap(({ path, blocks, runnable }) =>
+      blocks
+        .filter((block) => !runnable.includes(block))
+        .filter(({ language, flags }) => !SHOWN_LANGUAGES.has(language) || flags.length > 0)
+        .map(({ line, language, flags }) => `${path}, line ${line}: ${[language, ...flags].join(' ')}`),
+    )
     expect(unknown).toEqual([])
+  })
+
+  test('names only scripts of package.json after `npm run`', () => {
+    const missing = shellBlocks.flatMap(({ path, code }) =>
+      [...code.matchAll(/\bnpm run (?:--\S+ )*([\w:-]+)/g)]
+        .map(([, script = '']) => script)
+        .filter((script) => !(script in manifest.scripts))
+        .map((script) => `${path}: ${script}`),
+    )
+    expect(missing).toEqual([])
   })
 
   test('is about the code that was built', () => {
     expect(existsSync(join(ROOT, 'dist/index.js')), 'dist is missing: run `npm run build` first').toBe(true)
   })
+})
 
-  describe('every program runs, and prints what its comments say', () => {
-    const workspaces: Workspace[] = []
+describe.each(pagesWithCode)('every program of $path runs, and prints what its comments say', ({ runnable }) => {
+  const workspaces: Workspace[] = []
 
-    afterAll(async () => {
-      await Promise.all(workspaces.map((workspace) => workspace.remove()))
-    })
-
-    test.each(runnable.map((block) => [`${block.heading} (line ${block.line})`, block] as const))(
-      '%s',
-      async (_name, block) => {
-        // A shell block works on what the program before it left behind: `cat` on a journal, say.
-        const workspace = isRunnableShell(block) ? workspaces.at(-1) : await createWorkspace()
-        if (workspace === undefined) throw new Error('A `sh run` block needs a ts or js block before it')
-        if (!workspaces.includes(workspace)) workspaces.push(workspace)
-        expect(outputMismatch(claimedOutput(block.code), await workspace.run(block))).toBeUndefined()
-      },
-    )
+  afterAll(async () => {
+    await Promise.all(workspaces.map((workspace) => workspace.remove()))
   })
 
+  test.each(runnable.map((block) => [`${block.heading} (line ${block.line})`, block] as const))(
+    '%s',
+    async (_name, block) => {
+      // A shell block works on what the program before it on its page left behind: `cat` on a journal, say.
+      const workspace = isRunnableShell(block) ? workspaces.at(-1) : await createWorkspace()
+      if (workspace === undefined) throw new Error('A `sh run` block needs a ts or js block before it')
+      if (!workspaces.includes(workspace)) workspaces.push(workspace)
+      expect(outputMismatch(claimedOutput(block.code), await workspace.run(block))).toBeUndefined()
+    },
+  )
+})
+
+describe('README.md', () => {
   describe('its install-and-run commands', () => {
     const commands = shellBlocks
+      .filter(({ path }) => path === 'README.md')
       .flatMap(({ code }) => shellCommands(code))
       .filter((command) => command.includes('&&'))
 
@@ -84,13 +123,15 @@ describe('README.md', () => {
       expect(commands).toContain(run)
     })
   })
-
-  test('names only scripts of package.json after `npm run`', () => {
-    const named = shellBlocks.flatMap(({ code }) => [...code.matchAll(/\bnpm run (?:--\S+ )*([\w:-]+)/g)])
-    const missing = named.map(([, script = '']) => script).filter((script) => !(script in manifest.scripts))
-    expect(missing).toEqual([])
-  })
 })
+
+function pageOf(path: string): Page {
+  const blocks = codeBlocks(readFileSync(join(ROOT, path), 'utf8'))
+  const runnable = blocks.filter(
+    (block) => block.language === 'ts' || block.language === 'js' || isRunnableShell(block),
+  )
+  return { path, blocks, runnable }
+}
 
 function isRunnableShell({ language, flags }: CodeBlock): boolean {
   return language === 'sh' && flags.length === 1 && flags[0] === 'run'

@@ -54,7 +54,7 @@ interface Doubt {
   readonly highest: number
   /** The store refuses all but `close`. */
   readonly isPoisoned: boolean
-  /** A write of many lines may be half done, which may leave damage that nothing heals (README, limits). */
+  /** A write of many lines may be half done, which may leave damage that nothing heals (src/ministore/README.md, limits). */
   readonly isManyLines: boolean
 }
 

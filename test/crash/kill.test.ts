@@ -11,6 +11,8 @@ import { KillLedger, type WriterReport } from './kill-ledger.ts'
 import { KillableProcess } from './kill-process.ts'
 
 const rounds = scaled(30, 2000)
+/** 30 rounds have few of them, and may by chance have none. */
+const leastTornTails = scaled(0, 10)
 const mebibyte = 2 ** 20
 
 type Writer = KillableProcess<WriterReport>
@@ -38,7 +40,9 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
   const calls = new Map<string, number>()
   const start = performance.now()
 
-  for (let round = 1; round <= rounds; round++) {
+  // A loaded machine catches fewer writers in the middle of a write: then it takes more kills, up to twice as many.
+  const isEnough = (round: number): boolean => round > rounds && ledger.counts.tornTails >= leastTornTails
+  for (let round = 1; round <= 2 * rounds && !isEnough(round); round++) {
     const writer = spare.take()
     const moment = pickMoment(random)
     await writer.start({
@@ -67,7 +71,7 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
 
   const { acknowledgedRecords, comparedRecords, tornTails, tornBytes, unacknowledgedRecords } = ledger.counts
   console.log(
-    `kill: ${rounds} rounds in ${((performance.now() - start) / 1000).toFixed(1)} s, ` +
+    `kill: ${[...calls.values()].reduce((sum, count) => sum + count, 0)} rounds in ${((performance.now() - start) / 1000).toFixed(1)} s, ` +
       `${acknowledgedRecords} records acknowledged, ${unacknowledgedRecords} there without, ` +
       `${comparedRecords} compared, ${tornTails} torn tails of ${tornBytes} bytes in all; ` +
       `in flight: ${[...calls].map(([name, count]) => `${name} ${count}`).join(', ')}`,
@@ -75,8 +79,7 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
   // Otherwise the kills come at moments that prove nothing.
   expect(acknowledgedRecords).toBeGreaterThan(rounds)
   expect((calls.get('append') ?? 0) + (calls.get('appendAll') ?? 0)).toBeGreaterThan(rounds / 4)
-  // 30 rounds have few of them, and may by chance have none.
-  expect(tornTails).toBeGreaterThanOrEqual(scaled(0, 10))
+  expect(tornTails).toBeGreaterThanOrEqual(leastTornTails)
 })
 
 /** Writers that are started while another one is at work: starting takes longer than a round. */

@@ -8,19 +8,21 @@ import { type OpenOptions, writerSettings, type WriterSettings } from '../minist
 import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
 import { checkOnly, type Codec, schemaOption } from '../schema.ts'
 
-/** The journal's name in the directory of a state. */
+/** File name of the journal in the directory of a state. */
 export const journalName = 'journal.jsonl'
 
 /**
- * Makes a mutation part of the state: changes the state it is given and returns nothing, or returns a new
- * one.
+ * Applies a mutation to the state. It either changes the given state and returns nothing, or
+ * returns a new state.
  *
- * It runs again for the same mutation whenever the state is rebuilt, so it must give the same for the same:
- * no clock, no random numbers, nothing from outside. Put such things into the mutation. It is synchronous,
- * and must not throw for a mutation that `validate` lets pass: then the mutation is in the journal, and the
- * state cannot be had any more.
+ * The mutator runs again for the same mutation whenever the state is rebuilt, so it must be
+ * deterministic: no clock, no random numbers, no outside input. Put such values into the mutation.
  *
- * A state is a tree: an object that lies in two places of it lies there twice once it comes from a snapshot.
+ * The mutator is synchronous. It must not throw for a mutation that `validate` accepts, because
+ * that mutation is already in the journal and the state could no longer be rebuilt.
+ *
+ * A state is a tree. An object that appears in two places becomes two objects after the state is
+ * restored from a snapshot.
  */
 export type Mutator<State, Mutation> = (
   state: State,
@@ -28,41 +30,46 @@ export type Mutator<State, Mutation> = (
   context: MutationContext,
 ) => NoInfer<State> | void
 
-/** What a mutator is told besides. */
+/** Context of a mutation, passed to the mutator as its third argument. */
 export interface MutationContext {
-  /** Sequence number of the mutation: 1 for the first ever, without a gap. */
+  /** Sequence number of the mutation. The first mutation has 1; there are no gaps. */
   readonly sequence: number
 }
 
-/** What a state is and how it changes. */
+/** Defines a state and how it changes. */
 export interface StateDefinition<State, Mutation> {
   /**
-   * The state before the first mutation. Called whenever a state is rebuilt from the beginning: with a
-   * mutator that changes states in place it must give a new one each time.
+   * Returns the state before the first mutation. It is called whenever a state is rebuilt from the
+   * beginning. If the mutator changes states in place, this function must return a new state each
+   * time.
    */
   readonly initialState: () => State
   readonly mutator: Mutator<State, Mutation>
   /**
-   * Refuses a mutation by throwing, before anything is written; `apply` rejects with what it threw. It may be
-   * asynchronous, and holds up the mutations behind it. It must not change what it is given, nor wait for
-   * another call of the same manager, which waits for it. Not asked when a state is rebuilt.
+   * Refuses a mutation by throwing, before anything is written. `apply` rejects with the thrown
+   * value.
+   *
+   * It may be asynchronous; later mutations wait until it settles. It must not change its
+   * arguments. It must not wait for another call of the same manager, because that call waits for
+   * `validate`. It is not called when a state is rebuilt.
    */
   readonly validate?:
     | ((state: DeepReadonly<State>, mutation: Mutation) => void | Promise<void>)
     | undefined
 }
 
-/** When snapshots are made without being asked for one by one. */
+/** When snapshots are made automatically. */
 export interface AutomaticSnapshots {
   /**
-   * Makes a snapshot in the `apply` that is so many mutations behind the last one, before it resolves.
+   * Makes a snapshot when this many mutations have followed the last one. The `apply` that reaches
+   * the number makes the snapshot before it resolves.
    *
-   * @default none are made; minimum 1
+   * @default no automatic snapshots; minimum 1
    */
   readonly everyMutations?: number | undefined
   /**
-   * Is told when such a snapshot failed; the mutation is durable all the same, and it is tried again after as
-   * many mutations.
+   * Called when an automatic snapshot fails. The mutation is durable anyway. The next attempt
+   * follows after `everyMutations` further mutations.
    *
    * @default process.emitWarning
    */
@@ -71,20 +78,26 @@ export interface AutomaticSnapshots {
 
 /** Options of the snapshots. */
 export interface SnapshotOptions<State> extends AutomaticSnapshots {
-  /** Snapshots to keep; records that the oldest of them covers may be dropped. @default 2; minimum 1 */
+  /**
+   * Number of whole snapshots to keep. Records that the oldest of them covers may be dropped.
+   *
+   * @default 2; minimum 1
+   */
   readonly keep?: number | undefined
-  /** Replaces JSON for states: for maps, dates, classes. @default JSON */
+  /** Replaces JSON for states, for example to store maps, dates or classes. @default JSON */
   readonly codec?: Codec<State> | undefined
   /**
-   * Any Standard Schema, asked about a state before it is written and when it is read. It is a check: its output is not
-   * used, or a state that comes from a snapshot would be another than the live one. It must not change what it is given.
+   * Any Standard Schema. It checks each state before the state is written and after it is read.
+   *
+   * The output of the schema is not used: otherwise a state from a snapshot could differ from the
+   * live state. The schema must not change its input.
    *
    * @default none
    */
   readonly schema?: StandardSchemaV1<State> | undefined
 }
 
-/** Options of the journal beneath, as `MiniStore.open` has them. */
+/** Options of the underlying journal, as for `MiniStore.open`. */
 export type StateJournalOptions<Input> = Pick<
   OpenOptions<Input>,
   'maxBytesPerSegment' | 'maxRecordBytes' | 'codec' | 'lock' | 'mode'
@@ -93,33 +106,36 @@ export type StateJournalOptions<Input> = Pick<
 /** Options of `StateManager.open`. */
 export interface StateOptions<State, Mutation, Input = Mutation> extends StateDefinition<State, Mutation> {
   /**
-   * Any Standard Schema, asked about every mutation before it is written and when it is read; `validate` and
-   * `mutator` get its output. As the mutator it must give the same for the same. @default none
+   * Any Standard Schema. It checks each mutation before the mutation is written and after it is
+   * read. `validate` and `mutator` get its output. Like the mutator, the schema must be
+   * deterministic.
+   *
+   * @default none
    */
   readonly schema?: StandardSchemaV1<Input, Mutation> | undefined
   readonly journal?: StateJournalOptions<Input> | undefined
   readonly snapshots?: SnapshotOptions<State> | undefined
-  /** Where files live; for tests. @default the file system of this machine */
+  /** Where the files are stored; for tests. @default the file system of this machine */
   readonly fileSystem?: FileSystem | undefined
 }
 
 /** Options of `StateManager.over`. */
 export interface StateOverOptions<State, Mutation, Input = Mutation>
   extends StateDefinition<State, Mutation> {
-  /** The journal's own, when it has one. */
+  /** The codec of the journal, if the journal has one. */
   readonly codec?: Codec<Input> | undefined
-  /** The journal's own, when it has one. */
+  /** The schema of the journal, if the journal has one. */
   readonly schema?: StandardSchemaV1<Input, Mutation> | undefined
   readonly snapshots?: AutomaticSnapshots | undefined
 }
 
-/** What is the same for both ways of opening, checked and complete. */
+/** Settings that both ways of opening share, checked and complete. */
 export interface StateSettings<State, Mutation> {
   readonly definition: StateDefinition<State, Mutation>
-  /** Infinity when snapshots are made only when asked for. */
+  /** Infinity if snapshots are made only on request. */
   readonly everyMutations: number
   readonly onError: ((error: unknown) => void) | undefined
-  /** How mutations become lines. */
+  /** How mutations are encoded as lines. */
   readonly mutations: Pick<WriterSettings, 'codec' | 'schema' | 'maxRecordBytes'>
 }
 
@@ -132,7 +148,7 @@ export interface OpenSettings<State, Mutation> extends StateSettings<State, Muta
 const definitionNames = ['initialState', 'mutator', 'validate']
 const automaticNames = ['everyMutations', 'onError']
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function openSettings<State, Mutation>(options: unknown): OpenSettings<State, Mutation> {
   const given = fields(options, [...definitionNames, 'schema', 'journal', 'snapshots', 'fileSystem'])
   const { schema, fileSystem } = given
@@ -147,7 +163,7 @@ export function openSettings<State, Mutation>(options: unknown): OpenSettings<St
   }
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function overSettings<State, Mutation>(options: unknown): StateSettings<State, Mutation> {
   const given = fields(options, [...definitionNames, 'codec', 'schema', 'snapshots'])
   const { codec, schema } = given
@@ -155,7 +171,7 @@ export function overSettings<State, Mutation>(options: unknown): StateSettings<S
   return stateSettings(given, { snapshots, mutations: writerSettings({ codec, schema }) })
 }
 
-/** @throws {TypeError} unless it is a path that names a directory. */
+/** @throws {TypeError} unless `directory` is a non-empty string without NUL. */
 export function directoryPath(directory: unknown): string {
   return resolve(filePath(directory, 'directory'))
 }
@@ -199,13 +215,18 @@ function callback(name: string, value: unknown): (...given: unknown[]) => unknow
 /** Options of `apply`. */
 export interface ApplyOptions {
   /**
-   * Applies the mutation only if the state is at this sequence number when its turn comes: if nobody has
-   * changed it since the caller looked. 0 is the initial state. @default whatever it is
+   * Applies the mutation only if the state is at this sequence number when the call's turn comes.
+   * Use it to refuse a change when the state has changed since you read it. 0 is the initial state.
+   *
+   * @default any sequence number
    */
   readonly expectedSequence?: number | undefined
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or what is neither 0 nor a sequence number. */
+/**
+ * @throws {TypeError | RangeError} if a name is unknown, or if the value is neither 0 nor a
+ *   sequence number.
+ */
 export function expectedSequenceOf(options: unknown): number | undefined {
   if (options === undefined) return undefined
   const { expectedSequence } = fields(options, ['expectedSequence'])
@@ -214,8 +235,8 @@ export function expectedSequenceOf(options: unknown): number | undefined {
 }
 
 /**
- * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` unless the state is where it was expected, if it
- *   was.
+ * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` if a sequence number was expected and
+ *   the state is not at it.
  */
 export function refuseConflict(expected: number | undefined, sequence: number): void {
   if (expected === undefined || expected === sequence) return
@@ -223,7 +244,7 @@ export function refuseConflict(expected: number | undefined, sequence: number): 
   throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, { sequence })
 }
 
-/** The error when the journal has given a mutation another sequence number than the next. */
+/** The error for a mutation that did not get the next sequence number from the journal. */
 export function foreignRecord(expected: number, sequence: number): MiniStoreError {
   const message =
     `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}: ` +
@@ -232,8 +253,8 @@ export function foreignRecord(expected: number, sequence: number): MiniStoreErro
 }
 
 /**
- * A type whose every part is read-only: objects, arrays, tuples, maps and sets, all the way down. Functions
- * and dates are left as they are. Only the compiler holds it; nothing is frozen.
+ * Makes every part of a type read-only at all depths: objects, arrays, tuples, maps and sets.
+ * Functions and dates stay as they are. Only the compiler enforces this; nothing is frozen.
  */
 export type DeepReadonly<T> = unknown extends T
   ? T

@@ -20,14 +20,16 @@ import {
 import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
 
 /**
- * A state in memory that survives crashes: every mutation is durable in a journal before the state shows it,
- * and snapshots keep opening fast.
+ * A state in memory that survives crashes. Every mutation is durable in a journal before the state
+ * shows it. Snapshots keep the time to open short.
  *
- * `State` is what the mutator changes, `Mutation` what it is given, `Input` what `apply` takes; the last two
- * differ only when a schema transforms.
+ * **Invariant.** The state is the fold of all acknowledged mutations, in order, each applied once.
+ * When memory and journal may differ, the manager refuses every call except `close()`.
  *
- * All methods may be called at any time and in any number; what they change happens one after another in call
- * order.
+ * `State` is the type that the mutator changes. `Mutation` is the type that the mutator gets, and
+ * `Input` is the type that `apply` takes. The last two differ only when a schema transforms.
+ *
+ * Calls to any methods may overlap. Changes happen one after another, in call order.
  *
  * ```ts
  * await using counter = await StateManager.open('counter', {
@@ -46,9 +48,9 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   readonly #definition: StateDefinition<State, Mutation>
   readonly #codec: RecordCodec<Mutation, Input>
   readonly #recovery: StateRecovery
-  /** Everything that changes something, one at a time. */
+  /** Runs every change, one at a time. */
   readonly #queue = new PQueue({ concurrency: 1 })
-  /** What only reads; `close` waits for it. */
+  /** Tracks calls that only read, so that `close` can wait for them. */
   readonly #readers = new PQueue()
   #state: State
   #sequence: number
@@ -68,16 +70,20 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Opens the state in a directory, `journal.jsonl` and `snapshot-<sequence>.json`, making what is missing,
-   * and rebuilds it: from the newest whole snapshot and the mutations after it only. A half-written snapshot
-   * of a crash is removed, a damaged one passed over; {@link recovery} tells.
+   * Opens the state in a directory and rebuilds it. The directory and its files are created if they
+   * are missing: the journal `journal.jsonl` and the snapshots `snapshot-<sequence>.json`.
    *
-   * When it resolves the state holds every acknowledged mutation once, and all that it holds is durable.
+   * The state is rebuilt from the newest whole snapshot and only the mutations after it. Snapshots
+   * that a crash left half-written are removed. Damaged snapshots are skipped and reported in
+   * {@link recovery}.
    *
-   * @throws {MiniStoreError} what `MiniStore.open` and `SnapStore.restore` do; `ERR_MINISTORE_SNAPSHOT_AHEAD`
-   *   or `…_STATE_GAP` when journal and snapshots do not fit together; `…_MUTATOR` when the mutator throws
-   *   for a mutation. The lock is freed again.
-   * @throws {TypeError | RangeError} for options that are none.
+   * When it resolves, the state holds every acknowledged mutation once, and everything in the state
+   * is durable. When it rejects, it holds no lock.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` or `…_STATE_GAP` if journal and
+   *   snapshots do not fit together; `…_MUTATOR` if the mutator throws for a mutation; and the
+   *   errors of `MiniStore.open` and `SnapStore.restore`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   static async open<State, Mutation, Input = Mutation>(
     directory: string,
@@ -91,7 +97,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const opened: unknown = await MiniStore.open(journalPath, settings.journal)
     const journal = opened as MiniStore<Mutation, Input>
     try {
-      // Should the directory be replaced, no snapshot is written into the one that is there then.
+      // The guarded file system refuses to change names once the directory has been replaced, so no
+      // snapshot ends up in the directory that took its place.
       const fileSystem = fileSystemOf(journal)
       const snapshotOptions: Fields = { ...settings.snapshots, fileSystem, [modelFile]: journalPath }
       const snapshots = new SnapStore<State>(path, snapshotOptions)
@@ -99,16 +106,22 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
       const recovery = { ...recovered.recovery, journal: journal.recovery }
       return new StateManager({ journal, snapshots, settings, recovered, recovery, path: journal.path })
     } catch (error) {
-      // What went wrong first is what counts.
+      // The first error is the one to report.
       await journal.close().catch(() => {})
       throw error
     }
   }
 
   /**
-   * As {@link open}, over a journal and a snapshot store that are there already. From here on the manager alone may
-   * append to the one, drop from it, and write to the other: a `MiniStore` must have no `maxSegments`, and a schema of
-   * the snapshots must give what it is given. `close()` closes the journal; when this rejects it stays open.
+   * Works like {@link open}, over an existing journal and snapshot store.
+   *
+   * From here on, only this manager may append to the journal, drop records from it, and write
+   * snapshots. A `MiniStore` must be opened without `maxSegments`. A schema of the snapshot store
+   * must return its input unchanged. `close()` closes the journal. If this call rejects, the
+   * journal stays open.
+   *
+   * @throws {MiniStoreError} as {@link open}, apart from the errors of opening a journal.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   static async over<State, Mutation, Input = Mutation>(
     journal: Journal<Mutation, Input>,
@@ -122,12 +135,14 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * The state now: all acknowledged mutations and nothing else. It is the very object that the mutator works
-   * on, so it changes with the next mutation; it must not be changed otherwise. Stays readable after
+   * The current state: all acknowledged mutations and nothing else. It stays readable after
    * `close()`.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` after a mutator that threw, which may have left it half
-   *   changed.
+   * This is the object that the mutator works on, so it changes with the next mutation. Do not
+   * change it yourself.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` after a mutator threw, because the mutator
+   *   may have left the state half changed.
    */
   get state(): DeepReadonly<State> {
     this.#soundness.assertState()
@@ -135,7 +150,9 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * A deep copy of the state now (`structuredClone`), which is the caller's own. @throws as {@link state}.
+   * Returns a deep copy of the current state (`structuredClone`). The copy is yours to change.
+   *
+   * @throws {MiniStoreError} as {@link state}.
    */
   snapshot(): State {
     return structuredClone(this.state as State)
@@ -146,7 +163,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     return this.#sequence
   }
 
-  /** What the journal has, and takes on the disk, now. */
+  /** The number of mutations in the journal and the bytes that the journal takes on disk. */
   get journalUse(): JournalUse {
     return journalUse(this.#journal)
   }
@@ -157,19 +174,22 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Validates a mutation, appends it to the journal, makes it part of the state, and resolves with its
-   * sequence number.
+   * Validates a mutation, appends it to the journal, applies it to the state, and resolves with its
+   * sequence number. The mutation is then on stable storage.
    *
-   * The mutation is serialized before this returns; what happens to the object afterwards changes nothing.
-   * `validate` and `mutator` get it as it will be read back. Calls may overlap; they are done in call order.
+   * The mutation is serialized before this call returns, so later changes to the object have no
+   * effect. `validate` and `mutator` get a copy, as it will be read back from the journal. Calls
+   * may overlap; they run in call order.
    *
-   * When it rejects nothing is written and the state is as before, but for `ERR_MINISTORE_OUTCOME_UNKNOWN`
-   * (the mutation may be there when the state is opened anew) and `…_MUTATOR` (it is). After both only
-   * `close()` works.
+   * When it rejects, nothing is written and the state is unchanged, with two exceptions. After
+   * `ERR_MINISTORE_OUTCOME_UNKNOWN`, the mutation may be there when the state is reopened. After
+   * `…_MUTATOR`, the mutation is in the journal. After either error, only `close()` works.
    *
-   * @throws whatever `validate` throws, as it is.
-   * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` when the state is not at `expectedSequence`;
-   *   `…_MUTATOR`; and what `MiniStore.append` does.
+   * @throws whatever `validate` throws, unchanged.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` if the state is not at
+   *   `expectedSequence`; `…_MUTATOR` if the mutator throws or returns a promise; and the errors of
+   *   `MiniStore.append`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   async apply(mutation: Input, options?: ApplyOptions): Promise<number> {
     this.#assertUsable()
@@ -179,35 +199,44 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Writes a snapshot of the state when its turn has come, unless the newest one is of it, and resolves when
-   * it is durable. A crash before leaves the snapshots there were.
+   * Writes a snapshot of the state and resolves when the snapshot is durable. Writes nothing if the
+   * newest snapshot already holds this state.
    *
-   * @throws {MiniStoreError} what `SnapStore.create` does; the manager is usable all the same.
+   * The call waits for its turn among the changes, so calls may overlap. A crash before it resolves
+   * leaves the earlier snapshots intact.
+   *
+   * @throws {MiniStoreError} the errors of `SnapStore.create`. The manager stays usable.
    */
   async createSnapshot(): Promise<SnapshotInfo> {
     return await this.#inTurn(() => this.#snapshots.create(this.#now))
   }
 
   /**
-   * Makes a snapshot and drops from the journal what the oldest kept snapshot that is whole covers, so that
-   * every kept one can still be fallen back to. Whole segments go; to begin with, the active one is sealed.
-   * Without changes since the last time it writes nothing.
+   * Makes a snapshot, then drops the records that the oldest kept whole snapshot covers. Every kept
+   * whole snapshot can therefore still be used as a fallback.
    *
-   * A crash in the middle leaves a state that opens as it was.
+   * The journal drops whole segments only, so the active segment is sealed first. If nothing has
+   * changed since the last compaction, nothing is written. A crash at any point leaves a state that
+   * opens as it was.
    *
-   * @throws {MiniStoreError} what `createSnapshot`, `MiniStore.rotate` and `truncateBefore` do.
+   * @throws {MiniStoreError} the errors of `createSnapshot`, `MiniStore.rotate` and
+   *   `MiniStore.truncateBefore`.
    */
   async compact(): Promise<CompactionReport> {
     return await this.#inTurn(() => compactState(this.#journal, this.#snapshots, this.#now, this.#soundness))
   }
 
   /**
-   * The state as it was after a mutation; 0 gives the initial one. It is rebuilt, from the nearest snapshot
-   * before and the mutations since, and is the caller's own. `close()` waits for it, snapshots for its first part.
+   * Returns the state as it was after the given mutation; 0 gives the initial state.
    *
-   * @throws {RangeError} beyond {@link sequence}.
-   * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` when a compaction has dropped what it would be
-   *   rebuilt from.
+   * The state is rebuilt from the nearest earlier snapshot and the mutations after it, and is yours
+   * to change. `close()` waits for this call. Snapshots wait while this call reads its snapshot.
+   *
+   * @throws {TypeError | RangeError} if `sequence` is not a whole number from 0 to
+   *   {@link sequence}.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` if a compaction has dropped records that
+   *   the state would be rebuilt from; and the errors of `SnapStore.restore` and
+   *   `MiniStore.entries`.
    */
   async stateAt(sequence: number): Promise<State> {
     this.#assertUsable()
@@ -220,11 +249,13 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * The mutations from `from` to `to` with their sequence numbers, by default all that the journal still has;
-   * with `follow` also those to come, once they are durable. As `MiniStore.entries`.
+   * Streams the durable mutations from `from` to `to`, with their sequence numbers. By default
+   * these are all mutations that the journal still has. With `follow`, the stream continues with
+   * new mutations once they are durable. See `MiniStore.entries`.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `ERR_MINISTORE_POISONED`; the stream itself ends with
-   *   `…_SEQUENCE_GONE` when a mutation of the range was dropped.
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED` or `ERR_MINISTORE_POISONED`. The stream itself
+   *   ends with `…_SEQUENCE_GONE` if a mutation in the range was dropped.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   changes(options?: JournalRange): ReadableStream<JournalEntry<Mutation>> {
     this.#assertUsable()
@@ -233,10 +264,12 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Waits for what was called before, closes the journal and frees its lock. Further calls give the same
-   * promise; those of other methods are refused. {@link state} stays readable.
+   * Waits for all earlier calls, closes the journal, and releases its lock. {@link state} stays
+   * readable.
    *
-   * @throws {MiniStoreError} what `MiniStore.close` does; it is closed all the same.
+   * Further calls to `close` return the same promise. Calls to other methods are refused.
+   *
+   * @throws {MiniStoreError} the errors of `MiniStore.close`. The manager is closed anyway.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()
@@ -275,7 +308,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {
-    // Once more: the mutation's own toJSON, its schema or its codec may have closed the manager.
+    // Check again: the mutation's `toJSON`, the schema or the codec may have closed the manager.
     this.#assertUsable()
     return addInContext(this.#queue, () => {
       this.#soundness.assert()
@@ -295,6 +328,6 @@ interface ManagerParts<State, Mutation, Input> {
   readonly settings: StateSettings<State, Mutation>
   readonly recovered: RecoveredState<State>
   readonly recovery: StateRecovery
-  /** The journal's, for errors. */
+  /** The journal's path, for error messages. */
   readonly path?: string
 }

@@ -7,13 +7,19 @@ import type { StateSettings } from './settings.ts'
 
 type Automatic = Pick<StateSettings<never, never>, 'everyMutations' | 'onError'>
 
-/** Snapshots that a compaction may rely on. */
+/**
+ * Snapshots that a compaction may rely on.
+ *
+ * **Invariant.** A compaction drops a record only if `oldest` covers it, and only after the
+ * snapshot of the current state is durable. Every kept whole snapshot therefore has the journal's
+ * records right after it.
+ */
 export interface AssuredSnapshots {
-  /** The oldest that is whole. */
+  /** The oldest whole snapshot. */
   readonly oldest: SnapshotInfo
-  /** All there are, newest first, damaged ones too. */
+  /** All existing snapshots, newest first, damaged ones included. */
   readonly kept: readonly SnapshotInfo[]
-  /** What was wrong with those that are damaged, newest first. */
+  /** The damage that was found, one error per damaged snapshot, newest first. */
   readonly damaged: readonly MiniStoreError[]
 }
 
@@ -21,9 +27,9 @@ export interface AssuredSnapshots {
 export class StateSnapshots<State> {
   readonly #store: SnapStore<State>
   readonly #automatic: Automatic
-  /** The newest one that is known to be whole. */
+  /** The newest snapshot that is known to be whole. */
   #newest: SnapshotInfo | undefined
-  /** Sequence number of the last one that was made, or tried. */
+  /** Sequence number of the last snapshot that was made or attempted. */
   #lastTried: number
 
   constructor(store: SnapStore<State>, automatic: Automatic, restored: SnapshotInfo | undefined) {
@@ -37,29 +43,34 @@ export class StateSnapshots<State> {
     return sequence - this.#lastTried >= this.#automatic.everyMutations
   }
 
-  /** The snapshot of this state: a new one, unless the newest is of it already. */
+  /**
+   * Returns the snapshot of this state. Makes a new one unless the newest one already holds the
+   * state.
+   */
   async create(at: StateAt<State>): Promise<SnapshotInfo> {
     const newest = this.#newest
     if (newest?.sequence !== at.sequence) return await this.#write(at)
-    // Somebody may have deleted it.
+    // The file may have been deleted from outside.
     const isThere = (await this.#store.list()).some(({ sequence }) => sequence === at.sequence)
     return isThere ? newest : await this.#write(at)
   }
 
-  /** As {@link create}, but a failure is only told. */
+  /** Works like {@link create}, but reports a failure to `onError` instead of throwing it. */
   async createAutomatically(at: StateAt<State>): Promise<void> {
     try {
       await this.create(at)
     } catch (error) {
-      // The mutation is durable: nothing may say otherwise.
+      // The mutation is already durable, so its `apply` must not fail because of the snapshot.
       tell(this.#automatic.onError, error)
     }
   }
 
   /**
-   * Makes sure that as many snapshots are whole as are to be kept, if there are so many, the one of this
-   * state among them. The others are read back first: the store then counts none that is damaged, and removes
-   * none for its sake.
+   * Makes sure that `keep` whole snapshots exist, or as many as there can be. One of them holds
+   * this state.
+   *
+   * The existing snapshots are read back first. The store then does not count damaged ones, and
+   * keeps an older snapshot in place of each.
    */
   async assure(at: StateAt<State>): Promise<AssuredSnapshots> {
     const isThere = this.#newest?.sequence === at.sequence
@@ -72,7 +83,10 @@ export class StateSnapshots<State> {
     return { oldest: kept.findLast(isWhole) ?? newest, kept, damaged: [...damaged.values()] }
   }
 
-  /** Reads back from the newest on until so many were whole; gives what was wrong with the others. */
+  /**
+   * Reads snapshots back, newest first, until `count` of them were whole. Returns the damage of the
+   * others by sequence number.
+   */
   async #findDamage(count: number): Promise<Map<number, MiniStoreError>> {
     const damaged = new Map<number, MiniStoreError>()
     let whole = 0
@@ -86,16 +100,17 @@ export class StateSnapshots<State> {
   }
 
   async #write({ state, sequence }: StateAt<State>): Promise<SnapshotInfo> {
-    // Should it fail, it is not known which one the name leads to, nor whether that lasts.
+    // If the write fails, it is unknown which snapshot the name leads to, and whether the name
+    // would survive a crash.
     this.#newest = undefined
     this.#lastTried = sequence
-    // Whoever calls has the manager's turn, so nothing changes the state meanwhile.
+    // The caller holds the manager's turn, so the state cannot change during the write.
     this.#newest = await this.#store.create(state, sequence, { frozen: true })
     return this.#newest
   }
 }
 
-/** What is wrong with a snapshot; undefined when it is whole. */
+/** Returns the damage of a snapshot, or undefined if the snapshot is whole. */
 export async function damageOf(
   store: Pick<SnapStore<never>, 'verify'>,
   { sequence }: Pick<SnapshotInfo, 'sequence'>,
@@ -109,17 +124,20 @@ export async function damageOf(
   }
 }
 
-/** Whether snapshots were there and were not whole. */
+/** Whether the error says that a snapshot, or every snapshot, is damaged. */
 export function isDamage(error: unknown): error is MiniStoreError {
   return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
-/** Whether a manager may go on: until it cannot know any more that memory and journal say the same. */
+/** Whether a manager may continue. It becomes unsound once memory and journal may differ. */
 export class StateSoundness {
   #failure: MiniStoreError | undefined
   #isStateLost = false
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once the manager is unsound, or `…_MOVED` if
+   *   that was the reason.
+   */
   assert(): void {
     if (this.#failure === undefined) return
     const message = `Only close() works: ${this.#failure.message}`
@@ -128,12 +146,17 @@ export class StateSoundness {
     throw new MiniStoreError(code, message, { sequence, path, cause: this.#failure })
   }
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` when the state in memory may be half changed. */
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` if the state in memory may be half changed.
+   */
   assertState(): void {
     if (this.#isStateLost) this.assert()
   }
 
-  /** Waits for a call of the journal, and ends it when that leaves unknown what the journal holds. */
+  /**
+   * Awaits a call of the journal. Makes the manager unsound if the error leaves open what the
+   * journal holds.
+   */
   async guard<T>(call: Promise<T>): Promise<T> {
     try {
       return await call
@@ -142,13 +165,16 @@ export class StateSoundness {
     }
   }
 
-  /** Ends it; the state in memory stays what was acknowledged. Gives the error back. */
+  /**
+   * Makes the manager unsound and returns the error. The state in memory is still the acknowledged
+   * one.
+   */
   poison(error: MiniStoreError): MiniStoreError {
     this.#failure ??= error
     return error
   }
 
-  /** Ends it, the state in memory too. */
+  /** Makes the manager unsound, its state in memory included. Returns the error. */
   loseState(error: MiniStoreError): MiniStoreError {
     this.#isStateLost = true
     return this.poison(error)
@@ -157,28 +183,30 @@ export class StateSoundness {
 
 const codes = ['ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MOVED'] as const
 
-/** What `compact` did. */
+/** The result of `compact`. */
 export interface CompactionReport {
-  /** Sequence number of the newest snapshot, which is of the state now. */
+  /** Sequence number of the newest snapshot, which holds the current state. */
   readonly sequence: number
   /**
-   * Sequence number of the oldest mutation that the journal still has, or of the next one when it has none.
+   * Sequence number of the oldest mutation in the journal, or of the next one if the journal is
+   * empty.
    */
   readonly firstSequence: number
-  /** The snapshots that there are, newest first. */
+  /** The existing snapshots, newest first. */
   readonly snapshots: readonly SnapshotInfo[]
   /**
-   * What was wrong with snapshots, newest first. Such a one does not count: an older one is kept in its
-   * place, with all mutations since.
+   * The damage that was found, one error per damaged snapshot, newest first. A damaged snapshot
+   * does not count: an older one is kept in its place, with all mutations since.
    */
   readonly damagedSnapshots: readonly MiniStoreError[]
 }
 
 /**
- * Makes a snapshot of the state and drops the records that the oldest kept one covers.
+ * Makes a snapshot of the state and drops the records that the oldest kept whole snapshot covers.
  *
- * The order makes it sound: a record goes only when the snapshot of the state now is durable, and when every
- * snapshot that the store keeps was read back whole or has the records after an older one to make up for it.
+ * The order of the steps makes this safe. Before a record is dropped, the snapshot of the current
+ * state is durable. Each snapshot that the store keeps was read back: it is whole, or an older
+ * whole snapshot and the records after that one replace it.
  */
 export async function compactState<State>(
   journal: Pick<Journal<unknown>, 'firstSequence' | 'rotate' | 'truncateBefore'>,
@@ -187,7 +215,8 @@ export async function compactState<State>(
   soundness: StateSoundness,
 ): Promise<CompactionReport> {
   const { oldest, kept, damaged } = await snapshots.assure(at)
-  // Segments are dropped whole: this way the next compaction can drop all that this snapshot covers.
+  // The journal drops whole segments only. Sealing the active one now lets the next compaction drop
+  // everything that this snapshot covers.
   await soundness.guard(journal.rotate())
   await soundness.guard(journal.truncateBefore(oldest.sequence + 1))
   return {

@@ -13,37 +13,40 @@ import { damageOf, isDamage } from './snapshots.ts'
 
 /** What opening a state found and did. */
 export interface StateRecovery {
-  /** What opening the journal found and did; undefined for a journal that was open already. */
+  /** The report of opening the journal. Undefined if the journal was already open. */
   readonly journal: RecoveryReport | undefined
-  /** Sequence number of the snapshot that it began with; undefined when it began with the initial state. */
+  /**
+   * Sequence number of the snapshot that the state was rebuilt from. Undefined if it was rebuilt
+   * from the initial state.
+   */
   readonly snapshotSequence: number | undefined
-  /** Mutations that were replayed after it. */
+  /** Number of mutations that were replayed after that snapshot. */
   readonly replayed: number
-  /** What was wrong with newer snapshots, or with all of them; newest first. */
+  /** The damage of newer snapshots, or of all snapshots if none is whole. Newest first. */
   readonly damagedSnapshots: readonly MiniStoreError[]
 }
 
-/** A state ready for its manager. */
+/** A recovered state, ready for its manager. */
 export interface RecoveredState<State> extends StateAt<State> {
-  /** The snapshot that it began with. */
+  /** The snapshot that the state was rebuilt from. */
   readonly snapshot: SnapshotInfo | undefined
   readonly recovery: Omit<StateRecovery, 'journal'>
 }
 
 /**
- * Rebuilds the state: the newest whole snapshot, then only the journal's records after it. Whoever calls it
- * holds the journal.
+ * Rebuilds the state from the newest whole snapshot and only the journal's records after it. The
+ * caller must hold the journal open for writing.
  *
- * **Why it is right.** A snapshot is written when all of its mutations are durable in the journal, so none
- * can be of a later sequence number than the journal's last; state and sequence number appear in one rename.
- * A record is dropped only when the oldest kept snapshot covers it, and that one and the newer ones were
- * whole then, so from each of them the journal goes on without a gap. What does not fit is damage from
- * outside, and is refused.
+ * **Why this is correct.** A snapshot is written only after all of its mutations are durable in the
+ * journal. So no snapshot is ahead of the journal. State and sequence number appear together, in
+ * one rename. A record is dropped only if the oldest kept snapshot covers it, and that snapshot and
+ * the newer ones were whole at that time. So the journal continues from each of them without a gap.
+ * Anything that does not fit is damage from outside, and is refused.
  *
- * Changes nothing but for removing half-written snapshots.
+ * Removes half-written snapshots and changes nothing else.
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `ERR_MINISTORE_STATE_GAP`,
- *   `ERR_MINISTORE_MUTATOR`, and what reading snapshots and journal fails with.
+ *   `ERR_MINISTORE_MUTATOR`, and the errors of reading snapshots and journal.
  */
 export async function recoverState<State, Mutation>(
   journal: Journal<Mutation, never>,
@@ -68,14 +71,14 @@ export async function recoverState<State, Mutation>(
   }
 }
 
-/** What a state is rebuilt from. */
+/** The starting point from which a state is rebuilt. */
 interface Base<State> {
   readonly base: StateAt<State>
   readonly isSnapshot: boolean
   readonly damaged: readonly MiniStoreError[]
 }
 
-/** The newest whole snapshot, or, where there is none, the initial state. */
+/** Returns the newest whole snapshot, or the initial state if there is none. */
 export async function restoreBase<State>(
   snapshots: SnapStore<State>,
   kept: readonly SnapshotInfo[],
@@ -86,7 +89,8 @@ export async function restoreBase<State>(
     if (found !== undefined) return { base: found, isSnapshot: true, damaged: found.damaged }
     return { base: initialStateOf(definition), isSnapshot: false, damaged: [] }
   } catch (error) {
-    // Every one is damaged. What they held can be had from the journal, if it begins with the first mutation.
+    // Every snapshot is damaged. If the journal still begins with the first mutation, it holds
+    // everything that they held.
     if (!isDamage(error)) throw error
     const damages = await Promise.all(kept.map((info) => damageOf(snapshots, info)))
     const found = damages.filter((damage) => damage !== undefined)
@@ -96,10 +100,15 @@ export async function restoreBase<State>(
 }
 
 /**
- * To be asked before a journal is opened, and made where there is none: beside the files that are brought back an empty one
- * would be in the way. No crash leaves snapshots alone, for a journal is durable before them and keeps its active segment.
+ * Refuses snapshots without a journal. Call this before opening the journal, because opening
+ * creates a missing one. An empty journal would be in the way when its files are restored from a
+ * backup.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` when there are snapshots and no file of the journal; `…_IO`.
+ * A crash cannot leave snapshots without a journal: a journal is durable before its snapshots, and
+ * it always keeps its active segment.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` if there are snapshots and no journal
+ *   files; `…_IO` if the directory cannot be read.
  */
 export async function refuseLostJournal(
   fs: FileSystem,
@@ -115,7 +124,8 @@ export async function refuseLostJournal(
 }
 
 /**
- * A damaged one counts too: its name alone says that the journal once went so far.
+ * Refuses a snapshot that is ahead of the journal. A damaged snapshot counts too: its name alone
+ * shows that the journal once reached its sequence number.
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`.
  */
@@ -131,7 +141,10 @@ export function refuseAhead(
   throw new MiniStoreError('ERR_MINISTORE_SNAPSHOT_AHEAD', message, { path, sequence })
 }
 
-/** @throws {MiniStoreError} `ERR_MINISTORE_STATE_GAP` when the journal does not reach back to what the state is rebuilt from. */
+/**
+ * @throws {MiniStoreError} `ERR_MINISTORE_STATE_GAP` if mutations are missing between `sequence`,
+ *   where the rebuild starts, and the journal's first record.
+ */
 export function refuseGap(
   journal: Pick<Journal<unknown>, 'firstSequence'>,
   sequence: number,
@@ -154,16 +167,16 @@ export function refuseGap(
   )
 }
 
-/** A state and the sequence number of the last mutation that is in it. */
+/** A state and the sequence number of its last mutation. */
 export interface StateAt<State> {
   readonly state: State
   readonly sequence: number
 }
 
-/** The part of a definition that does not depend on its mutations. */
+/** The part of a definition that does not depend on the type of its mutations. */
 export type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>
 
-/** @throws {TypeError} when there is none. */
+/** @throws {TypeError} if `initialState` returns undefined or a promise. */
 export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
   const state = initialState()
   if (state === undefined || isThenable(state)) {
@@ -175,10 +188,10 @@ export function initialStateOf<State>({ initialState }: InitialState<State>): St
 }
 
 /**
- * The state at `to`, rebuilt from an earlier one, which may be changed in place.
+ * Returns the state at `to`, rebuilt from the earlier state `from`, which may be changed in place.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_STATE_GAP` when the journal gives other
- *   records than were asked for; what reading the journal ends with.
+ * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_STATE_GAP` if the journal
+ *   returns other records than requested; and the errors of reading the journal.
  */
 export async function foldTo<State, Mutation>(
   journal: Pick<Journal<Mutation, never>, 'entries'>,
@@ -203,10 +216,10 @@ function wrongRecord(expected: number, got: string): MiniStoreError {
 }
 
 /**
- * The state after a mutation; the given one may be changed in place.
+ * Returns the state after a mutation. The given state may be changed in place.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR` when the mutator throws or gives a promise; the given
- *   state may be half changed then.
+ * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR` if the mutator throws or returns a promise. The
+ *   given state may then be half changed.
  */
 export function mutate<State, Mutation>(
   mutator: Mutator<State, Mutation>,
@@ -231,7 +244,7 @@ function mutatorError(sequence: number, what: string, cause?: unknown): MiniStor
   return new MiniStoreError('ERR_MINISTORE_MUTATOR', message, { sequence, cause })
 }
 
-/** Where a past state is rebuilt from. */
+/** The sources from which a past state is rebuilt. */
 export interface PastSources<State, Mutation> {
   readonly journal: Journal<Mutation, never>
   readonly snapshots: SnapStore<State>
@@ -239,11 +252,12 @@ export interface PastSources<State, Mutation> {
 }
 
 /**
- * The state as it was after a mutation: the newest whole snapshot at or before it, then the journal's records
- * between. It shares nothing with any other.
+ * Returns the state as it was after a mutation. The state is rebuilt from the newest whole snapshot
+ * at or before the mutation, and the journal's records in between. It shares no objects with other
+ * states.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` when what it is rebuilt from was dropped, and what
- *   reading fails with.
+ * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` if the records or snapshots that it would
+ *   be rebuilt from were dropped; and the errors of reading snapshots and journal.
  */
 export async function pastState<State, Mutation>(
   { journal, snapshots, definition }: PastSources<State, Mutation>,
@@ -257,8 +271,8 @@ export async function pastState<State, Mutation>(
       if (isGap) throw gone(journal.firstSequence, base.sequence, sequence)
       return await foldTo(journal, definition, base, sequence)
     } catch (error) {
-      // A compaction may have dropped the records meanwhile; then it left a newer snapshot, which may be
-      // early enough.
+      // A compaction may have dropped the records in the meantime. It then left a newer snapshot,
+      // which may still be old enough.
       if (!isGone(error) || base.sequence <= tried) throw error
       tried = base.sequence
     }
@@ -270,12 +284,13 @@ async function baseOf<State>(
   definition: InitialState<State>,
   sequence: number,
 ): Promise<StateAt<State>> {
-  // Before the first mutation there is nothing to restore.
+  // The state before the first mutation needs no snapshot.
   if (sequence === 0) return initialStateOf(definition)
   try {
     return (await snapshots.restore({ atMost: sequence })) ?? initialStateOf(definition)
   } catch (error) {
-    // All that are old enough are damaged; the journal may still begin with the first mutation.
+    // All snapshots that are old enough are damaged. The journal may still begin with the first
+    // mutation.
     if (isDamage(error)) return initialStateOf(definition)
     throw error
   }

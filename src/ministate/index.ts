@@ -1,5 +1,6 @@
 /**
- * A state that survives crashes: a mutator, a journal of mutations, snapshots, and compaction.
+ * A state that survives crashes, built from a mutator, a journal of mutations, snapshots, and
+ * compaction.
  *
  * @module
  */

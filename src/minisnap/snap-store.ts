@@ -17,14 +17,18 @@ import { readSnapshot, type SnapshotFile, verifySnapshot } from './file.ts'
 import { type EncodedState, StateCodec } from './state-codec.ts'
 
 /**
- * Snapshots of a state in a directory: each one file, `snapshot-<sequence>.json`, that holds the state, its sequence
- * number and a checksum, and is there whole or not at all.
+ * Stores snapshots of a state in a directory. Each snapshot is one file,
+ * `snapshot-<sequence>.json`, that holds the state, its sequence number and a checksum.
  *
- * `Output` is the type of states restored, `Input` of states given; they differ only when a schema or a codec makes them.
+ * **Invariant.** A snapshot file is either whole or absent, unless the disk damages it. Older
+ * snapshots are removed only once a newer one is durable, its name included.
  *
- * All methods may be called at any time and in any number; they do their work one after another in call order. Nothing
- * keeps a second writer out: that one program writes to a directory at a time is the caller's to see to. Any number may
- * read. A store holds nothing open and needs no closing.
+ * `Output` is the type of restored states and `Input` the type of given states. They differ only if
+ * a schema or a codec changes the type.
+ *
+ * Calls to any methods may overlap. The work is done one call after another, in call order. A store
+ * takes no lock: you must ensure that only one program writes to a directory at a time. Any number
+ * of programs may read. A store holds nothing open and needs no closing.
  *
  * ```ts
  * const snaps = new SnapStore<State>('state')
@@ -33,19 +37,19 @@ import { type EncodedState, StateCodec } from './state-codec.ts'
  * ```
  */
 export class SnapStore<Output = unknown, Input = Output> {
-  /** How many whole snapshots stay. */
+  /** Number of whole snapshots to keep. */
   readonly keep: number
   readonly #fs: FileSystem
   readonly #files: SnapshotDirectory
   readonly #codec: StateCodec<Output, Input>
   readonly #queue = new PQueue({ concurrency: 1 })
-  /** Sequence numbers of snapshots that were found to be damaged and were not written anew since. */
+  /** Sequence numbers of snapshots that were found damaged and have not been rewritten since. */
   readonly #damaged = new Set<number>()
 
   /**
-   * Touches no disk: the directory is made by the first {@link create}.
+   * Does not access the disk. The first {@link create} makes the directory.
    *
-   * @throws {TypeError | RangeError} for options that are none.
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   constructor(
     directory: string,
@@ -66,27 +70,34 @@ export class SnapStore<Output = unknown, Input = Output> {
   }
 
   /**
-   * Writes a snapshot. When it resolves the snapshot is on stable storage, its name and those of its directory included,
-   * and whole snapshots older than the {@link keep} newest are removed.
+   * Writes a snapshot. When it resolves, the snapshot is on stable storage, along with its name and
+   * the names of its directories. Whole snapshots older than the {@link keep} newest are removed,
+   * and so are damaged ones of that age.
    *
-   * The state is serialized before this returns, in one go; what happens to it afterwards changes nothing. Its text is the
-   * only copy that is made of it. With `frozen` it is serialized while it is written, about a mebibyte at a time: a large
-   * one then neither holds up the event loop nor is copied (but by a codec, which gives all of its text at once).
+   * The state is serialized in one go before this call returns, so later changes have no effect.
+   * Its text is the only copy made. With `frozen`, the state is serialized while it is written,
+   * about one mebibyte at a time. A large state then neither blocks the event loop nor is copied. A
+   * codec still produces all of its text at once.
    *
-   * Without a codec the state must come back from JSON as it is: a `Map`, a `Date`, `NaN` and the like are refused with the
-   * way to them. A snapshot of the same sequence number is replaced.
+   * Without a codec, the state must come back from JSON as it is. A `Map`, a `Date`, `NaN` and the
+   * like are refused with the path to the value. A snapshot of the same sequence number is
+   * replaced.
    *
-   * A crash leaves what was there before or the whole new snapshot besides, and perhaps a temporary file, which the next
-   * call removes. For a moment there are `keep + 1` snapshots, so a disk must have room for them.
+   * A crash leaves the earlier snapshots, and perhaps the whole new one. It may also leave a
+   * temporary file, which the next call removes. For a moment there are `keep + 1` snapshots, so
+   * the disk must have room for them.
    *
-   * @param sequence tells how new the state is: a whole number from 0 up, not below that of the newest snapshot. One
-   *   that this store has found to be damaged does not count.
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_CODEC`, `…_SCHEMA` or `…_STATE_TOO_LARGE` for a state
-   *   that cannot be stored, and `ERR_MINISTORE_IO` when the system refuses: older snapshots are untouched, the
-   *   store is usable. When only the removal of older ones failed, the message says that the new one is durable.
-   *   `ERR_MINISTORE_OUTCOME_UNKNOWN` when the new name may not last: no older one is removed. Another call, of this
-   *   sequence number too, settles it.
-   * @throws {TypeError | RangeError} for a sequence number that is none or is too low.
+   * @param sequence says how new the state is: a whole number, 0 or greater, not below the newest
+   *   snapshot's. Snapshots that this store has found damaged do not count.
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_CODEC`, `…_SCHEMA` or
+   *   `…_STATE_TOO_LARGE` if the state cannot be stored, and `ERR_MINISTORE_IO` if a system call
+   *   fails. After these errors, older snapshots are untouched and the store is usable. If only the
+   *   removal of older snapshots failed, the message says that the new one is durable.
+   * @throws {MiniStoreError} `ERR_MINISTORE_OUTCOME_UNKNOWN` if the new name may not survive a
+   *   crash. No older snapshot is removed. Another call settles it, even one with the same sequence
+   *   number.
+   * @throws {TypeError | RangeError} if the sequence number is invalid or too low, or an option is
+   *   invalid.
    */
   async create(state: Input, sequence: number, options?: CreateOptions): Promise<SnapshotInfo> {
     const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
@@ -95,41 +106,51 @@ export class SnapStore<Output = unknown, Input = Output> {
   }
 
   /**
-   * The state of the newest snapshot that is whole; undefined when there is none at all.
+   * Returns the state of the newest whole snapshot, or undefined if there are no snapshots.
    *
-   * A damaged one is passed over, told of in `damaged`, and left where it is. What is given is on stable storage, even if
-   * the process that wrote it died before it could see to that; a directory that may only be read is taken as it is.
+   * Damaged snapshots are skipped, reported in `damaged`, and left in place. The returned snapshot
+   * is on stable storage, even if the process that wrote it died before it could sync the name. In
+   * a directory that this process may only read, the name is not synced.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` when there are snapshots and none is whole, its `cause` the
-   *   newest one's; `ERR_MINISTORE_CODEC` or `…_SCHEMA` when the newest whole one fails them, and older ones are not
-   *   tried; `ERR_MINISTORE_STATE_TOO_LARGE`; `ERR_MINISTORE_IO` when the system refuses, which is never taken for damage.
-   * @throws {TypeError | RangeError} for options that are none.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if there are snapshots and none is
+   *   whole; its `cause` is the error of the newest one.
+   * @throws {MiniStoreError} `ERR_MINISTORE_CODEC` or `…_SCHEMA` if the newest whole snapshot fails
+   *   codec or schema; older ones are not tried. `ERR_MINISTORE_STATE_TOO_LARGE` if the state does
+   *   not fit into a string. `ERR_MINISTORE_IO` if a system call fails; this never counts as
+   *   damage.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   async restore(options?: RestoreOptions): Promise<RestoredSnapshot<Output> | undefined> {
     const atMost = restoreLimit(options)
     return await addInContext(this.#queue, () => this.#restore(atMost))
   }
 
-  /** Whether there is any snapshot, whole or not. @throws {MiniStoreError} `ERR_MINISTORE_IO` */
+  /**
+   * Whether any snapshot exists, whole or not.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the directory cannot be read.
+   */
   async exists(): Promise<boolean> {
     return (await addInContext(this.#queue, () => this.#files.sequences())).length > 0
   }
 
   /**
-   * The snapshots there are, newest first, by name and size: whether they are whole is not looked at.
+   * Lists the existing snapshots, newest first, by name and size. Does not check whether they are
+   * whole.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_IO`
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the directory or a file cannot be read.
    */
   list(): Promise<SnapshotInfo[]> {
     return addInContext(this.#queue, () => this.#files.list())
   }
 
   /**
-   * Resolves when the snapshot of this sequence number is, byte for byte, as it was written. Does not parse it, and holds a
-   * small part of it at a time.
+   * Resolves if the snapshot with this sequence number is byte for byte as it was written. Does not
+   * parse the state, and holds only a small part of the file in memory at a time.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED`; `ERR_MINISTORE_IO` when it cannot be read, or is not there.
-   * @throws {TypeError | RangeError} for a sequence number that is none.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file was changed;
+   *   `ERR_MINISTORE_IO` if it cannot be read or does not exist.
+   * @throws {TypeError | RangeError} if the sequence number is invalid.
    */
   async verify(sequence: number): Promise<void> {
     const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
@@ -144,10 +165,10 @@ export class SnapStore<Output = unknown, Input = Output> {
   }
 
   /**
-   * Removes temporary files that a crash has left. {@link create} does so too, and nobody takes them for snapshots, so this
-   * only frees their space earlier.
+   * Removes temporary files that a crash has left. {@link create} does so too, and temporary files
+   * never count as snapshots. So this call only frees their space earlier.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_IO`
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if a file cannot be removed.
    */
   async sweep(): Promise<void> {
     await addInContext(this.#queue, () => this.#files.sweep())
@@ -160,7 +181,8 @@ export class SnapStore<Output = unknown, Input = Output> {
     if (newest !== undefined && sequence < newest) throw tooLow(sequence, newest)
     const { bytes, directory } = await this.#files.put(texts, snapshot)
     this.#damaged.delete(sequence)
-    // Durable before an older one goes, or a crash could leave neither.
+    // The new name must be durable before an older snapshot is removed. Otherwise a crash could
+    // leave neither.
     await this.#files.settle(directory, snapshot)
     const limits = { keep: this.keep, damaged: this.#damaged }
     const doing = `remove what is older than the snapshot of sequence number ${sequence}, which is durable, from`
@@ -173,7 +195,8 @@ export class SnapStore<Output = unknown, Input = Output> {
       try {
         return await this.#newestWhole(atMost)
       } catch (error) {
-        // Another process's writer has removed it since the names were read: there is a newer one.
+        // A writer in another process removed the snapshot after the names were read. That writer
+        // removes only superseded snapshots, so a newer one exists.
         if (isNotFound(error) && look < maxLooks) continue
         throw ioError(`restore a snapshot from ${this.directory}`, error, { path: this.directory })
       }
@@ -204,7 +227,10 @@ export class SnapStore<Output = unknown, Input = Output> {
   }
 }
 
-/** Each look that finds a snapshot gone means that a writer has made another one meanwhile. */
+/**
+ * Maximum number of attempts to restore. An attempt finds a snapshot gone only if a writer has made
+ * another one meanwhile.
+ */
 const maxLooks = 10
 
 function isDamage(error: unknown): error is MiniStoreError {

@@ -9,26 +9,29 @@ import { type Codec, codecOption, schemaOption } from '../schema.ts'
 /** Options of a `SnapStore`. */
 export interface SnapStoreOptions<Input = unknown, Output = Input> extends FileSystemOption {
   /**
-   * Whole snapshots to keep; `create()` removes older ones. With 1 there is nothing to fall back to when a disk
-   * damages the one that is left.
+   * Number of whole snapshots to keep; `create()` removes older ones. With 1, there is no fallback
+   * if the disk damages the only snapshot.
    *
    * @default 2; minimum 1
    */
   readonly keep?: number | undefined
   /**
-   * Replaces JSON. Its text is stored as it is where it is a JSON object or array on one line, and as a JSON string
-   * where it is not.
+   * Replaces JSON. If the codec returns a JSON object or array on one line, that text is stored as
+   * it is. Any other text is stored as a JSON string.
    *
    * @default JSON.stringify and JSON.parse
    */
   readonly codec?: Codec<Input, Output> | undefined
   /**
-   * Any Standard Schema. `create()` holds the given state against it and stores that state; `restore()` gives the
-   * schema's output for what was stored.
+   * Any Standard Schema. `create()` checks the given state and stores it as given. `restore()`
+   * returns the schema's output for the stored state.
+   *
+   * @default none
    */
   readonly schema?: StandardSchemaV1<Input, Output> | undefined
   /**
-   * Permissions of new snapshots, exactly so whatever the umask: 0o600 keeps them to their owner. Windows has none.
+   * Permissions of new snapshots, regardless of the umask. For example, 0o600 gives access to the
+   * owner only. Windows has no such permissions.
    *
    * @default those of the newest snapshot, or 0o666 less the umask for the first; 0o600 to 0o777
    */
@@ -36,39 +39,43 @@ export interface SnapStoreOptions<Input = unknown, Output = Input> extends FileS
 }
 
 /**
- * Names, among the options, a file whose permissions and owner new snapshots take. Inside the package only: a state
- * gives that of its journal.
+ * Option that names a file whose permissions and owner new snapshots take. Used only inside the
+ * package: a state names its journal here.
  */
 export const modelFile: unique symbol = Symbol('modelFile')
 
 /** Options of `SnapStore.create`. */
 export interface CreateOptions {
-  /** Whether the state stays as it is until the promise settles; the caller sees to it. @default false */
+  /**
+   * Set this if the state does not change until the call settles. You must ensure that.
+   *
+   * @default false
+   */
   readonly frozen?: boolean | undefined
 }
 
 /** Options of `SnapStore.restore`. */
 export interface RestoreOptions {
-  /** Newer snapshots are left out of account: as if they were not there. @default none is too new */
+  /** Ignores snapshots with a greater sequence number. @default no limit; minimum 0 */
   readonly atMost?: number | undefined
 }
 
-/** One snapshot as its name and size tell. */
+/** A snapshot, described by the name and size of its file. */
 export interface SnapshotInfo {
   /** Sequence number of the state. */
   readonly sequence: number
-  /** Absolute path of its file. */
+  /** Absolute path of the file. */
   readonly path: string
-  /** Size of its file. */
+  /** Size of the file in bytes. */
   readonly bytes: number
 }
 
-/** A state as it was stored. */
+/** A restored state. */
 export interface RestoredSnapshot<State> {
-  /** The caller's own: it is read anew every time. */
+  /** The state is yours to change: each call reads it from disk again. */
   readonly state: State
   readonly sequence: number
-  /** Newer snapshots that were passed over because they are not whole, newest first. Their files are left as they are. */
+  /** The damage of newer snapshots that were skipped, newest first. Their files stay in place. */
   readonly damaged: readonly MiniStoreError[]
 }
 
@@ -84,7 +91,7 @@ export interface SnapStoreSettings {
 
 const defaultKeep = 2
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function snapStoreSettings(options: unknown): SnapStoreSettings {
   const given = fields(options, ['keep', 'codec', 'schema', 'mode', 'fileSystem'])
   return {
@@ -97,13 +104,13 @@ export function snapStoreSettings(options: unknown): SnapStoreSettings {
   }
 }
 
-/** @throws {TypeError} for an unknown name or a value that is none. */
+/** @throws {TypeError} if a name is unknown or a value is invalid. */
 export function createSettings(options: unknown): { readonly isFrozen: boolean } {
   const { frozen } = fields(options, ['frozen'])
   return { isFrozen: boolean('frozen', frozen, false) }
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function restoreLimit(options: unknown): number {
   const given = fields(options, ['atMost'])
   return integer('atMost', given['atMost'], { otherwise: Number.MAX_SAFE_INTEGER, least: 0 })

@@ -8,10 +8,13 @@ import { isTemporary, sequenceOf, snapshotName } from './format.ts'
 import type { SnapshotInfo, SnapStoreSettings } from './settings.ts'
 
 /**
- * The directory of a store and the names in it. One that does not exist is an empty one.
+ * The directory of a store and the names in it. A missing directory counts as empty.
  *
- * Calls that change it do not overlap. All reject with a {@link MiniStoreError}, `ERR_MINISTORE_IO` where nothing else
- * is said.
+ * **Invariant.** A file gets a snapshot's name only after its whole content is durable, so a crash
+ * never leaves part of a snapshot under that name.
+ *
+ * Calls that change the directory must not overlap. All methods reject with a
+ * {@link MiniStoreError}, `ERR_MINISTORE_IO` unless stated otherwise.
  */
 export class SnapshotDirectory {
   readonly path: string
@@ -26,17 +29,17 @@ export class SnapshotDirectory {
     this.#modelFile = settings.modelFile
   }
 
-  /** Where the snapshot of a sequence number lies, or would. */
+  /** The path of the snapshot with this sequence number, whether or not the file exists. */
   file(sequence: number): SnapshotFile {
     return { sequence, path: join(this.path, snapshotName(sequence)) }
   }
 
-  /** Sequence numbers of the snapshots there are, newest first. */
+  /** Sequence numbers of the existing snapshots, newest first. */
   async sequences(): Promise<number[]> {
     return newestFirst(await this.#guard('read the names in', () => this.#names()))
   }
 
-  /** The snapshots there are, newest first. */
+  /** The existing snapshots, newest first. */
   async list(): Promise<SnapshotInfo[]> {
     const found: SnapshotInfo[] = []
     for (const sequence of await this.sequences()) {
@@ -44,31 +47,37 @@ export class SnapshotDirectory {
       try {
         found.push({ sequence, path, bytes: (await this.#fs.stat(path)).size })
       } catch (error) {
-        // Removed by another process's writer since the names were read.
+        // A writer in another process removed the snapshot after the names were read.
         if (!isNotFound(error)) throw ioError(`look at the snapshot ${path}`, error, { path, sequence })
       }
     }
     return found
   }
 
-  /** Removes what a writer that was killed has left. A name that comes back after a crash is removed the next time. */
+  /**
+   * Removes the temporary files of a killed writer. The removal is not synced: a name that comes
+   * back after a crash is removed next time.
+   */
   sweep(): Promise<void> {
     return this.#guard('remove what a crash left in', () => this.#sweep())
   }
 
   /**
-   * Puts a snapshot in its place, making the directory if it is missing; resolves with the size of the file. What is in it
-   * is durable then, its name is not, until the directory, which is given too, is given to {@link settle}. When it rejects,
-   * what was there before is as it was.
+   * Writes a snapshot and renames it into place. Creates the directory if it is missing.
+   *
+   * When it resolves, the content is durable but the name is not. Pass the returned directory to
+   * {@link settle} to make the name durable. The returned `bytes` is the size of the file. When it
+   * rejects, the earlier snapshots are untouched.
    */
   async put(texts: Iterable<string>, { path, sequence }: SnapshotFile): Promise<{ bytes: number; directory: File }> {
     let bytes = 0
     let directory: File | undefined
     try {
       await ensureDirectory(this.#fs, this.path)
-      // Opened before names change: a process that has too many files open is refused here, with nothing changed.
+      // Opened before names change. A process with too many open files fails here, with no name
+      // changed.
       directory = await this.#fs.open(this.path, 'directory')
-      // First, for it may free the space that is needed.
+      // Sweep first, because that may free the space that the write needs.
       await this.#sweep()
       await renameIntoPlace(this.#fs, path, {
         access: await this.#access(),
@@ -85,7 +94,11 @@ export class SnapshotDirectory {
     }
   }
 
-  /** Makes the name of a snapshot that was put durable. @throws {MiniStoreError} `ERR_MINISTORE_OUTCOME_UNKNOWN` */
+  /**
+   * Makes the name of a snapshot from {@link put} durable, and closes the directory.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_OUTCOME_UNKNOWN` if the sync fails.
+   */
   async settle(directory: File, { path, sequence }: SnapshotFile): Promise<void> {
     try {
       await directory.sync()
@@ -93,36 +106,42 @@ export class SnapshotDirectory {
       const message = `The name of the snapshot ${path} could not be made durable (${messageOf(cause)}): a crash may undo it`
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { path, sequence, cause })
     } finally {
-      // The sync has said all that counts.
+      // The sync alone decides the outcome, so an error of close does not matter.
       await directory.close().catch(() => {})
     }
   }
 
   /**
-   * Makes the names that are there durable, for one who only reads. A writer that was killed between rename and sync has
-   * left a name that is visible and not durable, and whoever builds on that snapshot, for instance by deleting what it
-   * covers, would lose both to a power cut.
+   * Makes the existing names durable on behalf of a reader.
+   *
+   * A writer that was killed between rename and sync leaves a name that is visible but not durable.
+   * A reader may rely on that snapshot, for instance by deleting what it covers. A power cut would
+   * then lose both.
    */
   async settleForReader(): Promise<void> {
     try {
       await this.#fs.syncDirectory(this.path)
     } catch (error) {
-      // Who may not write here cannot make durable what others wrote, nor delete what it covers.
+      // A process without write access can neither make these names durable nor delete what a
+      // snapshot covers.
       if (['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) return
       throw ioError(`make the names durable in ${this.path}`, error, { path: this.path })
     }
   }
 
   /**
-   * Removes those that are chosen of all there are, given newest first, and makes it durable.
+   * Removes the chosen snapshots and makes the removal durable.
    *
-   * @param doing the whole of what fails if this does, as in "Could not … <path>"
+   * @param choose gets the sequence numbers of all existing snapshots, newest first, and returns
+   *   those to remove.
+   * @param doing the action for the error message, completed by the directory's path: "Could not …
+   *   <path>".
    */
   async remove(choose: (newestFirst: readonly number[]) => readonly number[], doing: string): Promise<void> {
     await this.#guard(doing, async () => {
       const chosen = choose(newestFirst(await this.#names()))
       if (chosen.length === 0) return
-      // Oldest first, so that what is left after a failure is the newest ones.
+      // Remove the oldest first, so that a failure leaves the newest ones.
       const directory = await this.#fs.open(this.path, 'directory')
       try {
         for (const sequence of chosen.toReversed()) await removeIfPresent(this.#fs, this.file(sequence).path)
@@ -133,7 +152,10 @@ export class SnapshotDirectory {
     })
   }
 
-  /** Permissions and owner for a new snapshot: it is not to show more than what it stands for or beside. */
+  /**
+   * Permissions and owner for a new snapshot. It must not be more accessible than the file it is
+   * modelled on: the state's journal, or else the newest snapshot.
+   */
   async #access(): Promise<FileAccess> {
     const [newest] = newestFirst(await this.#names())
     const model = this.#modelFile ?? (newest === undefined ? undefined : this.file(newest).path)

@@ -7,15 +7,19 @@ import { writeFully } from '../fs/durable.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { checkHead, end, formatHead, headBytes, hex, maxTextBytes, textTooLarge } from './format.ts'
 
-/** The text becomes bytes in pieces of at most this size, so that there is never a second copy of all of it. */
+/**
+ * Maximum bytes per encoded piece of text. Encoding in pieces avoids a second copy of the whole
+ * text.
+ */
 const pieceBytes = 1024 * 1024
 
 /**
- * Writes a snapshot into an empty file that nobody reads yet; gives its length. Nothing is durable.
+ * Writes a snapshot into an empty file and resolves with the file's size in bytes. The content is
+ * not durable yet. No reader may use the file until this resolves.
  *
- * The head holds the checksum of what follows it, so it is written last, into the place left for it: a pass over the text
- * only for the checksum would encode it twice. That the file is no snapshot until then harms nobody, for it
- * gets its name after that.
+ * The head holds the checksum of the state that follows it. A separate pass for the checksum would
+ * encode the text twice, so the head is written last, into the space left for it. Until then the
+ * file is not a valid snapshot. This is safe because the file gets its name only afterwards.
  */
 export async function writeSnapshot(
   file: File,
@@ -35,34 +39,42 @@ export async function writeSnapshot(
   return position + end.length
 }
 
-/** The text as UTF-8, which it must have (no half surrogate pairs); each piece is valid until the next is asked for. */
+/**
+ * Encodes a text as UTF-8, piece by piece. The text must not contain half surrogate pairs. Each
+ * piece is valid only until the next one is requested.
+ */
 function* encodedPieces(text: string): Generator<Buffer, void, undefined> {
-  // A unit of UTF-16 takes from one byte to three.
+  // A UTF-16 code unit takes one to three bytes in UTF-8.
   const buffer = Buffer.allocUnsafe(Math.min(pieceBytes, 3 * text.length))
   const encoder = new TextEncoder()
   for (let at = 0; at < text.length; ) {
-    // Where the slice ends between the halves of a pair, the half does not fit behind what comes before it.
+    // A slice may end in the middle of a surrogate pair. The text before that half leaves at most
+    // one byte of the buffer free. So the half does not fit, and the next slice begins with it.
     const { read, written } = encoder.encodeInto(text.slice(at, at + buffer.length), buffer)
     at += read
     yield buffer.subarray(0, written)
   }
 }
 
-/** A snapshot and where it lies. */
+/** The path and sequence number of a snapshot. */
 export interface SnapshotFile {
   readonly path: string
   readonly sequence: number
 }
 
-/** Bytes read at once: larger ones cost memory, smaller ones hops through the thread pool. */
+/**
+ * Bytes per read. Larger reads take more memory; smaller ones need more trips through the thread
+ * pool.
+ */
 const chunkBytes = 1024 * 1024
 
 /**
- * The text of a snapshot's state, once the whole file is as it was written.
+ * Returns the text of a snapshot's state after checking that the whole file is as it was written.
  *
- * Rejects with the system's own error when it cannot be read, `ENOENT` when it is not there.
+ * Rejects with the original system error if the file cannot be read, `ENOENT` if it does not exist.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED`; `ERR_MINISTORE_STATE_TOO_LARGE` when no string can hold it.
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file is damaged;
+ *   `ERR_MINISTORE_STATE_TOO_LARGE` if no string can hold the text.
  */
 export function readSnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<string> {
   return withFile(fs, snapshot, async (file, checked) => {
@@ -75,8 +87,12 @@ export function readSnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<st
 }
 
 /**
- * Resolves when the whole file is as it was written. Holds one chunk of it at a time and looks at nothing but bytes.
- * Rejects as {@link readSnapshot} does.
+ * Resolves if the whole file is as it was written. Checks bytes only, and holds one chunk in memory
+ * at a time.
+ *
+ * Rejects with the original system error if the file cannot be read, `ENOENT` if it does not exist.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file is damaged.
  */
 export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<void> {
   return withFile(fs, snapshot, (file, checked) => {
@@ -85,13 +101,13 @@ export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<
   })
 }
 
-/** The error for a snapshot that is not as it was written. */
+/** The error for a damaged snapshot. */
 export function damaged({ path, sequence }: SnapshotFile, reason: string, cause?: unknown): MiniStoreError {
   const message = `The snapshot ${path} is damaged: ${reason}`
   return new MiniStoreError('ERR_MINISTORE_SNAPSHOT_DAMAGED', message, { path, sequence, cause })
 }
 
-/** What head and end of a file say of the state between them. */
+/** Where the state lies in the file, and its checksum according to the head. */
 interface State {
   readonly offset: number
   readonly bytes: number
@@ -107,7 +123,7 @@ async function withFile<T>(
   try {
     return await task(file, await checkEnds(file, snapshot))
   } finally {
-    // It was only read, so nothing that closing could report would matter.
+    // The file was only read, so an error of close does not matter.
     await file.close().catch(() => {})
   }
 }
@@ -116,7 +132,7 @@ async function checkEnds(file: File, snapshot: SnapshotFile): Promise<State> {
   const { size } = await file.stat()
   const offset = headBytes(snapshot.sequence)
   const bytes = size - offset - end.length
-  // A state has one byte at least.
+  // A state takes at least one byte.
   if (bytes < 1) throw damaged(snapshot, `${size} bytes are less than a snapshot has`)
   const ends = Buffer.allocUnsafe(offset + end.length)
   await readFully(file, ends.subarray(0, offset), 0)
@@ -127,7 +143,7 @@ async function checkEnds(file: File, snapshot: SnapshotFile): Promise<State> {
   return { offset, bytes, crc32: head.crc32 }
 }
 
-/** Reads the state into the memory that it is given for each chunk, and holds it against its checksum. */
+/** Reads the state chunk by chunk into the buffers from `memoryFor` and compares its checksum. */
 async function checkState(
   file: File,
   state: State & { readonly snapshot: SnapshotFile },

@@ -4,49 +4,61 @@ import { isRangeError, MiniStoreError, type MiniStoreErrorContext } from '../err
 import { temporarySuffix } from '../fs/durable.ts'
 
 /**
- * A snapshot is one line of JSON, `{"seq":…,"crc32":"…","state":…}` and a line feed, without a blank between its
- * parts. The checksum is the CRC-32 of the bytes of the state's text. Nothing of the line can be changed, taken away or added
- * without it showing: head and end have one form only, and what is between them is under the checksum.
+ * The head of a snapshot.
+ *
+ * A snapshot is one line of JSON, `{"seq":…,"crc32":"…","state":…}`, followed by a line feed. There
+ * are no blanks between its parts. The checksum is the CRC-32 of the bytes of the state's text.
+ *
+ * **Invariant.** A change anywhere in the file shows. Head and end have only one valid form, and
+ * the checksum covers the state between them.
  */
 export interface Head {
   readonly sequence: number
   readonly crc32: number
 }
 
-/** What comes before the state. */
+/** The text before the state. */
 export function formatHead({ sequence, crc32 }: Head): string {
   return `{"seq":${sequence},"crc32":"${hex(crc32)}","state":`
 }
 
-/** What comes after the state. */
+/** The text after the state. */
 export const end = '}\n'
 
-/** How many bytes come before the state of a sequence number. */
+/** Number of bytes before the state in a snapshot with this sequence number. */
 export function headBytes(sequence: number): number {
   return formatHead({ sequence, crc32: 0 }).length
 }
 
-/** Why these bytes are not the head of a snapshot of this sequence number, or the checksum they give. */
+/**
+ * Parses the head of a snapshot with this sequence number. Returns its checksum, or the problem if
+ * the head is not valid.
+ */
 export function checkHead(head: string, sequence: number): { readonly problem: string } | { readonly crc32: number } {
   const [, seq, crc32] = /^\{"seq":(0|[1-9]\d*),"crc32":"([0-9a-f]{8})","state":/.exec(head) ?? []
   if (seq === undefined || crc32 === undefined) return { problem: 'it does not begin as a snapshot does' }
-  // As text: beyond 2^53 different digits are the same number.
+  // Compared as text, because beyond 2^53 different digits can give the same number.
   if (seq !== String(sequence)) return { problem: `it says that it is of sequence number ${seq}` }
   return { crc32: Number.parseInt(crc32, 16) }
 }
 
-/** A checksum as it is written. */
+/** A checksum as 8 lower-case hexadecimal digits. */
 export function hex(crc32: number): string {
   return crc32.toString(16).padStart(8, '0')
 }
 
 /**
- * Bytes that the text of a state may have. To be read it must become one string again, and the platform's limit is then
- * one of bytes: so what is written can be read.
+ * Maximum bytes in the text of a state. The text must become one string again when it is read. The
+ * platform limits the length of that string, and a text has no more characters than bytes. So every
+ * text within this limit can be read back.
  */
 export const maxTextBytes: number = constants.MAX_STRING_LENGTH
 
-/** The texts, up to the one with which they have more bytes than that. @throws {MiniStoreError} then. */
+/**
+ * Passes texts on while their total size is within {@link maxTextBytes}.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_STATE_TOO_LARGE` at the text that exceeds the limit.
+ */
 export function* limited(texts: Iterable<string>, context: MiniStoreErrorContext): Generator<string, void, undefined> {
   let bytes = 0
   for (const text of texts) {
@@ -56,7 +68,7 @@ export function* limited(texts: Iterable<string>, context: MiniStoreErrorContext
   }
 }
 
-/** The error for a state that does not fit into one string. */
+/** The error for a state whose text does not fit into one string. */
 export function textTooLarge(context: MiniStoreErrorContext, cause?: unknown): MiniStoreError {
   const limit = `${maxTextBytes} bytes (${Math.floor(maxTextBytes / 1024 / 1024)} MiB)`
   const advice = 'Divide it into states of their own, each with its own directory, or keep its bulk in other files.'
@@ -64,33 +76,35 @@ export function textTooLarge(context: MiniStoreErrorContext, cause?: unknown): M
   return new MiniStoreError('ERR_MINISTORE_STATE_TOO_LARGE', message, { ...context, cause })
 }
 
-/** Whether an error is the platform's refusal to make so long a string. */
+/** Whether the platform refused to make a string because it would be too long. */
 export function isStringLimit(thrown: unknown): boolean {
   return isRangeError(thrown, /string length/i)
 }
 
-/** File name of the snapshot of a sequence number. */
+/** File name of the snapshot with this sequence number. */
 export function snapshotName(sequence: number): string {
   return `snapshot-${sequence}.json`
 }
 
-/** The sequence number of a snapshot's file name; undefined for a name that no store gives. */
+/** Sequence number from a snapshot's file name. Undefined if the name is not that of a snapshot. */
 export function sequenceOf(name: string): number | undefined {
   const digits = /^snapshot-(0|[1-9]\d*)\.json$/.exec(name)?.[1]
   const sequence = Number(digits)
   return Number.isSafeInteger(sequence) ? sequence : undefined
 }
 
-/** Whether a name is that of a snapshot that was being written. */
+/** Whether a name is that of a temporary file, in which a snapshot is written. */
 export function isTemporary(name: string): boolean {
   return name.endsWith(temporarySuffix) && sequenceOf(name.slice(0, -temporarySuffix.length)) !== undefined
 }
 
 /**
- * Which snapshots may go: those older than the `keep` newest whole ones. Damaged ones are evidence, so they do not
- * count and stay as long as what they lie among.
+ * Selects the snapshots that may be removed: all that are older than the `keep` newest whole ones.
  *
- * @param newestFirst sequence numbers of all there are
+ * Damaged snapshots are evidence. They do not count towards `keep`, and stay as long as the whole
+ * snapshots of their age.
+ *
+ * @param newestFirst sequence numbers of all existing snapshots, newest first.
  */
 export function superseded(
   newestFirst: readonly number[],

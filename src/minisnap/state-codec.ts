@@ -7,19 +7,23 @@ import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './file.ts'
 import { isStringLimit, limited, textTooLarge } from './format.ts'
 
-/** A state ready to be written. */
+/** An encoded state, ready to be written. */
 export interface EncodedState {
-  /** JSON on one line, in pieces that follow each other. Of a frozen state they are made as they are asked for, once. */
+  /**
+   * JSON on one line, in consecutive pieces. For a frozen state, the pieces are made on demand, and
+   * only once.
+   */
   readonly texts: Iterable<string>
-  /** Present when the schema takes its time: rejects when the state fails it. */
+  /** Present only if the schema is asynchronous. Rejects if the state fails the schema. */
   readonly validation: Promise<unknown> | undefined
 }
 
 /**
- * Turns states into the text that a snapshot holds and back, and holds them against the schema.
+ * Converts states to the text in a snapshot and back, and checks them against the schema.
  *
- * What is stored is the state as it was given, the schema's input, and the schema is asked about that very state: to ask
- * it about a copy as it would be read back, as a journal does for a record, would double the cost of a large one.
+ * The state is stored as given, as the schema's input, and the schema checks that same object. A
+ * journal instead checks a copy of each record, as it will be read back. For a large state, such a
+ * copy would double the cost.
  */
 export class StateCodec<Output, Input> {
   readonly #codec: Codec<Input, unknown> | undefined
@@ -31,9 +35,12 @@ export class StateCodec<Output, Input> {
   }
 
   /**
-   * @param isFrozen whether the state stays as it is until it is written.
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_STATE_TOO_LARGE`, `…_CODEC` or `…_SCHEMA`; the last comes
-   *   through `validation` when the schema is asynchronous, the others from `texts` when the state is frozen.
+   * Encodes a state and checks it against the schema.
+   *
+   * @param isFrozen whether the state does not change until it is written.
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_STATE_TOO_LARGE`, `…_CODEC` or
+   *   `…_SCHEMA`. An asynchronous schema reports `…_SCHEMA` through `validation`. For a frozen
+   *   state, `texts` throws the first two while it is read.
    */
   encode(state: Input, snapshot: SnapshotFile, { isFrozen }: { readonly isFrozen: boolean }): EncodedState {
     if (isThenable(state)) {
@@ -45,7 +52,8 @@ export class StateCodec<Output, Input> {
     if (this.#schema === undefined) return { texts, validation: undefined }
     const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: contextOf(snapshot) }))
     if (!isThenable(checked)) return { texts, validation: undefined }
-    // It is awaited when the snapshot's turn comes, and must not count as unhandled until then.
+    // The promise is awaited only when the snapshot's turn comes. Until then it must not count as
+    // an unhandled rejection.
     ignoreOutcome(checked)
     return { texts, validation: checked as Promise<unknown> }
   }
@@ -55,9 +63,10 @@ export class StateCodec<Output, Input> {
   }
 
   /**
-   * The state of a text. A promise only when the schema is asynchronous.
+   * Decodes the text of a state. Returns a promise only if the schema is asynchronous.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` when it is not JSON, `…_CODEC` or `…_SCHEMA`.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the text is not JSON; `…_CODEC` or
+   *   `…_SCHEMA` if the codec or the schema fails.
    */
   decode(text: string, snapshot: SnapshotFile): Output | Promise<Output> {
     const decoded = this.#codec === undefined ? parse(text, snapshot) : decodeWith(this.#codec, text, snapshot)
@@ -100,12 +109,14 @@ function textOf<Input>(codec: Codec<Input, unknown>, state: Input, snapshot: Sna
 }
 
 /**
- * Whether a codec's text can stand in a snapshot as it is. Read back it is told from a JSON string by its first character,
- * so it must be an object or an array; and the file must remain JSON, which only parsing tells.
+ * Whether a codec's text can be stored in a snapshot as it is.
+ *
+ * Reading distinguishes such a text from a JSON string by its first character. So the text must be
+ * an object or an array. The file must remain valid JSON, which only parsing can confirm.
  */
 function isJsonLine(text: string): boolean {
   if ((text[0] !== '{' && text[0] !== '[') || text.includes('\n')) return false
-  // Half a surrogate pair has no UTF-8 form: it would be stored as U+FFFD, another text.
+  // Half a surrogate pair has no UTF-8 form. It would be stored as U+FFFD, which changes the text.
   if (/\p{Surrogate}/u.test(text)) return false
   try {
     JSON.parse(text)

@@ -1,22 +1,24 @@
 import { shown } from '../options.ts'
 
-/** A piece is as long as this or longer, but for the last. */
+/** Minimum length of a piece in characters, except for the last piece. */
 const pieceLength = 1024 * 1024
-/** Entries are turned into text together while they weigh no more than this. */
+/** Entries are converted together up to this total weight, in approximate characters of JSON. */
 const batchWeight = 64 * 1024
-/** What lies deeper is not taken apart. */
+/** Values nested deeper than this are not split. */
 const maxDepth = 8
 
 /**
- * The JSON of a value as texts to be put one behind the other, each made when it is asked for: until the last one the value
- * must not change.
+ * Converts a value to JSON in consecutive pieces, each made on demand. The value must not change
+ * until the last piece is made.
  *
- * One call of JSON.stringify would do, but it holds up the event loop until all of it is done, and V8 makes a long text of
- * small ones that it keeps until somebody looks at it, and then copies all of it into one: for a moment there are two. So
- * what is large is taken apart, and each text stays small enough for that to be nothing.
+ * A single JSON.stringify blocks the event loop until the whole text is done. V8 also builds a long
+ * string from small parts and copies all of it into one on first use, so for a moment there are two
+ * copies. Large values are therefore split, and each piece is small enough to make both costs
+ * negligible.
  *
- * @param name what the value is called in errors.
- * @throws {JsonLoss} when it would not read back as it is; and whatever JSON.stringify throws.
+ * @param name the name of the value in errors.
+ * @throws {JsonLoss} if the value would not come back from JSON as it is.
+ * @throws whatever JSON.stringify throws.
  */
 export function* jsonPieces(value: unknown, name: string): Pieces {
   const text = new Text()
@@ -26,7 +28,7 @@ export function* jsonPieces(value: unknown, name: string): Pieces {
 
 type Pieces = Generator<string, void, undefined>
 
-/** What is not handed on yet. */
+/** Text that has not been passed on yet. */
 class Text {
   length = 0
   #parts: string[] = []
@@ -85,7 +87,7 @@ function* addObject(text: Text, object: Properties, place: Place): Pieces {
   text.add('{')
   for (const key of Object.keys(object)) {
     const property = object[key]
-    // JSON drops it.
+    // JSON drops undefined properties.
     if (property === undefined) continue
     const weight = weigh(property, { key, of: place, most: batchWeight })
     if (weight <= batchWeight) {
@@ -102,7 +104,7 @@ function* addObject(text: Text, object: Properties, place: Place): Pieces {
   text.add('}')
 }
 
-/** Small entries of one container, which become text together. */
+/** Small entries of one container that are converted together. */
 class Batch<Entry> {
   readonly #text: Text
   readonly #join: (entries: Entry[]) => string
@@ -129,51 +131,53 @@ class Batch<Entry> {
     this.#weight = 0
   }
 
-  /** A comma, unless nothing comes before it. */
+  /** Adds a comma, unless the next entry is the first. */
   separate(): void {
     if (!this.#isFirst) this.#text.add(',')
     this.#isFirst = false
   }
 }
 
-/** A value that would not come back from JSON as it is, and where it lies. */
+/** The error for a value that would not come back from JSON as it is. Names the value's path. */
 export class JsonLoss extends TypeError {
   constructor(path: string, got: string) {
     super(`expected JSON to keep \`${path}\`, got ${got}`)
   }
 }
 
-/** Where a value lies. */
+/** The position of a value. */
 export interface Place {
-  /** The way to it, for example `state.users[2]`. */
+  /** Path to the value, for example `state.users[2]`. */
   readonly path: string
-  /** The objects that it lies in; the same array all the way down. */
+  /** The objects that contain the value. All places on the way down share this array. */
   readonly ancestors: object[]
 }
 
 /**
- * Sees to it that a value comes back from JSON as it is, all of it.
+ * Checks that a value, with everything in it, comes back from JSON as it is.
  *
- * Left out of account, because they cost more to see than they are worth: an undefined property is dropped, `-0` comes back
- * as 0, a getter as the value that it gave, and properties that are not enumerable are dropped, as are names that an array has
- * besides its indexes.
+ * Some changes are not detected, because detecting them would cost more than it is worth. JSON
+ * drops undefined properties, properties that are not enumerable, and named properties of arrays.
+ * It turns `-0` into 0, and a getter into its value.
  *
- * @throws {JsonLoss} for example: expected JSON to keep `state.users[2].born`, got a Date
- * @throws whatever a getter or a proxy in it throws; {RangeError} when it is nested deeper than the stack is.
+ * @throws {JsonLoss} for example: expected JSON to keep `state.users[2].born`, got a Date.
+ * @throws {RangeError} if the value is nested deeper than the call stack allows.
+ * @throws whatever a getter or a proxy in the value throws.
  */
 export function assertKept(value: unknown, place: Place): void {
   refuse(lossIn(value, { ancestors: place.ancestors, weight: 0, most: Number.POSITIVE_INFINITY }), place)
 }
 
-/** As {@link assertKept}, of an object or an array alone, without what is in it. */
+/** Works like {@link assertKept}, but checks only the object or array itself, not its contents. */
 export function assertShapeKept(value: object, place: Place): void {
   const got = lossOfShape(value, place.ancestors)
   if (got !== undefined) refuse(at(got), place)
 }
 
 /**
- * As {@link assertKept}, of an entry of an object or an array, telling how much it is: about so many characters of JSON. One
- * that weighs more than `most` is not looked at to its end.
+ * Works like {@link assertKept}, for an entry of an object or array. Returns the entry's weight, in
+ * approximate characters of JSON. Once the weight exceeds `most`, the rest of the entry is not
+ * checked.
  */
 export function weigh(value: unknown, entry: { readonly key: string | number; readonly of: Place; readonly most: number }): number {
   const look = { ancestors: entry.of.ancestors, weight: 0, most: entry.most }
@@ -182,12 +186,12 @@ export function weigh(value: unknown, entry: { readonly key: string | number; re
   return look.weight
 }
 
-/** @throws {JsonLoss} when an array has nothing at an index. */
+/** @throws {JsonLoss} if the array has no element at this index. */
 export function assertNoHole(elements: readonly unknown[], index: number, place: Place): void {
   if (!(index in elements)) refuse(at('a hole'), placeOf(index, place))
 }
 
-/** Where an entry of what lies there does. */
+/** The position of an entry in the value at the given position. */
 export function placeOf(key: string | number, { path, ancestors }: Place): Place {
   return { path: path + stepTo(key), ancestors }
 }
@@ -199,7 +203,7 @@ function stepTo(key: string | number): string {
 
 interface Loss {
   readonly got: string
-  /** The way to it, innermost first. */
+  /** Path to the loss, innermost step first. */
   readonly path: string[]
 }
 
@@ -207,15 +211,15 @@ function refuse(loss: Loss | undefined, { path }: Place): void {
   if (loss !== undefined) throw new JsonLoss(path + loss.path.toReversed().join(''), loss.got)
 }
 
-/** A look at a value and what is in it. */
+/** The progress of a check through a value. */
 interface Look {
   readonly ancestors: object[]
-  /** Of what was looked at so far. */
+  /** Weight of everything checked so far. */
   weight: number
   readonly most: number
 }
 
-/** What a number, a name with its quotes, or the braces of an object take at least, about. */
+/** Approximate minimum length of a number, a quoted name, or the braces of an object. */
 const least = 4
 
 function lossIn(value: unknown, look: Look): Loss | undefined {
@@ -243,7 +247,7 @@ function lossIn(value: unknown, look: Look): Loss | undefined {
 }
 
 function lossOfShape(value: object, ancestors: readonly object[]): string | undefined {
-  // A state is rarely deep, so a look through a short list is quicker than a set.
+  // States are rarely deep, so searching a short list is faster than a set.
   if (ancestors.includes(value)) return 'an object that it lies in'
   return Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
 }
@@ -271,7 +275,7 @@ function lossInObject(object: Properties, look: Look): Loss | undefined {
 
 function unlikeObject(object: object): string | undefined {
   const prototype: unknown = Object.getPrototypeOf(object)
-  // One that comes back has a prototype, and with it names such as `constructor`.
+  // A restored object would have a prototype, and so inherit names such as `constructor`.
   if (prototype === null) return 'an object without a prototype'
   if (prototype !== Object.prototype && !isForeignRoot(prototype)) return nameOf(object)
   if (hasToJson(object)) return 'an object with a toJSON'
@@ -280,12 +284,12 @@ function unlikeObject(object: object): string | undefined {
 
 function unlikeArray(array: object): string | undefined {
   const prototype: unknown = Object.getPrototypeOf(array)
-  // The one of another realm is an array itself, which that of a subclass is not.
+  // The `Array.prototype` of another realm is itself an array. The prototype of a subclass is not.
   if (prototype !== Array.prototype && !Array.isArray(prototype)) return nameOf(array)
   return hasToJson(array) ? 'an array with a toJSON' : undefined
 }
 
-/** Whether it is the `Object.prototype` of another realm, such as that of a `node:vm` context. */
+/** Whether this is the `Object.prototype` of another realm, such as a `node:vm` context. */
 function isForeignRoot(prototype: unknown): boolean {
   return Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype as object, 'isPrototypeOf')
 }

@@ -6,18 +6,23 @@ import { createRandom, type Random } from './random.ts'
 
 /** Options of `SimulatedFileSystem.crashStates`. */
 export interface CrashOptions {
-  /** Chooses the sample and the garbage: any whole number. The same seed gives the same states. @default 1 */
+  /**
+   * The seed of the sample and of the garbage: any whole number. The same seed gives the same
+   * states.
+   * @default 1
+   */
   readonly seed?: number
   /**
-   * How many states to give at most, a whole number of 1 or more or `Infinity`. When the choices multiply to
-   * no more than this, every distinct state is given; otherwise a sample: first, in half of the limit, the
-   * corners (nothing or everything kept, each prefix of the directory operations, each torn write alone),
-   * then random choices.
+   * The most states to return: a whole number of 1 or more, or `Infinity`. If all combinations of
+   * choices number no more than this, every distinct state is returned. Otherwise the states are a
+   * sample. Up to half of the limit goes to the corner cases: nothing or everything kept, each
+   * prefix of the directory operations, each torn write alone. Random choices follow.
    * @default 1000
    */
   readonly limit?: number
   /**
-   * How the write that the crash interrupts may be torn; `[]` leaves whole writes only.
+   * How the crash may tear the write that it interrupts. With `[]`, each write is kept whole or not
+   * at all.
    * @default ['cut', 'zeros', 'head-lost', 'garbage']
    */
   readonly tornVariants?: readonly TornVariant[]
@@ -26,25 +31,31 @@ export interface CrashOptions {
 const defaultVariants: readonly TornVariant[] = ['cut', 'zeros', 'head-lost', 'garbage']
 
 /**
- * What of the unsettled changes a crash keeps: a flag for each directory change, an outcome for each file.
+ * The unsettled changes that a crash keeps: the names that are left, and an outcome for each file.
  */
 interface Choice {
   readonly tree: readonly Survivor[]
   readonly outcomes: ReadonlyMap<FileNode, number>
 }
 
-/** A name that is there after a crash; a directory comes before what is in it. */
+/** A name that exists after a crash. In a list, a directory comes before its entries. */
 interface Survivor {
   readonly name: string
-  /** Where in the list its directory is; -1 for the root. */
+  /** The index of its directory in the list; -1 for the root. */
   readonly parent: number
   /** Absent for a directory. */
   readonly file: FileNode | undefined
 }
 
 /**
- * Gives the distinct disks that a crash of this disk may leave, everything on them durable. The disk must not
- * change while they are taken. Throws at once for options that make no sense.
+ * Returns the distinct disks that a crash of this disk may leave. Everything on them is durable.
+ * The disk must not change until the iterator is finished.
+ *
+ * Invariant: settled changes are in every crash state. Of the other changes of a directory, any
+ * subset may survive. Of a file's lost changes a prefix may survive, and of its pending changes
+ * another prefix.
+ *
+ * @throws {TypeError} if an option is invalid, at the time of the call.
  */
 export function crashDisks(disk: Disk, options: CrashOptions): Generator<Disk, void, undefined> {
   return distinctDisks(disk, checkedOptions(options))
@@ -69,7 +80,7 @@ function* distinctDisks(disk: Disk, options: CheckedOptions): Generator<Disk, vo
   }
 }
 
-/** The disk after a crash that kept every change, or none that is not settled. */
+/** Returns the disk after a crash that kept every change, or only the settled ones. */
 export function crashDisk(disk: Disk, keep: 'all' | 'none'): Disk {
   const plan = new CrashPlan(disk, { seed: 0, variants: [] })
   return plan.build(plan.corner(plan.treeOf(() => keep === 'all'), keep))
@@ -79,7 +90,9 @@ class CrashPlan {
   readonly #root: DirectoryNode
   readonly #bits = new Map<DirectoryNode, number>()
   readonly #options: { readonly seed: number; readonly tornVariants: readonly TornVariant[] }
-  /** Absent when every name leads to the same file in every state, so that files need no comparison. */
+  /**
+   * Absent if every name leads to the same file in every state, so that files need no comparison.
+   */
   readonly #numbers: ContentNumbers | undefined
   readonly #outcomes = new Map<FileNode, FileOutcomes>()
   #bitCount = 0
@@ -91,7 +104,7 @@ class CrashPlan {
     this.#numbers = this.#bitCount === 0 ? undefined : new ContentNumbers()
   }
 
-  /** Gives every directory change that a crash may skip a number of its own. */
+  /** Numbers every directory change that a crash may skip, counted from 0. */
   #number(directory: DirectoryNode): void {
     if (this.#bits.has(directory)) return
     this.#bits.set(directory, this.#bitCount)
@@ -100,7 +113,7 @@ class CrashPlan {
     for (const { node } of directory.changes) if (node instanceof DirectoryNode) this.#number(node)
   }
 
-  /** The names left when the directory changes for which `isKept` says so survive. */
+  /** Returns the names that are left if only the directory changes selected by `isKept` survive. */
   treeOf(isKept: (bit: number) => boolean): Survivor[] {
     const tree: Survivor[] = []
     const visit = (directory: DirectoryNode, parent: number): void => {
@@ -134,7 +147,7 @@ class CrashPlan {
     return outcomes
   }
 
-  /** The choice that keeps all or nothing of every file. */
+  /** Returns the choice that keeps everything or nothing of every file. */
   corner(tree: readonly Survivor[], keep: 'all' | 'none'): Choice {
     const outcomes = new Map<FileNode, number>()
     for (const file of filesOf(tree)) {
@@ -153,7 +166,7 @@ class CrashPlan {
       if (corners-- <= 0) break
       yield choice
     }
-    // Some random choices repeat an earlier state, so a few more than the limit are tried.
+    // Some random choices repeat an earlier state, so up to four times the limit are tried.
     for (let tried = 0; tried < 4 * limit; tried += 1) {
       const kept = Array.from({ length: this.#bitCount }, () => random.below(2) === 1)
       const tree = this.treeOf((bit) => kept[bit] === true)
@@ -163,7 +176,7 @@ class CrashPlan {
     }
   }
 
-  /** Whether the choices of names and of the contents of their files multiply to no more than the limit. */
+  /** Whether the number of combinations of names and file contents is within the limit. */
   #isWithin(limit: number): boolean {
     if (limit === Infinity) return true
     if (2 ** this.#bitCount > limit) return false
@@ -211,7 +224,7 @@ class CrashPlan {
     }
   }
 
-  /** The same text for the same state, apart from inode numbers. */
+  /** Returns a text that is equal for equal states. Inode numbers are not compared. */
   keyOf({ tree, outcomes }: Choice): string {
     const firstNames = new Map<FileNode, number>()
     let key = ''
@@ -221,7 +234,7 @@ class CrashPlan {
         key += 'd/'
         return
       }
-      // Two names of one file are another state than two files with the same bytes.
+      // Two names of one file are a different state from two files with the same bytes.
       const first = firstNames.get(file)
       if (first === undefined) {
         firstNames.set(file, index)

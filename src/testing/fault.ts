@@ -2,67 +2,87 @@ import { normalisePath } from './disk.ts'
 import { isFileCall, type Operation, type OperationName, type OperationRequest } from './operation.ts'
 import { systemError, type SystemErrorCode } from './system-error.ts'
 
-/** Which operations a fault hits. Every field that is given must fit. */
+/** Selects the operations that a fault hits. An operation must match every field that is given. */
 export interface OperationMatch {
-  /** Names of operations. @default all */
+  /**
+   * Names of operations.
+   * @default all
+   */
   readonly operation?: OperationName | readonly OperationName[]
-  /** The whole path, or a pattern found in it; of a rename, either path may fit. @default all */
+  /**
+   * The whole path, or a pattern to search for in it. For a rename, either path may match.
+   * @default all
+   */
   readonly path?: string | RegExp
-  /** The first of the fitting operations to hit: 1 is the first one from now on. @default 1 */
+  /**
+   * The first matching operation to hit, counted from now on: 1 is the next one.
+   * @default 1
+   */
   readonly nth?: number
-  /** How many fitting operations to hit from there on. @default 1 */
+  /**
+   * How many matching operations to hit, starting with the `nth`.
+   * @default 1
+   */
   readonly times?: number | 'always'
 }
 
-/** Which writes `SimulatedFileSystem.shortWriteOn` cuts short. */
+/** Selects the writes that `SimulatedFileSystem.shortWriteOn` cuts short. */
 export interface ShortWriteMatch extends Omit<OperationMatch, 'operation'> {
-  /** How many bytes are written, if more are asked for: 0 or more. */
+  /** The most bytes that a write stores: 0 or more. */
   readonly bytes: number
 }
 
 /** Options of `SimulatedFileSystem.failOn`. */
 export interface FaultOptions {
   /**
-   * A write that is to fail first writes this many bytes (of those asked for) and says so; the writes after
-   * it fail. So a disk fills up. Other operations are not changed by it. @default no bytes: the first write
-   * fails at once
+   * How many bytes to store before failing, as on a disk that fills up. If the first operation that
+   * the fault hits is a write, the write stores this many bytes, at most as many as requested, and
+   * reports the count without an error. The next `times` matching operations fail. If the first
+   * operation is not a write, this option has no effect.
+   * @default absent: the first write fails at once
    */
   readonly bytesFirst?: number
   /**
-   * Whether a failed `sync`, `dataSync` or `syncDirectory` loses the pending changes: they stay visible, no
-   * later sync makes them durable, and a crash may undo them. So does Linux with the pages of a file
-   * ("fsyncgate", 2018); of names a journaling file system keeps account, or it goes read-only.
+   * Whether a failed `sync`, `dataSync` or `syncDirectory` loses the pending changes. Lost changes
+   * stay visible, no later sync makes them durable, and a crash may undo them. Linux does this with
+   * the pages of a file ("fsyncgate", 2018). For names, a journaling file system keeps track of
+   * pending changes, or it becomes read-only.
    * @default true for `sync` and `dataSync`, false for `syncDirectory`
    */
   readonly dropsPending?: boolean
 }
 
-/** A fault that was set. */
+/** A fault that was set with `failOn` or `shortWriteOn`. */
 export interface Fault {
-  /** How many operations it has changed so far. A test that expects a fault checks that it came. */
+  /**
+   * How many operations the fault has hit so far. A test that expects a fault should check this.
+   */
   readonly hits: number
-  /** Ends it. */
+  /** Removes the fault. */
   remove(): void
 }
 
-/** What a fault does to an operation. */
+/** The effect of a fault on an operation. */
 export interface FaultEffect {
   readonly error?: Error
   readonly dropsPending?: boolean
-  /** Write no more than this many bytes. */
+  /** The most bytes that a write may store. */
   readonly maxBytes?: number
 }
 
 type Match = OperationMatch | ((operation: Operation) => boolean)
 
-/** The faults that are set. An operation that several of them hit gets the one that was set first. */
+/**
+ * The faults that are set. If several faults hit one operation, the fault that was set first
+ * decides.
+ */
 export class Faults {
   readonly #rules = new Set<(operation: Operation) => FaultEffect | undefined>()
 
   fail(match: Match, error: SystemErrorCode | Error, options: FaultOptions = {}): Fault {
     const { bytesFirst, dropsPending } = options
     if (bytesFirst !== undefined) checkCount('bytesFirst', bytesFirst, 0)
-    // An unknown name must fail here and not when the fault strikes.
+    // An unknown error name must fail here, not when the fault strikes.
     if (typeof error === 'string') systemError(error, 'write')
     const times = timesOf(match)
     let shortWrites = 0
@@ -93,7 +113,7 @@ export class Faults {
 
   effectOn(operation: Operation): FaultEffect | undefined {
     let effect: FaultEffect | undefined
-    // Every rule sees every operation, so that its count is right whatever the others do.
+    // Every rule sees every operation, so that the count of one rule does not depend on the others.
     for (const rule of this.#rules) {
       const mine = rule(operation)
       effect ??= mine
@@ -101,7 +121,9 @@ export class Faults {
     return effect
   }
 
-  /** `strike` gets the fitting operations from the nth on, with 1 for the nth itself. */
+  /**
+   * Calls `strike` for matching operations from the `nth` on, with ordinal 1 for the `nth` itself.
+   */
   #add(match: Match, strike: (operation: Operation, ordinal: number) => FaultEffect | undefined): Fault {
     const fits = typeof match === 'function' ? match : matcherOf(match)
     const nth = typeof match === 'function' ? 1 : (match.nth ?? 1)
@@ -127,7 +149,7 @@ export class Faults {
   }
 }
 
-/** The error of a system call, as it would come for this operation. */
+/** Returns the error that a failing system call of this operation would give. */
 export function errorOf(code: SystemErrorCode, { syscall, path, to }: Operation): NodeJS.ErrnoException {
   return systemError(code, syscall, isFileCall(syscall) ? {} : { path, to })
 }
@@ -158,12 +180,15 @@ function checkCount(name: string, count: number, minimum: number): void {
   throw new TypeError(`Expected \`${name}\` to be a whole number of ${minimum} or more, got ${count}`)
 }
 
-/** What every operation rejects with once the simulated process has stopped. */
+/** The error with which every operation rejects once the simulated process has stopped. */
 export class SimulatedStopError extends Error {
   override readonly name = 'SimulatedStopError'
 }
 
-/** The one place every operation passes before it is applied: it counts, tells, stops and fails them. */
+/**
+ * Every operation passes this gate before it is applied. The gate counts the operation, tells the
+ * listeners, stops the process, and returns the effect of faults.
+ */
 export class OperationGate {
   readonly faults: Faults = new Faults()
   readonly #listeners = new Set<(operation: Operation) => void>()
@@ -193,12 +218,16 @@ export class OperationGate {
     }
   }
 
-  /** Counts the operation and gives the fault that hits it. Throws when the process has stopped. */
+  /**
+   * Counts the operation and returns the effect of the fault that hits it.
+   *
+   * @throws {SimulatedStopError} if the process has stopped.
+   */
   pass(request: OperationRequest): FaultEffect {
     this.#checkStop(request)
     const operation: Operation = { index: this.#operations, ...request }
     for (const listener of this.#listeners) listener(operation)
-    // Again, since a listener may have stopped the process.
+    // Checked again, because a listener may have stopped the process.
     this.#checkStop(request)
     this.#operations += 1
     return this.faults.effectOn(operation) ?? {}

@@ -1,8 +1,8 @@
 /**
- * A simulated file system for crash tests, of ministore itself and of code that uses it.
+ * A simulated file system for crash tests of ministore and of code that uses it.
  *
- * Run the code on a {@link SimulatedFileSystem}, take the states that a crash may leave at any moment, and
- * check that the code opens every one of them and finds what it had acknowledged:
+ * Run the code on a {@link SimulatedFileSystem} and take the states that a crash may leave at any
+ * moment. Check that the code opens each state and finds everything it had acknowledged:
  *
  * ```ts
  * import { SimulatedFileSystem } from '@mini-ts/ministore/testing'

@@ -1,7 +1,8 @@
 import type { File, FileSystem, OpenMode } from '../fs/file-system.ts'
 
 /**
- * The methods of the port that count as operations: all of them but `watch`, which asks nothing of the disk.
+ * The names of the methods of `FileSystem` and `File` that count as operations. Only `watch` does
+ * not count, because it asks nothing of the disk.
  */
 export type OperationName = Exclude<keyof FileSystem, 'watch'> | keyof File
 
@@ -9,27 +10,30 @@ export type OperationName = Exclude<keyof FileSystem, 'watch'> | keyof File
 export interface Operation {
   /** How many operations were applied before this one: 0 for the first. */
   readonly index: number
-  /** The name of the method of the port. */
+  /** The name of the method that was called. */
   readonly operation: OperationName
-  /** The normalised path; of an open file, the newest name of it. */
+  /** The normalised path. For an open file, its newest name. */
   readonly path: string
   /** The new path of a rename. */
   readonly to?: string
-  /** How an `open` opens. */
+  /** The mode of an `open`. */
   readonly mode?: OpenMode
-  /** Where a `read` or `write` begins, in bytes. */
+  /** Where a `read` or `write` begins, in bytes from the start of the file. */
   readonly position?: number
-  /** How many bytes a `read` or `write` asks for, or the length that a `truncate` leaves. */
+  /** How many bytes a `read` or `write` requests, or the length in bytes that a `truncate` sets. */
   readonly length?: number
-  /** The bytes of a `write`: for reading, and only during the call. */
+  /** The bytes of a `write`. Read-only, and valid only during the call. */
   readonly bytes?: Uint8Array
   /** The system call that an error of this operation names. */
   readonly syscall: string
-  /** Whether it can change what is visible or what a crash may leave. Reading, `lock` and `close` cannot. */
+  /**
+   * Whether the operation can change what is visible or what a crash may leave. Reads, `lock` and
+   * `close` cannot.
+   */
   readonly changesDisk: boolean
 }
 
-/** An operation before it has its turn. */
+/** An operation before it is counted. */
 export type OperationRequest = Omit<Operation, 'index'>
 
 const fileCalls: ReadonlySet<string> = new Set([
@@ -43,7 +47,7 @@ const fileCalls: ReadonlySet<string> = new Set([
   'close',
 ])
 
-/** Whether the system call works on an open file; Node's errors of such calls carry no path. */
+/** Whether the system call works on an open file. Node's errors of such calls carry no path. */
 export function isFileCall(syscall: string): boolean {
   return fileCalls.has(syscall)
 }

@@ -9,34 +9,45 @@ import type { Operation, OperationRequest } from './operation.ts'
 import { type FileHost, microtaskTurns, SimulatedDirectory, SimulatedFile, syncTurns } from './simulated-file.ts'
 import type { SystemErrorCode } from './system-error.ts'
 
-// Code that knows files by device and inode, such as a registry of locks in the process, must not take a file
-// of a crash state for the file it was copied from.
+// Each file system has its own device number. Code that identifies files by device and inode, such
+// as a registry of locks in the process, must not mistake a file of a crash state for the file it
+// was copied from.
 let devices = 0
 
 /**
  * A file system in memory that knows which changes are durable and which a crash may still undo.
  *
- * **Modelled.** Bytes are durable after `sync` or `dataSync` of their file, names after `syncDirectory` of
- * their directory, and neither does the work of the other. A crash keeps of each file a prefix of its pending
- * writes and truncations, perhaps with the next write torn, and of the pending changes of names any subset,
- * in their order; a rename is one change. A failed sync loses what was pending (see {@link FaultOptions}).
- * Files stay readable after their name is gone, inode numbers are used again, locks belong to open files,
- * writes may be short, disks fill up. Errors have the shape of Node's.
+ * **Modelled.**
  *
- * Files have the permissions and owner that they were created with, and nobody is refused for them.
+ * - The bytes of a file are durable after its `sync` or `dataSync`. Names are durable after
+ *   `syncDirectory` of their directory. Neither call does the work of the other.
+ * - A crash keeps a prefix of each file's pending writes and truncations, perhaps with the next
+ *   write torn. It keeps any subset of the pending name changes, in their order. A rename is one
+ *   change.
+ * - A failed sync loses what was pending (see {@link FaultOptions}).
+ * - A file stays readable while it is open, even after its name is gone. Inode numbers are reused.
+ * - A lock belongs to one open file. Writes may be short, and disks fill up.
+ * - Files keep the permissions and owner they were created with, but these never deny access.
+ * - Errors have the shape of Node's.
  *
- * **Not modelled.** Symbolic and hard links, times, renames between directories
- * (`EXDEV`), writes of one file that reach the disk out of order, damage to what is durable (flip a bit with
- * `writeFile`), Windows paths.
+ * **Not modelled.**
  *
- * A method of the port works when its turn comes, after a microtask (a sync after several), and calls that
- * are not awaited may so overtake one another; `write` works at once. The other methods act at once, are no
- * operations, and no fault reaches them. Paths are POSIX paths; a relative one starts at the root.
+ * - Symbolic links, hard links, times and Windows paths.
+ * - Renames between directories, which fail with `EXDEV`.
+ * - Writes of one file that reach the disk out of order.
+ * - Damage to durable data. To flip a bit, use `writeFile`.
+ *
+ * A method of {@link FileSystem} takes effect after one turn of the microtask queue, a sync after
+ * many turns, so calls that are not awaited may overtake one another. `write` takes effect during
+ * the call. `watch` and the methods for tests also act during the call. They do not count as
+ * operations, and faults do not affect them.
+ *
+ * Paths are POSIX paths. A relative path starts at the root.
  */
 export class SimulatedFileSystem implements FileSystem {
-  /** How many bytes all visible files together may have; may be changed at any time. */
+  /** The most bytes that all files together may hold. May be changed at any time. */
   capacityBytes: number
-  /** Whether changes fail with `EROFS`; may be changed at any time. */
+  /** Whether changes fail with `EROFS`. May be changed at any time. */
   readOnly: boolean
   readonly #device = ++devices
   readonly #gate = new OperationGate()
@@ -51,7 +62,7 @@ export class SimulatedFileSystem implements FileSystem {
     this.#host = this.#makeHost()
   }
 
-  // The port
+  // The methods of FileSystem
 
   open(path: string, mode: OpenMode, access?: FileAccess): Promise<File> {
     const changesDisk = mode === 'create' || mode === 'ensure'
@@ -77,7 +88,7 @@ export class SimulatedFileSystem implements FileSystem {
     })
   }
 
-  /** The normalised path: there are no symbolic links. */
+  /** Resolves with the normalised path, since there are no symbolic links. */
   realPath(path: string): Promise<string> {
     const request = { operation: 'realPath', path, syscall: 'realpath', changesDisk: false } as const
     return this.#run(request, ({ path: at }) => {
@@ -86,7 +97,7 @@ export class SimulatedFileSystem implements FileSystem {
     })
   }
 
-  /** Within one directory; `EXDEV` otherwise. */
+  /** Renames within one directory. Rejects with `EXDEV` if the directories differ. */
   rename(from: string, to: string): Promise<void> {
     const request = { operation: 'rename', path: from, to, syscall: 'rename', changesDisk: true } as const
     return this.#run(request, ({ path, to: target = path }) => {
@@ -122,8 +133,10 @@ export class SimulatedFileSystem implements FileSystem {
   }
 
   /**
-   * Locks belong to open files: the one that holds a lock may take it again, another one on the same inode
-   * not.
+   * Takes the lock of an open file. Resolves with `true` if this open file holds the lock now, also
+   * if it held the lock before, and with `false` if another open file holds it.
+   *
+   * @throws {TypeError} if `file` is not an open file of this file system.
    */
   async lock(file: File): Promise<boolean> {
     if (!(file instanceof SimulatedFile) || !file.isOn(this.#host)) {
@@ -133,106 +146,137 @@ export class SimulatedFileSystem implements FileSystem {
     return await this.#run(request, () => file.lock())
   }
 
-  /** Tells of changes in a later turn of the event loop, once for all until then. What is no directory gives no hints. */
+  /**
+   * Calls `onChange` in a later turn of the event loop, once for all changes up to then. A path
+   * that is not a directory gives no hints.
+   */
   watch(directory: string, onChange: () => void): () => void {
     const node = this.#disk.find(normalisePath(directory))
     return node instanceof DirectoryNode ? this.#watchers.add(node, onChange) : () => undefined
   }
 
-  // For tests: what is on the disk
+  // For tests: the contents of the disk
 
-  /** A copy of the visible bytes of a file. */
+  /**
+   * Returns a copy of the visible bytes of a file.
+   *
+   * @throws `ENOENT` or `ENOTDIR` if there is no such file, `EISDIR` if it is a directory.
+   */
   readFile(path: string): Buffer {
     return Buffer.from(this.#disk.getFile(normalisePath(path), 'open').visible.view())
   }
 
   /**
-   * Makes a file with this content, or gives it to the one that is there, its directories included: all of it
-   * visible and durable at once.
+   * Creates a file with this content or replaces the content of an existing one. Creates missing
+   * parent directories. Content and names are visible and durable at once.
+   *
+   * @throws `EISDIR` if the path is a directory, `ENOTDIR` if a parent is a file.
    */
   writeFile(path: string, content: string | Uint8Array): void {
-    // Buffer.from copies both texts and bytes.
+    // Buffer.from copies both strings and bytes.
     const bytes = new Bytes(typeof content === 'string' ? Buffer.from(content) : Buffer.from(content))
     this.#watchers.changed(this.#disk.putFile(normalisePath(path), bytes))
   }
 
-  /** Makes a directory and those above it where they are missing, visible and durable at once. */
+  /**
+   * Creates a directory and its missing parents, visible and durable at once.
+   *
+   * @throws `ENOTDIR` if a file is in the way.
+   */
   addDirectory(path: string): void {
     this.#disk.ensureDirectory(normalisePath(path))
   }
 
-  /** Whether anything is visible at the path. */
+  /** Whether a file or directory is visible at the path. */
   exists(path: string): boolean {
     return typeof this.#disk.find(normalisePath(path)) !== 'string'
   }
 
-  /** The visible names in a directory, sorted. */
+  /**
+   * Returns the visible names in a directory, sorted.
+   *
+   * @throws `ENOENT` or `ENOTDIR` if there is no such directory.
+   */
   names(directory: string): string[] {
     return [...this.#disk.getDirectory(normalisePath(directory), 'scandir').visible.keys()].toSorted()
   }
 
-  /** A copy of every visible file, by path. Directories show only in the paths. */
+  /** Returns a copy of every visible file, by path. Empty directories are left out. */
   snapshot(): Map<string, Buffer> {
     return this.#disk.snapshot()
   }
 
   /**
-   * The distinct states in which a crash at this moment may leave the disk, as new file systems: independent
-   * of this one and of each other, everything in them durable, nothing open, locked or set to fail.
+   * Returns the distinct states in which a crash at this moment may leave the disk. Each state is a
+   * new file system, independent of this one and of the others. Everything in it is durable, no
+   * file is open or locked, and no faults are set.
    *
-   * The moment is that of the call; the states are made as they are taken, and cost little more than their
-   * names until they are written to. Of a state equal to an earlier one in names and bytes nothing is seen.
+   * The moment is the time of the call. Each state is built when the iterator reaches it, and costs
+   * little more than its names until it is written to. A state with the same names and bytes as an
+   * earlier one is skipped.
+   *
+   * @throws {TypeError} if an option is invalid, at the time of the call.
    */
   crashStates(options: CrashOptions = {}): Generator<SimulatedFileSystem, void, undefined> {
     return this.#images(crashDisks(this.#disk.clone(), options))
   }
 
   /**
-   * The state after a crash that kept only what is durable (`none`) or all that is visible (`all`), as a new
-   * file system in which everything is durable.
+   * Returns the state after a crash that kept only durable changes (`none`) or all visible changes
+   * (`all`). The state is a new file system in which everything is durable.
    */
   afterCrash(options: { readonly keep: 'all' | 'none' }): SimulatedFileSystem {
     return this.#image(crashDisk(this.#disk.clone(), options.keep))
   }
 
   /**
-   * The state after the process was killed and the system lives on, as a new file system: all that was
-   * visible is, what was pending is pending and what was lost is lost, but nothing is open, locked or set to
-   * fail.
+   * Returns the state after the process was killed while the system kept running, as a new file
+   * system. Visible changes stay visible, pending ones stay pending, and lost ones stay lost. No
+   * file is open or locked, and no faults are set.
    */
   afterKill(): SimulatedFileSystem {
     return this.#image(this.#disk.clone())
   }
 
-  /** How many operations were applied so far, failed ones included. */
+  /** How many operations have been applied so far, including those that failed. */
   get operations(): number {
     return this.#gate.operations
   }
 
   /**
-   * Calls the listener before each operation is applied, when the disk is still as it was: the moment to take
-   * crash states. What it throws becomes the failure of the operation. Returns the function that ends it.
+   * Calls the listener before each operation is applied, while the disk is still unchanged. This is
+   * the moment to take crash states. If the listener throws, the operation rejects with that error
+   * and changes nothing. Returns a function that removes the listener.
    */
   onOperation(listener: (operation: Operation) => void): () => void {
     return this.#gate.listen(listener)
   }
 
   /**
-   * Stops the process before the operation with this index, 0 for the first: it and all after it reject with
-   * a {@link SimulatedStopError} and change nothing. Go on with `crashStates` or `afterKill`.
+   * Stops the simulated process before the operation with this index; 0 is the first. That
+   * operation and all later ones reject with a {@link SimulatedStopError} and change nothing.
+   * Continue with `crashStates` or `afterKill`.
+   *
+   * @throws {TypeError} if `index` is not a whole number of 0 or more.
    */
   stopAt(index: number): void {
     this.#gate.stopAt(index)
   }
 
-  /** Whether an operation was asked for after the process had stopped. */
+  /** Whether the code under test has called an operation since the process stopped. */
   get isStopped(): boolean {
     return this.#gate.isStopped
   }
 
   /**
-   * Makes operations fail, without effect: those that match, or all for which the function says so. An
-   * `Error` is thrown as it is.
+   * Makes operations fail. A failed operation changes nothing, except as the options say. `match`
+   * selects operations by its fields; a function selects every operation for which it returns
+   * `true`. An `Error` is used as it is.
+   *
+   * Every rule counts every matching operation, also when another rule makes that operation fail.
+   * If several rules hit one operation, the rule that was set first decides.
+   *
+   * @throws {TypeError} if `match`, `error` or an option is invalid.
    *
    * @example
    * files.failOn({ operation: 'dataSync', path: /journal/, nth: 3 }, 'EIO')
@@ -246,12 +290,16 @@ export class SimulatedFileSystem implements FileSystem {
     return this.#gate.faults.fail(match, error, options)
   }
 
-  /** Makes writes write fewer bytes than asked, without an error. */
+  /**
+   * Makes writes store fewer bytes than requested, without an error.
+   *
+   * @throws {TypeError} if `match` is invalid.
+   */
   shortWriteOn(match: ShortWriteMatch): Fault {
     return this.#gate.faults.shorten(match)
   }
 
-  /** Ends all faults. */
+  /** Removes all faults. */
   clearFaults(): void {
     this.#gate.faults.clear()
   }
@@ -287,7 +335,7 @@ export class SimulatedFileSystem implements FileSystem {
     return {
       device: this.#device,
       isReadOnly: () => this.readOnly,
-      // Counted anew each time, which only those pay who set a capacity.
+      // Counting every file on each write is slow, so it happens only if a capacity is set.
       roomBytes: () =>
         this.capacityBytes === Infinity ? Infinity : Math.max(0, this.capacityBytes - this.#disk.usedBytes()),
       pass: (request) => this.#gate.pass(request),
@@ -301,15 +349,20 @@ export class SimulatedFileSystem implements FileSystem {
 /** Options of {@link SimulatedFileSystem}. */
 export interface SimulatedFileSystemOptions {
   /**
-   * How many bytes all visible files together may have. A write that needs more writes what fits; when
-   * nothing fits it fails with `ENOSPC`. Names take no room. Crash states keep it. @default Infinity
+   * The most bytes that all files together may hold, including open files without a name. A write
+   * that needs more stores the bytes that fit. If no byte fits, the write fails with `ENOSPC`.
+   * Names take no room. Crash states keep this limit.
+   * @default Infinity
    */
   readonly capacityBytes?: number
-  /** Whether every change but a sync fails with `EROFS`. Crash states keep it. @default false */
+  /**
+   * Whether every change except a sync fails with `EROFS`. Crash states keep this setting.
+   * @default false
+   */
   readonly readOnly?: boolean
 }
 
-/** @throws {TypeError} for a name that is not known. */
+/** @throws {TypeError} if an option is unknown. */
 export function checkedOptions(options: SimulatedFileSystemOptions): Required<SimulatedFileSystemOptions> {
   const { capacityBytes = Infinity, readOnly = false, ...rest } = options
   const [unknown] = Object.keys(rest)

@@ -1,15 +1,15 @@
 /**
  * The content of one file: bytes that grow, shrink and fork.
  *
- * A fork shares its memory with the original until either is written, which makes a crash state cost as
- * much as its names and not as much as its bytes.
+ * A fork shares its memory with the original until one of them is written. A crash state therefore
+ * costs as much as its names, not as much as its bytes.
  */
 export class Bytes {
   #memory: Buffer
   #length: number
   #isShared: boolean
 
-  /** Takes the memory over: the caller must not write to it again. */
+  /** Takes over the memory. The caller must not write to it again. */
   constructor(memory: Buffer = Buffer.alloc(0)) {
     this.#memory = memory
     this.#length = memory.length
@@ -20,7 +20,7 @@ export class Bytes {
     return this.#length
   }
 
-  /** Copies bytes from `position` on into `target`; gives how many, 0 at the end. */
+  /** Copies bytes from `position` on into `target`. Returns how many were copied, 0 at the end. */
   read(target: Uint8Array, position: number): number {
     if (position >= this.#length) return 0
     const end = Math.min(this.#length, position + target.length)
@@ -28,7 +28,7 @@ export class Bytes {
     return end - position
   }
 
-  /** Writes at `position`; a gap between the old end and `position` reads as NUL. */
+  /** Writes at `position`. A gap between the old end and `position` reads as NUL. */
   write(bytes: Uint8Array, position: number): void {
     if (bytes.length === 0) return
     this.extend(position)
@@ -38,7 +38,7 @@ export class Bytes {
     this.#length = end
   }
 
-  /** Makes the length at least `length`, with NUL. */
+  /** Extends the content with NUL if it is shorter than `length` bytes. */
   extend(length: number): void {
     if (length <= this.#length) return
     this.#own(length)
@@ -46,7 +46,7 @@ export class Bytes {
     this.#length = length
   }
 
-  /** Makes the length exactly `length`. */
+  /** Sets the length to exactly `length` bytes. */
   truncate(length: number): void {
     this.extend(length)
     this.#length = length
@@ -60,12 +60,12 @@ export class Bytes {
     return copy
   }
 
-  /** The bytes themselves, not a copy: for reading, and only until the next change. */
+  /** Returns the bytes themselves, not a copy. Read-only, and valid only until the next change. */
   view(): Buffer {
     return this.#memory.subarray(0, this.#length)
   }
 
-  /** Makes sure that the memory is ours alone and holds `capacity` bytes. */
+  /** Ensures that the memory is not shared and holds `capacity` bytes. */
   #own(capacity: number): void {
     if (!this.#isShared && capacity <= this.#memory.length) return
     const grown = capacity <= this.#memory.length ? this.#length : 2 * this.#length

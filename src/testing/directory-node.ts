@@ -3,8 +3,8 @@ import { type Fate, FileNode } from './file-node.ts'
 export type Node = FileNode | DirectoryNode
 
 /**
- * A change of names, in one step: `removes` goes, then `puts` leads to `node`. Creating and making a
- * directory only put, unlinking only removes, renaming does both.
+ * A change of names in one step: the name `removes` disappears, then the name `puts` leads to
+ * `node`. Creating a file or directory only puts, unlinking only removes, and renaming does both.
  */
 export interface DirectoryChange {
   readonly removes?: string
@@ -13,7 +13,7 @@ export interface DirectoryChange {
   fate: Fate
 }
 
-/** A directory: the names that are visible, those that are durable, and the changes between the two. */
+/** A directory: its visible names, its durable names, and the changes between the two. */
 export class DirectoryNode {
   readonly inode: number
   parent: DirectoryNode | undefined
@@ -26,7 +26,10 @@ export class DirectoryNode {
     this.inode = inode
   }
 
-  /** Makes a change visible; with the fate `settled`, durable too, whatever is still pending before it. */
+  /**
+   * Makes a change visible. With the fate `settled` the change is part of every crash state, even
+   * while earlier changes are pending.
+   */
   record(change: DirectoryChange): void {
     for (const name of [change.removes, change.puts]) {
       const gone = name === undefined ? undefined : this.visible.get(name)
@@ -63,9 +66,9 @@ export class DirectoryNode {
 }
 
 /**
- * Applies a change to names that need not be those it was made on, since a crash may have skipped the changes
- * before it. It then writes its own names all the same, as a directory block would that reached the disk
- * alone.
+ * Applies a change to names that may differ from those it was made on, since a crash may have
+ * skipped earlier changes. The change still writes its own names, like a directory block that
+ * reached the disk alone.
  */
 export function applyDirectoryChange(names: Map<string, Node>, change: DirectoryChange): void {
   const { removes, puts, node } = change
@@ -79,7 +82,7 @@ interface Watcher {
   isDue: boolean
 }
 
-/** Those who want to hear of changes in a directory. */
+/** The callbacks that watch directories for changes. */
 export class Watchers {
   readonly #watchers = new Set<Watcher>()
 
@@ -91,7 +94,7 @@ export class Watchers {
     }
   }
 
-  /** Tells in a later turn of the event loop, once for all changes until then. */
+  /** Calls the watchers in a later turn of the event loop, once for all changes up to then. */
   changed(directory: DirectoryNode | undefined): void {
     for (const watcher of this.#watchers) {
       if (watcher.directory !== directory || watcher.isDue) continue

@@ -6,7 +6,7 @@ import { FileNode } from './file-node.ts'
 import type { OperationRequest } from './operation.ts'
 import { systemError } from './system-error.ts'
 
-/** All files and directories of one simulated file system, and the way from a path to them. */
+/** All files and directories of one simulated file system, and the lookup by path. */
 export class Disk {
   readonly root: DirectoryNode
   #highestInode: number
@@ -27,8 +27,8 @@ export class Disk {
   }
 
   /**
-   * To be called when a file lost a name or was closed. Once nothing leads to it, its inode number goes to
-   * the next file, as on real file systems.
+   * Must be called after a file lost a name or was closed. Once no name and no open file leads to
+   * the node, the next file reuses its inode number, as on real file systems.
    */
   release(node: Node | undefined): void {
     if (!(node instanceof FileNode) || node.links > 0) return
@@ -40,7 +40,7 @@ export class Disk {
     this.#freeInodes.push(node.inode)
   }
 
-  /** The bytes of all visible files and of those still open without a name. */
+  /** The bytes of all visible files and of open files without a name. */
   usedBytes(): number {
     let used = 0
     for (const file of this.#unnamed) used += file.visible.length
@@ -48,7 +48,7 @@ export class Disk {
     return used
   }
 
-  /** What is visible at the path. */
+  /** Returns the node that is visible at the path, or the error code if there is none. */
   find(path: string): Node | 'ENOENT' | 'ENOTDIR' {
     let node: Node = this.root
     for (const name of path.split('/')) {
@@ -61,7 +61,7 @@ export class Disk {
     return node
   }
 
-  /** What is visible at the path; throws `ENOENT` or `ENOTDIR`. */
+  /** Returns the node that is visible at the path. Throws `ENOENT` or `ENOTDIR`. */
   get(path: string, syscall: string): Node {
     const node = this.find(path)
     if (typeof node === 'string') throw systemError(node, syscall, { path })
@@ -80,7 +80,7 @@ export class Disk {
     throw systemError('ENOTDIR', syscall, { path })
   }
 
-  /** The directory that holds the name at the end of the path, or will hold it. */
+  /** Returns the directory that holds the last name of the path, or will hold it. */
   getParent(path: string, syscall: string): DirectoryNode {
     const parent = this.find(posix.dirname(path))
     if (typeof parent === 'string') throw systemError(parent, syscall, { path })
@@ -88,7 +88,7 @@ export class Disk {
     return parent
   }
 
-  /** Makes the directory and those above it where they are missing, and all their names durable. */
+  /** Creates the directory and its missing parents, and makes all their names durable. */
   ensureDirectory(path: string): DirectoryNode {
     let directory = this.root
     for (const name of path.split('/')) {
@@ -102,7 +102,10 @@ export class Disk {
     return directory
   }
 
-  /** Puts a file in place, durably, its directories included. Returns the directory that holds it. */
+  /**
+   * Creates or replaces a file, durably, and creates missing parents. Returns the directory that
+   * holds the file.
+   */
   putFile(path: string, content: Bytes): DirectoryNode {
     const directory = this.ensureDirectory(posix.dirname(path))
     const known = directory.visible.get(posix.basename(path))
@@ -113,14 +116,14 @@ export class Disk {
     return directory
   }
 
-  /** A copy of every visible file, by path. */
+  /** Returns a copy of every visible file, by path. */
   snapshot(): Map<string, Buffer> {
     const contents = new Map<string, Buffer>()
     for (const [path, file] of this.files()) contents.set(path, Buffer.from(file.visible.view()))
     return contents
   }
 
-  /** Every visible file with its path, sorted by name within each directory. */
+  /** Yields every visible file with its path, sorted by name within each directory. */
   *files(directory: DirectoryNode = this.root, prefix = '/'): Generator<[string, FileNode], void, undefined> {
     for (const [name, node] of [...directory.visible].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
       if (node instanceof FileNode) yield [prefix + name, node]
@@ -128,10 +131,13 @@ export class Disk {
     }
   }
 
-  /** An independent disk in the same state, pending changes included; nothing on it is open or locked. */
+  /**
+   * Returns an independent disk in the same state, including pending changes. No file on it is open
+   * or locked.
+   */
   clone(): Disk {
     const copies = new Map<Node, Node>()
-    // The root is a directory, so its copy is.
+    // The root is a directory, so its copy is a directory.
     const root = cloneNode(this.root, copies) as DirectoryNode
     const copy = new Disk(root, this.#highestInode)
     copy.#freeInodes.push(...this.#freeInodes)
@@ -139,12 +145,15 @@ export class Disk {
   }
 }
 
-/** The absolute path without `.`, `..`, doubled and trailing slashes. A relative path starts at the root. */
+/**
+ * Returns the absolute path without `.`, `..`, and doubled or trailing slashes. A relative path
+ * starts at the root.
+ */
 export function normalisePath(path: string): string {
   return posix.resolve('/', path)
 }
 
-/** The newest path of a file or directory. */
+/** Returns the newest path of a file or directory. */
 export function pathOf(node: Node): string {
   if (node.parent === undefined) return '/'
   const directory = pathOf(node.parent)
@@ -180,7 +189,7 @@ function cloneNode(node: Node, copies: Map<Node, Node>): Node {
   return directory
 }
 
-/** A request for an operation, its paths normalised. */
+/** Returns the request with its paths normalised. */
 export function normaliseRequest(request: OperationRequest): OperationRequest {
   const { path, to } = request
   return { ...request, path: normalisePath(path), ...(to === undefined ? {} : { to: normalisePath(to) }) }

@@ -3,8 +3,9 @@ import type { Bytes } from './bytes.ts'
 import type { DirectoryNode } from './directory-node.ts'
 
 /**
- * Where a change stands: `pending` until a sync; `settled` after it, part of every crash state; `lost` when
- * that sync failed, and then no later sync can settle it.
+ * The state of a change. A change is `pending` until a sync. After a successful sync it is
+ * `settled` and part of every crash state. After a failed sync that drops changes it is `lost`, and
+ * no later sync can settle it.
  */
 export type Fate = 'pending' | 'lost' | 'settled'
 
@@ -15,22 +16,27 @@ export interface FileChange {
   fate: Fate
 }
 
-/** A file apart from its names: what is visible, what is durable, and the changes between the two. */
+/**
+ * A file apart from its names: its visible content, its durable content, and the changes between
+ * the two.
+ *
+ * Invariant: the durable content plus all changes, in order, gives the visible content.
+ */
 export class FileNode {
   readonly inode: number
-  /** The directory and the newest name in it; kept when the name is removed. */
+  /** The directory and the newest name in it. Both are kept when the name is removed. */
   parent: DirectoryNode | undefined
   name = ''
-  /** How many visible names lead here. */
+  /** How many visible names lead to this file. */
   links = 0
-  /** How many open files there are. */
+  /** How many open files use this node. */
   opens = 0
   /** The open file that holds the lock. */
   lockedBy: object | undefined
   visible: Bytes
   durable: Bytes
   changes: FileChange[] = []
-  /** Not a change that a crash may undo: it is made with the file. */
+  /** Set when the file is created. A crash does not undo it. */
   readonly access: Required<FileAccess>
 
   constructor(inode: number, content: Bytes, access: FileAccess = {}) {
@@ -43,8 +49,8 @@ export class FileNode {
 
   write(bytes: Uint8Array, position: number): void {
     this.visible.write(bytes, position)
-    // Copied, since the caller may use its buffer again while the write is pending; `slice` of a Buffer would
-    // not copy.
+    // Copied because the caller may reuse its buffer while the write is pending. `slice` of a
+    // Buffer would not copy.
     this.changes.push({ position, bytes: Buffer.from(bytes), fate: 'pending' })
   }
 
@@ -53,11 +59,11 @@ export class FileNode {
     this.changes.push({ position: length, bytes: undefined, fate: 'pending' })
   }
 
-  /** A sync that worked: pending changes become durable, lost ones stay lost. */
+  /** Records a successful sync: pending changes become durable, lost ones stay lost. */
   settle(): void {
     for (const change of this.changes) if (change.fate === 'pending') change.fate = 'settled'
-    // Changes behind a lost one stay in the list: what they leave depends on how much of the lost one
-    // survived.
+    // Changes after a lost one stay in the list, because their result depends on how much of the
+    // lost one survived.
     let folded = 0
     for (const change of this.changes) {
       if (change.fate !== 'settled') break
@@ -67,7 +73,10 @@ export class FileNode {
     this.changes.splice(0, folded)
   }
 
-  /** A sync that failed: the kernel takes the pending changes for written, and they may not be. */
+  /**
+   * Records a failed sync: the kernel treats the pending changes as written, although they may not
+   * be.
+   */
   drop(): void {
     for (const change of this.changes) if (change.fate === 'pending') change.fate = 'lost'
   }

@@ -3,21 +3,23 @@ import { applyFileChange, type Fate, type FileChange, type FileNode } from './fi
 import { createRandom, type Random } from './random.ts'
 
 /**
- * How far the changes of one fate got before the crash: the first `kept` wholly, the next one torn or not at
- * all.
+ * How far the changes of one fate got before the crash. The first `kept` changes survived whole.
+ * The next one is torn, or missing if `tear` is absent.
  */
 interface Extent {
   readonly kept: number
   readonly tear?: Tear
 }
 
-/** Gives contents numbers, the same number to the same bytes. */
+/** Assigns numbers to contents: equal bytes get the same number. */
 export class ContentNumbers {
   readonly #known = new Map<string, number>()
 
-  /** Looks at the bytes from `from` on; those before must be the same in all contents that are compared. */
+  /**
+   * Compares the bytes from `from` on. The bytes before it must be equal in all compared contents.
+   */
   numberOf(content: Bytes, from: number): number {
-    // latin1 keeps every byte apart, so equal text means equal bytes.
+    // latin1 maps every byte to its own character, so equal text means equal bytes.
     const text = content.view().toString('latin1', from)
     const known = this.#known.get(text)
     if (known !== undefined) return known
@@ -29,8 +31,8 @@ export class ContentNumbers {
 /**
  * Every content that a crash may leave of one file, from the fewest changes kept to all of them.
  *
- * Changes lost to a failed sync and changes still pending each keep a prefix of their own, settled ones are
- * always kept, all in the order they were made.
+ * Settled changes are always kept. Changes lost to a failed sync keep a prefix of their own, and so
+ * do pending changes. All are applied in the order they were made.
  */
 export class FileOutcomes {
   readonly #file: FileNode
@@ -46,14 +48,17 @@ export class FileOutcomes {
     options: {
       readonly seed: number
       readonly tornVariants: readonly TornVariant[]
-      /** Where to take numbers from; without it they tell apart only the outcomes of this file. */
+      /**
+       * The source of numbers. If undefined, numbers distinguish only the outcomes of this file.
+       */
       readonly numbers: ContentNumbers | undefined
     },
   ) {
     this.#file = file
     this.#seed = options.seed
     this.#numbers = options.numbers ?? new ContentNumbers()
-    // What is before every change need not be compared, which makes a write at the end of a long file cheap.
+    // Bytes before all changes need no comparison, which makes a write at the end of a long file
+    // cheap.
     const starts = options.numbers === undefined ? file.changes.map(({ position }) => position) : [0]
     this.#comparedFrom = Math.min(file.durable.length, ...starts)
     this.#lost = extentsOf(file, 'lost', options.tornVariants)
@@ -61,14 +66,14 @@ export class FileOutcomes {
   }
 
   /**
-   * How many there are, some of them perhaps equal. 0 is the one with the least, the last one the one with
-   * all.
+   * The number of outcomes, some of them possibly equal. Outcome 0 keeps the least, and the last
+   * outcome keeps everything.
    */
   get count(): number {
     return this.#lost.length * this.#pending.length
   }
 
-  /** One outcome, made when first asked for. The caller must fork the content. */
+  /** Returns one outcome, built at its first use. The caller must fork the content. */
   at(index: number): { content: Bytes; number: number } {
     const known = this.#made.get(index)
     if (known !== undefined) return known
@@ -119,18 +124,23 @@ function extentsOf(file: FileNode, fate: Fate, variants: readonly TornVariant[])
 }
 
 /**
- * What a crash makes of the write it interrupts:
+ * How a crash tears the write that it interrupts:
  *
- * - `cut`: the first bytes are there, the rest never came; a file that was to grow ends where they end.
- * - `zeros`: the whole length is there, but from some point on the bytes never came and read as NUL.
- * - `head-lost`: the last bytes are there, the first ones never came and read as NUL.
- * - `garbage`: the whole length is there, but from some point on with bytes that nobody wrote, such as what
- *   the disk block held before. Never a newline (0x0A), so that a line cut short stays without an end.
- * - `garbage-newline`: the same, and the last byte is a newline and there may be more: a format of lines
- *   cannot tell such a tail from a damaged line unless every line has a checksum.
+ * - `cut`: the first bytes arrived and the rest did not. A file that was growing ends where they
+ *   end.
+ * - `zeros`: the file has its full length, but from some point on the bytes never arrived and read
+ *   as NUL.
+ * - `head-lost`: the last bytes arrived. The first ones did not, and read as NUL.
+ * - `garbage`: the file has its full length, but from some point on it holds bytes that were never
+ *   written, such as earlier content of the disk block. These bytes never include a newline (0x0A),
+ *   so a torn line has no end.
+ * - `garbage-newline`: like `garbage`, but the last byte is a newline and there may be more of
+ *   them. A line format cannot tell such a tail from a damaged line unless every line has a
+ *   checksum.
  *
- * Bytes that never came read as what the file held there before; as NUL where it had not been so long. Bytes that are
- * written over the same bytes stay as they are, whatever happens.
+ * Bytes that never arrived read as the earlier content of the file at that position, or as NUL
+ * beyond its earlier end. A byte that is overwritten with the same value keeps it. The exception is
+ * `garbage`: a newline after a torn byte may turn into garbage.
  */
 export type TornVariant = 'cut' | 'zeros' | 'head-lost' | 'garbage' | 'garbage-newline'
 
@@ -142,7 +152,7 @@ export const tornVariants: readonly TornVariant[] = [
   'garbage-newline',
 ]
 
-/** A write torn at a point: `at` is a number of bytes from the beginning of the write. */
+/** A torn write. `at` counts bytes from the beginning of the write. */
 export interface Tear {
   readonly variant: TornVariant
   readonly at: number
@@ -151,12 +161,13 @@ export interface Tear {
 const newline = 0x0a
 const pageBytes = 4096
 
-/** Every way in which a crash can tear a write, as far as we try them. */
+/** Returns the ways to tear a write that crash states try. */
 export function tearsOf(bytes: Uint8Array, position: number, variants: readonly TornVariant[]): Tear[] {
   const inside = cutPoints(bytes, position)
   const tears: Tear[] = []
   for (const variant of variants) {
-    // Nothing of the write but its length is a case of its own; a cut at 0 would be no write at all.
+    // A tear at 0 keeps the length of the write but none of its bytes. A `cut` at 0 would be no
+    // write.
     const fromStart = variant === 'cut' || variant === 'head-lost' || bytes.length === 0 ? [] : [0]
     for (const at of [...fromStart, ...inside]) tears.push({ variant, at })
   }
@@ -180,7 +191,10 @@ export function applyTear(
   else content.write(unlessSame(content, { bytes, position }, options.tear, options.random), position + at)
 }
 
-/** Garbage for the rest of a write, but for the bytes that were there before and are the same: they cannot tear. */
+/**
+ * Returns garbage for the rest of a write. A byte that is overwritten with the same value cannot
+ * tear, so it is kept.
+ */
 function unlessSame(
   content: Bytes,
   { bytes, position }: { readonly bytes: Uint8Array; readonly position: number },
@@ -192,7 +206,8 @@ function unlessSame(
   let isTorn = false
   for (const [index, byte] of before.entries()) {
     const isSame = byte === bytes[at + index]
-    // An older write may have left the line's end there without its beginning: it must not end what is garbage now.
+    // An older write may have left a line ending there without the beginning of its line. That
+    // newline must not end a line of garbage.
     const isFalseEnd = isTorn && byte === newline && variant === 'garbage'
     if (isSame && !isFalseEnd) torn[index] = byte
     isTorn ||= !isSame
@@ -201,9 +216,10 @@ function unlessSame(
 }
 
 /**
- * Where to tear: after the first byte, at a quarter, a half and three quarters, before the last byte, before
- * and after the first and the last two newlines, and at the first and the last page boundary. Sorted, all
- * inside the write.
+ * Returns the offsets at which to tear a write: after the first byte; at a quarter, a half and
+ * three quarters; before the last byte; before and after the first newline and the last two
+ * newlines; at the first and the last page boundary. The offsets are sorted and all inside the
+ * write.
  */
 function cutPoints(bytes: Uint8Array, position: number): number[] {
   const { length } = bytes

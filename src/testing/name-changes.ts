@@ -6,16 +6,17 @@ import type { Disk } from './disk.ts'
 import { FileNode } from './file-node.ts'
 import { systemError } from './system-error.ts'
 
-// The changes of names, each with the checks that Linux makes and in its order. All paths are normalised.
+// The changes of names, each with the checks that Linux makes, in the order of Linux. All paths are
+// normalised.
 
-/** What a change of names touched. */
+/** The effect of a name change. */
 export interface NameChange {
   readonly directory: DirectoryNode
-  /** What the name led to before. */
+  /** The node that the name led to before. */
   readonly gone: Node | undefined
 }
 
-/** Finds the file to open, or creates it. Directories cannot be opened. */
+/** Finds the file to open, or creates it. A directory gives `EISDIR`. */
 export function openName(
   disk: Disk,
   path: string,
@@ -38,7 +39,7 @@ export function openName(
   return { file, createdIn: directory }
 }
 
-/** Renames within one directory; nothing when both names lead to the same file already. */
+/** Renames within one directory. Does nothing if both names already lead to the same file. */
 export function renameName(
   disk: Disk,
   paths: { readonly path: string; readonly to: string },

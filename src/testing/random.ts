@@ -1,14 +1,15 @@
-/** A source of numbers that is the same in every run that begins with the same seed. */
+/** A source of numbers that repeats exactly when it starts with the same seeds. */
 export interface Random {
-  /** A whole number of 0 or more and below `limit`. */
+  /** Returns a whole number from 0 to `limit - 1`. */
   below(limit: number): number
 }
 
 /**
- * Makes a random source. Several seeds count together, so that one run can have many independent sources.
+ * Creates a random source. The seeds are combined, so that one run can have many independent
+ * sources.
  *
- * The generator is mulberry32 (Tommy Ettinger, public domain): 32 bits of state, ample for choosing test
- * cases.
+ * The generator is mulberry32 (Tommy Ettinger, public domain). Its 32 bits of state are ample for
+ * choosing test cases.
  */
 export function createRandom(...seeds: readonly number[]): Random {
   let state = 0x9e3779b9

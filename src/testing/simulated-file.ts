@@ -6,40 +6,41 @@ import type { FileNode } from './file-node.ts'
 import type { OperationRequest } from './operation.ts'
 import { systemError } from './system-error.ts'
 
-/** What an open file needs of the file system it is on. */
+/** The parts of its file system that an open file uses. */
 export interface FileHost {
   readonly device: number
   isReadOnly(): boolean
-  /** How many bytes the disk has room for. */
+  /** How many more bytes the disk can hold. */
   roomBytes(): number
   pass(request: OperationRequest): FaultEffect
   changed(directory: DirectoryNode | undefined): void
   syncDirectory(path: string): Promise<void>
-  /** Tells that an open file is no more. */
+  /** Called after an open file was closed. */
   closed(file: FileNode): void
 }
 
 /**
- * How many turns of the microtask queue a sync takes. A real one takes longer than any computation, so
- * whatever does not wait for it must get ahead of it here too, or a test would not see that it did not wait.
+ * How many turns of the microtask queue a sync takes. A real sync takes longer than any
+ * computation. Code that fails to wait for the sync must overtake it here too, or a test would not
+ * notice.
  */
 export const syncTurns = 32
 
-/** Waits for its turn in the microtask queue, this many times. */
+/** Waits for this many turns of the microtask queue. */
 export async function microtaskTurns(turns: number): Promise<void> {
   for (let i = 0; i < turns; i += 1) await Promise.resolve()
 }
 
 /**
- * An open file of a {@link SimulatedFileSystem}. It also checks that the caller keeps the contract of the
- * port.
+ * An open file of a {@link SimulatedFileSystem}. It also checks that the caller keeps the contract
+ * of {@link File}.
  */
 export class SimulatedFile implements File {
   readonly node: FileNode
   readonly mode: OpenMode
   readonly #host: FileHost
   #isClosed = false
-  /** The call under way: calls on one file must not overlap. */
+  /** The call in progress. Calls on one file must not overlap. */
   #underway: string | undefined
   #idle: Promise<unknown> = Promise.resolve()
 
@@ -58,7 +59,7 @@ export class SimulatedFile implements File {
     return this.#host === host
   }
 
-  /** Takes the lock, or tells that another open file has it. */
+  /** Takes the lock. Returns `false` if another open file holds it. */
   lock(): boolean {
     if (this.#isClosed) throw systemError('EBADF', 'fcntl')
     this.#checkOpenForWriting('fcntl')
@@ -74,7 +75,7 @@ export class SimulatedFile implements File {
     })
   }
 
-  /** Answers at once, or rejects later. */
+  /** Returns the count at once, or rejects. */
   write(bytes: Uint8Array, position: number): number | Promise<number> {
     try {
       this.#check('write')
@@ -86,7 +87,7 @@ export class SimulatedFile implements File {
       checkPosition(position, 'write')
       return this.#write(bytes.subarray(0, Math.min(maxBytes, bytes.length)), position)
     } catch (error) {
-      // The port says that methods reject, and a caller may rely on it.
+      // By contract the method rejects instead of throwing, and callers may rely on that.
       return Promise.reject(error)
     }
   }
@@ -119,15 +120,15 @@ export class SimulatedFile implements File {
     }))
   }
 
-  /** Waits for the call under way, as Node does, then frees the lock. */
+  /** Waits for the call in progress, as Node does, then frees the lock. */
   async close(): Promise<void> {
     if (this.#isClosed) throw systemError('EBADF', 'close')
     this.#isClosed = true
-    // Whether that call fails is for its own caller to hear.
+    // If that call fails, its own caller gets the error.
     await Promise.allSettled([this.#idle])
     await microtaskTurns(1)
     const { error } = this.#host.pass(this.#request('close', { syscall: 'close' }))
-    // Linux frees the descriptor even when close reports an error.
+    // Linux frees the descriptor even if close reports an error.
     this.node.opens -= 1
     if (this.node.lockedBy === this) this.node.lockedBy = undefined
     this.#host.closed(this.node)
@@ -193,7 +194,10 @@ export class SimulatedFile implements File {
     throw new Error(`Calls on one file must not overlap: ${both} on ${this.path}`)
   }
 
-  /** Stricter than Linux, which syncs a file opened for reading: the port allows only reading on it. */
+  /**
+   * Stricter than Linux, which can sync a file that is open for reading: the contract allows only
+   * reading from such a file.
+   */
   #checkOpenForWriting(syscall: string): void {
     if (this.mode === 'read') throw systemError('EBADF', syscall)
   }
@@ -208,7 +212,9 @@ function checkPosition(position: number, syscall: string): void {
   if (!Number.isSafeInteger(position) || position < 0) throw systemError('EINVAL', syscall)
 }
 
-/** A directory of a {@link SimulatedFileSystem} that is held open. Its `sync` is the operation `syncDirectory`. */
+/**
+ * An open directory of a {@link SimulatedFileSystem}. Its `sync` is the operation `syncDirectory`.
+ */
 export class SimulatedDirectory implements File {
   readonly #node: DirectoryNode
   readonly #host: FileHost

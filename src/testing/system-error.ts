@@ -25,22 +25,25 @@ export type SystemErrorCode =
   | 'EROFS'
   | 'EXDEV'
 
-/** What a system call was applied to; absent for a call on an open file, as in Node. */
+/** The paths of a system call. Absent for a call on an open file, as in Node. */
 export interface SystemErrorSubject {
   readonly path?: string | undefined
   readonly to?: string | undefined
 }
 
-// EDQUOT of Linux. Node 20 has no name for it and puts the number into `code`; code that looks for `EDQUOT`
-// only is wrong there, so the simulated error has the unnamed shape on every version of Node.
+// The errno of EDQUOT on Linux. Node 20 has no name for it and puts the number into `code`. Code
+// that looks only for `EDQUOT` is wrong there, so the simulated error has the unnamed shape on
+// every version of Node.
 const quotaErrno = -122
 
 const known = new Map<string, { errno: number; text: string }>()
 for (const [errno, [code, text]] of getSystemErrorMap()) known.set(code, { errno, text })
 
 /**
- * Makes an error of the shape that `node:fs` gives: `code`, negative `errno`, `syscall`, and `path` and
- * `dest`.
+ * Creates an error of the shape that `node:fs` gives: `code`, negative `errno`, `syscall`, and
+ * where they apply `path` and `dest`.
+ *
+ * @throws {TypeError} if `name` is not the name of a system error.
  */
 export function systemError(
   name: SystemErrorCode,

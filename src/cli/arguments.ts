@@ -5,7 +5,7 @@ import { nearest } from '../options.ts'
 import type { Command } from './command.ts'
 import { UsageError } from './exit-codes.ts'
 
-/** What a command was given, checked as it is asked for. */
+/** The arguments of a command. Values are checked when the command asks for them. */
 export class Arguments {
   readonly #values: Readonly<Record<string, unknown>>
   readonly #positionals: readonly string[]
@@ -16,8 +16,10 @@ export class Arguments {
   }
 
   /**
-   * @throws {UsageError} for options that the command does not have, and for too many or too few of the
-   * others.
+   * Parses the words after the name of the command.
+   *
+   * @throws {UsageError} if an option is unknown, or if there are too many or too few positional
+   *   arguments.
    */
   static parse(command: Command, given: readonly string[]): Arguments {
     const names = Object.keys(command.options)
@@ -55,12 +57,12 @@ export class Arguments {
     return new Arguments(parsed.values, positionals)
   }
 
-  /** What was given besides options. */
+  /** Returns the positional argument at this index, which `parse` has checked. */
   positional(index: number): string {
     return this.#positionals[index] as string
   }
 
-  /** What was given in an optional place. */
+  /** Returns an optional positional argument, or undefined if it is absent. */
   optionalPositional(index: number): string | undefined {
     return this.#positionals[index]
   }
@@ -70,9 +72,9 @@ export class Arguments {
   }
 
   /**
-   * The whole number an option was given, or undefined.
+   * Returns the whole number given for an option, or undefined if the option is absent.
    *
-   * @throws {UsageError} for anything else than a number from `least` to `most`.
+   * @throws {UsageError} if the value is not a whole number from `least` to `most`.
    */
   integer(
     name: string,

@@ -1,6 +1,6 @@
 import { messageOf, type MiniStoreError, propertyOf } from '../errors.ts'
 
-/** Damage to a journal as commands print it; stable names. */
+/** Damage to a journal as commands print it. The field names are stable. */
 export interface DamageReport {
   readonly segment: string | undefined
   readonly line: number | undefined
@@ -14,7 +14,7 @@ export function damageReport(damage: MiniStoreError): DamageReport {
   return { segment, line, offset, sequence, reason: reasonOf(damage) }
 }
 
-/** `journal.jsonl, line 3, offset 47, sequence 2: the line is blank`. */
+/** Formats damage as `journal.jsonl, line 3, offset 47, sequence 2: the line is blank`. */
 export function damageText({ segment, line, offset, sequence, reason }: DamageReport): string {
   const places = [
     segment,
@@ -25,7 +25,7 @@ export function damageText({ segment, line, offset, sequence, reason }: DamageRe
   return `${places.filter((place) => place !== undefined).join(', ')}: ${reason}`
 }
 
-/** The message without the place, which stands beside it. */
+/** Returns the message without the place, which is printed next to it. */
 function reasonOf({ message, path, segment, line, offset, code, cause }: MiniStoreError): string {
   const isUndecoded =
     cause !== undefined &&

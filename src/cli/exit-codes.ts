@@ -1,30 +1,30 @@
 import { constants } from 'node:os'
 
-/** How a command ends. */
+/** The exit codes of commands. */
 export const exitCodes = {
   ok: 0,
-  /** Damage, nothing found, or the system refused. */
+  /** Damage was found, nothing was found, or the system refused. */
   failed: 1,
-  /** The command was called in a way that cannot be meant. */
+  /** The command line is invalid. */
   misuse: 2,
 } as const
 
-/** What a shell expects of a process that a signal has ended. */
+/** Returns the exit code that shells expect of a process ended by a signal: 128 plus its number. */
 export function exitCodeOfSignal(name: 'SIGINT' | 'SIGTERM'): number {
   return 128 + constants.signals[name]
 }
 
-/** The command line is wrong: exit code 2. */
+/** The command line is invalid: exit code 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
 
-/** A command cannot do what it was asked for, and says why and what to do: exit code 1. */
+/** A command cannot do what was asked: exit code 1. The message says why and what to do. */
 export class CommandFailure extends Error {
   override readonly name = 'CommandFailure'
   /** Stable, for programs. */
   readonly code: string
-  /** What programs are told besides. */
+  /** Further fields for programs. */
   readonly details: Readonly<Record<string, unknown>>
 
   constructor(
@@ -41,13 +41,16 @@ export class CommandFailure extends Error {
   }
 }
 
-/** The process was asked to end: by Ctrl-C or by `kill`. */
+/** The process was asked to end, by Ctrl-C or by `kill`. */
 export class Interrupted extends Error {
   override readonly name = 'Interrupted'
   readonly signal: 'SIGINT' | 'SIGTERM'
   readonly exitCode: number
 
-  /** @param exitCode what a shell expects, unless that is how the command is meant to end. */
+  /**
+   * @param exitCode 128 plus the number of the signal by default. Differs if the signal is the
+   *   normal way to end the command.
+   */
   constructor(signal: 'SIGINT' | 'SIGTERM', exitCode: number = exitCodeOfSignal(signal)) {
     super(`Interrupted by ${signal}`)
     this.signal = signal

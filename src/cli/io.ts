@@ -6,22 +6,25 @@ import { Interrupted, UsageError } from './exit-codes.ts'
 import { Output } from './output.ts'
 import { visibleJson } from './terminal/style.ts'
 
-/** Everything a command has to do with the process it runs in. */
+/** The parts of its process that a command uses. */
 export interface Io {
   /**
-   * Standard input, a stream of bytes.
+   * Returns standard input, a stream of bytes.
    *
-   * @throws {UsageError} when it is a directory, which would pass for an input that is empty.
+   * @throws {UsageError} if standard input is a directory, which would read like empty input.
    */
   openStdin(): Readable
   readonly stdout: Output
   readonly stderr: Output
   readonly env: Readonly<Record<string, string | undefined>>
-  /** Aborted, with an {@link Interrupted}, when the process is asked to end. */
+  /** Aborted with an {@link Interrupted} when the process is asked to end. */
   readonly signal: AbortSignal
 }
 
-/** That of this process. From here on Ctrl-C ends nothing by itself: the signal tells. A second one does. */
+/**
+ * Returns the Io of this process. From now on the first SIGINT (Ctrl-C) or SIGTERM only aborts
+ * `signal`. A second signal of the same kind ends the process.
+ */
 export function processIo(): Io {
   const stop = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM'] as const)
@@ -44,7 +47,7 @@ function isDirectory(descriptor: number): boolean {
   try {
     return fstatSync(descriptor).isDirectory()
   } catch {
-    // Not every console can be asked; none is a directory.
+    // Not every console can be queried, and no console is a directory.
     return false
   }
 }
@@ -52,8 +55,8 @@ function isDirectory(descriptor: number): boolean {
 const stdinDescriptor = 0
 
 /**
- * Reads records as the lines they are, byte for byte: numbers, spaces and the order of keys stay as they were
- * written.
+ * Decodes each record as its line, byte for byte: numbers, spaces and the order of keys stay as
+ * they were written.
  */
 export function lineCodec(options: { readonly isJson: boolean }): Pick<Codec<never, string>, 'decode'> {
   return { decode: options.isJson ? checkedLine : (line) => line }
@@ -65,14 +68,17 @@ function checkedLine(line: string): string {
 }
 
 /**
- * A record as it is printed: byte for byte, but on a terminal, to which it could do things. There what is not seen
- * stands as an escape of JSON, so that a line that is copied from it has the same value.
+ * Formats a record for printing, byte for byte, except on a terminal, which could act on invisible
+ * characters. There they are printed as JSON escapes, so that a copied line keeps its value.
  */
 export function recordLine(record: string, { stdout }: Pick<Io, 'stdout'>): string {
   return `${stdout.isTerminal ? visibleJson(record) : record}\n`
 }
 
-/** A record with its sequence number as one object of JSON; the text of another codec becomes a string. */
+/**
+ * Formats a record and its sequence number as one JSON object. Text of another codec becomes a
+ * string.
+ */
 export function numbered(entry: { readonly sequence: number; readonly record: string }, isJson: boolean): string {
   const { sequence, record } = entry
   return `{"sequence":${sequence},"record":${isJson ? record : JSON.stringify(record)}}`

@@ -10,9 +10,11 @@ import { DiskSource } from '../ministore/view.ts'
 import { CommandFailure } from './exit-codes.ts'
 
 /**
- * How the journal at a path stands; undefined for a file that is still empty, as a crash may leave one.
+ * Returns the outline of the journal at a path. Returns undefined if the file is still empty, as it
+ * may be after a crash.
  *
- * @throws {CommandFailure} when there is none; the signal's reason when it is aborted meanwhile.
+ * @throws {CommandFailure} if there is no journal. Rejects with the signal's reason if the signal
+ *   is aborted.
  */
 export async function outlineOf(
   path: string,
@@ -28,7 +30,7 @@ export async function outlineOf(
   return outline
 }
 
-/** @throws {CommandFailure} unless there is something at the path. */
+/** @throws {CommandFailure} if there is nothing at the path. */
 export async function assertThere(path: string): Promise<void> {
   try {
     await stat(path)
@@ -41,8 +43,9 @@ export async function assertThere(path: string): Promise<void> {
 }
 
 /**
- * What some work gives, or the signal's reason as soon as it is aborted. The work goes on unheard until the
- * process ends: only for what changes nothing.
+ * Resolves with the result of `start`, or rejects with the signal's reason as soon as the signal is
+ * aborted. The work continues unobserved until the process ends, so `start` must not change
+ * anything.
  */
 export async function unlessAborted<T>(signal: AbortSignal, start: () => Promise<T>): Promise<T> {
   signal.throwIfAborted()
@@ -51,7 +54,10 @@ export async function unlessAborted<T>(signal: AbortSignal, start: () => Promise
   return work
 }
 
-/** The file system of this machine, which tells of every read how many bytes it gave. For progress bars. */
+/**
+ * Returns the file system of this machine, which reports the number of bytes of every read. Used
+ * for progress bars.
+ */
 export function countingFileSystem(onRead: (bytes: number) => void): FileSystem {
   return {
     ...nodeFileSystem,

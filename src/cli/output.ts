@@ -2,7 +2,7 @@ import { messageOf } from '../errors.ts'
 import { systemErrorCode } from '../fs/file-system.ts'
 import { settledOrAborted } from '../async.ts'
 
-/** What a standard stream of a process offers, as far as it is used. */
+/** The members of a standard stream that an {@link Output} uses. */
 export interface OutputStream {
   write(text: string, done: (error?: Error | null) => void): boolean
   on(event: 'error', listener: (error: Error) => void): unknown
@@ -10,13 +10,15 @@ export interface OutputStream {
   readonly columns?: number
 }
 
-/** Text is passed on in pieces of about this length. */
+/** Text is passed on in pieces of about this many characters. */
 const pieceLength = 64 * 1024
 
-/** Columns of what is no terminal: the same everywhere, whatever the machine. */
+/**
+ * The width used where the output is not a terminal, so that the text is the same on every machine.
+ */
 const defaultColumns = 80
 
-/** A standard stream took no more. */
+/** Writing to a standard stream failed. */
 export class OutputError extends Error {
   override readonly name = 'OutputError'
 
@@ -25,34 +27,38 @@ export class OutputError extends Error {
   }
 }
 
-/** Whether an output failed because nobody reads it any more, as behind `| head -1`: no reason to complain. */
+/**
+ * Whether an output failed because its reader has closed the pipe, as in `| head -1`. This is not
+ * an error to report.
+ */
 export function isClosedPipe(error: unknown): boolean {
   if (!(error instanceof OutputError)) return false
   return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(error.cause) ?? '')
 }
 
 /**
- * Text on its way to a standard stream. It is collected, passed on in large pieces, and at the latest when
- * the process has nothing else to do, so that a follower sees what has come.
+ * Buffers text for a standard stream. Text is passed on in large pieces, at the latest when the
+ * event loop is idle, so that a reader that follows the output sees it soon.
  *
- * A stream that has failed stays so: what is added then goes nowhere, and `write` and `flush` say so. A stream
- * whose reader takes nothing is waited for until the signal is aborted: whoever waits then gets its reason, and
- * from then on whoever would have to.
+ * Once the stream has failed, added text is discarded, and `write` and `flush` reject.
+ *
+ * If the reader takes nothing, `write` and `flush` wait until the signal is aborted, then reject
+ * with its reason. From then on they reject instead of waiting.
  */
 export class Output {
   readonly #stream: OutputStream
   readonly #signal: AbortSignal | undefined
   #text = ''
   #scheduled: NodeJS.Immediate | undefined
-  /** Writes that the stream has not called back of. */
+  /** Writes for which the stream has not called back yet. */
   #pending = 0
   #failure: OutputError | undefined
 
-  /** @param signal when it is aborted, no reader is waited for any more. */
+  /** @param signal once it is aborted, no call waits for a reader. */
   constructor(stream: OutputStream, signal?: AbortSignal) {
     this.#stream = stream
     this.#signal = signal
-    // Whoever writes next is told of it; unheard it would end the process.
+    // The next `write` or `flush` reports the failure. Without a listener it would end the process.
     stream.on('error', (error) => this.#fail(error))
   }
 
@@ -65,38 +71,38 @@ export class Output {
   }
 
   /**
-   * Adds text that somebody is meant to read. A promise when the stream must be waited for, so that what it
-   * cannot take does not pile up; it rejects with an {@link OutputError} when an earlier text did not get out.
-   * Whether the last one did says `flush`.
+   * Adds text whose delivery matters. Returns a promise if the caller must wait for the stream, so
+   * that text does not pile up in memory. The promise rejects with an {@link OutputError} if
+   * earlier text could not be written. Only `flush` reports whether the last text was written.
    */
   write(text: string): Promise<void> | undefined {
     if (this.#failure !== undefined) return Promise.reject(this.#failure)
     return this.#add(text) ? this.#out() : undefined
   }
 
-  /** Adds text that changes nothing, heard or not: never throws, and there is nothing to wait for. */
+  /** Adds text whose delivery does not matter. Never throws and never requires waiting. */
   tell(text: string): void {
     if (this.#add(text)) this.#passOn()
   }
 
-  /** The same, not kept until there is more of it. */
+  /** Like `tell`, but passes the text on without buffering. */
   tellAtOnce(text: string): void {
     this.#add(text)
     this.#passOn()
   }
 
   /**
-   * Resolves when all that was written is out of this process.
+   * Resolves when all added text has left this process.
    *
-   * @throws {OutputError} when some of it never will be; the signal's reason when it is aborted and there is
-   * something that the stream does not take at once.
+   * @throws {OutputError} if some text could not be written. Rejects with the signal's reason if
+   *   the signal is aborted and the stream does not take the text at once.
    */
   async flush(): Promise<void> {
     await this.#out()
     if (this.#failure !== undefined) throw this.#failure
   }
 
-  /** Whether it is time to pass on what there is. */
+  /** Adds text. Returns whether the buffer should be passed on now. */
   #add(text: string): boolean {
     this.#text += text
     if (this.#text.length >= pieceLength) return true
@@ -104,11 +110,12 @@ export class Output {
     return false
   }
 
-  /** Resolves when all that was added is out, or never will be. */
+  /** Resolves when all added text is written or has failed. */
   async #out(): Promise<void> {
     const out = new Promise<void>((resolve) => this.#passOn(resolve))
     if (this.#signal === undefined) return out
-    // A write that the system takes at once is called back in the same turn of the event loop.
+    // If the system takes a write at once, the stream calls back in the same turn of the event
+    // loop.
     if (this.#signal.aborted) return Promise.race([out, rejectedAfterTurn(this.#signal.reason)])
     return settledOrAborted(out, this.#signal)
   }
@@ -118,7 +125,7 @@ export class Output {
     this.#scheduled = undefined
     const text = this.#text
     this.#text = ''
-    // To write nothing may fail too, as on a full device.
+    // Even an empty write can fail, as on a full device, so it is left out if nothing is pending.
     if (this.#failure !== undefined || (text === '' && this.#pending === 0)) return done()
     const settle = (error?: unknown): void => {
       this.#pending--
@@ -127,7 +134,7 @@ export class Output {
     }
     this.#pending++
     try {
-      // An empty write is called back when those before it are out.
+      // The callback of an empty write comes after those of earlier writes.
       this.#stream.write(text, settle)
     } catch (error) {
       settle(error)
@@ -139,7 +146,7 @@ export class Output {
   }
 }
 
-/** Rejects when the event loop has come round. */
+/** Rejects after one turn of the event loop. */
 function rejectedAfterTurn(reason: unknown): Promise<never> {
   return new Promise((_resolve, reject) => setImmediate(() => reject(reason)))
 }

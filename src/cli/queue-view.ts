@@ -14,7 +14,7 @@ export interface QueueFacts {
   readonly bytesOnDisk: number
 }
 
-/** How many messages there are of each kind. */
+/** Returns the message counts by state. */
 export function statsOf(
   state: QueueState,
   { now, bytes, directory }: { readonly now: number; readonly bytes: number; readonly directory: string },
@@ -47,7 +47,7 @@ function isDelayed({ dueAt }: QueuedMessage, now: number): boolean {
   return dueAt !== undefined && dueAt > now
 }
 
-/** A message as programs are given it. */
+/** A message as it is printed for programs. */
 export interface PeekedMessage {
   readonly id: number
   readonly state: 'waiting' | 'delayed'
@@ -59,7 +59,7 @@ export interface PeekedMessage {
   readonly payload: unknown
 }
 
-/** In the order in which they are delivered; the delayed ones behind, by their time. */
+/** Returns messages in delivery order. Delayed messages come last, ordered by due time. */
 export function nextMessages(state: QueueState, limit: number, now: number): PeekedMessage[] {
   const all = Object.entries(state.messages).map(([id, message]) => ({ id: Number(id), message }))
   const due = ({ message }: (typeof all)[number]): number => (isDelayed(message, now) ? (message.dueAt as number) : 0)
@@ -79,14 +79,14 @@ export function nextMessages(state: QueueState, limit: number, now: number): Pee
   }))
 }
 
-/** A dead letter as programs are given it. */
+/** A dead letter as it is printed for programs. */
 export interface ShownDeadLetter extends Pick<DeadMessage, 'priority' | 'attempts' | 'reason' | 'payload'> {
   readonly id: number
   readonly enqueuedAt: string
   readonly diedAt: string
 }
 
-/** By id. */
+/** Returns dead letters, ordered by id. */
 export function deadLetters(state: QueueState, limit: number): ShownDeadLetter[] {
   const all = Object.entries(state.dead).toSorted(([left], [right]) => Number(left) - Number(right))
   return all.slice(0, limit).map(([id, letter]) => ({
@@ -137,5 +137,5 @@ function seconds(time: string): string {
   return time.replace('T', ' ').slice(0, 19)
 }
 
-/** Beyond that a line of a table is no line any more; `--json` has all of it. */
+/** Longer cells would make the rows of a table unreadable. `--json` prints everything. */
 const excerptColumns = 60

@@ -10,15 +10,20 @@ import { DiskSource } from '../ministore/view.ts'
 import { outlineJournal } from '../maintenance/inspect.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 
-/** Each look that finds mutations gone means that a compaction has made a newer snapshot meanwhile. */
+/**
+ * A look fails if mutations are gone because a compaction has written a newer snapshot meanwhile.
+ * Then the next look uses the newer snapshot.
+ */
 const maxLooks = 10
 
 /**
- * The state in a directory as it is on the disk now, for one who only looks: takes no lock and changes no file, while
- * a manager has it open too, whose mutation under way may then be seen before it is durable.
+ * Reads the state in a directory as it is on the disk now. Takes no lock and changes no file, also
+ * while a manager has the state open. A mutation that the manager is still writing may be visible
+ * before it is durable.
  *
- * @throws {MiniStoreError} what `SnapStore.restore` and `MiniStore.entries` do; `ERR_MINISTORE_MUTATOR`;
- *   `…_SNAPSHOT_AHEAD` or `…_STATE_GAP` when journal and snapshots do not fit together.
+ * @throws {MiniStoreError} as `SnapStore.restore` and `MiniStore.entries` do;
+ *   `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_SNAPSHOT_AHEAD` or `ERR_MINISTORE_STATE_GAP` if journal
+ *   and snapshots do not fit together.
  */
 export async function readState<State, Mutation>(
   directory: string,
@@ -42,8 +47,9 @@ async function readOnce<State, Mutation>(
 ): Promise<StateAt<State>> {
   const path = join(directory, journalName)
   const store = new SnapStore<State>(directory, { fileSystem })
-  // In this order a manager that goes on meanwhile makes neither check fail: a snapshot comes after its mutations, and what is
-  // dropped is covered by one that is restored then.
+  // This order keeps both checks true while a manager goes on working. A snapshot is written after
+  // its mutations, so snapshots are listed before the journal is read. Mutations that a compaction
+  // drops are covered by a snapshot, so the snapshot is restored after the journal is read.
   const kept = await store.list()
   const journal = await boundsOf(path, fileSystem)
   refuseAhead(journal, kept[0])

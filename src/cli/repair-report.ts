@@ -11,16 +11,16 @@ import { styleFor, visible } from './terminal/style.ts'
 import { formatTable } from './terminal/table.ts'
 import { countText, plural, sizeText } from './terminal/units.ts'
 
-/** What a report speaks of besides a plan, and where it goes. */
+/** The context of a report: what it describes besides the plan, and where it is printed. */
 export interface ReportContext {
-  /** As the person gave it. */
+  /** The path as given on the command line. */
   readonly path: string
-  /** All that lie beside the journal of a state, newest first. */
+  /** All snapshots beside the journal of a state, newest first. */
   readonly snapshots: readonly SnapshotInfo[]
   readonly io: Io
 }
 
-/** A plan for programs; stable names. */
+/** Formats a plan for programs. The field names are stable. */
 export function planJson(plan: RepairPlan, snapshots: readonly SnapshotInfo[]): object {
   const { choice, findings, findingCount, dropped, cut, renumbered, removals, segments, firstDamaged } = plan
   return {
@@ -41,7 +41,7 @@ export function planJson(plan: RepairPlan, snapshots: readonly SnapshotInfo[]): 
   }
 }
 
-/** What a repair would do, when it is clear what the person wants. */
+/** Describes what a repair would do when no choice is open. */
 export function planText(plan: RepairPlan, context: ReportContext): string {
   if (isSound(plan)) return 'There is nothing to repair.\n'
   return paragraph([
@@ -55,7 +55,7 @@ export function planText(plan: RepairPlan, context: ReportContext): string {
   ])
 }
 
-/** What each choice would do, when the person has to make one. */
+/** Describes what each choice would do when the user has to choose. */
 export function choicesText(
   plan: RepairPlan,
   cut: RepairPlan | undefined,
@@ -72,7 +72,7 @@ export function choicesText(
   return paragraph(lines)
 }
 
-/** What a repair has done. */
+/** Describes what a repair has done. */
 export function resultText({ plan, copies }: RepairResult, context: ReportContext): string {
   return paragraph([
     ...findingLines(plan, context.io),
@@ -84,9 +84,9 @@ export function resultText({ plan, copies }: RepairResult, context: ReportContex
 }
 
 /**
- * How the journal stands after a repair.
+ * Describes the state of the journal after a repair.
  *
- * @param result.damages undefined when that could not be found out.
+ * @param result.damages undefined if the check did not finish.
  */
 export function verifiedText(
   { plan, damages }: { readonly plan: RepairPlan; readonly damages: number | undefined },
@@ -189,27 +189,35 @@ function paragraph(lines: readonly string[]): string {
   return `${lines.join('\n')}\n`
 }
 
-/** A snapshot that does not fit its journal once that is repaired. */
+/** A snapshot that will not fit its journal after the repair. */
 export interface UnfitSnapshot {
   readonly file: string
   readonly sequence: number
   /**
-   * `ahead` of the journal's end: the state does not open. `renumbered`: the records behind it have other
-   * numbers, and the state would open without some of them.
+   * `ahead`: the snapshot is beyond the journal's end, and the state does not open. `renumbered`:
+   * the records after the snapshot get other numbers, and the state would open without some of
+   * them.
    */
   readonly problem: 'ahead' | 'renumbered'
 }
 
-/** The snapshots beside a journal that may be that of a state, newest first, whole or not. */
+/**
+ * Returns the snapshots beside a journal that may belong to a state, newest first, including
+ * damaged ones.
+ */
 export async function snapshotsBeside(files: JournalFiles): Promise<readonly SnapshotInfo[]> {
   return files.name === journalName ? new SnapStore(files.directory).list() : []
 }
 
-/** Those that will not fit, in their order. Its name alone makes a snapshot ahead, so all count. */
+/**
+ * Returns the snapshots that will not fit, in the given order. Damaged snapshots are included,
+ * because the name alone puts a snapshot ahead.
+ */
 export function unfitSnapshots(plan: RepairPlan, snapshots: readonly SnapshotInfo[]): UnfitSnapshot[] {
   const { firstSequence, records, renumbered } = plan
   const last = firstSequence + records - 1
-  // One below the first number that is given anew has the same records behind it as ever, or what is left of them.
+  // A snapshot just below the first changed number still fits: the same records follow it, except
+  // those that the repair drops.
   const firstAnew = renumbered?.becomes ?? Number.POSITIVE_INFINITY
   return snapshots.flatMap(({ sequence, path }) => {
     if (sequence <= last && sequence < firstAnew) return []

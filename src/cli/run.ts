@@ -13,8 +13,8 @@ import { jsonLine, styleFor, visible, visibleLines } from './terminal/style.ts'
 import { formatTable } from './terminal/table.ts'
 
 /**
- * Runs what a command line asks for and resolves with the exit code; everything that was printed is out by
- * then. Never rejects.
+ * Runs a command line and resolves with the exit code once all output is written or has failed.
+ * Never rejects.
  */
 export async function run(
   given: readonly string[],
@@ -40,14 +40,15 @@ async function outcomeOf(
   }
 }
 
-/** Prints what is left of a result. Nobody may want to see more of it: what the exit code says is true all the same. */
+/** Prints the rest of a result. If the reader has closed the pipe, the exit code still holds. */
 async function flushResult(output: Output, isChange: boolean): Promise<void> {
   try {
     await output.flush()
   } catch (error) {
     if (isClosedPipe(error)) return
     if (!isChange || !(error instanceof OutputError)) throw error
-    // Whoever takes it for a failure of the work would do it once more.
+    // Reported as a failure of the work, this would invite the user to repeat a change already
+    // made.
     const message = `Could not print the result: ${messageOf(error.cause)}; the work itself was done`
     throw new CommandFailure(message, { cause: error, code: outputFailed, details: { isDone: true } })
   }
@@ -55,10 +56,10 @@ async function flushResult(output: Output, isChange: boolean): Promise<void> {
 
 const outputFailed = 'ERR_OUTPUT'
 
-/** What a command has come to. */
+/** The result of a command. */
 interface Done {
   readonly code: number
-  /** Whether it was to change something, and has. */
+  /** Whether the command was called to change something. The work is done by then. */
   readonly isChange: boolean
 }
 
@@ -102,16 +103,16 @@ function unknownCommand(name: string, commands: readonly Command[]): UsageError 
   return new UsageError(`There is no command ${JSON.stringify(name)}${hint}`)
 }
 
-/** Says what went wrong, in words or, with `--json`, as one object; resolves with the exit code. */
+/** Reports an error as text or, with `--json`, as one object. Resolves with the exit code. */
 async function report(
   error: unknown,
   given: readonly string[],
   io: Io,
   program: { readonly commands: readonly Command[] },
 ): Promise<number> {
-  // A command that stops there has nothing to do but print.
+  // A command that fails here had only printing left to do.
   if (isClosedPipe(error)) return exitCodes.ok
-  // What was printed before stands before it.
+  // Text printed earlier must appear before the error.
   const interruption = await tryToFlush(io.stdout)
   if (error instanceof Interrupted) return error.exitCode
   const isMisuse = error instanceof UsageError
@@ -122,7 +123,8 @@ async function report(
     io.stderr.tell(jsonLine({ error: { code, message, advice, ...detailsOf(error) } }))
   } else {
     const style = styleFor(io.stderr, io)
-    // A message of several lines can only be one of this program: what another quotes may hold a line feed.
+    // Only messages of this program may span several lines. In other messages a line feed may come
+    // from quoted data.
     const text = isMisuse || code === undefined ? visibleLines(message) : visible(message)
     const lines = [
       `${style('red', 'ministore:')} ${text}`,
@@ -135,8 +137,8 @@ async function report(
 }
 
 /**
- * At the end there is nobody left to tell of a failure to print. Resolves with what ended the waiting for a reader, if
- * something did.
+ * Flushes an output and drops a failure to print, because nothing is left to report it to. Resolves
+ * with the interruption that ended the wait for a reader, or undefined.
  */
 async function tryToFlush(output: Output): Promise<Interrupted | undefined> {
   try {
@@ -171,8 +173,8 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
     }
   }
   if (isMiniStoreError(error)) {
-    // What the codec of a command refuses is a line that is not JSON. Where no segment is named, the journal is not damaged,
-    // but a snapshot holds what is no state of a queue.
+    // If the codec of a command refuses a line, the line is not JSON. If the error names no
+    // segment, the journal is not damaged: a snapshot holds data that is not the state of a queue.
     const isDamage =
       error.segment !== undefined && ['ERR_MINISTORE_CORRUPT', 'ERR_MINISTORE_CODEC'].includes(error.code)
     if (!isDamage) return { message, code: error.code, advice: await adviceForLocked(error) }
@@ -187,12 +189,13 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
   if (error instanceof CommandFailure) return { message, code: error.code, advice: undefined }
   if (error instanceof OutputError) return { message, code: outputFailed, advice: undefined }
   const code = systemErrorCode(error)
-  // Not the system's and not ours: a mistake of this program, which its stack helps to find.
+  // Neither a system error nor an error class of this library or program: a bug in this program.
+  // Its stack helps to find it.
   const stack = code === undefined ? propertyOf(error, 'stack') : undefined
   return { message: typeof stack === 'string' ? stack : message, code, advice: undefined }
 }
 
-/** Who to stop. */
+/** Returns advice on the process to stop, or undefined if the error is not about a lock. */
 async function adviceForLocked({ code, path }: MiniStoreError): Promise<string | undefined> {
   if (code !== 'ERR_MINISTORE_LOCKED' || path === undefined) return undefined
   const lockPath = `${path}.lock`
@@ -204,7 +207,7 @@ async function adviceForLocked({ code, path }: MiniStoreError): Promise<string |
   return `Stop the program that writes to it first. Which one, as root: fuser -v ${shellWord(lockPath)} (or lsof)`
 }
 
-/** What `ministore --help` prints. */
+/** Returns what `ministore --help` prints. */
 export function generalHelp(commands: readonly Command[]): string {
   const rows = commands.map((command) => [`  ${usageOf(command)}`, command.summary])
   return [
@@ -223,7 +226,7 @@ export function generalHelp(commands: readonly Command[]): string {
   ].join('\n')
 }
 
-/** What `ministore COMMAND --help` prints. */
+/** Returns what `ministore COMMAND --help` prints. */
 export function commandHelp(command: Command): string {
   const { summary, options, details, examples } = command
   const rows = Object.entries(options).map(([option, spec]) => [`  ${optionUsage(option, spec)}`, spec.help])

@@ -12,7 +12,10 @@ import { jsonLine } from '../terminal/style.ts'
 import { plural, sizeText } from '../terminal/units.ts'
 
 const mostInBatch = 100_000
-/** A record may not be longer, and a batch is written when it has so many bytes. */
+/**
+ * The longest record that is accepted, in bytes. A batch is also written when it reaches this
+ * length.
+ */
 const maxRecordBytes = 16 * 1024 * 1024
 
 export const append: Command = {
@@ -41,7 +44,7 @@ export const append: Command = {
 async function runAppend(args: Arguments, io: Io): Promise<number> {
   const size = args.integer('batch', { most: mostInBatch }) ?? 1
   const stdin = io.openStdin()
-  // A valid line goes to the disk unchanged: a number that no double can hold stays what it is.
+  // A valid line is stored unchanged, so a number that no double can hold keeps its value.
   const codec = { encode: (line: string) => line, decode: (line: string) => line }
   await using store = await MiniStore.open<string>(args.positional(0), { codec, maxRecordBytes })
   const before = store.lastSequence
@@ -94,7 +97,7 @@ async function appendLines(
       if (batch.length >= size || batchBytes >= maxRecordBytes) await write()
     }
   } catch (error) {
-    // The lines before a bad one are as good as any.
+    // The lines before a bad line are valid, so they are written.
     if (error instanceof BadInputError) await write()
     throw error
   }
@@ -109,7 +112,10 @@ function checkJson({ number, text }: InputLine): void {
   }
 }
 
-/** Standard input, until the process is asked to end: a read that waits for a person would never do. */
+/**
+ * Yields standard input until the process is asked to end. Without the signal, reading from a
+ * terminal would wait for input forever.
+ */
 async function* untilAborted(stdin: Readable, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   addAbortSignal(signal, stdin)
   try {
@@ -135,13 +141,13 @@ function failure(error: BadInputError | MiniStoreError, done: number, lastSequen
 
 /** One line of standard input that is not blank. */
 export interface InputLine {
-  /** Counted from 1, blank lines too. */
+  /** Counted from 1, including blank lines. */
   readonly number: number
-  /** Without its line ending. */
+  /** The line without its line ending. */
   readonly text: string
 }
 
-/** What a line of the input is, when it cannot be taken. */
+/** A line of the input that cannot be stored. */
 export class BadInputError extends Error {
   override readonly name = 'BadInputError'
   readonly line: number
@@ -153,11 +159,12 @@ export class BadInputError extends Error {
 }
 
 /**
- * The lines of a stream of bytes. Lines end in `\n` or `\r\n`; the last one need not end. Blank lines are
- * passed over: there is no record in them. Holds one line and one chunk.
+ * Yields the lines of a stream of bytes. Lines end in `\n` or `\r\n`; the last line may have no
+ * ending. Blank lines are skipped, because they contain no record. Memory use is one line and one
+ * chunk.
  *
- * @param maxLineBytes a longer line is refused before it has come in whole.
- * @throws {BadInputError} for a line that is too long or not UTF-8.
+ * @param maxLineBytes a longer line is refused before all of it is read.
+ * @throws {BadInputError} if a line is too long or not UTF-8.
  */
 export async function* inputLines(
   input: AsyncIterable<Uint8Array>,
@@ -169,7 +176,7 @@ export async function* inputLines(
   const tooLong = (line: number): BadInputError => new BadInputError(line, `is longer than ${sizeText(maxLineBytes)}`)
   const take = (part: Buffer): void => {
     bytes += part.length
-    // The one more may be a `\r`.
+    // The one extra byte may be a `\r`.
     if (bytes > maxLineBytes + 1) throw tooLong(number + 1)
     parts.push(part)
   }

@@ -51,7 +51,7 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
   const salvage = args.flag('salvage') ? tell : undefined
   const options = { from, to, salvage, codec: lineCodec({ isJson }), signal: io.signal }
   if (limit > 0) await print(path, io, { options, limit, isJson, isNumbered: args.flag('sequence') })
-  // Printing is all it does: here a closed pipe ends it, as it does before.
+  // This command only prints, so a closed pipe ends it here as it does while printing.
   await io.stdout.flush()
   return damages === 0 ? exitCodes.ok : exitCodes.failed
 }

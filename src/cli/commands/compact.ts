@@ -37,7 +37,7 @@ export const compact: Command = {
   run: runCompact,
 }
 
-/** A segment that would go. */
+/** A segment that is or would be deleted. */
 interface Doomed {
   readonly file: string
   readonly firstSequence: number
@@ -71,9 +71,12 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
   return exitCodes.ok
 }
 
-/** @throws {CommandFailure} when a state, or an older snapshot of it, would need what is to go. */
+/**
+ * @throws {CommandFailure} if the state or its oldest whole snapshot needs records that would be
+ *   deleted.
+ */
 async function refuseUncovered(path: string, before: number): Promise<void> {
-  // Where a link leads: there the snapshots lie.
+  // The snapshots are in the directory of the file that a symbolic link leads to.
   const { name, directory } = await locateJournal(nodeFileSystem, path)
   if (name !== journalName) return
   const store = new SnapStore(directory)
@@ -106,7 +109,7 @@ function doomedSegments(outline: JournalOutline | undefined, before: number): Do
 interface Outcome {
   readonly doomed: readonly Doomed[]
   readonly isWritten: boolean
-  /** Of the journal as it is, or would be, then. */
+  /** The first sequence number after the deletion. */
   readonly firstSequence: number
 }
 

@@ -63,14 +63,14 @@ async function runInspect(args: Arguments, io: Io): Promise<number> {
 
 interface Seen {
   readonly path: string
-  /** Undefined for a journal without even a header. */
+  /** Undefined if the journal has no header yet. */
   readonly found: JournalInspection | undefined
-  /** When each segment was last written to. */
+  /** When each segment was last modified. */
   readonly times: ReadonlyArray<string | undefined>
   readonly lock: LockState
 }
 
-/** In ISO 8601; undefined when the file is gone by now. */
+/** Returns a time in ISO 8601, or undefined if the file no longer exists. */
 async function modifiedAt(path: string): Promise<string | undefined> {
   try {
     return (await stat(path)).mtime.toISOString()
@@ -131,7 +131,7 @@ function textOf({ path, found, times, lock }: Seen, io: Io): string {
   return `${lines.join('\n')}\n`
 }
 
-/** Narrower bars than that say nothing. */
+/** Narrower bars are too coarse to compare. */
 const leastBarColumns = 8
 const mostBarColumns = 30
 
@@ -144,7 +144,7 @@ function segmentTable(
   const head = ['segment', 'first', 'last', 'records', 'size', 'format', 'chain', 'modified (UTC)']
   const rows = segments.map((segment, at) => [
     visible(segment.name),
-    // Without spaces: they are taken from here to be typed elsewhere.
+    // Printed without digit groups, so that the number can be copied into a command.
     String(segment.firstSequence),
     segment.records === 0 ? '-' : String(segment.lastSequence),
     countText(segment.records),
@@ -164,7 +164,10 @@ function segmentTable(
 
 const rightAligned = [1, 2, 3, 4]
 
-/** Columns beside the table for a chart of records; 0 where there is no terminal or no room. */
+/**
+ * Returns the columns left beside the table for a chart of records. Returns 0 if the output is not
+ * a terminal or has no room.
+ */
 function barColumns(rows: ReadonlyArray<readonly string[]>, io: Io): number {
   if (!io.stdout.isTerminal) return 0
   const room =

@@ -65,7 +65,11 @@ async function runQueue(args: Arguments, io: Io): Promise<number> {
   return exitCodes.ok
 }
 
-/** Opened so, a queue does nothing of its own: its program's limits are not ours to know, nor which snapshots it keeps. */
+/**
+ * With these options an open queue does no work of its own: no message dies because of its
+ * attempts, nothing is compacted, and no snapshot is removed. The limits of the program that owns
+ * the queue and the snapshots it keeps are unknown here.
+ */
 const asItIs: QueueOptions = {
   maxAttempts: Number.POSITIVE_INFINITY,
   compaction: { minBytes: Number.MAX_SAFE_INTEGER },
@@ -123,7 +127,7 @@ function changesDead(action: Action): action is 'redrive' | 'discard' {
   return action === 'redrive' || action === 'discard'
 }
 
-/** Undefined for an action that takes none. */
+/** Returns undefined for an action without an id. */
 function idOf(action: Action, given: string | undefined): number | 'all' | undefined {
   if (!changesDead(action)) {
     if (given !== undefined) throw new UsageError(`Expected nothing behind ${action}, got ${JSON.stringify(given)}`)
@@ -137,7 +141,11 @@ function idOf(action: Action, given: string | undefined): number | 'all' | undef
 
 const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
 
-/** Bytes of all files of the queue. @throws {CommandFailure} when there is none. */
+/**
+ * Returns the total size of the queue's files in bytes.
+ *
+ * @throws {CommandFailure} if there is no queue.
+ */
 async function bytesIn(directory: string): Promise<number> {
   let bytes = 0
   const place = resolve(directory)
@@ -146,7 +154,8 @@ async function bytesIn(directory: string): Promise<number> {
     try {
       bytes += (await stat(join(place, name))).size
     } catch (error) {
-      // Removed meanwhile by the process that has the queue open; or a link that leads nowhere, which opening it tells.
+      // The process that has the queue open may have removed the file. Or the file is a dangling
+      // link, which opening the queue reports.
       if (!isNotFound(error)) throw error
     }
   }

@@ -56,7 +56,7 @@ async function runRepair(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
   const choice = choiceOf(args)
   const isJson = args.flag('json')
-  // A line that is clean is a record, whatever it says.
+  // With another codec, every undamaged line is a record, whatever its text.
   const check: CheckLine | undefined = args.flag('no-json') ? () => {} : undefined
   const task = { path, choice, check, isJson, io }
   return args.flag('write') ? doRepair(task) : showPlan(task)
@@ -64,7 +64,7 @@ async function runRepair(args: Arguments, io: Io): Promise<number> {
 
 interface Task {
   readonly path: string
-  /** Undefined when the person has made none. */
+  /** Undefined if no choice was given on the command line. */
   readonly choice: RepairChoice | undefined
   readonly check: CheckLine | undefined
   readonly isJson: boolean
@@ -107,7 +107,10 @@ async function showPlan({ path, choice, check, isJson, io }: Task): Promise<numb
   return isSound(plan) ? exitCodes.ok : exitCodes.failed
 }
 
-/** What cutting at the first damage would do; undefined when nothing would be left. */
+/**
+ * Plans a cut at the first damage. Returns undefined if that is not possible, for example because
+ * no record would be left.
+ */
 async function planCut(
   files: JournalFiles,
   { firstDamaged }: RepairPlan,
@@ -143,7 +146,7 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
     await io.stdout.write(isJson ? writtenJson(result, 0, context) : nothingToRepair)
     return exitCodes.ok
   }
-  // The journal is changed: whatever ends the command from here on, the person must know of it.
+  // The journal is changed now. The user must learn of it even if the command fails later.
   if (!isJson) await print(io.stdout, resultText(result, context))
   let damages: number | undefined
   try {
@@ -156,19 +159,19 @@ async function doRepair({ path, choice, check, isJson, io }: Task): Promise<numb
   return damages === 0 ? exitCodes.ok : exitCodes.failed
 }
 
-/** Prints at once. That it cannot comes back when everything is flushed, and ends nothing before. */
+/** Prints at once. A failure to print does not end the command here: the final flush reports it. */
 async function print(output: Output, text: string): Promise<void> {
   try {
     await output.write(text)
     await output.flush()
   } catch {
-    // The output keeps its failure; how the journal stands is still to be found out.
+    // The output keeps its failure. The state of the journal still has to be checked.
   }
 }
 
 const nothingToRepair = 'There is nothing to repair; nothing was changed.\n'
 
-/** @param damages undefined when that could not be found out. */
+/** @param damages undefined if the check did not finish. */
 function writtenJson(
   { plan, copies }: RepairResult,
   damages: number | undefined,
@@ -187,14 +190,14 @@ function writtenJson(
   return jsonLine(facts)
 }
 
-/** What is still damaged, as verify sees it. */
+/** Returns the number of damages that remain, as `verify` counts them. */
 async function damagesLeft(path: string, isOtherCodec: boolean, io: Io): Promise<number> {
   const codec = isOtherCodec ? lineCodec({ isJson: false }) : undefined
   const found = await verifyJournal(nodeFileSystem, path, { onDamage: () => {}, codec, signal: io.signal })
   return found?.damages ?? 0
 }
 
-/** @throws {UsageError | CommandFailure} for a plan that cannot be carried out. */
+/** @throws {UsageError | CommandFailure} if the plan cannot be carried out. */
 function assertPossible(plan: RepairPlan): void {
   const refusal = refusalOf(plan)
   if (refusal === undefined) return

@@ -31,7 +31,7 @@ export const stats: Command = {
 
 interface SnapshotFacts extends SnapshotInfo {
   readonly modifiedAt: string
-  /** What is wrong with it; undefined when it is whole. */
+  /** A description of the damage; undefined if the snapshot is whole. */
   readonly damage: string | undefined
 }
 
@@ -43,7 +43,7 @@ interface StateFacts {
     readonly lastSequence: number
     readonly bytes: number
   }
-  /** Why the state cannot be opened; undefined when nothing speaks against it. */
+  /** The reason why the state cannot be opened; undefined if none was found. */
   readonly problem: string | undefined
 }
 
@@ -63,7 +63,7 @@ async function factsOf(directory: string): Promise<StateFacts> {
       const modifiedAt = (await stat(info.path)).mtime.toISOString()
       snapshots.push({ ...info, modifiedAt, damage: (await damageOf(store, info))?.message })
     } catch (error) {
-      // Removed meanwhile by the program that has the state open: there is a newer one.
+      // The program that has the state open has removed the snapshot, so a newer one exists.
       if (!isGone(error)) throw error
     }
   }
@@ -78,7 +78,11 @@ function isGone(error: unknown): boolean {
   return isNotFound(error) || (isMiniStoreError(error) && isNotFound(error.cause))
 }
 
-/** Snapshots alone, as a `SnapStore` keeps them, have no journal. */
+/**
+ * Returns undefined for a directory that holds only snapshots, such as that of a `SnapStore`.
+ *
+ * @throws {CommandFailure} if there is neither a journal nor a snapshot.
+ */
 async function outlineOrNone(path: string, hasSnapshots: boolean): ReturnType<typeof outlineOf> {
   try {
     return await outlineOf(path)

@@ -52,7 +52,7 @@ async function runTail(args: Arguments, io: Io): Promise<number> {
     await io.stdout.flush()
   } catch (error) {
     if (!follow || !(error instanceof Interrupted)) throw error
-    // That is how following ends.
+    // An interrupt is the normal end of following, so the exit code is 0.
     throw new Interrupted(error.signal, exitCodes.ok)
   }
   return exitCodes.ok

@@ -54,8 +54,9 @@ async function runVerify(args: Arguments, io: Io): Promise<number> {
 }
 
 /**
- * Prints damage as it comes, however much there is of it. Whether it can be printed is known when everything is
- * flushed: what is read meanwhile is what the exit code tells of.
+ * Prints damage as it is found, whatever the amount. A failure to print does not stop the reading;
+ * it shows only at the final flush. If the pipe was closed, the exit code still tells about the
+ * journal.
  */
 interface Printer {
   damage(report: DamageReport): void
@@ -100,7 +101,7 @@ class TextPrinter implements Printer {
     for (const note of notesOf(result)) this.#print(`${style('yellow', 'note')}: ${note}`)
   }
 
-  /** Columns of a fixed width: how wide they would have to be is known only at the end. */
+  /** The columns have a fixed width, because the longest values are known only at the end. */
   #row([segment = '', line = '', offset = '', sequence = '', damage = '']: readonly string[]): string {
     const numbers = [line.padStart(8), offset.padStart(11), sequence.padStart(10)]
     return [padded(segment, 24), ...numbers, damage].join('  ')
@@ -125,7 +126,9 @@ function notesOf({ torn, isActiveMissing }: Verification): string[] {
   return notes
 }
 
-/** One object: its damages are printed as they come, so that they need not fit into memory. */
+/**
+ * Prints one JSON object. Damages are printed as they are found, so they need not fit into memory.
+ */
 class JsonPrinter implements Printer {
   readonly #path: string
   readonly #io: Io

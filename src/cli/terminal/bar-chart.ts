@@ -1,6 +1,6 @@
 const eighths = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉']
 
-/** A bar of so many columns at most, for a value beside others the greatest of which fills it. */
+/** Returns a bar of at most `columns` columns. A value equal to `most` fills it. */
 export function barOf(value: number, options: { readonly most: number; readonly columns: number }): string {
   const { most, columns } = options
   if (most <= 0 || value <= 0) return ''

@@ -1,12 +1,12 @@
 import type { Output } from '../output.ts'
 import { countText, durationText, sizeText } from './units.ts'
 
-/** Milliseconds between two pictures of a bar. */
+/** Minimum time between two redraws of a bar, in milliseconds. */
 const frameMs = 100
 
 const barColumns = 24
 
-/** What a bar shows: bytes done of a total, or, without a total, bytes and records. */
+/** The progress that a bar shows: bytes done of a total, or, without a total, bytes and records. */
 export interface Progress {
   readonly bytes: number
   readonly totalBytes?: number
@@ -14,8 +14,8 @@ export interface Progress {
 }
 
 /**
- * One line on a terminal's standard error that is drawn again and again, with rate and time left; nothing
- * elsewhere.
+ * One line on standard error that is redrawn with the rate and the time left. Prints nothing if the
+ * output is not a terminal.
  */
 export class ProgressBar {
   readonly #output: Output
@@ -25,7 +25,7 @@ export class ProgressBar {
   #drawnMs: number
   #isDrawn = false
 
-  /** @param now milliseconds, of whatever clock that only goes forward. */
+  /** @param now returns milliseconds from a clock that never goes backwards. */
   constructor(output: Output, label: string, now: () => number = () => performance.now()) {
     this.#output = output
     this.#label = label
@@ -34,7 +34,7 @@ export class ProgressBar {
     this.#drawnMs = this.#start
   }
 
-  /** Draws, unless it did a moment ago. */
+  /** Redraws the bar, unless it was drawn within the last 100 milliseconds. */
   update(progress: Progress): void {
     if (!this.#output.isTerminal) return
     const now = this.#now()
@@ -42,11 +42,13 @@ export class ProgressBar {
     this.#drawnMs = now
     this.#isDrawn = true
     const line = progressLine(this.#label, progress, (now - this.#start) / 1000)
-    // The last column stays free: some terminals go to the next line behind it.
+    // The last column stays free, because some terminals move to the next line after filling it.
     this.#draw(line.slice(0, this.#output.columns - 1))
   }
 
-  /** Takes the line away, at once: what is printed next may go to another stream of the same terminal. */
+  /**
+   * Removes the line at once, because the next text may go to another stream of the same terminal.
+   */
   clear(): void {
     if (this.#isDrawn) this.#draw('')
     this.#isDrawn = false
@@ -57,7 +59,7 @@ export class ProgressBar {
   }
 }
 
-/** The text of a bar after so many seconds. */
+/** Returns the text of a bar after this many seconds. */
 export function progressLine(label: string, progress: Progress, seconds: number): string {
   const { bytes, totalBytes, records } = progress
   const rate = `${sizeText(Math.round(bytes / seconds))}/s`

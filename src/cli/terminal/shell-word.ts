@@ -1,9 +1,9 @@
 import { unseen } from './style.ts'
 
 /**
- * A path as one word of a command that a person copies into a shell: quoted where it must be, and never taken
- * for an option. Characters that are not seen stand as escapes, which bash, zsh and ksh read, so that they do
- * nothing to the terminal.
+ * Formats a path as one word of a command that a person copies into a shell. The word is quoted if
+ * necessary and never looks like an option. Invisible characters are written as escapes, so that
+ * they do not affect the terminal. bash, zsh and ksh read these escapes.
  */
 export function shellWord(path: string): string {
   const word = path.startsWith('-') ? `./${path}` : path
@@ -12,7 +12,7 @@ export function shellWord(path: string): string {
   return `$'${word.replaceAll(/['\\]/g, String.raw`\$&`).replaceAll(unseen, escapesOf)}'`
 }
 
-/** Byte by byte: a name is bytes, and some of these are two of them. */
+/** Escapes each byte on its own, because file names are bytes and a character may have several. */
 function escapesOf(character: string): string {
   return Array.from(Buffer.from(character), (byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join('')
 }

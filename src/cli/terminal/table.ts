@@ -2,7 +2,10 @@ import stringWidth from 'string-width'
 
 import { visible } from './style.ts'
 
-/** Lines of a table, columns two spaces apart. Columns are aligned left unless their index is in `right`. */
+/**
+ * Returns the lines of a table, with two spaces between columns. Columns are aligned left unless
+ * their index is in `right`.
+ */
 export function formatTable(rows: ReadonlyArray<readonly string[]>, right: readonly number[] = []): string[] {
   const widths: number[] = []
   for (const row of rows) {
@@ -19,24 +22,24 @@ export function formatTable(rows: ReadonlyArray<readonly string[]>, right: reado
   )
 }
 
-/** Columns a text takes, styles not counted. */
+/** Returns the columns that a text takes on a terminal. Style codes do not count. */
 export function widthOf(text: string): number {
   return stringWidth(text)
 }
 
-/** A text with spaces behind it, up to so many columns. */
+/** Pads a text with trailing spaces to this many columns. */
 export function padded(text: string, columns: number): string {
   return text + ' '.repeat(Math.max(0, columns - widthOf(text)))
 }
 
 /**
- * A text from a file as `visible` shows it, in so many columns at most; `…` stands for the rest. What people see as one
- * character, and an escape, is never cut in half.
+ * Returns text from a file as `visible` shows it, in at most `columns` columns. A longer text ends
+ * with `…`. Neither a character as a reader sees it nor an escape is ever cut in half.
  */
 export function excerpt(text: string, columns: number): string {
   let shown = ''
   let width = 0
-  /** What has room in front of a `…`. */
+  /** The part of the text that leaves room for a `…`. */
   let fitting = ''
   for (const { segment } of characters.segment(text)) {
     const next = visible(segment)
@@ -50,5 +53,8 @@ export function excerpt(text: string, columns: number): string {
 
 const characters = new Intl.Segmenter('en', { granularity: 'grapheme' })
 
-/** The flags of nations within one take 14, families 11: what is longer is a heap of accents. */
+/**
+ * Flags of nations within a country take 14 UTF-16 code units, families 11. A longer cluster is a
+ * pile of accents.
+ */
 const mostUnits = 32

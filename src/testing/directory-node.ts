@@ -13,7 +13,11 @@ export interface DirectoryChange {
   fate: Fate
 }
 
-/** A directory: its visible names, its durable names, and the changes between the two. */
+/**
+ * A directory: its visible names, its durable names, and the changes between the two.
+ *
+ * Invariant: the durable names plus all changes, in order, give the visible names.
+ */
 export class DirectoryNode {
   readonly inode: number
   parent: DirectoryNode | undefined

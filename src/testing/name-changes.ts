@@ -16,7 +16,9 @@ export interface NameChange {
   readonly gone: Node | undefined
 }
 
-/** Finds the file to open, or creates it. A directory gives `EISDIR`. */
+/**
+ * Finds the file to open, or creates it. A directory gives `EISDIR`, or `EEXIST` in mode `create`.
+ */
 export function openName(
   disk: Disk,
   path: string,

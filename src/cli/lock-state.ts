@@ -13,7 +13,7 @@ export interface LockHolder {
 
 /**
  * Looks up the lock on the lock file of a journal. If that file is not locked, looks up the lock on
- * the active segment, because anybody may remove the lock file.
+ * the active segment, because any process may remove the lock file.
  *
  * Only Linux provides this information, in /proc. /proc/locks lists the locks of all processes, but
  * a holder is found only among processes that the caller may inspect.
@@ -25,7 +25,8 @@ export async function lockState({ lock, path }: { readonly lock: string; readonl
 
 async function stateOf(lockPath: string): Promise<LockState> {
   const file = await orUndefined(stat(lockPath, { bigint: true }))
-  // A writer creates the lock file before it locks it, so without the file there is no lock.
+  // A writer creates the lock file before it locks it, so without the file no writer holds its
+  // lock.
   if (file === undefined) return { state: process.platform === 'linux' ? 'free' : 'unknown' }
   const locks = await orUndefined(readFile('/proc/locks', 'utf8'))
   if (locks === undefined) return { state: 'unknown' }

@@ -216,8 +216,8 @@ export async function snapshotsBeside(files: JournalFiles): Promise<readonly Sna
 export function unfitSnapshots(plan: RepairPlan, snapshots: readonly SnapshotInfo[]): UnfitSnapshot[] {
   const { firstSequence, records, renumbered } = plan
   const last = firstSequence + records - 1
-  // A snapshot just below the first changed number still fits: the same records follow it, except
-  // those that the repair drops.
+  // A snapshot just below the first newly assigned number still fits: the same records follow it,
+  // except those that the repair drops.
   const firstAnew = renumbered?.becomes ?? Number.POSITIVE_INFINITY
   return snapshots.flatMap(({ sequence, path }) => {
     if (sequence <= last && sequence < firstAnew) return []

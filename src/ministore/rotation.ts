@@ -10,15 +10,27 @@ import type { Segment } from './segments.ts'
 /**
  * Seals the active segment and begins the next one.
  *
- * 1. The seal is removed, durably: it speaks of the active segment, which soon is another.
- * 2. The next segment is made under the name `.next`, durably, its header chained to all bytes of this one.
- * 3. The active segment gets its number, durably. A crash from here to step 4 leaves no active segment.
- * 4. The next segment gets the active name, durably.
+ * **Invariant.** At every moment, also after a crash, the directory holds all acknowledged records,
+ * and at most one file has the active name. The steps are:
  *
- * 3 is durable before 4 begins: the other way round the second rename could be on the disk without the first, and
- * would have replaced the segment. Until 3 a failure leaves the journal as it was and rejects with the
- * system's error. So does a refusal of step 4 that has changed nothing: step 3 is undone. Every other failure from there
- * on, and every failed fsync, is a {@link PoisoningError}.
+ * 1. Remove the seal, durably. It describes the active segment, which is about to change.
+ * 2. Create the next segment under the name `.next`, durably. Its header holds the checksum of all
+ *    bytes of the current segment.
+ * 3. Rename the active segment to its numbered name, durably. A crash between this step and step 4
+ *    leaves no active segment.
+ * 4. Rename the next segment to the active name, durably.
+ *
+ * Step 3 is durable before step 4 begins. Otherwise a crash could keep only the second rename,
+ * which would have replaced the segment.
+ *
+ * A failure before step 3 leaves the records as they were and rejects with the error of the system.
+ * If the system refuses the rename of step 4 without changing anything, step 3 is undone and the
+ * same applies. Every other failure after step 3, and every failed fsync, rejects with a
+ * {@link PoisoningError}.
+ *
+ * On success, the caller closes the file of the sealed segment. Calls must not overlap.
+ *
+ * @throws {PoisoningError} if the state on disk is unknown.
  */
 export async function rotateSegment(
   fs: FileSystem,
@@ -36,19 +48,21 @@ export async function rotateSegment(
     await fs.rename(files.path, sealed.path)
     await orPoison(fs.syncDirectory(files.directory))
     await promote(fs, files, sealed.path)
-    // Had another file taken the name `.next` just before, it would have the active name now.
+    // If another program replaced `.next` just before the rename, that file now has the active
+    // name.
     await orPoison(lock.assertInPlace())
   } catch (error) {
     lock.letGo(files.next)
     await active.file.close().catch(() => {})
     throw error
   }
-  // Its file is closed by the caller, and the lock of it freed, now that the new one has its name.
+  // The new segment now has the active name, so the sealed one no longer needs its lock. The kernel
+  // frees that lock when the caller closes the file.
   lock.letGo(sealed.path)
   return { sealed, active }
 }
 
-/** Step 4. When it is refused, the segment sealed as `sealedPath` becomes the active one again. */
+/** Performs step 4. If the system refuses it, renames `sealedPath` back to the active name. */
 async function promote(fs: FileSystem, files: JournalFiles, sealedPath: string): Promise<void> {
   try {
     await fs.rename(files.next, files.path)
@@ -61,23 +75,26 @@ async function promote(fs: FileSystem, files: JournalFiles, sealedPath: string):
   await orPoison(fs.syncDirectory(files.directory))
 }
 
-/** Errors by which a system refuses a rename, or cannot begin it: nothing has changed. */
+/**
+ * Error codes with which a system refuses a rename or fails to begin it. Nothing has changed then.
+ */
 const refusals: ReadonlySet<string> = new Set([
   'EACCES', 'EPERM', 'EBUSY', 'EAGAIN', 'EINTR', 'EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT', 'EROFS',
 ])
 
-/** The active segment, open for writing. */
+/** The active segment, open for writing and locked. */
 export interface ActiveSegment {
   readonly segment: Segment
   readonly file: File
-  /** All of it that is acknowledged. */
+  /** The acknowledged part of the segment. */
   readonly prefix: SegmentPrefix
 }
 
 /**
- * A failure after which nobody can say what is on the disk, so that only a fresh recovery may go on. A failed
- * fsync always is one: the kernel may have dropped the dirty pages, and a second fsync would report success
- * for bytes that never reached the disk (https://lwn.net/Articles/752063/).
+ * A failure that leaves the state on disk unknown. Only recovery at the next open can continue. A
+ * failed fsync is always such a failure: the kernel may have dropped the dirty pages, so a second
+ * fsync could report success for bytes that never reached the disk
+ * (https://lwn.net/Articles/752063/).
  */
 export class PoisoningError extends Error {
   override readonly name = 'PoisoningError'
@@ -87,7 +104,11 @@ export class PoisoningError extends Error {
   }
 }
 
-/** Waits for a step whose failure leaves the state on disk unknown. */
+/**
+ * Waits for a step whose failure leaves the state on disk unknown.
+ *
+ * @throws {PoisoningError} if the step fails, with the error as its `cause`.
+ */
 export async function orPoison<T>(step: Promise<T>): Promise<T> {
   try {
     return await step
@@ -96,26 +117,36 @@ export async function orPoison<T>(step: Promise<T>): Promise<T> {
   }
 }
 
-/** The files of a journal that its writer locks before it looks at what they hold. */
+/** The files of a journal that a writer locks before it reads them. */
 export interface HeldFiles {
+  /** The active segment, if it exists. */
   readonly active: File | undefined
-  /** Where there is no active segment: the file that will be the next one. Two writers cannot both make it. */
+  /**
+   * If there is no active segment: the file that will become it. Only one of two writers can create
+   * this file.
+   */
   readonly next: File | undefined
-  /** Where there is no active segment: the newest sealed one, which a writer in the middle of a rotation holds. */
+  /**
+   * If there is no active segment: the newest sealed segment, which a writer in the middle of a
+   * rotation holds. Undefined if no segment is sealed or the newest may not be opened for writing.
+   */
   readonly newest: { readonly file: File; readonly path: string } | undefined
-  /** Whether {@link next} was made here, and is no leftover. */
+  /** Whether {@link next} was newly created, as opposed to a leftover of a crash. */
   readonly isNextNew: boolean
 }
 
 /**
- * Locks the active segment; where there is none, `.next`, made if it is missing, and the newest sealed segment. Then the
- * names are checked again, since another writer may have rotated before the lock was free.
+ * Locks the files of a journal for one writer. If there is an active segment, locks that. Otherwise
+ * locks `.next`, which is created if missing, and the newest sealed segment. After locking, checks
+ * the names again, because another writer may have rotated before the lock became free.
  *
- * **Why there is one writer.** A rotation holds the lock of the old segment until the new one, locked under the name
- * `.next`, has the active name. So whoever finds an active segment, or a `.next` in its place, finds it locked while its
- * writer lives. A `.next` that is made here while there is no active segment keeps everybody else from making one.
+ * **Why there is only one writer.** A rotation keeps the old segment locked until the new one has
+ * the active name, and the new one is already locked under the name `.next`. A second writer
+ * therefore finds the active segment, or the `.next` in its place, locked for as long as the first
+ * writer lives. If there is no active segment, creating `.next` here prevents any other writer from
+ * creating it.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` when another writer holds one of them.
+ * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` if another writer holds one of the files.
  */
 export async function holdJournal(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles> {
   for (let attempt = 0; attempt < maxAttempts; attempt++) {
@@ -127,7 +158,10 @@ export async function holdJournal(fs: FileSystem, files: JournalFiles, lock: Wri
   throw stillMoving(files)
 }
 
-/** Closes what was held for a journal that is not opened, and removes what was made for it. */
+/**
+ * Closes the files from {@link holdJournal} after opening has failed, and removes `.next` if it was
+ * newly created.
+ */
 export async function releaseHeld(fs: FileSystem, files: JournalFiles, lock: WriterLock, held: HeldFiles): Promise<void> {
   if (held.isNextNew) await removeIfPresent(fs, files.next).catch(() => false)
   lock.letGoAll()
@@ -138,13 +172,15 @@ const maxAttempts = 10
 
 async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles | undefined> {
   const made = await createIfMissing(fs, files.next, lock.access)
-  // A leftover is cut and becomes the active segment: it must not be what a link leads to.
+  // A leftover is cut and becomes the active segment, so it must not be the target of a link. The
+  // mode `ensure` refuses links.
   const next = await holdFile(fs, lock, files.next, made ?? (await fs.open(files.next, 'ensure', lock.access)))
   if (next === undefined) return undefined
   let newest: HeldFiles['newest']
   try {
     newest = await holdNewest(fs, files, lock)
-    // The active name first: while it is missing in a rotation, `.next` is the writer's, and no longer this file.
+    // The active name must be checked first. While it is missing during another writer's rotation,
+    // `.next` is a new file of that writer and no longer the file held here.
     const isAlone = !(await exists(fs, files.path)) && (await lock.isAt(files.next))
     if (isAlone) return { active: undefined, next, newest, isNextNew: made !== undefined }
   } catch (error) {
@@ -155,7 +191,7 @@ async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
   return undefined
 }
 
-/** The file, if it was this call that made it. */
+/** Creates a file. Returns undefined if the name already exists. */
 async function createIfMissing(fs: FileSystem, path: string, access: FileAccess | undefined): Promise<File | undefined> {
   try {
     return await fs.open(path, 'create', access)
@@ -175,13 +211,18 @@ async function holdNewest(fs: FileSystem, files: JournalFiles, lock: WriterLock)
     const file = await holdFile(fs, lock, path)
     return file === undefined ? undefined : { file, path }
   } catch (error) {
-    // It may be kept read-only; `.next` alone then keeps others out.
+    // Sealed segments may be read-only. The lock on `.next` alone then keeps other writers out.
     if (['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) return undefined
     throw error
   }
 }
 
-/** Opens and locks a file; undefined when there is none, or when the name leads to another one by now. */
+/**
+ * Opens and locks a file. Returns undefined if the file is missing, or if its name leads to another
+ * file once the lock is held.
+ *
+ * @param made The file, if it is already open.
+ */
 async function holdFile(
   fs: FileSystem,
   lock: WriterLock,
@@ -203,13 +244,16 @@ async function holdFile(
   return undefined
 }
 
-/** The error for a journal whose names lead elsewhere each time they are looked at. */
+/** The error for a journal whose names lead to other files at every attempt. */
 export function stillMoving({ path }: JournalFiles): MiniStoreError {
   const message = `The journal ${path} is already open by another writer, which is rotating again and again`
   return new MiniStoreError('ERR_MINISTORE_LOCKED', message, { path })
 }
 
-/** Makes `.next`, locked. Only for the writer who holds the active segment: what is there is a leftover. */
+/**
+ * Creates `.next` and locks it. The caller must hold the active segment, so an existing `.next` is
+ * a leftover and is removed.
+ */
 async function makeNext(
   fs: FileSystem,
   files: JournalFiles,
@@ -226,20 +270,23 @@ async function makeNext(
       return file
     } catch (error) {
       await file.close().catch(() => {})
-      // The kernel has given locks on this disk before: this is a failure of the moment.
+      // The kernel has granted locks on this disk before, so this failure is temporary.
       if (isMiniStoreError(error, 'ERR_MINISTORE_LOCK_UNAVAILABLE')) throw error.cause
-      // Another writer, which is about to be refused, may have locked it for a moment.
+      // Another writer that is about to be refused may have locked the file for a moment.
       if (!isMiniStoreError(error, 'ERR_MINISTORE_LOCKED') || attempt === maxAttempts) throw error
     }
   }
 }
 
 /**
- * Makes the file that will be the next active segment, locked and with a durable header, under the name `.next`.
+ * Creates the next active segment under the name `.next`, locked and with a durable header.
  *
- * A crash leaves at most that file, which the next open removes. When it rejects the journal is as it was.
+ * A crash leaves at most that file, which the next open removes or overwrites. If it rejects, the
+ * records of the journal are unchanged.
  *
- * @param held says whether `.next` is held already.
+ * @param start.sequence Sequence number of the first record.
+ * @param start.previousCrc32 CRC-32 of all bytes of the segment before; undefined if there is none.
+ * @param held The files that are already locked. If they include `.next`, that file is used.
  */
 export async function prepareNextSegment(
   fs: FileSystem,
@@ -254,7 +301,8 @@ export async function prepareNextSegment(
   const file = held?.next ?? (await makeNext(fs, files, lock, start.access))
   try {
     if (file === held?.next && !held.isNextNew) {
-      // What a crash left is cut, durably, or it could come back among the new bytes.
+      // Bytes left by a crash are cut off, durably. Otherwise they could reappear among the new
+      // bytes.
       await file.truncate(0)
       await orPoison(file.sync())
     }
@@ -269,8 +317,8 @@ export async function prepareNextSegment(
     const segment = { ...found, firstSequence: start.sequence }
     return { segment, file, prefix: headerPrefix(bytes) }
   } catch (error) {
-    // The first error is what counts. What was begun is removed if that can be done; if not, the next attempt or the
-    // next open removes it.
+    // Removes the unfinished file if possible and reports the first error. If the removal fails,
+    // the next rotation or the next open removes the file.
     await removeIfPresent(fs, files.next).catch(() => false)
     lock.letGo(files.next)
     if (file !== held?.next) await file.close().catch(() => {})

@@ -19,26 +19,35 @@ import type { WriterSettings } from './settings.ts'
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
 /**
- * The one who writes: everything that changes a journal goes through its queue, one at a time, in call order.
+ * Serializes every change to a journal.
  *
- * `open` → (`poisoned`) → `closing` → `closed`. Its state changes only inside the queue, but for `close`.
+ * **Invariant.** Appends, rotations and deletions run in one queue, one at a time and in call
+ * order. The sequence number of a record is returned only after the record is on stable storage.
+ * After a failure that leaves the state on disk unknown, the writer is poisoned and only `close()`
+ * works.
+ *
+ * Lifecycle: `open` → (`poisoned`) → `closing` → `closed`. After `sealOnOpen`, only tasks in the
+ * queue and `close` change the segments and the seal.
  */
 export class JournalWriter {
   readonly files: JournalFiles
   readonly #lock: WriterLock
-  /** Changes names only while they lead to what {@link #lock} holds. */
+  /** Changes names only while the directory and the files held by {@link #lock} are in place. */
   readonly #fs: FileSystem
   readonly #limits: Limits
   readonly #queue = new PQueue({ concurrency: 1 })
   #sealed: readonly Segment[]
   #active: ActiveSegment
-  /** What the seal on disk says; undefined when there is none. */
+  /** The contents of the seal on disk; undefined if there is no seal. */
   #seal: SegmentPrefix | undefined
   readonly #soundness: Soundness
   #isClosing = false
   #isClosed = false
   readonly #change = new ChangeSignal()
-  /** Settles when the names on the disk are those of the view again; undefined while they are. */
+  /**
+   * The rotation or deletion in progress. Until it settles, file names on disk may differ from
+   * those in the view. Undefined when no such change is in progress.
+   */
   #renaming: Promise<unknown> | undefined
 
   constructor(files: JournalFiles, lock: WriterLock, journal: RecoveredJournal, limits: Limits) {
@@ -64,13 +73,13 @@ export class JournalWriter {
     return this.#isClosed
   }
 
-  /** Whether it is open and not poisoned: then its view is how the journal stands. */
+  /** Whether the writer is neither closed nor poisoned. Only then is its view current. */
   get isSound(): boolean {
     this.#noticeMove()
     return !this.#isClosed && this.#soundness.isSound
   }
 
-  /** How the journal stands, as far as it is acknowledged: for readers in this process. */
+  /** The acknowledged part of the journal, for readers in this process. */
   view(): JournalView {
     const { segment, prefix } = this.#active
     const checkpoints = this.#seal === undefined ? [prefix] : [this.#seal, prefix]
@@ -80,41 +89,67 @@ export class JournalWriter {
     }
   }
 
-  /** Whether the journal still ends where a view says. */
+  /** Whether the journal still ends at the given tail of a view. */
   isAt(tail: JournalTail | undefined): boolean {
     const { segment, prefix } = this.#active
     return tail !== undefined && tail.bytes === prefix.bytes && isSameSegment(tail.segment, segment)
   }
 
-  /** Resolves at the next acknowledged append, rotation, deletion, poisoning or close; rejects when aborted. */
+  /**
+   * Resolves at the next acknowledged append, rotation, deletion, poisoning or close. Rejects with
+   * the signal's reason if the signal is aborted first.
+   */
   changed(signal: AbortSignal): Promise<void> {
     return this.#change.next(signal)
   }
 
-  /** Resolves when no rotation or deletion is under way, which have names on the disk that no view has. */
+  /**
+   * Resolves when no rotation or deletion is in progress. Until it resolves, the directory may hold
+   * file names that no view lists. Never rejects.
+   */
   async namesSettled(): Promise<void> {
     while (this.#renaming !== undefined) await this.#renaming.catch(() => {})
   }
 
-  /** @throws {MiniStoreError} unless it is open and sound. */
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED` if the writer is closing or closed, otherwise
+   *   as {@link assertSound}.
+   */
   assertUsable(): void {
     const { path } = this.files
     if (this.#isClosing) throw new MiniStoreError('ERR_MINISTORE_CLOSED', `The store of ${path} is closed`, { path })
     this.assertSound()
   }
 
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED` if an earlier
+   *   failure has made the writer unusable.
+   */
   assertSound(): void {
     this.#noticeMove()
     this.#soundness.assert()
   }
 
   /**
-   * Appends lines, one write and one fsync, and resolves with the sequence number of the last.
+   * Appends lines with one write and one fsync. Resolves with the sequence number of the last
+   * record once all of them are on stable storage. Rotates first if the active segment is full.
    *
-   * @param validation awaited when the lines' turn has come; when it rejects, nothing is written.
+   * Calls may overlap; they are written in call order. A crash before the promise resolves may
+   * leave none, some or all of the records in the journal.
+   *
+   * @param lines Whole lines, each ending in `\n`.
+   * @param records The number of lines.
+   * @param validation Awaited when the turn of the lines has come. If it rejects, nothing is
+   *   written.
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED` if the writer is
+   *   unusable, synchronously if that is known at the call. `…_IO` if a step failed and no record
+   *   was written. `…_OUTCOME_UNKNOWN` if the fsync or the rollback of a failed write failed; the
+   *   writer is then poisoned.
+   * @throws {RangeError} if the sequence numbers or segment numbers are used up.
    */
   append(lines: Buffer, records: number, validation?: Promise<unknown>): Promise<number> {
-    // Once more: the record's own toJSON, its schema or its codec may have closed the store.
+    // The caller has already checked this, but the record's `toJSON`, its schema or its codec may
+    // have closed the store since.
     this.assertUsable()
     const context: AppendTrace = { path: this.files.path, bytes: lines.length, records }
     return addInContext(this.#queue, () =>
@@ -132,12 +167,12 @@ export class JournalWriter {
     )
   }
 
-  /** Resolves with the last sequence number there is when all that was called before is done. */
+  /** Waits for all earlier calls and resolves with the last sequence number at that moment. */
   settled(): Promise<number> {
     return addInContext(this.#queue, () => this.lastSequence)
   }
 
-  /** Seals the active segment, unless it is empty, and begins the next one. */
+  /** Seals the active segment and begins the next one. Does nothing if the active one is empty. */
   rotate(): Promise<void> {
     return addInContext(this.#queue, async () => {
       this.assertSound()
@@ -145,7 +180,12 @@ export class JournalWriter {
     })
   }
 
-  /** Deletes the sealed segments all of whose records are below `sequence`, oldest first. */
+  /**
+   * Deletes the sealed segments in which every record has a sequence number below `sequence`. The
+   * oldest goes first, and each deletion is durable before the next begins.
+   *
+   * @throws {RangeError} if `sequence` is greater than the next sequence number.
+   */
   truncateBefore(sequence: number): Promise<void> {
     return addInContext(this.#queue, async () => {
       this.assertSound()
@@ -155,14 +195,19 @@ export class JournalWriter {
       }
       const isCovered = (): boolean => (this.#sealed[1] ?? this.#active.segment).firstSequence <= sequence
       if (this.#sealed.length === 0 || !isCovered()) return
-      // Segments of version 0.1 are counted from their neighbours: before the first goes, one must say its number.
+      // Headers of version 0.1 hold no sequence number, so their records are counted from a
+      // neighbour. If no later header holds one, a rotation writes one before the first segment is
+      // deleted.
       const isPinned = [...this.#sealed.slice(1), this.#active.segment].some(({ header }) => header.sequence !== undefined)
       if (!isPinned) await this.#rotate()
       while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()
     })
   }
 
-  /** Waits for what is queued, seals the active segment and closes its file. Never rejects before that is done. */
+  /**
+   * Refuses further calls, waits for the queued ones, seals the active segment and closes its file.
+   * A poisoned writer writes no seal. If sealing fails, the file is closed before this rejects.
+   */
   async close(): Promise<void> {
     this.#isClosing = true
     await this.#queue.onIdle()
@@ -175,7 +220,7 @@ export class JournalWriter {
     }
   }
 
-  /** Seals what recovery has found. When that fails the writer is done with: its file is closed. */
+  /** Seals what recovery has found. If that fails, closes the file; the writer is then unusable. */
   async sealOnOpen(): Promise<void> {
     try {
       await this.#sealActive()
@@ -185,7 +230,7 @@ export class JournalWriter {
     }
   }
 
-  /** Writes the seal, unless there is one that says the same. */
+  /** Writes the seal, unless the seal on disk already says the same. */
   async #sealActive(): Promise<void> {
     const { prefix, file } = this.#active
     if (this.#seal !== undefined && samePrefix(this.#seal, prefix)) return
@@ -197,7 +242,7 @@ export class JournalWriter {
   async #write(lines: Buffer, records: number): Promise<void> {
     const { file, prefix, segment } = this.#active
     try {
-      // Answered without a promise when the bytes went straight to the page cache.
+      // `writeFully` returns no promise if every byte was written synchronously to the page cache.
       const writing = writeFully(file, lines, prefix.bytes)
       if (writing !== undefined) await writing
     } catch (error) {
@@ -207,9 +252,10 @@ export class JournalWriter {
       await file.dataSync()
     } catch (error) {
       this.#poison('fsync', error)
-      // The record stays visible to whoever opens the journal next on this system, and their fsync would succeed without
-      // writing it: the kernel takes its pages for clean. Cut off it cannot pass for durable. Should the cut fail or not
-      // last, the outcome is as unknown as it is.
+      // After the failed fsync the kernel treats the record's pages as clean. The next open on this
+      // system would still see the record, and its fsync would succeed without writing it. Cutting
+      // the record off keeps it from passing for durable. If the cut fails or does not last, the
+      // outcome is no less known than before, so its error is ignored.
       await file.truncate(prefix.bytes).catch(() => {})
       const sequence = this.lastSequence + 1
       const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
@@ -220,7 +266,11 @@ export class JournalWriter {
     this.#change.wake()
   }
 
-  /** Cuts what a failed write may have left, so that the next append finds the file as the last one left it. */
+  /**
+   * Cuts off what a failed write may have left, durably, so that the file again ends where the last
+   * acknowledged append ended. Returns the error for the caller. If the cut fails, poisons the
+   * writer.
+   */
   async #rollBack(cause: unknown): Promise<MiniStoreError> {
     const { file, prefix, segment } = this.#active
     const context = { path: this.files.path, segment: segment.name }
@@ -236,7 +286,11 @@ export class JournalWriter {
     return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
   }
 
-  /** Sequence numbers must not run out in the middle of a write: beyond the last one there are duplicates. */
+  /**
+   * Checked before the write, because beyond {@link maxSequence} two records would get one number.
+   *
+   * @throws {RangeError} if fewer than `records` sequence numbers are left.
+   */
   #assertNumbersLeft(records: number): void {
     const left = maxSequence - this.lastSequence
     if (records <= left) return
@@ -244,14 +298,14 @@ export class JournalWriter {
   }
 
   async #rotate(): Promise<void> {
-    // The next header says the number of the next record.
+    // The header of the next segment holds the sequence number of its first record.
     this.#assertNumbersLeft(1)
     if (this.#sealed.at(-1)?.number === maxSegmentNumber) {
       throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber} for the next segment: they are used up`)
     }
     const { file } = this.#active
     await this.#whileRenaming(() => this.#sealAndBegin())
-    // Every byte of it is durable, so nothing that closing could report would matter.
+    // Every byte of the sealed file is durable, so an error on closing it changes nothing.
     await file.close().catch(() => {})
     while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
   }
@@ -264,7 +318,8 @@ export class JournalWriter {
       segment: this.files.sealedName(number),
       sequence: from.segment.firstSequence + from.prefix.records,
     }
-    this.#seal = undefined // Removed first, and gone even when the rest fails.
+    // The rotation removes the seal first, and the seal stays removed if a later step fails.
+    this.#seal = undefined
     await traced(rotateChannel, context, async () => {
       const rotating = rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })
       const { sealed, active } = await this.#guard('rotate', rotating)
@@ -278,16 +333,17 @@ export class JournalWriter {
     return this.#whileRenaming(async () => {
       const [oldest, ...kept] = this.#sealed
       if (oldest === undefined) return
-      // One that somebody else has removed already is as good as deleted.
+      // A file that is already missing counts as deleted.
       await this.#guard(`delete ${oldest.name}`, removeIfPresent(this.#fs, oldest.path))
       this.#sealed = kept
       this.#change.wake()
-      // Durable before the next goes, or a crash could leave a gap.
+      // Made durable before the next deletion. Otherwise a crash could undo this deletion but keep
+      // the next one, which would leave a gap.
       await this.#guard(`delete ${oldest.name}`, orPoison(this.#fs.syncDirectory(this.files.directory)))
     })
   }
 
-  /** Keeps readers from looking while the names on the disk are none that a view has. */
+  /** Runs a task that renames or deletes files. {@link namesSettled} waits until the task ends. */
   async #whileRenaming(task: () => Promise<void>): Promise<void> {
     this.#renaming = task()
     try {
@@ -297,7 +353,10 @@ export class JournalWriter {
     }
   }
 
-  /** Turns a failed step into the error for the caller, and poisons when the state on disk is unknown. */
+  /**
+   * Waits for a step and turns its failure into the error for the caller. Poisons the writer if the
+   * failure leaves the state on disk unknown or shows that the journal was moved.
+   */
   async #guard<T>(doing: string, step: Promise<T>): Promise<T> {
     try {
       return await step
@@ -312,7 +371,10 @@ export class JournalWriter {
     }
   }
 
-  /** What keeps files beside the journal, snapshots for one, may find before the writer that it was moved. */
+  /**
+   * Poisons the writer once its lock has found that the journal was moved. Code that keeps files
+   * beside the journal, such as snapshots, uses the same lock and may find this first.
+   */
   #noticeMove(): void {
     if (this.#lock.moved !== undefined && this.#soundness.isSound) this.#poison('go on', this.#lock.moved)
   }
@@ -323,7 +385,10 @@ export class JournalWriter {
   }
 }
 
-/** Whether a store may still write: until a failure leaves the state on disk unknown, and never again after it. */
+/**
+ * Whether a store may still write. A store is sound until a failure leaves the state on disk
+ * unknown or the journal is found to have been moved. It never becomes sound again.
+ */
 export class Soundness {
   readonly #path: string
   #poison: MiniStoreError | undefined
@@ -336,13 +401,21 @@ export class Soundness {
     return this.#poison === undefined
   }
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once it is lost, or `…_MOVED`, where that was the reason. */
+  /**
+   * @throws {MiniStoreError} If the store is no longer sound: `ERR_MINISTORE_MOVED` if the journal
+   *   was moved, otherwise `ERR_MINISTORE_POISONED`.
+   */
   assert(): void {
     if (this.#poison === undefined) return
     throw this.#error(this.#poison.code, `Only close() works: ${this.#poison.message}`, this.#poison)
   }
 
-  /** Ends it. @param doing what failed, as in "could not …" */
+  /**
+   * Marks the store as no longer sound and publishes the error on the channel `ministore:poison`.
+   *
+   * @param doing The action that failed, worded to complete "could not …".
+   * @param cause The error of that action.
+   */
   poison(doing: string, cause: unknown): void {
     const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
     const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
@@ -356,15 +429,15 @@ export class Soundness {
   }
 }
 
-/** The longest time that a timer of Node's takes. */
+/** The longest delay that a timer in Node.js accepts, in milliseconds. */
 const longestMs = 2 ** 31 - 1
 
-/** Wakes those who wait for a change. While there are any the process stays alive. */
+/** Wakes waiters when something changes. Pending waits keep the process alive. */
 export class ChangeSignal {
   readonly #waiting = new Set<() => void>()
   #keepAlive: NodeJS.Timeout | undefined
 
-  /** Resolves at the next change; rejects with the signal's reason when that is aborted first. */
+  /** Resolves at the next change. Rejects with the signal's reason if it is aborted first. */
   next(signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
@@ -379,7 +452,7 @@ export class ChangeSignal {
       if (signal.aborted) return onAbort()
       signal.addEventListener('abort', onAbort, { once: true })
       this.#waiting.add(onChange)
-      // A promise alone holds no process: it would end in the midst of the wait.
+      // A pending promise does not keep the process alive, but a timer does.
       this.#keepAlive ??= setInterval(() => {}, longestMs)
     })
   }
@@ -397,20 +470,23 @@ export class ChangeSignal {
   }
 }
 
-/** Context of the tracing channel `ministore:append`: one append or one `appendAll`. */
+/** Context of the tracing channel `ministore:append`, for one `append` or one `appendAll`. */
 export interface AppendTrace {
+  /** Absolute path of the journal. */
   readonly path: string
-  /** Bytes written, line feeds included. */
+  /** Bytes to write, including line feeds. */
   readonly bytes: number
+  /** Number of records. */
   readonly records: number
-  /** Sequence number of the last record; set when the append is durable. */
+  /** Sequence number of the last record. Set once the append is durable. */
   sequence?: number
 }
 
 /** Context of the tracing channel `ministore:rotate`. */
 export interface RotateTrace {
+  /** Absolute path of the journal. */
   readonly path: string
-  /** Name of the segment that is sealed. */
+  /** File name that the sealed segment gets. */
   readonly segment: string
   /** Sequence number of the first record of the next segment. */
   readonly sequence: number
@@ -418,14 +494,17 @@ export interface RotateTrace {
 
 /** Context of the tracing channel `ministore:recover`. */
 export interface RecoverTrace {
+  /** Absolute path of the journal. */
   readonly path: string
-  /** Set when recovery has succeeded. */
+  /** Result of the recovery. Set once it has succeeded. */
   report?: RecoveryReport
 }
 
-/** Message of the channel `ministore:poison`. */
+/** Message of the channel `ministore:poison`: a store can no longer write. */
 export interface PoisonMessage {
+  /** Absolute path of the journal. */
   readonly path: string
+  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
   readonly error: MiniStoreError
 }
 
@@ -436,10 +515,12 @@ export const poisonChannel: Channel<unknown, PoisonMessage> =
   channel('ministore:poison') as Channel<unknown, PoisonMessage>
 
 /**
- * Runs a task on a tracing channel; without subscribers it is a plain call.
+ * Runs a task on a tracing channel. Without subscribers it only calls the task.
  *
- * What the task gives becomes part of the message, so it is a number or nothing: at anything that `JSON.stringify` throws at,
- * a subscriber that logs would end the process, since Node makes an uncaught exception of what a subscriber throws.
+ * The result of the task becomes part of the message, so it must be a number or nothing. A
+ * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
+ * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
+ * therefore end the process.
  */
 export function traced<T extends number | void, Context extends object>(
   tracing: TracingChannel<unknown, Context>,

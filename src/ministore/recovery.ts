@@ -11,56 +11,76 @@ import {
 import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
 import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
 
-/** What opening a journal found and did, besides reading it. */
+/** What opening a journal found and changed. */
 export interface RecoveryReport {
-  /** No journal was there; an empty one was made. */
+  /** Whether there was no journal and an empty one was created. */
   readonly isNew: boolean
-  /** There were sealed segments but no whole active one (a crash in rotation); an empty one was made. */
+  /**
+   * Whether a crash during a rotation had left sealed segments but no complete active one. An empty
+   * active segment was then created.
+   */
   readonly isActiveRestored: boolean
-  /** The unacknowledged last write that was removed, if there was one. */
+  /** The unacknowledged last write that was removed; undefined if there was none. */
   readonly torn: TornTail | undefined
-  /** Names of half-made files that were removed. */
+  /** File names of the unfinished files that were removed. */
   readonly removedFiles: readonly string[]
-  /** Bytes of the active segment that were read and checked. */
+  /** Number of bytes of the active segment that were read and checked. */
   readonly scannedBytes: number
 }
 
-/** Bytes that recovery took off the end of the active segment. */
+/** The bytes that recovery removed from the end of the active segment. */
 export interface TornTail {
-  /** Sequence number the record would have had. */
+  /** Sequence number that the record would have had. */
   readonly sequence: number
-  /** Where in the segment it began. */
+  /** Byte offset in the segment at which the removed bytes began. */
   readonly offset: number
+  /** Number of bytes removed. */
   readonly bytes: number
+  /** What was wrong with the line, for people to read. */
   readonly reason: string
-  /** Path of the file that holds the bytes now; undefined when there was no room for a copy. */
+  /** Path of the file that now holds the bytes; undefined if there was no space for a copy. */
   readonly savedAs: string | undefined
 }
 
-/** A journal ready for its writer. */
+/** A recovered journal, ready for its writer. */
 export interface RecoveredJournal {
   readonly sealed: readonly Segment[]
   readonly active: ActiveSegment
-  /** What the seal on disk says, if there is one. */
+  /** The contents of the seal on disk; undefined if there is no seal. */
   readonly seal: SegmentPrefix | undefined
   readonly report: RecoveryReport
 }
 
 /**
- * Locks the segments of a journal and brings it into the state its writer needs. The directory exists.
+ * Locks the segments of a journal and brings the journal into the state that its writer needs. The
+ * directory must exist.
  *
- * **Why it is right.** A crash can interrupt an append, a rotation, a deletion, the writing of a seal or an earlier
- * recovery. An append changes only what follows the acknowledged bytes, and one append is one line, so what it
- * leaves is at most one line that is not whole at the very end: that is saved, durably, and cut, and nothing else ever is. A
- * rotation renames after all bytes of both segments are durable and makes each rename durable before the next, so it
- * leaves either the old active segment, or none, or the new one. Deletions go oldest first, one durable before the
- * next, so they leave a shorter journal without a gap. Seals and evidence appear whole, by rename. Every step
- * here is of one of these kinds, so a crash in recovery leaves what recovery can start from.
+ * **Invariant.** Recovery keeps every acknowledged record. It removes only bytes that were never
+ * acknowledged: a torn last line, an unfinished header and unfinished files. It checks before it
+ * changes: if it finds damage, it rejects and leaves the journal unchanged.
  *
- * Checks come first: when anything is damaged it rejects and has changed nothing.
+ * **Why this is correct.** A crash can interrupt an append, a rotation, a deletion, the writing of
+ * a seal or an earlier recovery:
  *
- * Before it resolves, what it found is made durable: a writer that was killed may have left bytes and names that only
- * the page cache knows.
+ * - An append changes only bytes after the acknowledged ones. An interrupted append leaves at most
+ *   one incomplete line, at the very end. Recovery saves that line durably, unless the disk is
+ *   full, and then cuts it off. (If the middle of an `appendAll` is lost and its end is on disk,
+ *   recovery reports damage.)
+ * - A rotation renames only after all bytes of both segments are durable, and makes each rename
+ *   durable before the next. It leaves the old active segment, none, or the new one.
+ * - Deletions go oldest first, and each is durable before the next. They leave a shorter journal
+ *   without a gap.
+ * - Seals and saved lines are put in place by rename, so they appear whole or not at all.
+ *
+ * Every step of recovery is of one of these kinds, so recovery can start again after a crash in
+ * recovery.
+ *
+ * When it resolves, everything that it found is durable. A killed writer may have left bytes and
+ * names that existed only in the page cache.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` if another writer has the journal open,
+ *   `ERR_MINISTORE_CORRUPT` if it is damaged, `ERR_MINISTORE_UNSUPPORTED_VERSION` if a header has a
+ *   newer major version. An error of the system is passed on.
  */
 export async function recoverJournal(files: JournalFiles, lock: WriterLock): Promise<RecoveredJournal> {
   const held = await holdJournal(lock.fileSystem, files, lock)
@@ -97,7 +117,7 @@ async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFile
   }
 }
 
-/** Makes an active segment where there is none, or only the beginning of a header. */
+/** Creates the active segment if it is missing or holds only part of a header. */
 async function restoreActive(
   files: JournalFiles,
   lock: WriterLock,
@@ -113,16 +133,17 @@ async function restoreActive(
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
   const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
   if (damage !== undefined) throw damage
-  // One more, since the header made here says the number of the next record.
+  // One more than the records, because the new header holds the sequence number of the next record.
   if (last !== undefined && before !== undefined) assertNumbered(files, last, before.prefix.records + 1)
   for (const name of found.leftovers) {
-    // A held `.next` is written anew instead: while it is away, another writer could make one.
+    // A held `.next` is overwritten instead. If it were removed, another writer could create one.
     if (held.next === undefined || files.at(name) !== files.next) await removeIfPresent(fs, files.at(name))
   }
-  // The seal of another active segment would contradict the one made here.
+  // A seal of the previous active segment would contradict the one created here.
   await removeIfPresent(fs, files.seal)
-  // A process killed in a rotation may have left a rename that is not durable yet. It must be before the active name is
-  // given to another file: else a crash could keep the second rename alone, which then replaces the segment.
+  // A process killed during a rotation may have left a rename that is not yet durable. It must
+  // become durable before another file gets the active name. Otherwise a crash could keep only the
+  // second rename, which would then replace the segment.
   await fs.syncDirectory(files.directory)
   const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
   const start = { sequence, previousCrc32: before?.prefix.crc32, access: lock.access }
@@ -135,7 +156,7 @@ async function restoreActive(
     if (active.file !== held.next) await active.file.close().catch(() => {})
     throw error
   }
-  // The newest sealed segment, or the unfinished active one, whose name the new one has now.
+  // Either the newest sealed segment or the unfinished active one, whose name the new one now has.
   if (held.newest !== undefined) lock.letGo(held.newest.path)
   for (const file of [held.active, held.newest?.file]) await file?.close().catch(() => {})
   return active
@@ -193,30 +214,34 @@ async function recoverActive(
 }
 
 /**
- * Cuts the active segment to its whole lines, also when it already ends there.
+ * Cuts the active segment to its whole lines, even if it already ends there.
  *
- * If the fsync behind an earlier cut failed (a rollback, a recovery), the file looks cut and the disk may still hold the
- * old tail. A crash would then bring that tail back behind the records that are appended now. Cut once more, the next
- * fsync makes the cut durable.
+ * If the fsync after an earlier cut failed, in a rollback or a recovery, the file looks cut while
+ * the disk may still hold the old tail. A later crash could bring that tail back after newly
+ * appended records. After another cut, the next fsync makes the cut durable.
+ *
+ * @param isNeeded Whether there are bytes to cut off. If not, a full disk is not an error.
  */
 async function cut(file: File, bytes: number, { isNeeded }: { readonly isNeeded: boolean }): Promise<void> {
   try {
     await file.truncate(bytes)
   } catch (error) {
-    // A file system that never writes in place may have no room for it, and a full disk must be openable all the same.
+    // A file system that never writes in place may need free space even for this. A journal on a
+    // full disk must still open.
     if (isNeeded || !isOutOfSpace(error)) throw error
   }
 }
 
 /**
- * Writes the bytes behind the seal again, as they are, in their place.
+ * Writes the bytes after the seal again, unchanged and in place.
  *
- * If the fsync of an append failed and its process died before it could cut the record off, these bytes may be in the
- * page cache and nowhere else, and the kernel takes their pages for clean: an fsync would succeed without writing them
- * (https://lwn.net/Articles/752063/). Written again they are dirty, and the fsync means what it says.
+ * If the fsync of an append failed and the process died before it cut the record off, these bytes
+ * may exist only in the page cache. The kernel treats their pages as clean, so an fsync would
+ * succeed without writing them (https://lwn.net/Articles/752063/). Writing them again makes the
+ * pages dirty, so that the next fsync writes them.
  *
- * A crash in the middle changes nothing, since a sector holds the same before and after; every append that begins within
- * a sector relies on that too.
+ * A crash during this changes nothing, because each sector holds the same bytes before and after.
+ * Every append that begins within a sector relies on the same property.
  */
 async function writeAgain(file: File, range: { readonly from: number; readonly to: number }): Promise<void> {
   const { from, to } = range
@@ -225,15 +250,18 @@ async function writeAgain(file: File, range: { readonly from: number; readonly t
       await writeFully(file, bytes, from + position)
     }
   } catch (error) {
-    // As above.
+    // As in `cut`: a journal on a full disk must still open.
     if (!isOutOfSpace(error)) throw error
   }
 }
 
 /**
- * Whether a seal that does not fit the active segment fits a sealed one. That happens when another program rotated, the
- * Rust crate for one: it writes headers without a sequence number and knows of no seals. So it can be one of the
- * segments before headers like that, up to the last of ours.
+ * Whether a seal that does not match the active segment matches a sealed one. This happens if
+ * another program, such as the Rust crate, has rotated: it writes headers without a sequence number
+ * and does not know seals.
+ *
+ * Searches backwards from the active segment and stops at the first segment whose header has a
+ * sequence number, because this library removes the seal before it creates such a segment.
  */
 async function isSealOfSealed(
   fs: FileSystem,
@@ -265,7 +293,7 @@ function assertNumbered(files: JournalFiles, segment: Segment, records: number):
 }
 
 function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix, reason: string): MiniStoreError {
-  // The line after the header and the records before it.
+  // Lines count from 1. The header and the whole records come before the damaged line.
   const line = before.records + 2
   const sequence = nextOf(segment, before)
   const problem = `${reason} (line ${line}, offset ${before.bytes})`

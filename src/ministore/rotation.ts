@@ -10,8 +10,8 @@ import type { Segment } from './segments.ts'
 /**
  * Seals the active segment and begins the next one.
  *
- * **Invariant.** At every moment, also after a crash, the directory holds all acknowledged records,
- * and at most one file has the active name. The steps are:
+ * **Invariant.** A crash at any point leaves every acknowledged record in a segment, and no rename
+ * ever replaces a segment. The steps are:
  *
  * 1. Remove the seal, durably. It describes the active segment, which is about to change.
  * 2. Create the next segment under the name `.next`, durably. Its header holds the checksum of all
@@ -23,10 +23,10 @@ import type { Segment } from './segments.ts'
  * Step 3 is durable before step 4 begins. Otherwise a crash could keep only the second rename,
  * which would have replaced the segment.
  *
- * A failure before step 3 leaves the records as they were and rejects with the error of the system.
- * If the system refuses the rename of step 4 without changing anything, step 3 is undone and the
- * same applies. Every other failure after step 3, and every failed fsync, rejects with a
- * {@link PoisoningError}.
+ * If a step fails before or at the rename of step 3, the records are as they were and this rejects
+ * with the error of the system. If the system refuses the rename of step 4 without changing
+ * anything, step 3 is undone and the same applies. Every other failure after the rename of step 3,
+ * and every failed fsync, rejects with a {@link PoisoningError}.
  *
  * On success, the caller closes the file of the sealed segment. Calls must not overlap.
  *
@@ -159,8 +159,8 @@ export async function holdJournal(fs: FileSystem, files: JournalFiles, lock: Wri
 }
 
 /**
- * Closes the files from {@link holdJournal} after opening has failed, and removes `.next` if it was
- * newly created.
+ * Unlocks and closes held files when the journal is not going to be opened. Removes `.next` if it
+ * was newly created.
  */
 export async function releaseHeld(fs: FileSystem, files: JournalFiles, lock: WriterLock, held: HeldFiles): Promise<void> {
   if (held.isNextNew) await removeIfPresent(fs, files.next).catch(() => false)

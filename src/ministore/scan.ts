@@ -8,23 +8,31 @@ import {
 import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf } from './lines.ts'
 import { damaged, type Segment } from './segments.ts'
 
-/** What the bytes of a segment say, without parsing them. */
+/** What a scan of a segment's bytes found. No record is parsed. */
 export interface SegmentScan {
-  /** All whole, clean lines up to the first that is not. */
+  /** All whole, clean lines before the first line that is not. Includes the header. */
   readonly prefix: SegmentPrefix
-  /** What the first `checkpoint` bytes hold; undefined when there are fewer. */
+  /** The first `checkpoint` bytes; undefined if fewer bytes are whole, clean lines. */
   readonly atCheckpoint: SegmentPrefix | undefined
-  /** Bytes after {@link prefix} that are no whole, clean line, and nothing after them. */
+  /** Bytes after {@link prefix} that are not a whole, clean line and reach to the end. */
   readonly torn: { readonly bytes: number; readonly reason: string } | undefined
-  /** An unclean line with something after it. It is the first line after {@link prefix}. */
+  /** An unclean line with more bytes after it. It is the first line after {@link prefix}. */
   readonly damage: { readonly reason: string } | undefined
 }
 
 /**
- * Reads a segment from its first byte to `end`, counting lines, checking them and taking their checksum.
+ * Reads a segment from its first byte to `end`. Checks and counts the lines and computes their
+ * checksum.
  *
- * An unclean line is torn when nothing follows it, whether or not it ends in `\n`: a crash leaves
- * its mark on the last write only. With something behind it, it is damage.
+ * **Invariant.** Only the last line can be torn, because a crash can damage only the last write. An
+ * unclean line at the end is torn, whether or not it ends in `\n`. An unclean line with bytes after
+ * it is damage. A line is clean if it is not blank, holds no NUL byte and is UTF-8.
+ *
+ * Changes nothing. Holds two buffers of 256 KiB, or one as long as the longest line if that is
+ * longer. A torn end of more than {@link longLineBytes} is read in pieces.
+ *
+ * @param options.end Offset at which to stop, usually the size of the file.
+ * @param options.checkpoint Number of bytes to report as `atCheckpoint`.
  */
 export async function scanSegment(
   file: File,
@@ -36,7 +44,7 @@ export async function scanSegment(
   try {
     const scan = await scanBlocks(blocks, { end: long?.offset ?? end, checkpoint })
     if (long === undefined || scan.damage !== undefined) return scan
-    // With the long end behind it, no other line is the last one.
+    // The long torn end follows this line, so this line is not the last one and is damage.
     if (scan.torn !== undefined) return { ...scan, torn: undefined, damage: { reason: scan.torn.reason } }
     return { ...scan, torn: { bytes: long.bytes, reason: long.reason } }
   } finally {
@@ -48,7 +56,7 @@ async function scanBlocks(
   blocks: LineBlocks,
   { end, checkpoint }: { readonly end: number; readonly checkpoint?: number | undefined },
 ): Promise<SegmentScan> {
-  // The header is a line and no record, hence -1.
+  // Starts at -1 because the header is a line but not a record.
   let prefix: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
   let atCheckpoint: SegmentPrefix | undefined
   let unclean: { offset: number; bytes: number; reason: string } | undefined
@@ -79,24 +87,33 @@ function cleanLength(block: Buffer): number {
   return block.length
 }
 
-/** Bytes at the end of an active segment that are no whole, clean line: what the next open would cut off. */
+/**
+ * Bytes at the end of an active segment that are not a whole, clean line. The next open would cut
+ * them off.
+ */
 export interface TornEnd {
-  /** Where in the segment they begin. */
+  /** Byte offset in the segment at which they begin. */
   readonly offset: number
   readonly bytes: number
   readonly reason: string
-  /** Whether they end in a line feed, so that counting lines counts them. */
+  /** Whether they end in a line feed, and so count as a line. */
   readonly isEnded: boolean
 }
 
-/** A line longer than this is looked at piece by piece where it may be a torn one: a sparse file may end in gigabytes of NULs. */
+/**
+ * The limit in bytes, 1 MiB, above which a possibly torn line is read in pieces. A crash may leave
+ * a sparse file that ends in gigabytes of NUL bytes.
+ */
 export const longLineBytes: number = 1024 * 1024
 
 /**
- * The torn end of an active segment, if it has one, by its last line alone. While a writer is at work it may
- * be an append that is under way. Holds a small part of the line at a time, however long it is.
+ * Finds the torn end of an active segment by reading only its last line. Undefined if there is
+ * none. While a writer has the journal open, the torn end may be an append in progress.
  *
- * @param part the bytes behind the header, up to where the segment was looked at.
+ * Reads the line in pieces, so memory use is bounded however long the line is.
+ *
+ * @param part The range to search: from the end of the header to the size of the file when it was
+ *   inspected.
  */
 export async function findTornEnd(
   file: File,
@@ -111,7 +128,7 @@ export async function findTornEnd(
   return reason === undefined ? undefined : { offset, bytes, isEnded, reason }
 }
 
-/** A torn end that is too long to be read as a line. */
+/** Finds a torn end that is longer than {@link longLineBytes}. Undefined if there is none. */
 export async function findLongTornEnd(
   file: File,
   part: { readonly from: number; readonly end: number },
@@ -124,7 +141,7 @@ export async function findLongTornEnd(
 const newline = 0x0a
 const firstStepBytes = 4096
 
-/** Where the last line of a part of a file begins, and whether it has a line feed. */
+/** Finds where the last line in a range of a file begins and whether it ends in a line feed. */
 async function findLastLine(file: File, from: number, end: number): Promise<{ offset: number; isEnded: boolean }> {
   let isEnded = false
   let space = Buffer.allocUnsafe(firstStepBytes)
@@ -133,25 +150,30 @@ async function findLastLine(file: File, from: number, end: number): Promise<{ of
     const buffer = space.subarray(0, to - start)
     await readFully(file, buffer, start)
     if (to === end) isEnded = buffer.at(-1) === newline
-    // The line feed that ends the line before; that of the last line itself does not count.
+    // Searches for the line feed before the last line, so the one that ends the last line is left
+    // out.
     const lines = to === end && isEnded ? buffer.subarray(0, -1) : buffer
     const before = lines.lastIndexOf(newline)
     if (before !== -1) return { offset: start + before + 1, isEnded }
     to = start
-    // Most lines end here. What is longer is read in larger steps.
+    // Most lines fit into the first step. Longer ones are read in larger steps.
     if (space.length < longLineBytes) space = Buffer.allocUnsafe(longLineBytes)
   }
   return { offset: from, isEnded }
 }
 
-/** What is wrong with a line, given without its line feed. */
+/**
+ * Describes what is wrong with a line. Undefined if the line is clean.
+ *
+ * @param line The range of the line in the file, without its line feed.
+ */
 async function describeIfUnclean(
   file: File,
   line: { readonly offset: number; readonly bytes: number },
 ): Promise<string | undefined> {
   if (line.bytes === 0) return describeUncleanLine(Buffer.alloc(0))
   let problem: string | undefined
-  // The last character of a chunk may end in the next one.
+  // A character may begin in one chunk and end in the next.
   let carried = Buffer.alloc(0)
   for await (const { bytes, position } of readRange(file, line)) {
     const isLast = position + bytes.length === line.bytes
@@ -165,14 +187,17 @@ async function describeIfUnclean(
   return problem
 }
 
-/** Where the last character begins: UTF-8 has up to three bytes behind the first, which begin with the bits 10. */
+/**
+ * Offset of the last character. In UTF-8 up to three continuation bytes, whose high bits are 10,
+ * follow the first byte of a character.
+ */
 function startOfLastCharacter(bytes: Buffer): number {
   let at = bytes.length - 1
   while (at > 0 && at > bytes.length - 4 && ((bytes[at] as number) & 0xc0) === 0x80) at--
   return at
 }
 
-/** The damage a seal shows in the active segment, if it does. */
+/** Compares the active segment with its seal. Returns the damage, or undefined if they match. */
 export function sealDamage(
   files: JournalFiles,
   active: Segment,
@@ -190,11 +215,17 @@ export function sealDamage(
 }
 
 /**
- * The damage when there is no active segment but a seal that says there was one, with records or with a place in the
- * sequence that nothing else tells. A crash never leaves that: a rotation removes the seal, durably, before it renames
- * the segment. It may be the seal of the segment sealed last, when another program rotated.
+ * Returns the damage if the active segment is missing although a seal shows that it held
+ * information that is in no other file. Without sealed segments, that is any seal except that of a
+ * journal that never held a record, because the header also told the sequence number. Otherwise it
+ * is a seal that counts records.
  *
- * @param lastSealed what the segment sealed last holds up to the seal's bytes; undefined when none is sealed.
+ * A crash never causes this, because a rotation removes the seal durably before it renames the
+ * segment. The seal is harmless if it matches the newest sealed segment: then another program
+ * rotated.
+ *
+ * @param lastSealed The newest sealed segment up to the seal's number of bytes; undefined if no
+ *   segment is sealed.
  */
 export function missingActiveDamage(
   files: JournalFiles,
@@ -212,5 +243,5 @@ export function missingActiveDamage(
   return damaged(files.path, files.name, problem)
 }
 
-/** An empty journal that never held a record. */
+/** The active segment of a journal that never held a record. */
 const newJournal = headerPrefix(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))

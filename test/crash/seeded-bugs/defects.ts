@@ -83,7 +83,7 @@ export const defects: readonly Defect[] = [
       },
       {
         file: 'ministore/recovery.ts',
-        find: '/** Makes an active segment where there is none, or only the beginning of a header. */\n',
+        find: '/** Creates the active segment if it is missing or holds only part of a header. */\n',
         by: `function parses(line: Buffer): boolean {
   try {
     JSON.parse(line.toString())

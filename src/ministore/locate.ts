@@ -9,12 +9,18 @@ import { JournalFiles } from './format.ts'
 import { inspectActive } from './segments.ts'
 
 /**
- * The files of the journal at a path, which is looked at before anything beside it is made: at `/dev/null` no lock file
- * has a place. A journal that is itself a symbolic link is taken where it really lies: its
- * segments belong beside the file, and a rotation must not rename the link.
+ * Finds where the files of the journal at a path belong. Changes nothing; the journal need not
+ * exist.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_IO` when it is not a regular file, or a link that leads nowhere: a journal made
- *   in its place would hide the one that it leads to when that is there again.
+ * If the path is a symbolic link, the journal is located at the target of the link. Its segments
+ * belong beside the target, and a rotation must not rename the link.
+ *
+ * Call this before creating any file beside the journal. For a path such as `/dev/null`, not even a
+ * lock file may be created.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the path leads to something other than a regular
+ *   file, or is a symbolic link without a target. A journal created in place of the link would hide
+ *   the target when it exists again.
  */
 export async function locateJournal(fs: FileSystem, path: string): Promise<JournalFiles> {
   const files = await followLink(fs, path)
@@ -25,8 +31,8 @@ export async function locateJournal(fs: FileSystem, path: string): Promise<Journ
 }
 
 /**
- * Mode and owner for new files of a journal: those of its active segment, or of the newest sealed one where a crash has
- * left no active one. Undefined for a new journal.
+ * Permissions and owner for new files of a journal. They are taken from the active segment, or from
+ * the newest sealed segment if a crash has left no active one. Undefined for a new journal.
  */
 export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<FileAccess | undefined> {
   const active = await statIfPresent(fs, files.path)
@@ -37,7 +43,7 @@ export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<Fil
     if (number !== undefined && number >= (newest?.number ?? 0)) newest = { name, number }
   }
   const access = newest && (await statIfPresent(fs, files.at(newest.name)))
-  // Sealed segments may be kept read-only. What is made beside them is to be written.
+  // Sealed segments may be read-only, but the owner must be able to write the new files.
   return access?.mode === undefined ? access : { ...access, mode: access.mode | 0o600 }
 }
 
@@ -45,7 +51,8 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
   const absolute = resolve(path)
   const directory = await realPathIfPresent(fs, dirname(absolute))
   if (directory === undefined) return new JournalFiles(absolute)
-  // A name that is listed and leads nowhere is a link, or was renamed between the two calls: so it is asked again.
+  // If a listed name has no real path, it is a link without a target, or it was renamed between the
+  // two calls. To rule out a rename, the look-up is repeated.
   for (let asked = 0; asked < 3; asked++) {
     const real = await realPathIfPresent(fs, absolute)
     if (real === join(directory, basename(absolute))) return new JournalFiles(absolute)
@@ -74,9 +81,11 @@ async function realPathIfPresent(fs: FileSystem, path: string): Promise<string |
 }
 
 /**
- * Sees to it that every file of a journal can have its name, before any of them is made.
+ * Checks that every file of a journal can have its name. Call this before the writer's lock file is
+ * created. Changes nothing.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN`; `ERR_MINISTORE_IO` for a name that is too long.
+ * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN` if a file would belong to two journals,
+ *   `ERR_MINISTORE_IO` if a name would be too long.
  */
 export async function assertNamesUsable(fs: FileSystem, files: JournalFiles): Promise<void> {
   await assertNamesFit(fs, files)
@@ -84,12 +93,17 @@ export async function assertNamesUsable(fs: FileSystem, files: JournalFiles): Pr
 }
 
 /**
- * A name may fit while that of the file which saves a torn line does not: it would be found when it is needed. How long
- * names may be only the directory knows (255 bytes mostly, 143 where eCryptfs hides them), so it is asked for the longest.
+ * Checks that the longest name of a file of the journal fits into the directory.
+ *
+ * The journal's own name may fit while the name of a file that saves a torn line does not. Without
+ * this check, that would only be discovered when a torn line must be saved. The limit depends on
+ * the directory (usually 255 bytes, 143 with eCryptfs), so the file system is asked about the
+ * longest name.
  */
 async function assertNamesFit(fs: FileSystem, files: JournalFiles): Promise<void> {
   const { longestName } = files
-  // Windows tells "too long" and "not there" alike. It counts UTF-16 units.
+  // Windows reports the same error for a name that is too long and for a missing file. Its limit
+  // counts UTF-16 code units.
   if (process.platform === 'win32' && longestName.length > 255) throw nameTooLong(files)
   for (let { directory } = files; ; directory = dirname(directory)) {
     try {
@@ -98,7 +112,8 @@ async function assertNamesFit(fs: FileSystem, files: JournalFiles): Promise<void
     } catch (error) {
       if (systemErrorCode(error) === 'ENAMETOOLONG') throw nameTooLong(files, error)
       if (!isNotFound(error)) throw error
-      // Where a directory is missing, nothing is asked about names in it: the one above it is.
+      // If the directory is missing, its limit is unknown, so the parent directory is asked
+      // instead.
       if (directory === dirname(directory) || (await exists(fs, directory))) return
     }
   }
@@ -113,11 +128,13 @@ function nameTooLong(files: JournalFiles, cause?: unknown): MiniStoreError {
 }
 
 /**
- * Sees to it that no file belongs to two journals: `events.2024` is a good name for a journal, and that of a sealed segment
- * of the journal `events`, which would adopt its records, and delete them some day.
+ * Checks that no file would belong to two journals. For example, `events.2024` is a valid name for
+ * a journal, but also the name of a sealed segment of the journal `events`. That journal would
+ * adopt its records and later delete them.
  *
- * To be asked before a writer's lock file is made: by that, which is never removed, a journal is known whatever crash it went
- * through. One that the Rust crate made has none; it is known by its active segment.
+ * Another journal is recognized by its lock file, which is never removed and so survives every
+ * crash. A journal of the Rust crate has no lock file and is recognized by its active segment. This
+ * check must come before the writer's own lock file is created.
  */
 async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<void> {
   const names = new Set(await listIfPresent(fs, files.directory))
@@ -134,9 +151,9 @@ async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<voi
   }
 }
 
-/** The journals beside this one that would take it for a file of theirs. */
+/** The possible journals in the same directory to which this journal's name would belong. */
 function possibleOwners(files: JournalFiles): JournalFiles[] {
-  // Not the first character: a name may begin with a dot, but is not empty.
+  // Skips a dot at the start of the name, because the name before it would be empty.
   return [...files.name.matchAll(/(?!^)\./g)]
     .map(({ index }) => new JournalFiles(files.at(files.name.slice(0, index))))
     .filter((owner) => owner.isOwn(files.name))
@@ -151,7 +168,8 @@ async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> 
     const active = await inspectActive(fs, files)
     return active !== undefined && 'header' in active
   } catch (error) {
-    // A directory, something that may not be read, or a file whose first line is no header of ours.
+    // A newer format version still shows a journal. All other errors mean that it is not one: a
+    // directory, a file that may not be read, or a first line that is not a header.
     return isMiniStoreError(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
   }
 }

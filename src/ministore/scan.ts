@@ -28,8 +28,8 @@ export interface SegmentScan {
  * unclean line at the end is torn, whether or not it ends in `\n`. An unclean line with bytes after
  * it is damage. A line is clean if it is not blank, holds no NUL byte and is UTF-8.
  *
- * Changes nothing. Holds two buffers of 256 KiB, or one as long as the longest line if that is
- * longer. A torn end of more than {@link longLineBytes} is read in pieces.
+ * Changes nothing. A torn end of more than {@link longLineBytes} is read in pieces, so it does not
+ * have to fit into memory.
  *
  * @param options.end Offset at which to stop, usually the size of the file.
  * @param options.checkpoint Number of bytes to report as `atCheckpoint`.

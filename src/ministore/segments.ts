@@ -7,26 +7,28 @@ import {
 } from './format.ts'
 import { LineBlocks } from './lines.ts'
 
-/** One segment file as it was found: whose it is, what its header says, how long it is. */
+/** A segment file as it was found: its name, its header and its size. */
 export interface SegmentFile {
-  /** Sealed segments have a number, the active one has none. */
+  /** Number of a sealed segment; undefined for the active one. */
   readonly number: number | undefined
   readonly name: string
   readonly path: string
   readonly header: Header
+  /** Size of the file. */
   readonly bytes: number
-  /** With the header it tells a file from another that took its name. */
+  /** Together with the header, distinguishes the file from another file of the same name. */
   readonly inode: FileStat['inode']
+  /** When the file was last changed, as in {@link FileStat}. */
   readonly changedMs: number | undefined
 }
 
 /** A segment with its place in the journal. */
 export interface Segment extends SegmentFile {
-  /** Sequence number of its first record, or the one it would have. */
+  /** Sequence number of its first record, or of its next record while it is empty. */
   readonly firstSequence: number
 }
 
-/** The active file when it holds nothing or only part of a header, as a crash may leave it. */
+/** The active file if it is empty or holds only part of a header, as a crash may leave it. */
 export interface UnfinishedFile {
   readonly name: string
   readonly bytes: number
@@ -34,15 +36,15 @@ export interface UnfinishedFile {
   readonly changedMs: number | undefined
 }
 
-/** What a look at the directory found. */
+/** The result of {@link surveySegments}. */
 export interface Survey {
-  /** Oldest first; the active one, when there is one, is the last. */
+  /** Oldest first. The active segment, if there is one, comes last. */
   readonly segments: readonly Segment[]
   /** Every name in the directory. */
   readonly names: readonly string[]
 }
 
-/** Is told of damage; what returns from it goes on without what is damaged. */
+/** Receives damage. If it returns, the caller continues without the damaged part. */
 export type ReportDamage = (damage: MiniStoreError) => void
 
 /** Reports damage by throwing it. */
@@ -50,7 +52,7 @@ export const throwDamage: ReportDamage = (damage) => {
   throw damage
 }
 
-/** The active segment's file as it is now, if it is there. Changes nothing. */
+/** Inspects the active file. Undefined if it is missing. Changes nothing. */
 export async function inspectActive(
   fs: FileSystem,
   files: JournalFiles,
@@ -65,16 +67,19 @@ export async function inspectActive(
 }
 
 /**
- * Finds the sealed segments that come before an active one, reads their headers and numbers all records.
- * Changes nothing.
+ * Finds the sealed segments before an active one, reads their headers and determines the first
+ * sequence number of every segment. Changes nothing.
  *
- * The active segment is inspected before the directory is listed, so that a rotation in between, by another process,
- * leaves a whole picture of how the journal stood before it.
+ * The caller must inspect the active segment before this call. If another process rotates between
+ * the two, the result is then the complete journal as it was before the rotation.
  *
- * Costs one directory listing and one short read a segment; only segments of version 0.1, whose headers carry
- * no sequence number, are read whole to be counted.
+ * Costs one directory listing and one short read per segment. Segments of version 0.1, whose
+ * headers hold no sequence number, may be read whole to count their records.
  *
- * Damage is a gap or a duplicate in numbers or sequence, or a header that is not one.
+ * Reports as damage: a gap or a duplicate in segment numbers, sequence numbers that contradict each
+ * other, and an invalid header.
+ *
+ * @param active The result of {@link inspectActive}.
  */
 export async function surveySegments(
   fs: FileSystem,
@@ -85,7 +90,8 @@ export async function surveySegments(
   const names = await listIfPresent(fs, files.directory)
   const sealed = sealedNames(files, names, report)
   const found: SegmentFile[] = []
-  // A few at a time: a journal may have more segments than a process may have open files.
+  // Opens a limited number at a time. A journal may have more segments than the limit of open
+  // files.
   for (let at = 0; at < sealed.length; at += openAtOnce) {
     const group = sealed.slice(at, at + openAtOnce)
     const inspected = await Promise.all(group.map(({ name, number }) => inspect(fs, files, name, number, report)))
@@ -105,7 +111,7 @@ export async function surveySegments(
   return { segments, names }
 }
 
-/** Whether two looks saw the same file, perhaps under another name. */
+/** Whether two inspections found the same file, possibly under different names. */
 export function isSameSegment(
   one: Pick<SegmentFile, 'inode' | 'header'>,
   other: Pick<SegmentFile, 'inode' | 'header'>,
@@ -116,7 +122,7 @@ export function isSameSegment(
 const openAtOnce = 64
 const newline = 0x0a
 
-/** The sealed segments by number. */
+/** The sealed segments in the order of their numbers. Reports gaps and duplicates. */
 function sealedNames(
   files: JournalFiles,
   names: readonly string[],
@@ -160,8 +166,14 @@ async function inspect(
 }
 
 /**
- * The header of an open segment; undefined when the file holds only part of one, or nothing. One that is
- * damaged is reported and then stands for one that says nothing.
+ * Reads the header of an open segment. Undefined if the file is empty or holds only part of a
+ * header.
+ *
+ * A damaged header is reported. If `report` returns, the result is a header without a sequence
+ * number and checksum, or undefined if the first line has no line feed within the longest header.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION` if the header has a newer major
+ *   version.
  */
 export async function readHeader(
   file: File,
@@ -184,14 +196,15 @@ export async function readHeader(
   } catch (error) {
     if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
-    // Unless it ends in a line feed nothing tells where the records begin.
+    // Without a line feed, the position of the first record is unknown.
     return end === -1 ? undefined : { text, bytes: end + 1, version: '', sequence: undefined, previousCrc32: undefined }
   }
 }
 
 /**
- * Sequence number of each segment's first record. Where headers do not say it (version 0.1), it is counted
- * from a segment that does, forwards or backwards; a journal in which none does begins with 1.
+ * Determines the sequence number of the first record of each segment. If a header does not hold it
+ * (version 0.1), it is counted forwards or backwards from a segment whose header does. If no header
+ * holds one, the first record has the number 1.
  */
 async function numberRecords(
   segments: readonly SegmentFile[],
@@ -209,7 +222,10 @@ async function numberRecords(
   return firsts as number[]
 }
 
-/** Reports every segment that cannot follow the one before it. */
+/**
+ * Reports every segment whose sequence numbers or header cannot follow those of the segment before
+ * it.
+ */
 function reportDisorder(files: JournalFiles, segments: readonly Segment[], report: ReportDamage): void {
   for (const [at, segment] of segments.entries()) {
     const problem = disorder(segment, segments[at - 1])
@@ -222,7 +238,8 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
   if (before === undefined) {
     return firstSequence < 1 ? 'it holds more records than the sequence of the segment after it allows' : undefined
   }
-  // No segment of ours is sealed while it is empty, so the next begins later. One of version 0.1 may be empty.
+  // This library never seals an empty segment, so the next segment begins with a higher number. A
+  // segment of version 0.1 may be empty.
   const isLater = firstSequence > before.firstSequence || before.header.sequence === undefined
   if (!isLater || firstSequence < before.firstSequence) {
     return `it begins with sequence ${firstSequence}, but ${before.name} before it with ${before.firstSequence}`
@@ -231,9 +248,9 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
   return isUnchained ? `its header has no prev, though ${before.name} is before it` : undefined
 }
 
-/** What is wrong with a segment whose records have numbers that there cannot be; undefined when nothing is. */
+/** Describes the problem if the records of a segment go beyond {@link maxSequence}. */
 export function numbersProblem(segment: Pick<Segment, 'firstSequence'>, records: number): string | undefined {
-  // Not their sum, which would be rounded.
+  // Compares with a difference, because a sum beyond `maxSequence` would be rounded.
   return records - 1 > maxSequence - segment.firstSequence ? beyondLastSequence : undefined
 }
 
@@ -252,7 +269,11 @@ async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<numbe
   }
 }
 
-/** The error for damage to a segment; `at` says where in it, as far as that is known. */
+/**
+ * Creates the error `ERR_MINISTORE_CORRUPT` for a damaged segment.
+ *
+ * @param at The position of the damage in the segment, as far as it is known.
+ */
 export function damaged(
   path: string,
   segment: string,
@@ -263,44 +284,50 @@ export function damaged(
   return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, ...at })
 }
 
-/** How a journal stood at one moment. */
+/** The state of a journal at one moment. */
 export interface JournalView {
   /** Oldest first. */
   readonly segments: readonly Segment[]
-  /** The last of them, and how far it may be read; undefined when there is none. */
+  /** The last segment and how far it may be read; undefined if there are no segments. */
   readonly tail: JournalTail | undefined
 }
 
-/** The end of a journal as it stood at one moment: where a replay that does not follow ends. */
+/** The end of a journal at one moment. A replay that does not follow ends there. */
 export interface JournalTail {
+  /** The last segment. */
   readonly segment: Segment
-  /** Bytes of it that may be read. */
+  /** Number of bytes of the segment that may be read. */
   readonly bytes: number
-  /** Its prefixes that are known, by its seal or by its writer; shortest first. */
+  /** Prefixes of the segment that are known from its seal or from its writer; shortest first. */
   readonly checkpoints: readonly SegmentPrefix[]
-  /** Whether every byte of it is known to be acknowledged; if not, its last line may be torn, or not yet whole. */
+  /**
+   * Whether every byte that may be read is known to be acknowledged. If not, the last line may be
+   * torn or not yet complete.
+   */
   readonly isAcknowledged: boolean
 }
 
-/** Where a reader learns how the journal stands, and that it has changed. */
+/** Gives readers the current state of a journal and tells them when it changes. */
 export interface JournalSource {
+  /** Absolute path of the journal. */
   readonly path: string
   /**
-   * How the journal stands now.
+   * Resolves with the current state of the journal.
    *
-   * @param options.since a view of before: segments that were sealed then may be taken from it, even if they are gone
-   *   by now.
-   * @param options.report is told of damage to segments as such, once of each; without it the damage is thrown.
+   * @param options.since An earlier view. Its sealed segments may be reused, even if they no longer
+   *   exist.
+   * @param options.report Receives damage to whole segments, each damage once. Without it, the
+   *   first damage is thrown.
    */
   look(options?: { readonly since?: JournalView | undefined; readonly report?: ReportDamage | undefined }): Promise<JournalView>
   /**
-   * Resolves with true when the journal may have changed since the view was taken, with false when it never will
-   * again. Rejects when the signal is aborted.
+   * Resolves with `true` when the journal may have changed since the view, and with `false` if it
+   * will never change again. Rejects with the signal's reason if the signal is aborted.
    *
-   * @param options.isRestless answers after a while in any case: the last line was not whole, and it may
-   *   become another of the same length.
+   * @param options.isRestless Whether to resolve after some time even without a change. Needed if
+   *   the last line was incomplete, because a line of the same length may replace it.
    */
   changedSince(view: JournalView, options: { readonly signal: AbortSignal; readonly isRestless: boolean }): Promise<boolean>
-  /** Frees what waiting has taken. */
+  /** Frees the resources used for waiting, such as a directory watch. */
   close(): void
 }

@@ -5,32 +5,43 @@ import { MiniStoreError } from '../errors.ts'
 import { isOutOfSpace, replaceFile, temporarySuffix } from '../fs/durable.ts'
 import { type FileAccess, type FileSystem, isNotFound } from '../fs/file-system.ts'
 
-/** What line 1 of every segment begins with, of every version, in the Rust crate too. */
+/** The beginning of line 1 of every segment, in every format version and in the Rust crate. */
 export const headerMagic = '// MINISTORE JOURNAL v'
 
-/** The version that is written. Read is everything up to the same major version. */
+/**
+ * The format version that is written. Versions with the same or a lower major version can be read.
+ */
 export const formatVersion = '0.2.0'
 
-/** No header is longer; a first line that is, is not a header. Those that are written have fewer than 80 bytes. */
+/**
+ * The maximum length of a header in bytes, without its `\n`. A longer first line is not a header.
+ * Headers that this version writes have fewer than 80 bytes.
+ */
 export const maxHeaderBytes = 512
 
-/** The last sequence number that there can be. Beyond it JavaScript would give two records one number. */
+/**
+ * The greatest sequence number, 2^53 - 1. Beyond it, two records could get one number in
+ * JavaScript.
+ */
 export const maxSequence: number = Number.MAX_SAFE_INTEGER
 
-/** Line 1 of a segment. */
+/** The header of a segment, which is its line 1. */
 export interface Header {
   /** The line without its `\n`. */
   readonly text: string
-  /** Bytes up to and including the `\n`: the offset of the first record. */
+  /** Number of bytes including the `\n`, which is the offset of the first record. */
   readonly bytes: number
+  /** Format version, for example `0.2.0`. */
   readonly version: string
-  /** Sequence number of the segment's first record; absent in files of version 0.1. */
+  /** Sequence number of the segment's first record; undefined in files of version 0.1. */
   readonly sequence: number | undefined
-  /** CRC-32 of all bytes of the segment before; absent in the first segment and in version 0.1. */
+  /**
+   * CRC-32 of all bytes of the segment before; undefined in the first segment and in version 0.1.
+   */
   readonly previousCrc32: number | undefined
 }
 
-/** A header line, `\n` included. */
+/** Formats a header line, including its `\n`. */
 export function formatHeader(fields: {
   readonly sequence: number
   readonly previousCrc32: number | undefined
@@ -40,16 +51,18 @@ export function formatHeader(fields: {
 }
 
 /**
- * Reads a header line given without its `\n`. Fields it does not know are passed over, so that a later minor
- * version may add some.
+ * Parses a header line without its `\n`. Unknown fields are ignored, so a later minor version may
+ * add some.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` when it is no header or is longer than the limit, `ERR_MINISTORE_UNSUPPORTED_VERSION` when
- *   its major version is newer than ours.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the line is not a valid header or is longer
+ *   than {@link maxHeaderBytes}, `ERR_MINISTORE_UNSUPPORTED_VERSION` if its major version is
+ *   greater than that of {@link formatVersion}.
  */
 export function parseHeader(text: string, where: { readonly path: string; readonly segment: string }): Header {
   const [version = '', ...fields] = text.slice(headerMagic.length).trimEnd().split(' ')
   const [, major, minor] = /^(\d+)\.(\d+)\.\d+(?:[-+][0-9A-Za-z.+-]+)?$/.exec(version) ?? []
-  // Ours are ASCII. A flipped bit can make a byte that is none, and would be counted as three.
+  // Headers are ASCII. A flipped bit can produce a byte that is not. Decoded as U+FFFD, that byte
+  // would count as three bytes in `bytes` below.
   const isAscii = /^[\x20-\x7e]*\r?$/.test(text)
   const isTooLong = text.length > maxHeaderBytes
   if (!text.startsWith(headerMagic) || major === undefined || !isAscii || isTooLong) throw notAHeader(text, where)
@@ -65,13 +78,16 @@ export function parseHeader(text: string, where: { readonly path: string; readon
   const sequence = parseSequence(values.get('seq'))
   const previousCrc32 = parseCrc32(values.get('prev'))
   const isPreviousDamaged = values.has('prev') && previousCrc32 === undefined
-  // Version 0.1 had no fields; since then `seq` is always there, so its absence is damage.
+  // Headers of version 0.1 have no fields. Later ones always have `seq`, so its absence is damage.
   const isSequenceDamaged = sequence === undefined && (values.has('seq') || Number(major) > 0 || Number(minor) > 1)
   if (isSequenceDamaged || isPreviousDamaged) throw notAHeader(text, where)
   return { text, bytes: Buffer.byteLength(text) + 1, version, sequence, previousCrc32 }
 }
 
-/** Whether bytes without a `\n` can be a header whose writing was cut short, or were never written at all. */
+/**
+ * Whether bytes without a `\n` may be a header whose writing was interrupted. True also if there
+ * are no bytes or only NUL bytes, as in a file that was created but not written.
+ */
 export function isPartialHeader(bytes: Uint8Array): boolean {
   if (bytes.length > maxHeaderBytes) return false
   if (bytes.every((byte) => byte === 0)) return true
@@ -104,13 +120,16 @@ function split(field: string): [string, string] {
   return at === -1 ? [field, ''] : [field.slice(0, at), field.slice(at + 1)]
 }
 
-/** The seal's line, `\n` included: what is known of a prefix of the active segment, and a checksum of the line itself. */
+/**
+ * Formats the line of a seal, including its `\n`. It holds the size, record count and checksum of a
+ * prefix of the active segment, and a checksum of the line itself.
+ */
 export function formatSeal(prefix: SegmentPrefix): string {
   const facts = `bytes=${prefix.bytes} records=${prefix.records} crc32=${formatCrc32(prefix.crc32)}`
   return `${facts} check=${formatCrc32(crc32(facts))}\n`
 }
 
-/** Reads a seal's line; undefined when it is not whole. */
+/** Parses the line of a seal. Undefined if the line is incomplete or its checksum is wrong. */
 export function parseSeal(text: string): SegmentPrefix | undefined {
   const match = /^(bytes=(\d+) records=(\d+) crc32=([0-9a-f]{8})) check=([0-9a-f]{8})\n$/.exec(text)
   if (match === null) return undefined
@@ -122,8 +141,10 @@ export function parseSeal(text: string): SegmentPrefix | undefined {
 }
 
 /**
- * The seal on disk, or undefined when there is none that is whole. A seal is an extra: without it a journal is
- * as readable as with it, only damage at rest in the active segment stays unseen.
+ * Reads the seal on disk. Undefined if it is missing or not valid.
+ *
+ * A seal is optional. A journal without one can be read just as well, but damage at rest in
+ * its active segment may go undetected.
  */
 export async function readSeal(fs: FileSystem, sealPath: string): Promise<SegmentPrefix | undefined> {
   try {
@@ -142,8 +163,11 @@ export async function readSeal(fs: FileSystem, sealPath: string): Promise<Segmen
 }
 
 /**
- * Puts a seal in place, atomically and durably; false when there is no space for it. A full disk is no reason to fail:
- * a seal is an extra, and the older one, if there is any, stays true.
+ * Writes a seal. When it resolves with `true`, the seal is durable. A crash before that leaves the
+ * old seal or the new one.
+ *
+ * Resolves with `false` if there is no space. A full disk is not an error here, because a seal is
+ * optional and an older seal remains correct.
  */
 export async function writeSealIfRoom(
   fs: FileSystem,
@@ -164,21 +188,24 @@ const maxSealBytes = 256
 const newline = 0x0a
 
 /**
- * The first bytes of a segment, as far as something is known of them: how many bytes, how many records they hold
- * and their CRC-32, header included in bytes and checksum. Segments only grow, so what is known stays true.
+ * The size, record count and checksum of the first bytes of a segment. They stay correct, because a
+ * segment only grows.
  */
 export interface SegmentPrefix {
+  /** Number of bytes, including the header. */
   readonly bytes: number
+  /** Number of records in these bytes. */
   readonly records: number
+  /** CRC-32 of these bytes, including the header. */
   readonly crc32: number
 }
 
-/** A prefix of nothing but the header. */
+/** The prefix that consists of the header alone. */
 export function headerPrefix(header: Uint8Array): SegmentPrefix {
   return { bytes: header.length, records: 0, crc32: crc32(header) }
 }
 
-/** The prefix with `records` more records, which are the given bytes. */
+/** Extends a prefix by the given bytes, which hold `records` records. */
 export function extendPrefix(prefix: SegmentPrefix, bytes: Uint8Array, records: number): SegmentPrefix {
   return {
     bytes: prefix.bytes + bytes.length,
@@ -187,32 +214,37 @@ export function extendPrefix(prefix: SegmentPrefix, bytes: Uint8Array, records: 
   }
 }
 
-/** Whether both say the same of the same bytes. */
+/** Whether two prefixes have the same size, record count and checksum. */
 export function samePrefix(left: SegmentPrefix, right: SegmentPrefix): boolean {
   return left.bytes === right.bytes && left.records === right.records && left.crc32 === right.crc32
 }
 
-/** How many lines end in these bytes. */
+/** Counts the line feeds in the given bytes. */
 export function countLines(bytes: Uint8Array): number {
   let count = 0
   for (let at = bytes.indexOf(newline); at !== -1; at = bytes.indexOf(newline, at + 1)) count++
   return count
 }
 
-/** A CRC-32 as it stands in files: 8 lower-case hexadecimal digits. */
+/** Formats a CRC-32 as it is written to files: 8 lower-case hexadecimal digits. */
 export function formatCrc32(value: number): string {
   return value.toString(16).padStart(8, '0')
 }
 
-/** The CRC-32 of such a text, or undefined when it is none. */
+/** Parses a CRC-32 from the text of {@link formatCrc32}. Undefined if the text is invalid. */
 export function parseCrc32(text: string | undefined): number | undefined {
   return text !== undefined && /^[0-9a-f]{8}$/.test(text) ? Number.parseInt(text, 16) : undefined
 }
 
-/** The highest number of a sealed segment: a name with more digits is not taken for one. */
+/**
+ * The greatest number of a sealed segment. A name with more digits does not belong to a segment.
+ */
 export const maxSegmentNumber = 999_999_999_999_999
 
-/** The files of one journal, all in one directory. The active segment's path is the journal's path. */
+/**
+ * The names and paths of the files of one journal. All files are in one directory. The path of the
+ * journal is that of its active segment.
+ */
 export class JournalFiles {
   readonly path: string
   readonly directory: string
@@ -230,19 +262,19 @@ export class JournalFiles {
     this.next = `${path}.next`
   }
 
-  /** The path of a file of this name beside the journal. */
+  /** The path of a file name in the directory of the journal. */
   at(name: string): string {
     return join(this.directory, name)
   }
 
-  /** Name of a sealed segment: at least three digits, more when the number needs them. */
+  /** The name of a sealed segment. Its number has at least three digits. */
   sealedName(number: number): string {
     return `${this.name}.${String(number).padStart(3, '0')}`
   }
 
   /**
-   * Number of a sealed segment by its file name, undefined when the name is not one. Any count of digits
-   * will do: the Rust crate writes six.
+   * The number of a sealed segment, from its file name. Undefined if the name does not belong to a
+   * sealed segment. The number may have 1 to 15 digits; the Rust crate writes six.
    */
   sealedNumber(name: string): number | undefined {
     if (!name.startsWith(`${this.name}.`)) return undefined
@@ -250,23 +282,31 @@ export class JournalFiles {
     return /^\d{1,15}$/.test(digits) ? Number(digits) : undefined
   }
 
-  /** Name for the bytes that recovery removed; `copy` counts from 1 when one name is taken. */
+  /**
+   * The name of a file for bytes that recovery removed.
+   *
+   * @param sequence Sequence number that the record would have had.
+   * @param copy 1 for the first such file, 2 if that name is taken, and so on.
+   */
   tornName(sequence: number, copy: number): string {
     return `${this.name}.torn-${sequence}${copy === 1 ? '' : `-${copy}`}`
   }
 
-  /** A name as long as any that a writer or a repair gives to a file of this journal. */
+  /** A name at least as long as any that a writer or a repair gives to a file of this journal. */
   get longestName(): string {
     return `${this.tornName(Number.MAX_SAFE_INTEGER, 999)}${temporarySuffix}`
   }
 
-  /** Whether a writer of this journal makes, renames or removes files of this name; the active segment does not count. */
+  /**
+   * Whether a writer of this journal may create, rename or remove a file of this name. False for
+   * the name of the active segment.
+   */
   isOwn(name: string): boolean {
     const others = [this.seal, this.lock].map((path) => basename(path))
     return this.sealedNumber(name) !== undefined || this.isLeftover(name) || others.includes(name)
   }
 
-  /** Whether a file is left over from something that a crash cut short. */
+  /** Whether a name is that of an unfinished file, which only a crash leaves behind. */
   isLeftover(name: string): boolean {
     if (!name.startsWith(`${this.name}.`)) return false
     const ending = name.slice(this.name.length + 1)

@@ -52,7 +52,7 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
   const directory = await realPathIfPresent(fs, dirname(absolute))
   if (directory === undefined) return new JournalFiles(absolute)
   // If a listed name has no real path, it is a link without a target, or it was renamed between the
-  // two calls. To rule out a rename, the look-up is repeated.
+  // two calls. The look-up is made up to three times to rule out a rename.
   for (let asked = 0; asked < 3; asked++) {
     const real = await realPathIfPresent(fs, absolute)
     if (real === join(directory, basename(absolute))) return new JournalFiles(absolute)
@@ -129,8 +129,8 @@ function nameTooLong(files: JournalFiles, cause?: unknown): MiniStoreError {
 
 /**
  * Checks that no file would belong to two journals. For example, `events.2024` is a valid name for
- * a journal, but also the name of a sealed segment of the journal `events`. That journal would
- * adopt its records and later delete them.
+ * a journal, but also the name of a sealed segment of the journal `events`. The journal
+ * `events` would adopt the records of `events.2024` and delete them some day.
  *
  * Another journal is recognized by its lock file, which is never removed and so survives every
  * crash. A journal of the Rust crate has no lock file and is recognized by its active segment. This
@@ -168,8 +168,8 @@ async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> 
     const active = await inspectActive(fs, files)
     return active !== undefined && 'header' in active
   } catch (error) {
-    // A newer format version still shows a journal. All other errors mean that it is not one: a
-    // directory, a file that may not be read, or a first line that is not a header.
+    // A newer format version still shows a journal. Every other error counts as no
+    // journal: a directory, a file that may not be read, or a first line that is not a header.
     return isMiniStoreError(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
   }
 }

@@ -5,40 +5,45 @@ import { validated } from '../schema.ts'
 import { ignoreOutcome, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
-/** A record ready to be written. */
+/** An encoded record, ready to be written. */
 export interface EncodedRecord {
-  /** Its line, `\n` included. */
+  /** The line of the record, including its `\n`. */
   readonly line: Buffer
-  /** Present when the schema takes its time: rejects when the record fails it. */
+  /** Rejects if the record fails the schema. Present only if the schema is asynchronous. */
   readonly validation: Promise<unknown> | undefined
 }
 
-/** Records ready to be written. */
+/** Encoded records, ready to be written. */
 export interface EncodedRecords {
-  /** Their lines, one behind the other, each with its `\n`. */
+  /** The lines of the records in order, each with its `\n`. */
   readonly lines: Buffer
+  /** Number of records. */
   readonly count: number
-  /** Present when the schema takes its time: rejects when a record fails it. */
+  /** Rejects if any record fails the schema. Present only if the schema is asynchronous. */
   readonly validation: Promise<unknown> | undefined
 }
 
-/** Lines are turned into bytes together, up to about so many characters: one by one that takes twice the time. */
+/**
+ * Lines are converted to bytes in pieces of about this many UTF-16 code units. Converting each line
+ * by itself takes twice as long.
+ */
 const pieceLength = 1024 * 1024
 
-/** A record that is settled: the journal may be given `stored` at any later time. */
+/** A copy of a record that later changes of the record do not affect. */
 export interface SettledRecord<Output> {
-  /** Encodes to the same line as the record that was given, and is of its type. */
+  /** Encodes to the same line as the given record and has its type. May be appended at any time. */
   readonly stored: unknown
-  /** What reading gives. A promise only when there is a schema that is asynchronous. */
+  /** The record as reading its line returns it. A promise only if the schema is asynchronous. */
   readonly read: Output | Promise<Output>
 }
 
 /**
- * Turns records into lines and back, and holds them against the schema.
+ * Converts records to lines and back, and validates them against the schema.
  *
- * The line keeps the record as it was given, the schema's input; its output is what reading gives, so
- * transformations run once, when reading. What the schema is asked about when appending is the record as it will
- * be read back, so a record that was appended can always be read.
+ * The line holds the record as it was given, which is the input of the schema. Reading returns the
+ * output of the schema, so transformations run once, on reading. Appending validates the record as
+ * it will be decoded from its line. A record that was appended therefore also passes the same
+ * schema when it is read.
  */
 export class RecordCodec<Output, Input> {
   readonly #encode: (record: Input) => unknown
@@ -52,7 +57,7 @@ export class RecordCodec<Output, Input> {
     readonly codec?: Pick<Codec, 'decode'> | Codec | undefined
     readonly schema?: StandardSchemaV1 | undefined
     readonly maxRecordBytes?: number
-    /** The journal's, for errors. */
+    /** Path of the journal, for errors. */
     readonly path?: string | undefined
   }) {
     const { codec, path } = settings
@@ -65,15 +70,18 @@ export class RecordCodec<Output, Input> {
   }
 
   /**
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_CODEC` or `…_SCHEMA`; the last
-   *   comes through `validation` when the schema is asynchronous.
+   * Encodes one record.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_CODEC`, or
+   *   `…_SCHEMA` if the record fails the schema. If the schema is asynchronous, `validation`
+   *   rejects with `…_SCHEMA` instead.
    */
   encode(record: Input): EncodedRecord {
     const text = this.#textOf(record)
     return { line: Buffer.from(`${text}\n`), validation: this.#check(text) }
   }
 
-  /** As {@link encode}, for many. */
+  /** Encodes many records. Throws as {@link encode} does, for the first record that is refused. */
   encodeAll(records: Iterable<Input>): EncodedRecords {
     const pieces: Buffer[] = []
     const validations: Array<Promise<unknown>> = []
@@ -92,32 +100,38 @@ export class RecordCodec<Output, Input> {
     pieces.push(Buffer.from(piece))
     const lines = pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)
     const validation = validations.length === 0 ? undefined : Promise.all(validations)
-    // As each of them.
+    // Awaited only when the turn of the records comes. Until then a rejection must not count as
+    // unhandled.
     validation?.catch(() => {})
     return { lines, count, validation }
   }
 
   /**
-   * The record as its line keeps it, and as reading that line will give it: both copies, which no later change of the
-   * record reaches.
+   * Copies a record twice: as its line holds it, and as reading that line returns it. Later changes
+   * of the record affect neither copy.
    *
-   * @throws {MiniStoreError} as {@link encode}.
+   * @throws {MiniStoreError} as {@link encode}. If the schema is asynchronous, `read` rejects with
+   *   `ERR_MINISTORE_SCHEMA` instead.
    */
   settle(record: Input): SettledRecord<Output> {
     const text = this.#textOf(record)
     const stored = this.#decodeLine(text, this.#where)
     if (this.#schema === undefined) return { stored, read: stored as Output }
-    // One of its own: a schema may change what it is given.
+    // Decoded a second time, because a schema may change the value that it validates.
     const read = this.#validate(this.#decodeLine(text, this.#where), this.#where) as Output | Promise<Output>
-    // It is awaited when the record's turn comes, and must not count as unhandled until then.
+    // Awaited only when the turn of the record comes. Until then a rejection must not count as
+    // unhandled.
     if (isThenable(read)) ignoreOutcome(read)
     return { stored, read }
   }
 
   /**
-   * The record of a line, given without its `\n`. A promise only when there is a schema that is asynchronous.
+   * Decodes a line without its `\n`. Returns a promise only if the schema is asynchronous.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT`, `…_CODEC` or `…_SCHEMA`, with the context, which is asked for only then.
+   * @param context Called only for an error, or before an asynchronous schema is awaited.
+   * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the line is not JSON, `…_CODEC` if the
+   *   codec fails, or `…_SCHEMA` if the record fails the schema. An asynchronous schema rejects the
+   *   promise instead.
    */
   decode(line: string, context: () => MiniStoreErrorContext): Output | Promise<Output> {
     const decoded = this.#decodeLine(line, context)
@@ -127,14 +141,14 @@ export class RecordCodec<Output, Input> {
 
   readonly #where = (): MiniStoreErrorContext => ({ path: this.#path })
 
-  /** The record's line without its `\n`, unless it is too long. */
+  /** Encodes a record to its line without the `\n`, and checks its size. */
   #textOf(record: Input): string {
     if (isThenable(record)) {
       ignoreOutcome(record)
       throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', 'Expected a record, got a promise: an `await` is missing')
     }
     const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
-    // A character takes from one byte to three: mostly that says enough.
+    // A UTF-16 code unit takes at most three bytes in UTF-8. So most records need no exact count.
     if (text.length > this.#maxRecordBytes / 3) {
       const bytes = Buffer.byteLength(text)
       if (bytes > this.#maxRecordBytes) throw this.#tooLarge(bytes)
@@ -142,12 +156,13 @@ export class RecordCodec<Output, Input> {
     return text
   }
 
-  /** Holds a line against the schema; a promise when that takes its time. */
+  /** Validates a line against the schema. Returns a promise only if the schema is asynchronous. */
   #check(text: string): Promise<unknown> | undefined {
     if (this.#schema === undefined) return undefined
     const checked = this.#validate(this.#decodeLine(text, this.#where), this.#where)
     if (!isThenable(checked)) return undefined
-    // It is awaited when the record's turn comes, and must not count as unhandled until then.
+    // Awaited only when the turn of the record comes. Until then a rejection must not count as
+    // unhandled.
     ignoreOutcome(checked)
     return checked as Promise<unknown>
   }
@@ -228,7 +243,8 @@ function problemOf(text: unknown): string | undefined {
   if (text === '') return 'an empty text'
   if (text.includes('\n')) return `a line feed at ${text.indexOf('\n')}`
   if (text.includes('\0')) return `a NUL at ${text.indexOf('\0')}`
-  // Half a surrogate pair has no UTF-8 form: it would be stored as U+FFFD, another text.
+  // Half a surrogate pair has no UTF-8 form. It would be stored as U+FFFD, which is a different
+  // text.
   if (/\p{Surrogate}/u.test(text)) return 'half a surrogate pair'
   return undefined
 }

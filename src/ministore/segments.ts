@@ -77,7 +77,7 @@ export async function inspectActive(
  * headers hold no sequence number, may be read whole to count their records.
  *
  * Reports as damage: a gap or a duplicate in segment numbers, sequence numbers that contradict each
- * other, and an invalid header.
+ * other, and a header that is invalid or lacks the checksum of the segment before it.
  *
  * @param active The result of {@link inspectActive}.
  */
@@ -166,8 +166,8 @@ async function inspect(
 }
 
 /**
- * Reads the header of an open segment. Undefined if the file is empty or holds only part of a
- * header.
+ * Reads the header of an open segment. Undefined if the file is empty, holds only NUL bytes or
+ * holds only part of a header.
  *
  * A damaged header is reported. If `report` returns, the result is a header without a sequence
  * number and checksum, or undefined if the first line has no line feed within the longest header.

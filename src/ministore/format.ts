@@ -143,8 +143,8 @@ export function parseSeal(text: string): SegmentPrefix | undefined {
 /**
  * Reads the seal on disk. Undefined if it is missing or not valid.
  *
- * A seal is optional. A journal without one can be read just as well, but damage at rest in
- * its active segment may go undetected.
+ * A seal is optional. A journal without one can be read just as well, but damage at rest in its
+ * active segment may go undetected.
  */
 export async function readSeal(fs: FileSystem, sealPath: string): Promise<SegmentPrefix | undefined> {
   try {
@@ -306,7 +306,7 @@ export class JournalFiles {
     return this.sealedNumber(name) !== undefined || this.isLeftover(name) || others.includes(name)
   }
 
-  /** Whether a name is that of an unfinished file, which only a crash leaves behind. */
+  /** Whether a name is that of an unfinished file, as a crash may leave it behind. */
   isLeftover(name: string): boolean {
     if (!name.startsWith(`${this.name}.`)) return false
     const ending = name.slice(this.name.length + 1)

@@ -11,7 +11,10 @@ import {
 import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
 import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
 
-/** What opening a journal found and changed. */
+/**
+ * What opening a journal found and changed. Opening keeps every acknowledged record and removes
+ * only bytes that were never acknowledged.
+ */
 export interface RecoveryReport {
   /** Whether there was no journal and an empty one was created. */
   readonly isNew: boolean

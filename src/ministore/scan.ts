@@ -8,7 +8,10 @@ import {
 import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf } from './lines.ts'
 import { damaged, type Segment } from './segments.ts'
 
-/** What a scan of a segment's bytes found. No record is parsed. */
+/**
+ * What a scan of a segment's bytes found. Only the last line of a segment can be torn. An unclean
+ * line before it is damage. No record is parsed.
+ */
 export interface SegmentScan {
   /** All whole, clean lines before the first line that is not. Includes the header. */
   readonly prefix: SegmentPrefix

@@ -135,7 +135,7 @@ export class JournalWriter {
    * record once all of them are on stable storage. Rotates first if the active segment is full.
    *
    * Calls may overlap; they are written in call order. A crash before the promise resolves may
-   * leave none, some or all of the records in the journal.
+   * leave a prefix of the records in the journal: none, some or all of them.
    *
    * @param lines Whole lines, each ending in `\n`.
    * @param records The number of lines.
@@ -474,7 +474,7 @@ export class ChangeSignal {
 export interface AppendTrace {
   /** Absolute path of the journal. */
   readonly path: string
-  /** Bytes to write, including line feeds. */
+  /** Number of bytes to write, including line feeds. */
   readonly bytes: number
   /** Number of records. */
   readonly records: number

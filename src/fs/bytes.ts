@@ -2,10 +2,16 @@ import { MiniStoreError } from '../errors.ts'
 import { openIfPresent, writeFully } from './durable.ts'
 import type { File, FileSystem } from './file-system.ts'
 
-/** No chunk of {@link readRange} is larger. */
+/** Maximum size of a chunk that {@link readRange} yields, in bytes (256 KiB). */
 export const rangeChunkBytes: number = 256 * 1024
 
-/** Reads a part of a file in chunks; each is valid until the next is asked for. `position` counts from the part's start. */
+/**
+ * Reads a range of a file in chunks. `position` is relative to the start of the range.
+ *
+ * Each chunk is valid only until the next one is requested, because all chunks share one buffer.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the file ends before the range does.
+ */
 export async function* readRange(
   file: File,
   range: { readonly offset: number; readonly bytes: number },
@@ -19,8 +25,12 @@ export async function* readRange(
 }
 
 /**
- * Copies a part of a file to the beginning of another, which is empty. Chunks of nothing but NULs are left out, so that
- * the copy of a sparse file is sparse; the last one is written and sets the length.
+ * Copies a range of a file to the beginning of another file, which must be empty.
+ *
+ * Chunks that contain only NUL bytes are skipped, so the copy of a sparse file is sparse too. The
+ * last chunk is always written, because it sets the length. The copy is not synced.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the source ends before the range does.
  */
 export async function copyRange(
   source: File,
@@ -35,7 +45,10 @@ export async function copyRange(
 
 const zeros = Buffer.alloc(rangeChunkBytes)
 
-/** Whether the file at a path holds exactly the bytes of a part of another one; a link that leads nowhere does not. */
+/**
+ * Resolves with whether the file at a path holds exactly the bytes of a range of another file.
+ * Resolves with `false` if no file exists at the path or a symbolic link there leads nowhere.
+ */
 export async function isCopyOfRange(
   fs: FileSystem,
   path: string,
@@ -58,7 +71,11 @@ export async function isCopyOfRange(
   }
 }
 
-/** Fills a buffer from a file. */
+/**
+ * Fills a buffer with the bytes at a position, continuing after short reads.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the file ends before the buffer is full.
+ */
 export async function readFully(file: File, buffer: Buffer, position: number): Promise<void> {
   for (let done = 0; done < buffer.length; ) {
     const read = await file.read(buffer.subarray(done), position + done)

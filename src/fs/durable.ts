@@ -3,14 +3,21 @@ import { dirname } from 'node:path'
 import { propertyOf } from '../errors.ts'
 import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from './file-system.ts'
 
-/** Ending of the temporary file next to the one that is being replaced. */
+/**
+ * Suffix of the temporary file beside the file that is being replaced.
+ *
+ * **Invariant.** New content gets its final name only after it is complete and durable. A crash can
+ * leave incomplete content only under a name with this suffix.
+ */
 export const temporarySuffix = '.tmp'
 
 /**
- * Puts a file in place, whole or not at all: written beside, synced, renamed, directory synced.
+ * Replaces a file as a whole or not at all: writes a temporary file beside it, syncs it, renames
+ * it, and syncs the directory.
  *
- * When it resolves the new content is durable under its name. A crash before leaves what was there before,
- * and perhaps a temporary file `<path>.tmp`, which the next call replaces. Calls for one path must not overlap.
+ * When it resolves, the new content is durable under its name. A crash before that leaves the old
+ * content or the new content under the name, and perhaps a temporary file `<path>.tmp`. The next
+ * call replaces that file. Calls for one path must not overlap.
  */
 export async function replaceFile(
   fs: FileSystem,
@@ -22,10 +29,12 @@ export async function replaceFile(
 }
 
 /**
- * The part of {@link replaceFile} before the directory is synced, for content that is written by a function: when it
- * resolves the whole content is under its name and durable, the name is not.
+ * Does the work of {@link replaceFile} up to the sync of the directory, for content that a function
+ * writes.
  *
- * When it rejects the name leads to what it led to before, and the temporary file is removed if that can be done.
+ * When it resolves, the complete content is under its name and durable, but the name is not durable
+ * yet. When it rejects, the name leads to the same file as before, and the temporary file is
+ * removed if possible. Calls for one path must not overlap.
  */
 export async function renameIntoPlace(
   fs: FileSystem,
@@ -48,15 +57,17 @@ export async function renameIntoPlace(
     }
     await fs.rename(temporary, path)
   } catch (error) {
-    // It may hold the last space of a full disk. What cannot be removed now the next call removes.
+    // The temporary file may hold the last space of a full disk. If it cannot be removed now, the
+    // next call removes it.
     await removeIfPresent(fs, temporary).catch(() => false)
     throw error
   }
 }
 
 /**
- * Writes all the bytes at a position, continuing after short writes, and answers without a promise when
- * every write did.
+ * Writes all bytes at a position, continuing after short writes.
+ *
+ * Returns without a promise if the first write completes synchronously and in full.
  */
 export function writeFully(file: File, bytes: Uint8Array, position: number): void | Promise<void> {
   const written = file.write(bytes, position)
@@ -73,13 +84,16 @@ async function continueWriting(
   let done = await first
   while (done < bytes.length) {
     const written = await file.write(bytes.subarray(done), position + done)
-    // A write that makes no progress without an error would loop for ever.
+    // A write that makes no progress and reports no error would repeat forever.
     if (written === 0) throw new Error(`The file system wrote 0 of ${bytes.length - done} bytes without an error`)
     done += written
   }
 }
 
-/** Removes a name if it is there. The removal is not durable until the directory is synced. */
+/**
+ * Removes a name if it exists, and resolves with whether it existed. The removal is durable only
+ * after the directory is synced.
+ */
 export async function removeIfPresent(fs: FileSystem, path: string): Promise<boolean> {
   try {
     await fs.unlink(path)
@@ -91,11 +105,11 @@ export async function removeIfPresent(fs: FileSystem, path: string): Promise<boo
 }
 
 /**
- * Makes a directory and its missing parents, and makes their names durable.
+ * Creates a directory and its missing parents, and makes their names durable. Calls may overlap.
  *
- * Each level is made durable before the next is made, so a process killed in between leaves at most one
- * directory, the deepest, whose name may not be durable yet. That is why the parent of the deepest directory
- * that exists is synced too: this call may be the one after such a kill.
+ * Each level becomes durable before the next one is created. A process that is killed in between
+ * therefore leaves at most one directory, the deepest, whose name may not be durable. This call may
+ * follow such a kill, so it also syncs the parent of the deepest directory that exists.
  */
 export async function ensureDirectory(fs: FileSystem, directory: string): Promise<void> {
   const missing: string[] = []
@@ -109,14 +123,17 @@ export async function ensureDirectory(fs: FileSystem, directory: string): Promis
     try {
       await fs.makeDirectory(path)
     } catch (error) {
-      // Somebody else made it at the same moment; its name is made durable below all the same.
+      // Another caller created the directory at the same moment. The sync below makes its name
+      // durable.
       if (systemErrorCode(error) !== 'EEXIST') throw error
     }
     await fs.syncDirectory(dirname(path))
   }
 }
 
-/** The names in a directory; none when it is not there. */
+/**
+ * Resolves with the names in a directory, or with an empty list if the directory does not exist.
+ */
 export async function listIfPresent(fs: FileSystem, directory: string): Promise<string[]> {
   try {
     return await fs.list(directory)
@@ -130,12 +147,13 @@ async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
   try {
     await fs.syncDirectory(dirname(directory))
   } catch (error) {
-    // A parent that may be passed through but not opened was not made by us, so its names are not ours to sync.
+    // A process may be allowed to pass through this parent but not to open or sync it. This library
+    // did not create such a directory, so making its names durable is not its task.
     if (!['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) throw error
   }
 }
 
-/** Opens a file; undefined if there is none. */
+/** Opens a file, or resolves with undefined if nothing exists at the path. */
 export async function openIfPresent(
   fs: FileSystem,
   path: string,
@@ -149,7 +167,7 @@ export async function openIfPresent(
   }
 }
 
-/** Whether there is something at a path. */
+/** Resolves with whether something exists at a path, following symbolic links. */
 export async function exists(fs: FileSystem, path: string): Promise<boolean> {
   try {
     await fs.stat(path)
@@ -160,9 +178,12 @@ export async function exists(fs: FileSystem, path: string): Promise<boolean> {
   }
 }
 
-/** Whether an error says that the disk, the quota or the largest file is full. */
+/**
+ * Returns whether an error means that the disk or quota is full, or that a file has reached its
+ * maximum size.
+ */
 export function isOutOfSpace(thrown: unknown): boolean {
-  // Node 20 has no name for EDQUOT and reports its number only (122 on Linux, 69 on macOS).
+  // Node 20 has no name for EDQUOT and reports only its number (122 on Linux, 69 on macOS).
   const errno = propertyOf(thrown, 'errno')
   return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(systemErrorCode(thrown) ?? '') || errno === -122 || errno === -69
 }

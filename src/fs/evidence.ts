@@ -4,23 +4,37 @@ import { copyRange, isCopyOfRange } from './bytes.ts'
 import { isOutOfSpace, removeIfPresent, renameIntoPlace } from './durable.ts'
 import type { File, FileAccess, FileSystem } from './file-system.ts'
 
-/** Where the files of a journal lie, and what its evidence is called: a `JournalFiles`. */
+/**
+ * Where the files of a journal are, and how its evidence files are named. Implemented by
+ * `JournalFiles`.
+ *
+ * **Invariant.** Recovery cuts a torn tail, and repair rewrites or removes a segment or seal, only
+ * after a durable copy of its bytes exists. The only exception is a torn tail on a full disk, which
+ * is cut without a copy. No copy ever overwrites an existing file.
+ */
 export interface EvidencePlace {
-  /** Of the active segment. */
+  /** Path of the active segment. */
   readonly path: string
   readonly directory: string
-  /** The path of a file of this name beside the journal. */
+  /** Returns the path of a file with this name in the directory of the journal. */
   at(name: string): string
+  /**
+   * Returns the name for a torn tail that stands in the place of record `sequence`. `copy` starts
+   * at 1 and grows while the name is taken.
+   */
   tornName(sequence: number, copy: number): string
 }
 
 /**
- * Copies the bytes from `offset` to the end of the active segment into a file of their own, as evidence, and resolves
- * with its name once the copy is durable. The caller cuts them afterwards.
+ * Copies the bytes from `offset` to the end of the active segment into a separate file, as
+ * evidence. Resolves with the name of the copy once the copy is durable. The caller must hold the
+ * writer's lock, and cuts the tail afterwards.
  *
- * A crash in between leaves copy and tail; the next recovery finds the same bytes again and makes no second copy. No
- * file that is there is ever overwritten. Undefined when there is no room for a copy: the bytes were never
- * acknowledged, and a full disk must be openable.
+ * A crash in between leaves both the copy and the tail. The next recovery then finds the same bytes
+ * again and makes no second copy. Existing files are never overwritten.
+ *
+ * Resolves with undefined if there is no space for a copy. The bytes were never acknowledged, and a
+ * journal on a full disk must still open.
  */
 export async function saveTornTail(
   fs: FileSystem,
@@ -34,7 +48,7 @@ export async function saveTornTail(
     const path = files.at(name)
     if (!names.includes(name)) return (await copyTailIfRoom(fs, source, tail, path)) ? name : undefined
     if (await isCopyOfRange(fs, path, source, tail)) {
-      // From a recovery that was cut short; its name may not be durable yet.
+      // An earlier recovery made this copy and was interrupted. Its name may not be durable yet.
       await fs.syncDirectory(files.directory)
       return name
     }
@@ -59,9 +73,11 @@ async function copyTailIfRoom(
 }
 
 /**
- * Keeps all bytes of a file under `<file>.broken`, `<file>.broken-2` …, and resolves with the name once the
- * copy is durable. No file that is there is overwritten; a copy that holds the same already, from a repair
- * that was cut short, is taken for this one.
+ * Keeps all bytes of a file under `<file>.broken`, `<file>.broken-2` and so on. Resolves with the
+ * name of the copy once the copy is durable. The caller must hold the writer's lock.
+ *
+ * Existing files are never overwritten. If an interrupted repair already made a copy with the same
+ * bytes, this function reuses that copy.
  */
 export async function keepBroken(fs: FileSystem, files: EvidencePlace, name: string): Promise<string> {
   const source = await fs.open(files.at(name), 'read')
@@ -77,7 +93,7 @@ export async function keepBroken(fs: FileSystem, files: EvidencePlace, name: str
         return kept
       }
       if (await isCopyOfRange(fs, files.at(kept), source, { offset: 0, bytes: size })) {
-        // Its name may not be durable yet.
+        // An earlier repair made this copy and was interrupted. Its name may not be durable yet.
         await fs.syncDirectory(files.directory)
         return kept
       }
@@ -88,8 +104,10 @@ export async function keepBroken(fs: FileSystem, files: EvidencePlace, name: str
 }
 
 /**
- * Puts a file in place, whole or not at all and durably, whatever its length. A crash leaves at most
- * {@link repairTemporary}, which the next call replaces.
+ * Writes a file of any length as a whole or not at all, and makes it durable under its name. Calls
+ * must not overlap.
+ *
+ * A crash leaves at most the file at {@link repairTemporary}, which the next call replaces.
  */
 export async function writeWhole(
   fs: FileSystem,
@@ -110,14 +128,15 @@ export async function writeWhole(
     }
     await fs.rename(temporary, path)
   } catch (error) {
-    // It may hold the last space of a full disk. What cannot be removed now the next repair removes.
+    // The temporary file may hold the last space of a full disk. If it cannot be removed now, the
+    // next repair removes it.
     await removeIfPresent(fs, temporary).catch(() => false)
     throw error
   }
   await fs.syncDirectory(dirname(path))
 }
 
-/** Where a repair makes a file before it gets its name. */
+/** Returns the path where a repair writes a file before the file gets its final name. */
 export function repairTemporary(files: EvidencePlace): string {
   return `${files.path}.repair.tmp`
 }

@@ -1,117 +1,157 @@
 import { MiniStoreError, propertyOf } from '../errors.ts'
 
 /**
- * The file-system port: everything the library asks of an operating system, and nothing more.
+ * The file-system port: every operation that the library needs from the operating system.
  *
- * Two implementations exist: {@link nodeFileSystem} and the simulated one in `testing`, which keeps what
- * is durable apart from what is merely written and can build every state a crash may leave.
+ * {@link nodeFileSystem} implements it on `node:fs`. The simulated file system in `testing` tracks
+ * which changes are durable and can build every state that a crash may leave.
  *
- * **What is durable when.** Bytes written are *visible* at once and *durable* only after `sync` or
- * `dataSync` of that file resolves. A name made, changed or removed by `open('create')`, `rename`, `unlink`
- * or `makeDirectory` is visible at once and durable only after `syncDirectory` of the directory holding it
- * resolves. A crash keeps a prefix of the pending writes of each file, perhaps with the next one torn,
- * and any subset of the pending directory operations.
+ * **Durability.** Written bytes are *visible* at once and *durable* only after `sync` or `dataSync`
+ * of their file resolves. A name that `open`, `rename`, `unlink` or `makeDirectory` creates,
+ * changes or removes is visible at once and durable only after `syncDirectory` of its directory
+ * resolves. A crash keeps a prefix of the pending writes of each file, and the next write may be
+ * torn. It keeps any subset of the pending changes of names.
  *
- * **Only regular files.** `open`, `rename` and `unlink` refuse a directory, a FIFO, a socket or a device, also behind a
- * symbolic link, before they touch it: opening one may hang or act, and renaming over one replaces it. The error says
- * what was found. What takes the place of a name between the look and the call cannot be ruled out for
- * `rename` and `unlink`; `open` looks again at what it has opened.
+ * **Regular files only.** `open`, `rename` and `unlink` refuse a directory, FIFO, socket or device,
+ * even behind a symbolic link, before they touch it. Opening such a file may hang or have side
+ * effects, and renaming over it replaces it. The error names the type that was found. Another file
+ * may take the name between this check and the call. `open` therefore checks again what it has
+ * opened; `rename` and `unlink` cannot rule this case out.
  *
- * Apart from that every method but `watch` rejects with the system's own error (`code`, `errno`, `syscall`), unwrapped;
- * none throws.
+ * Otherwise every method except `watch` rejects with the original system error (`code`, `errno`,
+ * `syscall`), unwrapped. No method throws synchronously.
  */
 export interface FileSystem {
   /**
    * Opens a file.
    *
-   * - `read`: must exist; only `read` and `stat` are called on it.
-   * - `write`: must exist; for reading and writing.
-   * - `create`: must not exist (`EEXIST`); for reading and writing. Its name is not durable yet.
-   * - `ensure`: created when missing, and never through a symbolic link; for reading and writing.
-   * - `directory`: a directory that exists; only `sync`, `stat` and `close` are called on it. `sync` does what
-   *   `syncDirectory` does, needs no further descriptor, and reaches this directory wherever its name leads by now.
+   * - `read`: the file must exist. The caller uses only `read`, `stat` and `close`.
+   * - `write`: the file must exist. It is opened for reading and writing.
+   * - `create`: nothing may exist at the path (`EEXIST`). The file is opened for reading and
+   *   writing; its name is not durable yet.
+   * - `ensure`: the file is created if it is missing. Never follows a symbolic link. It is opened
+   *   for reading and writing.
+   * - `directory`: the directory must exist. The caller uses only `sync`, `stat` and `close`. Here
+   *   `sync` does what `syncDirectory` does, but it needs no further descriptor and reaches this
+   *   directory even if its name now leads elsewhere.
    *
-   * A file that this call creates gets the permissions and, where that is permitted, the owner that `access` names; until
-   * then it is open to its creator alone. Where the group cannot be set, its permissions are left out. Without
-   * `access`, and in a file system that does not know it, a file is as the system makes it.
+   * A file that this call creates gets the permissions in `access` and, where the system permits
+   * it, the owner. Until then only its creator can open it. If the group cannot be set, the group
+   * permissions are left out. Without `access`, and on a file system that does not support it, the
+   * defaults of the system apply.
    */
   open(path: string, mode: OpenMode, access?: FileAccess): Promise<File>
-  /** Names of the entries of a directory, in any order. `ENOENT` when it does not exist. */
+  /**
+   * Resolves with the names in a directory, in any order. `ENOENT` if the directory does not exist.
+   */
   list(directory: string): Promise<string[]>
-  /** Facts about what the path leads to, symbolic links followed. `ENOENT` when there is nothing. */
+  /**
+   * Resolves with facts about a path, following symbolic links. `ENOENT` if nothing exists there.
+   */
   stat(path: string): Promise<FileStat>
-  /** The path with every symbolic link in it followed. `ENOENT` when there is nothing. */
+  /**
+   * Resolves with the path after following every symbolic link in it. `ENOENT` if nothing exists
+   * there.
+   */
   realPath(path: string): Promise<string>
-  /** Replaces `to` by `from` in one step. Visible at once; durable after `syncDirectory`. */
+  /** Replaces `to` with `from` in one step. Visible at once; durable after `syncDirectory`. */
   rename(from: string, to: string): Promise<void>
   /** Removes a name. Open files stay readable. Visible at once; durable after `syncDirectory`. */
   unlink(path: string): Promise<void>
-  /** Makes one directory. `EEXIST` when the name is taken. */
+  /** Creates one directory, without its parents. `EEXIST` if the name is taken. */
   makeDirectory(path: string): Promise<void>
-  /** Makes every pending change of names in this directory durable. */
+  /** Makes every pending change of names in a directory durable. */
   syncDirectory(directory: string): Promise<void>
   /**
-   * Takes an exclusive lock on an open file without waiting: `true` when it is held from now on, `false` when
-   * another open file holds it. Freed when the file is closed or its process ends, however it ends.
-   * Rejects where such a lock cannot be had. The file is open for writing.
+   * Tries to take an exclusive lock on an open file, without waiting. The file must be open for
+   * writing.
+   *
+   * Resolves with `true` if this file now holds the lock, and with `false` if another open file
+   * holds it. The lock is released when the file is closed or its process ends, however it ends.
+   * Rejects if the system cannot provide such a lock.
    */
   lock(file: File): Promise<boolean>
   /**
-   * Calls `onChange` soon after something in the directory may have changed: a hint that may come late,
-   * twice or never, and never where a directory cannot be watched. Returns the function that stops it.
+   * Calls `onChange` soon after something in a directory may have changed, and returns a function
+   * that stops watching.
+   *
+   * The call is only a hint. It may come late, twice or never, and it never comes if the directory
+   * cannot be watched.
    */
   watch(directory: string, onChange: () => void): () => void
 }
 
 export type OpenMode = 'read' | 'write' | 'create' | 'ensure' | 'directory'
 
-/** Who may do what with a file, in the terms of POSIX. What is undefined is not known, or is left to the system. */
+/**
+ * Permissions and owner of a file, as POSIX defines them. An undefined field is unknown or left to
+ * the system.
+ */
 export interface FileAccess {
-  /** Permissions; in a {@link FileStat} the type of the file too, as in `st_mode`. */
+  /**
+   * Permission bits. In a {@link FileStat} the mode also includes the file type, like `st_mode`.
+   */
   readonly mode?: number | undefined
   readonly uid?: number | undefined
   readonly gid?: number | undefined
 }
 
 export interface FileStat extends FileAccess {
+  /** Size in bytes. */
   readonly size: number
   readonly isDirectory: boolean
   /**
-   * Device and inode: the same for every name of one file. An inode may be used again after its file is gone. A bigint
-   * where they may be too long for a number, as those of NTFS are.
+   * Device and inode together identify a file, whichever of its names is used. An inode may be
+   * reused after its file is gone. The values are bigints where they may exceed the range of a
+   * number, as on NTFS.
    */
   readonly device: number | bigint
   readonly inode: number | bigint
   /**
-   * When the file was last changed, in milliseconds of whatever clock; undefined where that is not known. Only compared:
-   * it tells a change that leaves size and inode as they were.
+   * Time of the last change in milliseconds, on an unspecified clock; undefined if unknown. It is
+   * only compared, to detect a change that leaves size and inode as they were.
    */
   readonly changedMs?: number | undefined
 }
 
-/** An open file. Calls on one file do not overlap, and `close` is the last. */
+/**
+ * An open file. Positions and lengths are in bytes.
+ *
+ * Calls on one file must not overlap, and `close` must be the last.
+ */
 export interface File {
-  /** Reads up to `buffer.length` bytes at `position`; resolves with how many, 0 only at the end of the file. */
+  /**
+   * Reads up to `buffer.length` bytes at `position` and resolves with the number of bytes read.
+   * Resolves with 0 only at the end of the file.
+   */
   read(buffer: Uint8Array, position: number): Promise<number>
   /**
-   * Writes bytes at `position`; gives how many were written, which may be fewer than asked without an error.
-   * May answer at once for small writes, which end in the page cache, to save a hop through the thread pool.
+   * Writes bytes at `position` and returns the number of bytes written. A short write is not an
+   * error.
+   *
+   * May return without a promise for small writes. These end in the page cache, so this saves a hop
+   * through the thread pool.
    */
   write(bytes: Uint8Array, position: number): number | Promise<number>
   /** Cuts the file to `length` bytes. Durable after `sync`. */
   truncate(length: number): Promise<void>
   /**
-   * Makes bytes, length and all else about the file durable (`fsync`). When this or `dataSync` rejects, what was pending
-   * may be lost, and no later sync brings it back.
+   * Makes bytes, length and all other metadata of the file durable (`fsync`).
+   *
+   * If this method or `dataSync` rejects, the pending changes may be lost, and no later sync brings
+   * them back.
    */
   sync(): Promise<void>
-  /** Makes bytes and the length needed to read them durable (`fdatasync`). */
+  /** Makes the bytes durable, and the length that is needed to read them (`fdatasync`). */
   dataSync(): Promise<void>
   stat(): Promise<FileStat>
   close(): Promise<void>
 }
 
-/** The error for something at a path that is not a regular file; undefined for one that is. */
+/**
+ * Returns the error for a path that does not lead to a regular file, or undefined for a regular
+ * file. Without a `mode`, everything except a directory counts as a regular file.
+ */
 export function irregularFile(
   path: string,
   { mode = 0, isDirectory }: Pick<FileStat, 'mode' | 'isDirectory'>,
@@ -123,7 +163,7 @@ export function irregularFile(
 
 const typeBits = 0o170000
 
-/** By the type bits of POSIX, which Node gives on every platform. */
+/** Names of file types by the POSIX type bits, which Node reports on every platform. */
 const irregularTypes = new Map([
   [0o010000, 'a FIFO'],
   [0o020000, 'a character device'],
@@ -133,13 +173,13 @@ const irregularTypes = new Map([
   [0o140000, 'a socket'],
 ])
 
-/** The error code of a system error, such as `ENOENT`. */
+/** Returns the code of a system error, such as `ENOENT`, or undefined if it has none. */
 export function systemErrorCode(thrown: unknown): string | undefined {
   const code = propertyOf(thrown, 'code')
   return typeof code === 'string' ? code : undefined
 }
 
-/** Whether a system call failed because there is nothing at the path. */
+/** Returns whether a system call failed because nothing exists at the path (`ENOENT`). */
 export function isNotFound(thrown: unknown): boolean {
   return systemErrorCode(thrown) === 'ENOENT'
 }

@@ -46,8 +46,8 @@ export async function copyRange(
 const zeros = Buffer.alloc(rangeChunkBytes)
 
 /**
- * Resolves with whether the file at a path holds exactly the bytes of a range of another file.
- * Resolves with `false` if no file exists at the path or a symbolic link there leads nowhere.
+ * Checks whether the file at a path holds exactly the bytes of a range of another file. The result
+ * is `false` if no file exists at the path or a symbolic link there leads nowhere.
  */
 export async function isCopyOfRange(
   fs: FileSystem,

@@ -167,7 +167,7 @@ export async function openIfPresent(
   }
 }
 
-/** Resolves with whether something exists at a path, following symbolic links. */
+/** Checks whether something exists at a path, following symbolic links. */
 export async function exists(fs: FileSystem, path: string): Promise<boolean> {
   try {
     await fs.stat(path)

@@ -20,6 +20,8 @@ import { MiniStoreError, propertyOf } from '../errors.ts'
  *
  * Otherwise every method except `watch` rejects with the original system error (`code`, `errno`,
  * `syscall`), unwrapped. No method throws synchronously.
+ *
+ * Calls may overlap. Overlapping calls have no guaranteed order.
  */
 export interface FileSystem {
   /**

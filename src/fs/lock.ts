@@ -4,39 +4,54 @@ import { messageOf, MiniStoreError } from '../errors.ts'
 import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound } from './file-system.ts'
 
 /**
- * Which files are held for writing in this thread, by device and inode, so that two paths to one journal are seen as
- * one. Kept per file system because inode numbers of two file systems have nothing to do with each other.
+ * Files that writers in this thread hold, keyed by device and inode. Two paths to one journal
+ * therefore count as the same journal. Each file system has its own map, because inode numbers of
+ * different file systems are unrelated.
  */
 const holders = new WeakMap<FileSystem, Map<string, object>>()
 
 /**
- * What one writer holds: the kernel's locks on its lock file and on its segments, and the directory that they lie in.
+ * The locks of one writer: the kernel locks on its lock file and its segments, and an open handle
+ * on their directory.
  *
- * **Invariant.** A writer changes names only while they lead to the files that it holds. {@link fileSystem} compares the
- * directory and every held file with what their names lead to before it creates, renames or removes anything, and rejects
- * with `ERR_MINISTORE_MOVED` where they differ: the directory was removed, moved, restored from a backup, or a link to it
- * was switched, and the names are another journal's now. The directory is held open, so its inode number cannot be used
- * again meanwhile. Between the comparison and the change something may still happen; POSIX has no call that
- * does both.
+ * **Invariant.** A writer changes names only while they lead to the files that it holds. Before
+ * {@link fileSystem} creates, renames or removes a name, it compares the directory and every held
+ * file with what their names lead to. If they differ, it rejects with `ERR_MINISTORE_MOVED`. Then
+ * the directory was removed, moved or restored from a backup, or a link to it was switched, and the
+ * names may belong to another journal. The directory stays open, so its inode number cannot be
+ * reused in the meantime. A change between the comparison and the operation is not detected,
+ * because POSIX has no call that does both.
  *
- * The kernel's lock belongs to the open file (`F_OFD_SETLK` on Linux, `flock` on macOS, `LockFileEx` on Windows,
- * through `fs-native-extensions`): other processes and worker threads are refused, and it is freed when
- * the process dies in whatever way. No heartbeat, no stale time. The lock file alone would not do: anybody may remove
- * it, and the next writer would make and lock another.
+ * The kernel lock belongs to the open file (`F_OFD_SETLK` on Linux, `flock` on macOS, `LockFileEx`
+ * on Windows, through `fs-native-extensions`). It excludes other processes and worker threads, and
+ * the kernel releases it when the process ends, however it ends. The lock therefore needs no
+ * heartbeat and no expiry time.
+ *
+ * A lock on the lock file alone would not be enough. Any program may remove that file, and the next
+ * writer would then create and lock a new one.
  */
 export class WriterLock {
   readonly #fs: FileSystem
   readonly #options: LockOptions
   readonly #directory: File
   readonly #directoryIdentity: string
-  /** The held files by their paths, each with its identity; never the lock file, which anybody may make anew. */
+  /**
+   * Identities of the held files, by path. The lock file is never among them, because any program
+   * may remove it and create it again.
+   */
   readonly #held = new Map<string, string>()
   readonly #keys = new Set<string>()
   #lockFile: File | undefined
   #moved: MiniStoreError | undefined
-  /** Settles when the last change of names is done: comparison and change of one come before those of the next. */
+  /**
+   * Settles when the last change of names is done. Each comparison and its change finish before the
+   * next comparison starts.
+   */
   #turn: Promise<unknown> = Promise.resolve()
-  /** The file system, with names guarded as described above. Syncs of the directory need no further descriptor. */
+  /**
+   * The file system with the checks of names described above. A sync of the journal's directory
+   * uses the open handle and needs no further descriptor.
+   */
   readonly fileSystem: FileSystem
 
   private constructor(fs: FileSystem, options: LockOptions, directory: File, directoryIdentity: string) {
@@ -48,10 +63,11 @@ export class WriterLock {
   }
 
   /**
-   * Takes the writer's lock on `lockPath`, or fails at once. The directory must be there.
+   * Acquires the writer's lock on `lockPath`, or rejects without waiting. The directory must exist;
+   * the lock file is created if it is missing.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` when held; `ERR_MINISTORE_LOCK_UNAVAILABLE` when the kernel's lock
-   *   cannot be had here.
+   * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` if another writer holds the lock;
+   *   `ERR_MINISTORE_LOCK_UNAVAILABLE` if the system cannot provide a kernel lock here.
    */
   static async acquire(fs: FileSystem, lockPath: string, options: LockOptions): Promise<WriterLock> {
     const directory = await fs.open(dirname(lockPath), 'directory')
@@ -73,15 +89,18 @@ export class WriterLock {
   }
 
   /**
-   * Locks an open file of the journal and holds its name. The lock is freed when the file is closed.
+   * Locks an open file of the journal and holds its name. Closing the file releases its kernel
+   * lock.
    *
-   * @throws {MiniStoreError} as {@link acquire}.
+   * @throws {MiniStoreError} The same errors as {@link acquire}.
    */
   async hold(file: File, path: string): Promise<void> {
     this.#held.set(path, await this.#lock(file))
   }
 
-  /** Forgets a held file, before it is closed. */
+  /**
+   * Stops holding a file. Call it before the file is closed. Does nothing if the file is not held.
+   */
   letGo(path: string): void {
     const identity = this.#held.get(path)
     if (identity === undefined) return
@@ -97,17 +116,20 @@ export class WriterLock {
     for (const path of this.#held.keys()) this.letGo(path)
   }
 
-  /** The error that the first comparison that failed has given; from there on every change of names rejects with it. */
+  /**
+   * Error of the first comparison that failed, or undefined. Once it is set, every change of names
+   * rejects with it.
+   */
   get moved(): MiniStoreError | undefined {
     return this.#moved
   }
 
-  /** Whether a name leads to the file that is held by it. */
+  /** Checks whether a name leads to the file that is held under it. */
   async isAt(path: string): Promise<boolean> {
     return this.#held.get(path) === (await identityAt(this.#fs, path))
   }
 
-  /** Runs a change of names once it is known that they lead to what is held. */
+  /** Runs a change of names after checking that they lead to the held files. */
   #inPlace<T>(change: () => Promise<T>): Promise<T> {
     const changed = this.#turn.then(async () => {
       await this.assertInPlace()
@@ -117,7 +139,10 @@ export class WriterLock {
     return changed
   }
 
-  /** @throws {MiniStoreError} `ERR_MINISTORE_MOVED` unless the directory and every held file are where they were. */
+  /**
+   * @throws {MiniStoreError} `ERR_MINISTORE_MOVED` if the directory or a held file is not at its
+   *   path, now or at an earlier check.
+   */
   async assertInPlace(): Promise<void> {
     if (this.#moved !== undefined) throw this.#moved
     const directory = dirname(this.#options.journalPath)
@@ -131,9 +156,13 @@ export class WriterLock {
     throw (this.#moved = new MiniStoreError('ERR_MINISTORE_MOVED', message, { path }))
   }
 
-  /** Frees the lock. The lock file stays: removing it would let two writers lock two files of one name. */
+  /**
+   * Releases the lock and closes the lock file and the directory. The lock file stays on the disk:
+   * removing it would let two writers lock two files of the same name.
+   */
   async release(): Promise<void> {
-    // Forgotten first: from here on readers in this process go to the disk, as those of any other do.
+    // Clear the registry first. From here on, readers in this process go to the disk, like readers
+    // in other processes.
     for (const key of this.#keys) registryOf(this.#fs).delete(key)
     this.#held.clear()
     const closed = await Promise.allSettled([this.#lockFile?.close(), this.#directory.close()])
@@ -202,21 +231,25 @@ export class WriterLock {
 }
 
 export interface LockOptions {
-  /** `false` skips the kernel's locks: then only this thread is guarded against itself. */
+  /** `false` skips the kernel locks. Then the lock excludes only other writers in this thread. */
   readonly kernel: boolean
-  /** What {@link findHolder} answers while the lock is held. */
+  /** Value that {@link findHolder} resolves with while the lock is held. */
   readonly holder: object
+  /** Path of the active segment. Its directory is the one that is compared. */
   readonly journalPath: string
-  /** Of new files where no active segment says it: the lock file, and a first segment. */
+  /** Access for new files if no active segment provides it: the lock file and a first segment. */
   readonly access: FileAccess | undefined
 }
 
-/** What holds one of these files in this thread, if anything does. */
+/**
+ * Resolves with the holder of the first of these files that a writer in this thread holds, or with
+ * undefined if it holds none of them.
+ */
 export async function findHolder(fs: FileSystem, paths: readonly string[]): Promise<object | undefined> {
   const registry = holders.get(fs)
   if (registry === undefined || registry.size === 0) return undefined
   for (const path of paths) {
-    // What is not there, or cannot be looked at, no writer of this thread holds.
+    // No writer in this thread holds a file that is missing or cannot be examined.
     const identity = await identityAt(fs, path).catch(() => undefined)
     const holder = identity === undefined ? undefined : registry.get(identity)
     if (holder !== undefined) return holder
@@ -224,7 +257,10 @@ export async function findHolder(fs: FileSystem, paths: readonly string[]): Prom
   return undefined
 }
 
-/** Whether two paths are of one name in one directory, perhaps through a link to the directory. */
+/**
+ * Checks whether two paths have the same base name in the same directory, even if a symbolic
+ * link leads to that directory.
+ */
 export async function isSameName(fs: FileSystem, one: string, other: string): Promise<boolean> {
   if (one === other) return true
   if (basename(one) !== basename(other)) return false
@@ -232,7 +268,9 @@ export async function isSameName(fs: FileSystem, one: string, other: string): Pr
   return directory !== undefined && directory === (await identityAt(fs, dirname(other)))
 }
 
-/** What tells a file from every other that exists at the same time. */
+/**
+ * Returns a string that distinguishes a file from every other file that exists at the same time.
+ */
 function identityOf({ device, inode }: FileStat): string {
   return `${device}:${inode}`
 }

@@ -9,16 +9,18 @@ import {
 } from './file-system.ts'
 
 /**
- * Writes up to this many bytes go to the page cache on the calling thread: copying them takes less time than
- * the hop through the thread pool and back. Larger ones would hold up the event loop.
+ * Largest write, in bytes, that runs on the calling thread (128 KiB). Copying so few bytes into the
+ * page cache takes less time than a hop through the thread pool and back. Larger writes would block
+ * the event loop.
  */
 const maxInlineWriteBytes = 128 * 1024
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_DIRECTORY } = fs.constants
 
 /**
- * Should a FIFO or a terminal take a file's place after it was looked at, opening it neither waits nor makes it the
- * terminal of this process. On Windows these flags are undefined, which counts as 0 here.
+ * A FIFO or a terminal may take the place of a file after the check. With these flags, opening it
+ * does not block and does not make it the controlling terminal of this process. On Windows both
+ * flags are undefined, which counts as 0 here.
  */
 const harmless = fs.constants.O_NONBLOCK | fs.constants.O_NOCTTY
 
@@ -30,14 +32,15 @@ const flags: Record<Exclude<OpenMode, 'create'>, number> = {
 }
 
 /**
- * The file system of this machine through `node:fs`.
+ * The file system of this machine, through `node:fs`.
  *
- * What `sync` means is the platform's affair: on Linux `fsync`/`fdatasync`; on macOS libuv issues
- * `F_FULLFSYNC`, which also empties the drive's cache; on Windows `FlushFileBuffers`. Windows has no
- * way to sync a directory: there `syncDirectory` does nothing and NTFS's own journal orders the names.
+ * What a sync does depends on the platform. Linux uses `fsync` for `sync` and `fdatasync` for
+ * `dataSync`. On macOS libuv issues `F_FULLFSYNC`, which also flushes the cache of the drive.
+ * Windows uses `FlushFileBuffers`. Windows cannot sync a directory: there `syncDirectory` does
+ * nothing, and the journal of NTFS orders the changes of names.
  *
- * Descriptors are used with the callback API: a `FileHandle` of `node:fs/promises` costs more per call, and
- * closes itself when it is garbage collected.
+ * Descriptors are used with the callback API, because a `FileHandle` of `node:fs/promises` costs
+ * more per call and closes itself when it is garbage collected.
  */
 export const nodeFileSystem: FileSystem = {
   open,
@@ -127,7 +130,7 @@ async function open(path: string, mode: OpenMode, access?: FileAccess): Promise<
   try {
     return await create(path, access)
   } catch (error) {
-    // Another process made it at the same moment.
+    // Another process created the file at the same moment.
     if (systemErrorCode(error) === 'EEXIST') return open(path, mode, access)
     throw error
   }
@@ -137,7 +140,7 @@ async function openRegular(path: string, flag: number): Promise<File> {
   const descriptor = await openDescriptor(path, flag)
   const file = new NodeFile(descriptor)
   try {
-    // On this thread: what was just opened is in the kernel's cache.
+    // Runs on this thread: the metadata of a file that was just opened is in the kernel's cache.
     const irregular = irregularFile(path, typeOf(fs.fstatSync(descriptor)))
     if (irregular !== undefined) throw irregular
     return file
@@ -151,10 +154,13 @@ function openDescriptor(path: string, flag: number, permissions = 0o666): Promis
   return call((done) => fs.open(path, flag, permissions, done))
 }
 
-/** O_EXCL refuses whatever is there, symbolic links too. */
+/**
+ * Creates a file. `O_EXCL` makes this fail if anything exists at the path, including a symbolic
+ * link.
+ */
 async function create(path: string, access: FileAccess = {}): Promise<File> {
   const { mode } = access
-  // Windows has other rights, which a new file takes from its directory.
+  // Windows uses other access rights, which a new file inherits from its directory.
   const isGiven = mode !== undefined && process.platform !== 'win32'
   const descriptor = await openDescriptor(path, O_RDWR | O_CREAT | O_EXCL, isGiven ? mode & 0o600 : 0o666)
   const file = new NodeFile(descriptor)
@@ -169,14 +175,17 @@ async function create(path: string, access: FileAccess = {}): Promise<File> {
   }
 }
 
-/** The owner first: the permissions are meant for the final one, and the group's for no other group. */
+/**
+ * Sets the owner before the permissions. The permissions are meant for the final owner, and the
+ * group permissions only for the requested group.
+ */
 async function giveAccess(descriptor: number, access: FileAccess & { readonly mode: number }): Promise<void> {
   const made = fs.fstatSync(descriptor)
   const { mode, uid = made.uid, gid = made.gid } = access
   let isGroupSame = made.gid === gid
   if (made.uid !== uid || !isGroupSame) {
     isGroupSame = (await isPermitted((done) => fs.fchown(descriptor, uid, gid, done))) || isGroupSame
-    // Whoever may not give a file away may still give it to a group of its own.
+    // A process that may not change the owner may still set the group to one of its own groups.
     isGroupSame ||= await isPermitted((done) => fs.fchown(descriptor, made.uid, gid, done))
   }
   const permissions = isGroupSame ? mode : mode & 0o707
@@ -184,8 +193,9 @@ async function giveAccess(descriptor: number, access: FileAccess & { readonly mo
 }
 
 /**
- * Makes a change of owner or permissions; false where the user or the file system may not have it (also: a user that
- * this container does not know). The file then stays narrower than asked.
+ * Changes owner or permissions. Resolves with `false` if the user or the file system does not allow
+ * the change, or if this container does not know the user. The file then stays more restricted than
+ * requested.
  */
 async function isPermitted(change: (done: (error: Error | null) => void) => void): Promise<boolean> {
   try {
@@ -200,11 +210,12 @@ async function isPermitted(change: (done: (error: Error | null) => void) => void
 const longestRetryMs = 2000
 
 /**
- * Repeats a change of names that Windows refuses while a virus scanner or an indexer has the file open, with growing
- * pauses, as graceful-fs does; mostly it works within some milliseconds. A refused change has changed nothing. The last
- * error counts. Elsewhere these errors stay as they are, so nothing is repeated.
+ * Repeats a change of names that Windows refuses while a virus scanner or an indexer has the file
+ * open. Pauses grow between attempts, as in graceful-fs; most changes succeed within a few
+ * milliseconds. A refused attempt changes nothing. After about 2 seconds it rejects with the last
+ * error. On other platforms these errors do not go away, so nothing is repeated.
  *
- * @param machine replaces platform and clock in tests.
+ * @param machine Replaces platform and clock in tests.
  */
 export async function persistently<T>(
   change: () => Promise<T>,
@@ -228,16 +239,19 @@ function stat(path: string): Promise<FileStat> {
   return call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat)
 }
 
-/** @throws {MiniStoreError} if there is something at the path that is neither a regular file nor a link to one. */
+/**
+ * @throws {MiniStoreError} if something other than a regular file, or a link to one, is at the
+ *   path.
+ */
 function assertRegular(path: string, { isLinkRefused = false } = {}): void {
-  // On this thread: a look at a name takes less time than the hop through the thread pool.
+  // Runs on this thread: looking at a name takes less time than a hop through the thread pool.
   const look = { throwIfNoEntry: false } as const
   let found: fs.Stats | undefined
   try {
     found = fs.lstatSync(path, look)
     if (found?.isSymbolicLink() === true && !isLinkRefused) found = fs.statSync(path, look)
   } catch {
-    // The call that follows fails as well, and says why.
+    // The call that follows fails as well and reports the reason.
     return
   }
   const irregular = found === undefined ? undefined : irregularFile(path, typeOf(found))
@@ -248,7 +262,10 @@ function typeOf(stats: fs.Stats): Pick<FileStat, 'mode' | 'isDirectory'> {
   return { mode: stats.mode, isDirectory: stats.isDirectory() }
 }
 
-/** A directory held open: to sync its names, and to tell it from another one at its path. */
+/**
+ * An open directory. It syncs the names in the directory and distinguishes it from another
+ * directory at the same path.
+ */
 class NodeDirectory extends NodeFile {
   override sync(): Promise<void> {
     return process.platform === 'win32' ? Promise.resolve() : super.sync()
@@ -258,11 +275,12 @@ class NodeDirectory extends NodeFile {
 function watch(directory: string, onChange: () => void): () => void {
   try {
     const watcher = fs.watch(directory, { persistent: false }, () => onChange())
-    // A watch is a hint: when it breaks (directory gone, too many watches) its user polls on.
+    // A watch is only a hint. If it breaks (directory gone, too many watches), its user continues
+    // to poll.
     watcher.on('error', () => watcher.close())
     return () => watcher.close()
   } catch {
-    // Likewise when there are no watches to be had at all.
+    // The same holds if the system cannot provide a watch at all.
     return () => {}
   }
 }
@@ -272,23 +290,27 @@ interface KernelLock {
 }
 
 /**
- * The byte that is locked. On Windows a lock keeps others from reading what it covers, so it lies far beyond the data of
- * any segment. Releases up to 0.3 lock the whole file, which covers this byte too.
+ * Offset of the locked byte. On Windows a lock keeps others from reading the bytes that it covers,
+ * so this byte lies far beyond the data of any segment. Releases up to 0.3 lock the whole file,
+ * which includes this byte.
  */
 const lockedOffset = 2 ** 52
 
 let kernelLock: KernelLock | undefined
 
 /**
- * Loaded only when a writer asks for it, so that readers and `lock: false` work on platforms for which
- * `fs-native-extensions` ships no binary.
+ * Loads the native module on first use. Readers and `lock: false` therefore work on platforms for
+ * which `fs-native-extensions` ships no binary.
  */
 function loadKernelLock(): KernelLock {
   kernelLock ??= createRequire(import.meta.url)('fs-native-extensions') as KernelLock
   return kernelLock
 }
 
-/** As numbers, the identities of two files may be rounded to one. */
+/**
+ * Keeps device and inode as bigints. As numbers, the identities of two files could round to the
+ * same value.
+ */
 function toFileStat(stats: fs.BigIntStats): FileStat {
   return {
     size: Number(stats.size),
@@ -303,15 +325,17 @@ function toFileStat(stats: fs.BigIntStats): FileStat {
 }
 
 /**
- * The number of a device, the same for a path and for an open file. On Windows it is a volume's serial number, of which
- * some versions of Node give 64 bits for a path and 32 for an open file (https://github.com/libuv/libuv/pull/4698), and
- * older ones a sign for one of the two.
+ * Returns a device number that is the same for a path and for an open file.
+ *
+ * On Windows the device is the serial number of the volume. Some versions of Node return 64 bits of
+ * it for a path and 32 for an open file (https://github.com/libuv/libuv/pull/4698). Older versions
+ * return a negative number for one of the two.
  */
 export function deviceOf(number: bigint, platform: string = process.platform): bigint {
   return platform === 'win32' ? BigInt.asUintN(32, number) : number
 }
 
-/** A callback-style system call as a promise. Interrupted calls (`EINTR`) are libuv's to repeat. */
+/** Wraps a callback-style system call in a promise. libuv repeats interrupted calls (`EINTR`). */
 function call<T>(start: (done: (error: Error | null, value?: T) => void) => void): Promise<T> {
   return new Promise((resolve, reject) => {
     start((error, value) => {
@@ -321,13 +345,17 @@ function call<T>(start: (done: (error: Error | null, value?: T) => void) => void
   })
 }
 
-/** Where files live; for tests, see `@mini-ts/ministore/testing`. */
+/** Option for where files are stored. For tests, see `@mini-ts/ministore/testing`. */
 export interface FileSystemOption {
-  /** @default the file system of this machine */
+  /**
+   * File system that holds the files.
+   *
+   * @default nodeFileSystem, the file system of this machine
+   */
   readonly fileSystem?: FileSystem | undefined
 }
 
-/** @throws {TypeError} unless it is a file system or undefined. */
+/** @throws {TypeError} if the value is neither a file system nor undefined. */
 export function fileSystemOption(value: unknown): FileSystem {
   if (value === undefined) return nodeFileSystem
   if (!isObject(value) || typeof Reflect.get(value, 'syncDirectory') !== 'function') {

@@ -1,48 +1,57 @@
 /**
- * What a state manager asks of the log beneath it. `MiniStore` is one; another log that keeps these promises
- * may stand in its place.
+ * The log beneath a state manager. `MiniStore` implements it; another log that keeps these promises
+ * can replace it.
  *
- * `T` is the type of records read, `Input` of records appended. A record is read as it was appended: as the
- * log's codec or JSON keeps it, through its schema. One writer at a time is the log's affair or its user's.
+ * `T` is the type of the records that are read, `Input` of those that are appended. A record reads
+ * back as the log's codec, or JSON, and its schema return it. Either the log or its user must
+ * ensure that there is only one writer.
  */
 export interface Journal<T, Input = T> {
-  /** Sequence number of the oldest record, or of the next one when there is none. The first ever is 1. */
+  /**
+   * Sequence number of the oldest record, or of the next record if the log is empty. The first ever
+   * is 1.
+   */
   readonly firstSequence: number
-  /** Sequence number of the last acknowledged record; `firstSequence - 1` when there is none. */
+  /**
+   * Sequence number of the last acknowledged record, or `firstSequence - 1` if the log is empty.
+   */
   readonly lastSequence: number
-  /** The files that hold it, with what they take, for a log that has files. */
+  /** Files that hold the log and their sizes in bytes, if the log consists of files. */
   readonly segments?: ReadonlyArray<{ readonly bytes: number }>
   /**
-   * Appends one record and resolves with its sequence number, `lastSequence + 1`, once it is on stable
-   * storage.
+   * Appends one record and resolves with its sequence number, `lastSequence + 1`, once the record
+   * is on stable storage.
    *
-   * When it rejects nothing is written, but for `ERR_MINISTORE_OUTCOME_UNKNOWN`, after which nothing more is
-   * appended.
+   * If it rejects, nothing was written. The exception is `ERR_MINISTORE_OUTCOME_UNKNOWN`: the
+   * record may or may not survive, and the log accepts no further records.
    */
   append(record: Input): Promise<number>
   /**
-   * The records from `from` (default: the oldest) to `to` (default: the last acknowledged now), both
-   * inclusive, in order and without a gap; with `follow` also those to come, once they are acknowledged.
-   * Aborting the signal ends it.
+   * Returns the records from `from` (default: the oldest) to `to` (default: the last acknowledged
+   * now), both inclusive, in order and without gaps. With `follow`, the stream also returns later
+   * records once they are acknowledged. Aborting the signal ends the stream.
    *
-   * Ends with `ERR_MINISTORE_SEQUENCE_GONE` when a record in the range was removed, never with fewer records.
+   * The stream fails with `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range was removed. It
+   * never returns fewer records instead.
    */
   entries(options?: JournalRange): ReadableStream<JournalEntry<T>>
   /**
-   * Makes that {@link truncateBefore} can drop every record there is now. Nothing happens when it can
-   * already.
+   * Ensures that {@link truncateBefore} can remove every current record. Does nothing if it already
+   * can.
    */
   rotate(): Promise<void>
   /**
-   * Drops records below `sequence`, oldest first and as many as it can; durable when it resolves. Never one
-   * at or above it. At every instant a crash leaves a log without a gap that knows its sequence numbers.
+   * Removes records below `sequence`, oldest first, as many as the log can. Never removes a record
+   * at or above `sequence`. When it resolves, the removal is durable.
+   *
+   * A crash at any moment leaves a log without gaps that still knows its sequence numbers.
    */
   truncateBefore(sequence: number): Promise<void>
-  /** Waits for what was called before and frees everything, the right to write included. */
+  /** Waits for earlier calls, then releases all resources, including the right to write. */
   close(): Promise<void>
 }
 
-/** Which records {@link Journal.entries} gives. */
+/** Range and mode of {@link Journal.entries}. */
 export interface JournalRange {
   readonly from?: number | undefined
   readonly to?: number | undefined
@@ -50,11 +59,11 @@ export interface JournalRange {
   readonly signal?: AbortSignal | undefined
 }
 
-/** What a journal has, and what that takes. */
+/** Size of a journal. */
 export interface JournalUse {
-  /** Records that it still has. */
+  /** Number of records that the journal still has. */
   readonly mutations: number
-  /** Bytes on the disk; 0 for a log that does not tell. */
+  /** Bytes on the disk, or 0 if the log does not report them. */
   readonly bytes: number
 }
 
@@ -68,8 +77,9 @@ export function journalUse(
   }
 }
 
-/** A record with its sequence number, as `entries()` gives it. */
+/** A record with its sequence number, as `entries()` returns it. */
 export interface JournalEntry<T> {
+  /** Position of the record in the journal, starting at 1. */
   readonly sequence: number
   readonly record: T
 }

@@ -6,7 +6,10 @@ import type PQueue from 'p-queue'
 import { messageOf, type MiniStoreError, propertyOf } from './errors.ts'
 import { isObject } from './options.ts'
 
-/** Whether `await` would wait for it. Never throws: of what cannot be read, such as a revoked Proxy, `await` rejects. */
+/**
+ * Returns whether `await` would wait for a value. Never throws. If `then` cannot be read, as on a
+ * revoked Proxy, the result is `true`, because `await` then rejects.
+ */
 export function isThenable(value: unknown): value is PromiseLike<unknown> {
   if (!isObject(value) && typeof value !== 'function') return false
   try {
@@ -16,14 +19,18 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
   }
 }
 
-/** To be called of a promise that is refused whatever becomes of it: a rejection of its own would end the process besides. */
+/**
+ * Ignores the outcome of a promise that the library refuses, for example as a record. Otherwise a
+ * later rejection of that promise would be unhandled and would end the process.
+ */
 export function ignoreOutcome(refused: PromiseLike<unknown>): void {
   Promise.resolve(refused).catch(() => {})
 }
 
 /**
- * Adds a task to a queue. It runs in the asynchronous context of this call, and with it every function of the caller's that
- * it calls: p-queue alone would run it in that of whichever task ended before it.
+ * Adds a task to a queue and runs it in the asynchronous context of this call, including every
+ * function of the caller that it calls. Without this, p-queue would run the task in the context of
+ * the previous task.
  */
 export function addInContext<T>(queue: PQueue, task: () => Promise<T> | T): Promise<T> {
   const context = new AsyncResource('ministore')
@@ -31,9 +38,11 @@ export function addInContext<T>(queue: PQueue, task: () => Promise<T> | T): Prom
 }
 
 /**
- * Calls back when a signal is aborted; at once if it is already. Gives the function that lets go of the signal.
+ * Calls back when a signal is aborted, or at once if it already is. Returns a function that removes
+ * the listener.
  *
- * The signal may be of another realm: it is only listened to, and never handed to a function of Node, which would refuse it.
+ * The signal may come from another realm. Node functions would refuse such a signal, so this
+ * function only listens to it.
  */
 export function whenAborted(signal: AbortSignal, onAbort: () => void): () => void {
   if (signal.aborted) {
@@ -41,37 +50,48 @@ export function whenAborted(signal: AbortSignal, onAbort: () => void): () => voi
     return () => {}
   }
   try {
-    // Many waits on one signal are no leak: each lets go of it when it ends.
+    // Many waits on one signal are not a leak: each wait removes its listener when it ends.
     setMaxListeners(0, signal)
   } catch {
-    // One of another realm, whose listeners Node does not count.
+    // The signal is from another realm. Node does not count its listeners.
   }
   signal.addEventListener('abort', onAbort, { once: true })
   return () => signal.removeEventListener('abort', onAbort)
 }
 
-/** @throws the signal's reason if it is aborted. Its own method of this name is missing in older simulated browsers. */
+/**
+ * Throws the reason of a signal if the signal is aborted. Older simulated browsers lack the method
+ * `AbortSignal.prototype.throwIfAborted`.
+ */
 export function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw signal.reason
 }
 
-/** What a promise gives, or a rejection with the signal's reason as soon as it is aborted. */
+/**
+ * Settles as the promise does, or rejects with the signal's reason as soon as the signal is
+ * aborted.
+ */
 export function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
     const letGo = whenAborted(signal, () => reject(signal.reason))
-    // After an abort too: what it rejects with must not count as unhandled.
+    // Also observe the promise after an abort, so that its rejection does not count as unhandled.
     promise.then(resolve, reject).finally(letGo)
   })
 }
 
-/** Carries what a function of the caller's threw past our own handling of errors. */
+/** Carries an error from a function of the caller through the error handling of this library. */
 export class FromCaller extends Error {
   constructor(cause: unknown) {
     super('A function of the caller threw', { cause })
   }
 }
 
-/** Tells the caller's function of damage. A promise only when the function gives one. */
+/**
+ * Reports damage to a function of the caller. Returns a promise only if that function returns one.
+ *
+ * @throws {FromCaller} if the function throws. If its promise rejects, the returned promise rejects
+ *   with a `FromCaller` too.
+ */
 export function tellDamage(
   salvage: (damage: MiniStoreError) => unknown,
   damage: MiniStoreError,
@@ -93,8 +113,8 @@ async function settled(told: PromiseLike<unknown>): Promise<void> {
 }
 
 /**
- * Tells a listener of an error that nobody waits for; without one it is a warning of the process. Never throws, whatever
- * the listener does: what it throws, now or later, is a warning too.
+ * Reports an error that no call can reject with to a listener, or as a process warning if there is
+ * no listener. Never throws: an error from the listener, now or later, also becomes a warning.
  */
 export function tell(listener: ((error: unknown) => unknown) | undefined, error: unknown): void {
   if (listener === undefined) {
@@ -114,7 +134,7 @@ function warn(error: unknown): void {
   try {
     process.emitWarning(isShowable ? (error as Error) : messageOf(error))
   } catch {
-    // An error of another realm, which Node refuses.
+    // Node refuses errors from another realm.
     process.emitWarning(messageOf(error))
   }
 }

@@ -1,35 +1,56 @@
 import { inspect } from 'node:util'
 
 /**
- * Every code a {@link MiniStoreError} can carry. Codes are stable API; messages may change.
+ * Every code that a {@link MiniStoreError} can carry, with its cause and its effect. Codes are
+ * stable API; messages may change.
  *
- * | code | what happened | what is left |
- * |---|---|---|
- * | `ERR_MINISTORE_NOT_SERIALIZABLE` | the record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`), or a state none that reads back as it was | nothing written |
- * | `ERR_MINISTORE_RECORD_TOO_LARGE` | the encoded record exceeds `maxRecordBytes`, or a payload `maxPayloadBytes` | nothing written |
- * | `ERR_MINISTORE_STATE_TOO_LARGE` | the text of a state exceeds the longest string of the platform (about 512 MiB) | nothing written |
- * | `ERR_MINISTORE_SCHEMA` | the record or state fails the schema | on append or create: nothing written |
- * | `ERR_MINISTORE_CODEC` | the codec threw or gave a text that cannot be one line | on append or create: nothing written |
- * | `ERR_MINISTORE_IO` | a system call failed, see `cause` | nothing was written, unless the message says so; the store is usable |
- * | `ERR_MINISTORE_OUTCOME_UNKNOWN` | the fsync of this very append or snapshot's name failed | it may or may not survive; a journal is poisoned, older snapshots are as they were |
- * | `ERR_MINISTORE_POISONED` | an earlier write or fsync failed beyond repair | the record was not written; only `close()` works |
- * | `ERR_MINISTORE_CLOSED` | the store is closed or closing | the record was not written |
- * | `ERR_MINISTORE_LOCKED` | another writer has the journal open | nothing changed |
- * | `ERR_MINISTORE_LOCK_UNAVAILABLE` | this platform or file system offers no kernel lock | nothing changed |
- * | `ERR_MINISTORE_NAME_TAKEN` | the path is that of a file of another journal, as `events.2024` is beside `events`, or the other way round | nothing changed |
- * | `ERR_MINISTORE_MOVED` | the journal's directory or active segment was removed, moved or replaced while it was open | nothing there is changed; only `close()` works |
- * | `ERR_MINISTORE_CORRUPT` | damage that is not a torn tail | nothing changed |
- * | `ERR_MINISTORE_UNSUPPORTED_VERSION` | a newer major version of the format | nothing changed |
- * | `ERR_MINISTORE_SNAPSHOT_DAMAGED` | a snapshot is not as it was written, or all of them are not | nothing changed |
- * | `ERR_MINISTORE_SEQUENCE_GONE` | the record was removed by retention or truncation | – |
- * | `ERR_MINISTORE_SEQUENCE_CONFLICT` | the state is not at the sequence number that the caller expected | nothing written |
- * | `ERR_MINISTORE_MUTATOR` | the mutator threw for a mutation that is in the journal | the mutation is written; only `close()` works |
- * | `ERR_MINISTORE_SNAPSHOT_AHEAD` | a snapshot is of a later sequence number than the journal's last | nothing changed, but that a torn tail is cut |
- * | `ERR_MINISTORE_STATE_GAP` | mutations between a snapshot and the journal's first are missing | the same |
- * | `ERR_MINISTORE_QUEUE_FULL` | a queue has as many messages as `maxDepth` says, or as a snapshot can hold | nothing written |
- * | `ERR_MINISTORE_MESSAGE_SETTLED` | the message was acked or nacked before, or is being so | nothing written |
- * | `ERR_MINISTORE_LEASE_LOST` | the lease of the message is over | nothing written; the message comes again, or is a dead letter |
- * | `ERR_MINISTORE_NO_SUCH_MESSAGE` | a queue has no dead letter of this id | nothing written |
+ * - `ERR_MINISTORE_NOT_SERIALIZABLE`: The record has no JSON form (undefined, function, cycle,
+ *   BigInt, throwing `toJSON`), or a state has no JSON form that reads back unchanged. Nothing is
+ *   written.
+ * - `ERR_MINISTORE_RECORD_TOO_LARGE`: The encoded record exceeds `maxRecordBytes`, or a payload
+ *   exceeds `maxPayloadBytes`. Nothing is written.
+ * - `ERR_MINISTORE_STATE_TOO_LARGE`: The text of a state exceeds the longest string of the platform
+ *   (about 512 MiB). Nothing is written.
+ * - `ERR_MINISTORE_SCHEMA`: The record or state fails the schema. On append or create, nothing is
+ *   written.
+ * - `ERR_MINISTORE_CODEC`: The codec threw or returned text that cannot be one line. On append or
+ *   create, nothing is written.
+ * - `ERR_MINISTORE_IO`: A system call failed; see `cause`. Nothing is written unless the message
+ *   says so, and the store stays usable.
+ * - `ERR_MINISTORE_OUTCOME_UNKNOWN`: The fsync of this append, or of the name of this snapshot,
+ *   failed, or a failed write could not be rolled back. The record or snapshot may or may not
+ *   survive. A journal is then poisoned; older snapshots are unchanged.
+ * - `ERR_MINISTORE_POISONED`: An earlier write or fsync failed beyond repair. The record is not
+ *   written. Only `close()` works.
+ * - `ERR_MINISTORE_CLOSED`: The store is closed or closing. The record is not written.
+ * - `ERR_MINISTORE_LOCKED`: Another writer has the journal open. Nothing changes.
+ * - `ERR_MINISTORE_LOCK_UNAVAILABLE`: This platform or file system offers no kernel lock. Nothing
+ *   changes.
+ * - `ERR_MINISTORE_NAME_TAKEN`: The path names a file of another journal, as `events.2024` does
+ *   beside `events`, or another journal's path names a file of this journal. Nothing changes.
+ * - `ERR_MINISTORE_MOVED`: The directory or the active segment of the journal was removed, moved or
+ *   replaced while the journal was open. The files there stay unchanged. Only `close()` works.
+ * - `ERR_MINISTORE_CORRUPT`: The journal has damage other than a torn tail. Nothing changes.
+ * - `ERR_MINISTORE_UNSUPPORTED_VERSION`: The file has a newer major version of the format. Nothing
+ *   changes.
+ * - `ERR_MINISTORE_SNAPSHOT_DAMAGED`: A snapshot, or every snapshot, differs from what was written.
+ *   Nothing changes.
+ * - `ERR_MINISTORE_SEQUENCE_GONE`: Retention or truncation removed the record.
+ * - `ERR_MINISTORE_SEQUENCE_CONFLICT`: The state is not at the sequence number that the caller
+ *   expected. Nothing is written.
+ * - `ERR_MINISTORE_MUTATOR`: The mutator threw or returned a promise for a mutation that is in the
+ *   journal. The mutation is written. Only `close()` works.
+ * - `ERR_MINISTORE_SNAPSHOT_AHEAD`: A snapshot has a later sequence number than the last of the
+ *   journal. Nothing changes, except that a torn tail is cut.
+ * - `ERR_MINISTORE_STATE_GAP`: Mutations between a snapshot and the first of the journal are
+ *   missing. Nothing changes, except that a torn tail is cut.
+ * - `ERR_MINISTORE_QUEUE_FULL`: The queue holds as many messages as `maxDepth` allows, or as a
+ *   snapshot can hold. Nothing is written.
+ * - `ERR_MINISTORE_MESSAGE_SETTLED`: The message was acked or nacked before, or an earlier call is
+ *   doing so. Nothing is written.
+ * - `ERR_MINISTORE_LEASE_LOST`: The lease of the message is over. Nothing is written. The message
+ *   is delivered again or becomes a dead letter.
+ * - `ERR_MINISTORE_NO_SUCH_MESSAGE`: The queue has no dead letter with this id. Nothing is written.
  */
 export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_NOT_SERIALIZABLE'
@@ -58,23 +79,23 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_LEASE_LOST'
   | 'ERR_MINISTORE_NO_SUCH_MESSAGE'
 
-/** Where in a journal an error lies; every field is optional and absent when it does not apply. */
+/** Location of an error in a journal. Every field is optional and absent if it does not apply. */
 export interface MiniStoreErrorContext {
-  /** Path of the journal, or of the snapshot. */
+  /** Path of the journal or of the snapshot. */
   readonly path?: string | undefined
   /** File name of the segment. */
   readonly segment?: string | undefined
-  /** Line in the segment; 1 is the header. */
+  /** Line number in the segment. Line 1 is the header. */
   readonly line?: number | undefined
   /** Byte offset of that line in the segment. */
   readonly offset?: number | undefined
-  /** Sequence number of the record, or of the snapshot. */
+  /** Sequence number of the record or of the snapshot. */
   readonly sequence?: number | undefined
-  /** What a schema found wrong, as Standard Schema issues. */
+  /** Problems that a schema found, as Standard Schema issues. */
   readonly issues?: ReadonlyArray<{ readonly message: string }> | undefined
 }
 
-/** The one error class of the library; tell errors apart by `code`. */
+/** The only error class of this library. Use `code` to tell errors apart. */
 export class MiniStoreError extends Error {
   override readonly name = 'MiniStoreError'
   readonly code: MiniStoreErrorCode
@@ -100,7 +121,10 @@ export class MiniStoreError extends Error {
     this.issues = context.issues
   }
 
-  /** For logs: its message too, and of the issues, which a schema library has made, what has a JSON form. */
+  /**
+   * Returns a plain object for logs, including the message. Issues come from a schema library, so
+   * only their JSON form is included.
+   */
   toJSON(): object {
     const { name, code, message, path, segment, line, offset, sequence } = this
     return { name, code, message, path, segment, line, offset, sequence, issues: jsonOf(this.issues) }
@@ -116,8 +140,10 @@ function jsonOf(value: unknown): unknown {
 }
 
 /**
- * Whether it is an error of this library and, when codes are given, has one of them. Told by its shape, as everything is that
- * may come from another realm or from another copy of the library: there classes are others, and `instanceof` says no.
+ * Returns whether a value is an error of this library and, if codes are given, has one of them.
+ *
+ * The check looks at the shape of the value. `instanceof` would fail for an error from another
+ * realm or from another copy of the library, because those have classes of their own.
  */
 export function isMiniStoreError(thrown: unknown, ...codes: readonly MiniStoreErrorCode[]): thrown is MiniStoreError {
   if (propertyOf(thrown, 'name') !== 'MiniStoreError') return false
@@ -125,12 +151,17 @@ export function isMiniStoreError(thrown: unknown, ...codes: readonly MiniStoreEr
   return typeof code === 'string' && (codes.length === 0 || (codes as readonly string[]).includes(code))
 }
 
-/** Whether it is a RangeError of the platform, of whatever realm, with such a message. */
+/**
+ * Returns whether a value is a RangeError of the platform, from any realm, whose message matches.
+ */
 export function isRangeError(thrown: unknown, message: RegExp): boolean {
   return propertyOf(thrown, 'name') === 'RangeError' && message.test(messageOf(thrown))
 }
 
-/** Whether it was made by a class of our own that never leaves the library. `instanceof` would throw at a revoked Proxy. */
+/**
+ * Returns whether a value is an instance of an internal class that never leaves the library. Unlike
+ * a bare `instanceof`, it does not throw on a revoked Proxy.
+ */
 export function isInstance<T>(thrown: unknown, own: abstract new (...given: never[]) => T): thrown is T {
   try {
     return own[Symbol.hasInstance](thrown)
@@ -139,7 +170,10 @@ export function isInstance<T>(thrown: unknown, own: abstract new (...given: neve
   }
 }
 
-/** A property of anything that was thrown; undefined when it has none, or none that can be read. Never throws. */
+/**
+ * Returns a property of any thrown value, or undefined if the property is missing or cannot be
+ * read. Never throws.
+ */
 export function propertyOf(thrown: unknown, name: string): unknown {
   try {
     return (thrown as { readonly [name: string]: unknown } | null | undefined)?.[name]
@@ -149,12 +183,15 @@ export function propertyOf(thrown: unknown, name: string): unknown {
   }
 }
 
-/** The message of anything that was thrown; without one, what `node:util` shows of it, on one line. Never throws. */
+/**
+ * Returns the message of any thrown value. Without a message, returns what `node:util` shows of the
+ * value, on one line. Never throws.
+ */
 export function messageOf(thrown: unknown): string {
   if (typeof thrown === 'string') return thrown
   const message = propertyOf(thrown, 'message')
   if (typeof message === 'string') return message
-  // The text of an error with such a message would say "[object Object]".
+  // The text of an error with an object as its message would be "[object Object]".
   return inspected(typeof message === 'object' && message !== null ? message : thrown)
 }
 
@@ -163,19 +200,19 @@ const longestInspected = 200
 function inspected(thrown: unknown): string {
   try {
     const text = inspect(thrown, { depth: 1, breakLength: Number.POSITIVE_INFINITY, customInspect: false })
-    // Where an error was made is in its stack, for whoever is given the error itself.
+    // Drop the stack: a caller that receives the error itself can read it there.
     const line = text.replaceAll(/\n\s+at [^\n]*/g, '').replaceAll(/\s*\n\s*/g, ' ')
     return line.length > longestInspected ? `${line.slice(0, longestInspected)}…` : line
   } catch {
-    // A getter that `inspect` looks at threw.
+    // A getter that `inspect` reads threw.
     return `a thrown ${typeof thrown} that cannot be shown`
   }
 }
 
 /**
- * The error for a failed system call; one that is a {@link MiniStoreError} already stays as it is.
+ * Returns the error for a failed system call. A {@link MiniStoreError} is returned unchanged.
  *
- * @param doing what was being done, as in "Could not … "
+ * @param doing The action that failed, as in "Could not … "
  */
 export function ioError(doing: string, cause: unknown, context: MiniStoreErrorContext): MiniStoreError {
   if (isMiniStoreError(cause)) return cause

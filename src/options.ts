@@ -1,10 +1,11 @@
-/** Options as they were given, by name. */
+/** Options as the caller passed them, by name. */
 export type Fields = Readonly<Record<string, unknown>>
 
 /**
- * The options as an object of known names; misspelled ones are refused, they would be silent defaults.
+ * Copies the options into an object of known names. Misspelled names are refused, because they
+ * would silently select defaults. Without options the result is empty.
  *
- * @throws {TypeError} for anything but an object, or for a name that is not known.
+ * @throws {TypeError} if the options are not an object or contain an unknown name.
  */
 export function fields(options: unknown, known: readonly string[]): Fields {
   if (options === undefined) return {}
@@ -21,9 +22,11 @@ export function fields(options: unknown, known: readonly string[]): Fields {
 }
 
 /**
- * A whole number from `least` (1 unless given) up to `most`, or `otherwise` when there is none.
+ * Returns a whole number from `least` (default: 1) to `most` (default: `Number.MAX_SAFE_INTEGER`),
+ * or `otherwise` if the value is undefined.
  *
- * @throws {TypeError | RangeError} for anything else.
+ * @throws {TypeError} if the value is not a number.
+ * @throws {RangeError} if the number is not whole or is out of range.
  */
 export function integer(
   name: string,
@@ -41,8 +44,11 @@ export function integer(
 }
 
 /**
- * @throws {TypeError} unless it is undefined or an AbortSignal. Told by its shape: one of jsdom, or of a `node:vm` context as
- *   test runners use them, is no instance of the class of that name here.
+ * Accepts an AbortSignal or undefined. The check looks at the shape of the value, because a signal
+ * from jsdom, or from a `node:vm` context as test runners use them, is not an instance of the class
+ * in this realm.
+ *
+ * @throws {TypeError} if the value is neither an AbortSignal nor undefined.
  */
 export function signalOption(value: unknown): AbortSignal | undefined {
   if (value === undefined || isAbortSignal(value)) return value
@@ -57,9 +63,11 @@ function isAbortSignal(value: unknown): value is AbortSignal {
 }
 
 /**
- * Permissions of a file, as `chmod` takes them; undefined when there are none.
+ * Returns file permissions in the form that `chmod` takes, or undefined if none are given.
  *
- * @throws {TypeError | RangeError} for anything else, and where the owner could not open the file again.
+ * @throws {TypeError} if the value is not a number.
+ * @throws {RangeError} if the number is not a whole number from 0o600 to 0o777, or does not let the
+ *   owner read and write the file.
  */
 export function permissions(name: string, value: unknown): number | undefined {
   if (value === undefined) return undefined
@@ -70,7 +78,7 @@ export function permissions(name: string, value: unknown): number | undefined {
   throw new RangeError(`Expected \`${name}\` to be from 0o600 to 0o777, reading and writing by the owner included, got ${got}`)
 }
 
-/** @throws {TypeError} unless it is true, false or undefined. */
+/** @throws {TypeError} if the value is neither a boolean nor undefined. */
 export function boolean(name: string, value: unknown, otherwise: boolean): boolean {
   if (value === undefined) return otherwise
   if (typeof value !== 'boolean') throw new TypeError(`Expected \`${name}\` to be true or false, got ${shown(value)}`)
@@ -81,7 +89,10 @@ export function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 
-/** The name that was most likely meant, if one is near: one that begins like it, or differs in two letters at most. */
+/**
+ * Returns the known name that was most likely meant, or undefined if none is close. A close name is
+ * equal except for case, starts with the given name, or differs in at most two letters.
+ */
 export function nearest(given: string, known: readonly string[]): string | undefined {
   const name = given.toLowerCase()
   const same = known.find((candidate) => candidate.toLowerCase() === name)
@@ -93,7 +104,10 @@ export function nearest(given: string, known: readonly string[]): string | undef
   return same ?? longer ?? near?.candidate
 }
 
-/** How many letters must be put in, taken out or changed to make one word of the other (Levenshtein). */
+/**
+ * Returns the number of letters to insert, delete or change to turn one word into the other
+ * (Levenshtein).
+ */
 function editDistance(left: string, right: string): number {
   let row = Array.from({ length: right.length + 1 }, (_, column) => column)
   for (let line = 1; line <= left.length; line++) {
@@ -108,7 +122,7 @@ function editDistance(left: string, right: string): number {
   return row[right.length] as number
 }
 
-/** A value as error messages show it. */
+/** Formats a value for an error message. */
 export function shown(value: unknown): string {
   if (typeof value === 'string') return `\`${JSON.stringify(value.slice(0, 60))}\` (string)`
   if (typeof value === 'function') return 'a function'
@@ -116,14 +130,14 @@ export function shown(value: unknown): string {
   return isObject(value) ? 'an object' : `\`${String(value)}\` (${typeof value})`
 }
 
-/** @throws {TypeError} unless it can be iterated. */
+/** @throws {TypeError} if the value is not iterable. */
 export function iterable<T>(name: string, value: Iterable<T>): Iterable<T> {
   const isIterable = typeof value === 'string' || (isObject(value) && Symbol.iterator in value)
   if (!isIterable) throw new TypeError(`Expected \`${name}\` to be iterable, got ${shown(value)}`)
   return value
 }
 
-/** @throws {TypeError} unless it is a path that names something. */
+/** @throws {TypeError} if the value is not a non-empty string without NUL. */
 export function filePath(path: unknown, name = 'path'): string {
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
     throw new TypeError(`Expected \`${name}\` to be a non-empty string without NUL, got ${shown(path)}`)
@@ -131,10 +145,16 @@ export function filePath(path: unknown, name = 'path'): string {
   return path
 }
 
-/** More than 300 years: the longest time that can be asked for. */
+/** Longest duration that an option accepts, in milliseconds: more than 300 years. */
 export const maxMs: number = 10 ** 13
 
-/** A number within limits, which need not be whole. @throws {TypeError | RangeError} for anything else. */
+/**
+ * Returns a number from `least` to `most` (default: `Number.MAX_VALUE`), or `otherwise` if the
+ * value is undefined. The number need not be whole.
+ *
+ * @throws {TypeError} if the value is not a number.
+ * @throws {RangeError} if the number is out of range.
+ */
 export function finiteNumber(
   name: string,
   value: unknown,
@@ -150,7 +170,11 @@ export function finiteNumber(
   throw new RangeError(`Expected \`${name}\` to be a number, ${bounds}, got ${value}`)
 }
 
-/** As `integer`, or `Infinity`. @throws {TypeError | RangeError} for anything else. */
+/**
+ * Returns what {@link integer} returns, but also accepts `Infinity`.
+ *
+ * @throws {TypeError | RangeError} if {@link integer} throws.
+ */
 export function integerOrInfinity(
   name: string,
   value: unknown,

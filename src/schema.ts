@@ -4,10 +4,10 @@ import { ignoreOutcome, isThenable } from './async.ts'
 import { messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
 import { isObject, shown } from './options.ts'
 
-/** @throws {TypeError} unless it is a Standard Schema or undefined. */
+/** @throws {TypeError} if the value is neither a Standard Schema nor undefined. */
 export function schemaOption(value: unknown): StandardSchemaV1 | undefined {
   if (value === undefined) return undefined
-  // Some libraries' schemas are functions (arktype), others objects.
+  // Schemas of some libraries are functions (arktype), those of others are objects.
   const standard: unknown = isObject(value) || typeof value === 'function' ? Reflect.get(value, '~standard') : undefined
   if (!isObject(standard) || typeof Reflect.get(standard, 'validate') !== 'function') {
     throw new TypeError(`Expected \`schema\` to be a Standard Schema (zod, valibot, arktype …), got ${shown(value)}`)
@@ -15,7 +15,10 @@ export function schemaOption(value: unknown): StandardSchemaV1 | undefined {
   return value as StandardSchemaV1
 }
 
-/** The schema as a check alone: whatever its output would be, it gives what it was given. */
+/**
+ * Wraps a schema so that it only checks: a valid value is returned unchanged, whatever the output
+ * of the schema.
+ */
 export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
   const { version, vendor } = schema['~standard']
   const validate = (value: unknown): ReturnType<StandardSchemaV1['~standard']['validate']> => {
@@ -27,13 +30,18 @@ export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
   return { '~standard': { version, vendor, validate } }
 }
 
-/** What was held against a schema, for the error; asked for only then, or before an asynchronous schema is awaited. */
+/**
+ * Describes the validated value for an error. It is called only when validation fails, or before an
+ * asynchronous schema is awaited.
+ */
 export type Validated = () => { readonly subject: string; readonly context: MiniStoreErrorContext }
 
 /**
- * The schema's output for a value. A promise only when the schema is asynchronous.
+ * Returns the output of a schema for a value. The result is a promise only if the schema is
+ * asynchronous.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_SCHEMA` when the value fails it or the schema throws.
+ * @throws {MiniStoreError} `ERR_MINISTORE_SCHEMA` if the value fails the schema or the schema
+ *   throws.
  */
 export function validated(schema: StandardSchemaV1, value: unknown, describe: Validated): unknown {
   let result: ReturnType<StandardSchemaV1['~standard']['validate']>
@@ -42,7 +50,7 @@ export function validated(schema: StandardSchemaV1, value: unknown, describe: Va
   } catch (error) {
     throw schemaError([{ message: messageOf(error) }], describe, error)
   }
-  // A schema library may bring its own kind of promise.
+  // A schema library may use its own kind of promise.
   if (!isThenable(result)) return outputOf(result, describe)
   const described = describe()
   return Promise.resolve(result).then(
@@ -73,7 +81,7 @@ function schemaError(
   return new MiniStoreError('ERR_MINISTORE_SCHEMA', `${subject} fails the schema: ${textOf(issues)}`, { ...context, issues, cause })
 }
 
-/** The library of the schema made them: they may be anything. */
+/** Formats issues for a message. The schema library creates them, so they may have any form. */
 function textOf(issues: ReadonlyArray<StandardSchemaV1.Issue>): string {
   try {
     return issues.map((issue) => `${messageOf(issue)}${pathOf(issue)}`).join('; ')
@@ -88,18 +96,22 @@ function pathOf(issue: StandardSchemaV1.Issue): string {
 }
 
 /**
- * How a record or a state becomes text and back; replaces `JSON.stringify` and `JSON.parse`, for example by
- * superjson, devalue or an encryption.
+ * Converts a record or a state to text and back. A codec replaces `JSON.stringify` and
+ * `JSON.parse`, for example with superjson, devalue or encryption.
  *
- * For a record `encode` must give a non-empty text without a line feed or NUL and without half surrogate pairs;
- * anything else is refused when it is appended. For a state any text will do. Both are synchronous and may throw.
+ * For a record, `encode` must return non-empty text without a line feed, NUL or unpaired surrogate.
+ * Other text is refused when the record is appended. For a state, any text is accepted.
+ *
+ * Both methods must be synchronous. They may throw; the error then becomes the `cause` of an
+ * `ERR_MINISTORE_CODEC`, or of an `ERR_MINISTORE_STATE_TOO_LARGE` if the text of a state exceeds
+ * the longest string of the platform.
  */
 export interface Codec<Input = unknown, Output = Input> {
   encode(record: Input): string
   decode(line: string): Output
 }
 
-/** @throws {TypeError} unless it has these methods or is undefined. */
+/** @throws {TypeError} if the value is defined and lacks one of these methods. */
 export function codecOption(value: unknown, methods: readonly string[]): Codec | undefined {
   if (value === undefined) return undefined
   const isWhole = isObject(value) && methods.every((method) => typeof Reflect.get(value, method) === 'function')

@@ -7,6 +7,9 @@ import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound 
  * Files that writers in this thread hold, keyed by device and inode. Two paths to one journal
  * therefore count as the same journal. Each file system has its own map, because inode numbers of
  * different file systems are unrelated.
+ *
+ * **Invariant.** A file has an entry exactly while a writer in this thread holds it, and never more
+ * than one. {@link WriterLock} names the invariant for files that have moved.
  */
 const holders = new WeakMap<FileSystem, Map<string, object>>()
 

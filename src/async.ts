@@ -28,9 +28,9 @@ export function ignoreOutcome(refused: PromiseLike<unknown>): void {
 }
 
 /**
- * Adds a task to a queue and runs it in the asynchronous context of this call, including every
- * function of the caller that it calls. Without this, p-queue would run the task in the context of
- * the previous task.
+ * Adds a task to a queue. The task, and every function of the caller that it calls, runs in the
+ * asynchronous context of this call. p-queue alone would run it in the context of the task that
+ * ended before it.
  */
 export function addInContext<T>(queue: PQueue, task: () => Promise<T> | T): Promise<T> {
   const context = new AsyncResource('ministore')
@@ -41,8 +41,8 @@ export function addInContext<T>(queue: PQueue, task: () => Promise<T> | T): Prom
  * Calls back when a signal is aborted, or at once if it already is. Returns a function that removes
  * the listener.
  *
- * The signal may come from another realm. Node functions would refuse such a signal, so this
- * function only listens to it.
+ * The signal may come from another realm. Functions of Node refuse such a signal, so this function
+ * relies only on the signal's own methods.
  */
 export function whenAborted(signal: AbortSignal, onAbort: () => void): () => void {
   if (signal.aborted) {
@@ -113,8 +113,10 @@ async function settled(told: PromiseLike<unknown>): Promise<void> {
 }
 
 /**
- * Reports an error that no call can reject with to a listener, or as a process warning if there is
- * no listener. Never throws: an error from the listener, now or later, also becomes a warning.
+ * Reports a background error, for which no call waits, to a listener. Without a listener the error
+ * becomes a process warning.
+ *
+ * Never throws: an error from the listener, now or later, becomes a warning too.
  */
 export function tell(listener: ((error: unknown) => unknown) | undefined, error: unknown): void {
   if (listener === undefined) {

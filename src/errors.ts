@@ -178,7 +178,7 @@ export function propertyOf(thrown: unknown, name: string): unknown {
   try {
     return (thrown as { readonly [name: string]: unknown } | null | undefined)?.[name]
   } catch {
-    // A getter threw, or a Proxy that is revoked.
+    // A getter threw, or the value is a revoked Proxy.
     return undefined
   }
 }

@@ -83,6 +83,7 @@ export interface FileSystem {
   watch(directory: string, onChange: () => void): () => void
 }
 
+/** Modes of {@link FileSystem.open}. */
 export type OpenMode = 'read' | 'write' | 'create' | 'ensure' | 'directory'
 
 /**
@@ -98,6 +99,7 @@ export interface FileAccess {
   readonly gid?: number | undefined
 }
 
+/** Facts about a file or a directory. */
 export interface FileStat extends FileAccess {
   /** Size in bytes. */
   readonly size: number
@@ -146,7 +148,9 @@ export interface File {
   sync(): Promise<void>
   /** Makes the bytes durable, and the length that is needed to read them (`fdatasync`). */
   dataSync(): Promise<void>
+  /** Resolves with facts about this file, even if its name now leads elsewhere. */
   stat(): Promise<FileStat>
+  /** Closes the file and releases the lock that it holds. */
   close(): Promise<void>
 }
 

@@ -9,7 +9,7 @@ import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound 
  * different file systems are unrelated.
  *
  * **Invariant.** A file has an entry exactly while a writer in this thread holds it, and never more
- * than one. {@link WriterLock} names the invariant for files that have moved.
+ * than one.
  */
 const holders = new WeakMap<FileSystem, Map<string, object>>()
 

@@ -1,5 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setMaxListeners } from 'node:events'
+import { clearInterval, setInterval } from 'node:timers'
 
 import type PQueue from 'p-queue'
 
@@ -138,5 +139,46 @@ function warn(error: unknown): void {
   } catch {
     // Node refuses errors from another realm.
     process.emitWarning(messageOf(error))
+  }
+}
+
+/** The longest delay that a timer in Node.js accepts, in milliseconds. */
+const longestMs = 2 ** 31 - 1
+
+/** Wakes waiters when something changes. Pending waits keep the process alive. */
+export class ChangeSignal {
+  readonly #waiting = new Set<() => void>()
+  #keepAlive: NodeJS.Timeout | undefined
+
+  /** Resolves at the next change. Rejects with the signal's reason if it is aborted first. */
+  next(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        this.#waiting.delete(onChange)
+        this.#endIfIdle()
+        reject(signal.reason)
+      }
+      const onChange = (): void => {
+        signal.removeEventListener('abort', onAbort)
+        resolve()
+      }
+      if (signal.aborted) return onAbort()
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#waiting.add(onChange)
+      // A pending promise does not keep the process alive, but a timer does.
+      this.#keepAlive ??= setInterval(() => {}, longestMs)
+    })
+  }
+
+  wake(): void {
+    for (const onChange of this.#waiting) onChange()
+    this.#waiting.clear()
+    this.#endIfIdle()
+  }
+
+  #endIfIdle(): void {
+    if (this.#waiting.size > 0) return
+    clearInterval(this.#keepAlive)
+    this.#keepAlive = undefined
   }
 }

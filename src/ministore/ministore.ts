@@ -15,12 +15,12 @@ import { RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
 import {
-  type OpenOptions, type ReadOptions, type SchemaOption, sequenceNumber, type StreamOptions, type WriterSettings,
-  writerSettings,
+  type OpenOptions, type ReadOptions, recoverChannel, type RecoverTrace, type SchemaOption, sequenceNumber,
+  type StreamOptions, traced, type WriterSettings, writerSettings,
 } from './settings.ts'
 import { type JournalStream, replayPath, replayStore, type UnstartedReplay } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
-import { JournalWriter, recoverChannel, type RecoverTrace, traced } from './writer.ts'
+import { JournalWriter } from './writer.ts'
 
 /**
  * The file system of an open store, which changes names only while they lead to what its writer holds: for files that

@@ -1,9 +1,6 @@
-import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
-import { clearInterval, setInterval } from 'node:timers'
-
 import PQueue from 'p-queue'
 
-import { addInContext } from '../async.ts'
+import { addInContext, ChangeSignal } from '../async.ts'
 import { ioError, isInstance, isMiniStoreError, messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
@@ -11,10 +8,12 @@ import type { WriterLock } from '../fs/lock.ts'
 import {
   extendPrefix, type JournalFiles, maxSegmentNumber, maxSequence, samePrefix, type SegmentPrefix, writeSealIfRoom,
 } from './format.ts'
-import type { RecoveredJournal, RecoveryReport } from './recovery.ts'
+import type { RecoveredJournal } from './recovery.ts'
 import { type ActiveSegment, orPoison, PoisoningError, rotateSegment } from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
-import type { WriterSettings } from './settings.ts'
+import {
+  appendChannel, type AppendTrace, poisonChannel, rotateChannel, traced, type WriterSettings,
+} from './settings.ts'
 
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
@@ -427,105 +426,4 @@ export class Soundness {
   #error(code: MiniStoreErrorCode, message: string, cause: unknown): MiniStoreError {
     return new MiniStoreError(code, message, { path: this.#path, cause })
   }
-}
-
-/** The longest delay that a timer in Node.js accepts, in milliseconds. */
-const longestMs = 2 ** 31 - 1
-
-/** Wakes waiters when something changes. Pending waits keep the process alive. */
-export class ChangeSignal {
-  readonly #waiting = new Set<() => void>()
-  #keepAlive: NodeJS.Timeout | undefined
-
-  /** Resolves at the next change. Rejects with the signal's reason if it is aborted first. */
-  next(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
-        this.#waiting.delete(onChange)
-        this.#endIfIdle()
-        reject(signal.reason)
-      }
-      const onChange = (): void => {
-        signal.removeEventListener('abort', onAbort)
-        resolve()
-      }
-      if (signal.aborted) return onAbort()
-      signal.addEventListener('abort', onAbort, { once: true })
-      this.#waiting.add(onChange)
-      // A pending promise does not keep the process alive, but a timer does.
-      this.#keepAlive ??= setInterval(() => {}, longestMs)
-    })
-  }
-
-  wake(): void {
-    for (const onChange of this.#waiting) onChange()
-    this.#waiting.clear()
-    this.#endIfIdle()
-  }
-
-  #endIfIdle(): void {
-    if (this.#waiting.size > 0) return
-    clearInterval(this.#keepAlive)
-    this.#keepAlive = undefined
-  }
-}
-
-/** Context of the tracing channel `ministore:append`, for one `append` or one `appendAll`. */
-export interface AppendTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** Number of bytes to write, including line feeds. */
-  readonly bytes: number
-  /** Number of records. */
-  readonly records: number
-  /** Sequence number of the last record. Set once the append is durable. */
-  sequence?: number
-}
-
-/** Context of the tracing channel `ministore:rotate`. */
-export interface RotateTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** File name that the sealed segment gets. */
-  readonly segment: string
-  /** Sequence number of the first record of the next segment. */
-  readonly sequence: number
-}
-
-/** Context of the tracing channel `ministore:recover`. */
-export interface RecoverTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** Result of the recovery. Set once it has succeeded. */
-  report?: RecoveryReport
-}
-
-/** Message of the channel `ministore:poison`: a store can no longer write. */
-export interface PoisonMessage {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
-  readonly error: MiniStoreError
-}
-
-export const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
-export const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
-export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
-export const poisonChannel: Channel<unknown, PoisonMessage> =
-  channel('ministore:poison') as Channel<unknown, PoisonMessage>
-
-/**
- * Runs a task on a tracing channel. Without subscribers it only calls the task.
- *
- * The result of the task becomes part of the message, so it must be a number or nothing. A
- * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
- * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
- * therefore end the process.
- */
-export function traced<T extends number | void, Context extends object>(
-  tracing: TracingChannel<unknown, Context>,
-  context: Context,
-  task: () => Promise<T>,
-): Promise<T> {
-  return tracing.hasSubscribers ? tracing.tracePromise(task, context) : task()
 }

@@ -23,8 +23,10 @@ import { describeSegments, type SegmentInfo } from './view.ts'
 import { JournalWriter } from './writer.ts'
 
 /**
- * The file system of an open store, which changes names only while they lead to what its writer holds: for files that
- * lie beside the journal.
+ * Returns the guarded file system of an open store, for files that lie beside the journal.
+ *
+ * It changes names only while the names of the journal still lead to the files that the writer
+ * holds open.
  */
 export function fileSystemOf<Output, Input>(store: MiniStore<Output, Input>): FileSystem {
   return guardedFileSystem(store)
@@ -35,9 +37,10 @@ let guardedFileSystem: <Output, Input>(store: MiniStore<Output, Input>) => FileS
 /**
  * A journal open for writing: a durable, append-only log of records, one JSON line each.
  *
- * `Output` is the type of records read, `Input` of records appended; they differ only when a schema transforms.
+ * `Output` is the type of the records read, `Input` the type of the records appended. They differ
+ * only when a schema transforms records.
  *
- * All methods may be called at any time and in any number; what they change happens one after another in call order.
+ * Calls of all methods may overlap. Changes to the journal are made one at a time, in call order.
  *
  * ```ts
  * await using store = await MiniStore.open<Event>('state/journal.jsonl')
@@ -72,17 +75,27 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Opens a journal for writing, making it and its directory when they are missing, and recovers it from whatever a
-   * crash has left. Costs a read of the active segment, however long the journal is.
+   * Opens a journal for writing and recovers it from an earlier crash. Creates the journal and its
+   * directory if they do not exist.
    *
-   * When it resolves, every record that is there is on stable storage. What was done is in {@link recovery}.
+   * When it resolves, every record in the journal is on stable storage, and {@link recovery} says
+   * what recovery found and did. Opening reads the active segment and the headers of the others, so
+   * its cost does not grow with the number of records in them. Only segments of format version 0.1
+   * are read whole.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` when another writer has it open; `ERR_MINISTORE_CORRUPT` for damage
-   *   that is no torn tail, and nothing is changed; `ERR_MINISTORE_UNSUPPORTED_VERSION`;
-   *   `ERR_MINISTORE_LOCK_UNAVAILABLE`; `ERR_MINISTORE_NAME_TAKEN` for a path such as `events.2024` beside the journal
-   *   `events`, which would take it for a segment of its own; `ERR_MINISTORE_IO` when the system refuses, or when the
-   *   name is so long that the files beside the journal cannot have theirs.
-   * @throws {TypeError | RangeError} for options that are none.
+   * A crash during `open` leaves a journal that the next `open` recovers.
+   *
+   * @param path of the journal, which is the path of its active segment.
+   * @throws {MiniStoreError}
+   *   - `ERR_MINISTORE_LOCKED` if another writer has the journal open.
+   *   - `ERR_MINISTORE_LOCK_UNAVAILABLE` if the platform or file system has no kernel lock.
+   *   - `ERR_MINISTORE_CORRUPT` if there is damage that is not a torn tail. Nothing is changed.
+   *   - `ERR_MINISTORE_UNSUPPORTED_VERSION` if a newer major version of the format wrote it.
+   *   - `ERR_MINISTORE_NAME_TAKEN` if the path is the name of a file of another journal. For
+   *     example, `events.2024` is the name of a segment of the journal `events` beside it.
+   *   - `ERR_MINISTORE_IO` if a system call fails, or if the name is so long that the names of the
+   *     files beside the journal would not fit into the directory.
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   static open<Schema extends StandardSchemaV1>(
     path: string,
@@ -122,50 +135,64 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
       holder.writer = writer
       return new MiniStore({ writer, lock, fs, codec: new RecordCodec({ ...settings, path: files.path }), recovery: journal.report })
     } catch (error) {
-      // What went wrong first is what counts.
+      // The first error is reported, not one from releasing the lock.
       await lock.release().catch(() => {})
       throw error
     }
   }
 
-  /** Absolute path of the journal: of its active segment. */
+  /**
+   * Absolute path of the journal, which is the path of its active segment. If the path given to
+   * {@link open} was a symbolic link to the journal, this is the path that the link leads to.
+   */
   get path(): string {
     return this.#writer.files.path
   }
 
-  /** Sequence number of the oldest record, or of the next one when there is none. */
+  /** Sequence number of the oldest record. While the journal is empty, that of the next record. */
   get firstSequence(): number {
     return this.#writer.firstSequence
   }
 
-  /** Sequence number of the last acknowledged record; `firstSequence - 1` when there is none. */
+  /** Sequence number of the last acknowledged record; `firstSequence - 1` while it is empty. */
   get lastSequence(): number {
     return this.#writer.lastSequence
   }
 
-  /** The segments now, oldest first; the last one is active. */
+  /** The segments at this moment, oldest first. The last one is the active segment. */
   get segments(): readonly SegmentInfo[] {
     return describeSegments(this.#writer.view(), this.lastSequence)
   }
 
-  /** What opening found and did. */
+  /** What recovery found and did when the journal was opened. */
   get recovery(): RecoveryReport {
     return this.#recovery
   }
 
   /**
-   * Appends one record and resolves with its sequence number once the record is on stable storage: its bytes
-   * and, for a new segment, its directory entry.
+   * Appends one record and resolves with its sequence number once the record is on stable
+   * storage: its bytes and, for a new segment, its directory entry.
    *
-   * The record is serialized before this returns; what happens to the object afterwards changes nothing. Calls may
-   * overlap; records are written in call order, one write and one fsync each.
+   * The record is serialized before `append` returns, so later changes to the object have no
+   * effect. Calls may overlap. Records are written in call order, with one write and one fsync
+   * each.
    *
-   * When it rejects nothing is written and no sequence number is used, but for
-   * `ERR_MINISTORE_OUTCOME_UNKNOWN`: then the record may or may not be there after the journal is opened anew.
+   * When it rejects, nothing is written and no sequence number is used, with one exception: after
+   * `ERR_MINISTORE_OUTCOME_UNKNOWN`, the record may or may not be in the journal when it is next
+   * opened. If the process crashes before it resolves, the next {@link open} finds the record whole
+   * or not at all.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_SCHEMA`, `…_CODEC` for the record;
-   *   `…_IO` when the write failed and was rolled back; `…_OUTCOME_UNKNOWN` when its fsync failed; `…_POISONED` after
-   *   such a failure; `…_CLOSED`.
+   * @throws {MiniStoreError}
+   *   - `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_SCHEMA` or `…_CODEC` if the
+   *     record is refused.
+   *   - `…_IO` if the write failed and was rolled back, or if the rotation before it failed. The
+   *     store stays usable.
+   *   - `…_OUTCOME_UNKNOWN` if the fsync failed, or if a failed write could not be rolled back.
+   *   - `…_POISONED` or `…_MOVED` if a failure left the store unable to write. Only {@link close}
+   *     works from then on.
+   *   - `…_CLOSED` if the store is closed or closing.
+   * @throws {RangeError} if the sequence numbers, which end at 2^53 - 1, or the segment numbers are
+   *   used up.
    */
   async append(record: Input): Promise<number> {
     this.#writer.assertUsable()
@@ -174,15 +201,22 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Appends records as one: all lines in one write and one fsync. Resolves with the range of their sequence numbers
-   * once all are on stable storage; for no records with an empty range, `last` being `first - 1`.
+   * Appends many records with one write and one fsync. Resolves with the range of their sequence
+   * numbers once all of them are on stable storage. If there are no records, the range is empty:
+   * `last` is `first - 1`.
    *
-   * When it rejects none is written, but for `ERR_MINISTORE_OUTCOME_UNKNOWN`. After a crash in the middle a prefix of
-   * them, in order, may be there: it is one write, not a transaction.
+   * The records are serialized before `appendAll` returns. Calls may overlap; they are written in
+   * call order.
+   *
+   * When it rejects, no record is written, except after `ERR_MINISTORE_OUTCOME_UNKNOWN`. It is one
+   * write, not a transaction: a crash before it resolves may leave a prefix of the records, in
+   * order. If a power loss keeps the end of the write but not its middle, the next {@link open}
+   * rejects with `ERR_MINISTORE_CORRUPT`.
    *
    * @throws {MiniStoreError} as {@link append}.
-   * @throws {TypeError} for what is no iterable.
-   * @throws {RangeError} when the sequence numbers, which end at 2^53 - 1, do not suffice.
+   * @throws {TypeError} if `records` is not iterable.
+   * @throws {RangeError} if too few sequence numbers, which end at 2^53 - 1, are left for the
+   *   records, or if the segment numbers are used up.
    */
   async appendAll(records: Iterable<Input>): Promise<{ first: number; last: number }> {
     this.#writer.assertUsable()
@@ -192,8 +226,14 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * A WritableStream that appends each chunk as a record and asks for the next one when that is durable. Closing or
-   * aborting it leaves the store open. Codec and schema run in the asynchronous context in which it was made.
+   * Returns a `WritableStream` that appends each chunk as one record. It asks for the next chunk
+   * once the record is on stable storage. A chunk that {@link append} rejects is an error of the
+   * stream.
+   *
+   * Closing or aborting the stream leaves the store open. The codec and the schema run in the
+   * asynchronous context in which the stream was created.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
    */
   writable(): WritableStream<Input> {
     this.#writer.assertUsable()
@@ -206,31 +246,54 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Replays the records from `from` to the last one acknowledged now, or, with `follow`, on and on.
+   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
+   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
+   * records as they are acknowledged.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `ERR_MINISTORE_POISONED`; the stream itself ends with
-   *   `…_SEQUENCE_GONE` when a record in the range is not there any more, `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a
-   *   damaged line, `…_IO`.
+   * Any number of streams may be open at once, also while records are appended. Every record of the
+   * range is given in order, or the stream ends with an error:
+   *
+   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
+   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line.
+   *   - `…_IO` if a system call fails.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   stream(options?: StreamOptions): JournalStream<Output> {
     return this.#replay(options).records()
   }
 
-  /** As {@link stream}, each record with its sequence number. */
+  /** Like {@link stream}, but gives each record with its sequence number. */
   entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
     return this.#replay(options).entries()
   }
 
-  /** All records in an array. For a journal that fits into memory; else use {@link stream}. */
+  /**
+   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
+   * use {@link stream}.
+   *
+   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
+   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
+   */
   async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
     return this.#replay(options).collect()
   }
 
   /**
-   * Seals the active segment and begins the next, whatever its size; nothing happens while it is empty. With it
-   * {@link truncateBefore} can empty a journal, which still knows its sequence.
+   * Seals the active segment, whatever its size, and begins the next one. If the active segment is
+   * empty, nothing happens. With more than `maxSegments` segments, the oldest are then deleted with
+   * their records.
    *
-   * A crash in the middle leaves a journal that opens with every acknowledged record once.
+   * Resolves once the new segment and its name are on stable storage. A crash before then leaves a
+   * journal that opens with every acknowledged record exactly once.
+   *
+   * After `rotate`, {@link truncateBefore} can delete every record. The journal keeps its sequence
+   * numbers.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if a system call fails and the store stays usable;
+   *   `…_POISONED`, `…_MOVED` or `…_CLOSED`.
+   * @throws {RangeError} if the sequence numbers or the segment numbers are used up.
    */
   async rotate(): Promise<void> {
     this.#writer.assertUsable()
@@ -238,12 +301,16 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Deletes whole sealed segments, oldest first, as long as every record in them has a sequence number below
-   * `sequence`. The active segment stays.
+   * Deletes the sealed segments whose records all have sequence numbers below `sequence`, oldest
+   * first. A segment is deleted whole or not at all, and the active segment always stays.
    *
-   * Resolves when the deletions are durable. A crash in the middle leaves some of them undone.
+   * Resolves once the deletions are on stable storage. A crash before then may leave some of the
+   * segments in place, but never a gap.
    *
-   * @throws {RangeError} when `sequence` is beyond the next one to be given.
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if a system call fails and the store stays usable;
+   *   `…_POISONED`, `…_MOVED` or `…_CLOSED`.
+   * @throws {TypeError} if `sequence` is not a number.
+   * @throws {RangeError} if `sequence` is not a whole number from 1 to `lastSequence + 1`.
    */
   async truncateBefore(sequence: number): Promise<void> {
     this.#writer.assertUsable()
@@ -251,13 +318,16 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Waits for what was called before, seals what was written, closes the file and frees the lock. Further calls of
-   * `close` give the same promise; those of other methods are refused. Followers end after the last record that this
-   * store has acknowledged, whatever another writer adds. Do not await one in the `await using` scope of its own store: it
-   * ends when the store is closed, and the store is closed when the scope ends.
+   * Waits for earlier calls to finish, seals the active segment, closes its file and releases the
+   * lock. Further calls of `close` return the same promise. Other methods that write, and new
+   * streams, are refused from the first call on.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_IO` when sealing or closing failed; the store is closed and its lock
-   *   freed all the same, and every acknowledged record is as safe as it was.
+   * Followers of this store end after the last record that it acknowledged, even if another writer
+   * adds more. Do not await the end of a follower inside the `await using` scope of its own store:
+   * the follower ends when the store is closed, and the store is closed when the scope ends.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO` if sealing or closing failed. The store is closed
+   *   and its lock released in that case too, and every acknowledged record is as safe as before.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()
@@ -269,7 +339,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   async #close(): Promise<void> {
-    // The lock is freed whatever happens; of two failures the first is told.
+    // The lock is released even if closing the writer fails. The first failure is reported.
     const closed = await Promise.allSettled([this.#writer.close()])
     const freed = await Promise.allSettled([this.#lock.release()])
     const failed = [...closed, ...freed].find(({ status }) => status === 'rejected')
@@ -282,10 +352,17 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }
 
   /**
-   * Replays a journal by its path, in any process and without a lock; a missing one is empty. Ends at the last whole
-   * record there is when it is first read; a torn tail is passed over. Changes nothing.
+   * Returns a stream of the records of the journal at a path. Works in any process, takes no lock
+   * and changes nothing. A journal that does not exist reads as empty.
    *
-   * Where another process writes, it may give a record whose fsync is still under way.
+   * By default the stream ends at the last whole record that is there when the stream is first
+   * read, and skips a torn tail. If another process is writing, the stream may give a record whose
+   * fsync is still under way.
+   *
+   * The stream ends with the errors listed at the instance method {@link stream}, or with
+   * `ERR_MINISTORE_UNSUPPORTED_VERSION`.
+   *
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   static stream<Schema extends StandardSchemaV1>(
     path: string,
@@ -296,7 +373,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     return replayPath(path, options).records()
   }
 
-  /** As the static {@link stream}, each record with its sequence number. */
+  /** Like the static {@link stream}, but gives each record with its sequence number. */
   static entries<Schema extends StandardSchemaV1>(
     path: string,
     options: ReadOptions & SchemaOption<Schema>,
@@ -306,7 +383,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     return replayPath(path, options).entries()
   }
 
-  /** As the static {@link stream}, all records in an array. */
+  /**
+   * Like the static {@link stream}, but resolves with all records in an array.
+   *
+   * @throws {MiniStoreError} with the errors that end a stream.
+   * @throws {TypeError | RangeError} if the path or an option is invalid, or if `follow` is true.
+   */
   static replay<Schema extends StandardSchemaV1>(
     path: string,
     options: Omit<ReadOptions, 'follow'> & SchemaOption<Schema>,

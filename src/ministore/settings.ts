@@ -15,86 +15,96 @@ export type { Codec } from '../schema.ts'
 /** Options of `MiniStore.open`. */
 export interface OpenOptions<Input = unknown, Output = Input> extends FileSystemOption {
   /**
-   * Bytes a segment may hold, header included, before an append begins the next one. Only a record, or one
-   * `appendAll`, that is larger than this alone makes a larger segment.
+   * Maximum size of a segment in bytes, header included. An append that would exceed it begins the
+   * next segment. Only a single record or a single `appendAll` that does not fit by itself makes a
+   * larger segment.
    *
    * @default 67_108_864 (64 MiB); minimum 1
    */
   readonly maxBytesPerSegment?: number | undefined
   /**
-   * Segments to keep, the active one included. When a rotation makes more, the oldest are deleted with all
-   * their records; opening deletes none.
+   * Number of segments to keep, including the active one. When a rotation makes more, the oldest
+   * segments are deleted with all their records. Opening a journal deletes none.
    *
    * @default Infinity; minimum 1
    */
   readonly maxSegments?: number | undefined
   /**
-   * Bytes one encoded record may have, its line feed not counted. A larger one is refused, nothing is written.
+   * Maximum size of one encoded record in bytes, without its line feed. A larger record is refused
+   * and nothing is written.
    *
    * @default 16_777_216 (16 MiB); minimum 1, maximum the longest string of the platform (about 512 MiB)
    */
   readonly maxRecordBytes?: number | undefined
-  /** Replaces JSON. @default JSON.stringify and JSON.parse */
+  /** Encodes and decodes records in place of JSON. @default JSON.stringify and JSON.parse */
   readonly codec?: Codec<Input, Output> | undefined
   /**
-   * `false` opens without the kernel's lock, for platforms and file systems that have none: then nothing but you keeps a
-   * second process from writing, which destroys the journal.
+   * Whether to take the kernel's lock. `false` is for platforms and file systems that have none.
+   * You must then prevent a second process from writing, because two writers destroy the journal.
    *
    * @default true
    */
   readonly lock?: boolean | undefined
   /**
-   * Permissions of the files of a new journal, exactly so whatever the umask: 0o600 keeps it to its owner. A journal
-   * that is there keeps its own: each file that it gets takes those of the active segment, and its owner where that is
-   * permitted. Windows has no such permissions.
+   * Permissions of the files of a new journal, set exactly, regardless of the umask. For example,
+   * 0o600 restricts the journal to its owner.
    *
-   * @default 0o666 less the umask; 0o600 to 0o777
+   * An existing journal keeps its permissions: each file that is added takes those of the active
+   * segment, and its owner where the system permits it. Windows has no such permissions.
+   *
+   * @default 0o666 less the umask; from 0o600 to 0o777, with read and write for the owner
    */
   readonly mode?: number | undefined
 }
 
-/** The range and the manner of a replay. */
+/** Options of a replay: which records it gives, and how. */
 export interface StreamOptions {
-  /** First sequence number, inclusive. @default the first record there is */
+  /** First sequence number, inclusive. @default that of the oldest record */
   readonly from?: number | undefined
-  /** Last sequence number, inclusive. @default the last record acknowledged when the stream was made */
+  /**
+   * Last sequence number, inclusive.
+   *
+   * @default that of the last record acknowledged when the stream was created; for a static reader,
+   *   of the last whole record when the stream is first read; with `follow`, no limit
+   */
   readonly to?: number | undefined
-  /** Ends the stream with the signal's reason and frees its file. */
+  /** When aborted, ends the stream with the signal's reason and closes its file. */
   readonly signal?: AbortSignal | undefined
   /**
-   * Goes on with records as they are appended, after those that are there. Ends with `to`, with the signal, or when
-   * the store it was made from is closed.
+   * Whether the stream continues with new records after the existing ones, as they are appended. It
+   * then ends at `to`, when the signal is aborted, or when the store that created it is closed.
    *
-   * While it waits for a record it keeps the process alive. To wait for the end of a follower inside the `await using`
-   * scope of its own store is to wait for ever: the store is closed only when that scope ends. Give it a signal, or
-   * close the store first.
+   * A follower that waits for a record keeps the process alive. Do not await its end inside the
+   * `await using` scope of its own store: the store is closed only when the scope ends, so the wait
+   * would never end. Give the follower a signal, or close the store first.
    *
    * @default false
    */
   readonly follow?: boolean | undefined
   /**
-   * Is told of every damage, in its place among the records, instead of the stream ending there; what is damaged
-   * is left out. Without it the first damage ends the stream with its error.
+   * Receives each damage at its place among the records. The stream then skips the damaged part and
+   * continues. Without `salvage`, the first damage ends the stream with its error.
    *
-   * If it returns a promise, the stream goes on when that is fulfilled. What it throws or rejects with ends the stream.
+   * If the function returns a promise, the stream continues once the promise is fulfilled. An error
+   * that it throws or rejects with ends the stream.
    */
   readonly salvage?: ((damage: MiniStoreError) => void) | undefined
 }
 
 /** Options of the static readers, which take a path instead of an open store. */
 export interface ReadOptions<Output = unknown> extends StreamOptions, FileSystemOption {
-  /** Replaces JSON. @default JSON.parse */
+  /** Decodes records in place of JSON. @default JSON.parse */
   readonly codec?: Pick<Codec<never, Output>, 'decode'> | undefined
   /**
-   * Milliseconds between looks at the journal while following another process's writer; a directory watch makes it
-   * quicker where there is one.
+   * Milliseconds between checks of the journal while following a writer in another process. Where
+   * the directory can be watched, changes are noticed sooner.
    *
-   * @default 100; minimum 1
+   * @default 100; minimum 1, maximum 2_147_483_647
    */
   readonly pollIntervalMs?: number | undefined
 }
 
-/** A schema beside other options: its types flow into the store. */
+/** The schema option. It sets the types of the records of a store or reader. */
 export interface SchemaOption<Schema extends StandardSchemaV1> {
   readonly schema: Schema
 }
@@ -103,7 +113,7 @@ const defaultMaxBytesPerSegment = 64 * 1024 * 1024
 const defaultMaxRecordBytes = 16 * 1024 * 1024
 const defaultPollIntervalMs = 100
 
-/** Options of a writer, checked and complete. */
+/** Options of a writer, validated and with defaults filled in. */
 export interface WriterSettings {
   readonly maxBytesPerSegment: number
   readonly maxSegments: number
@@ -115,7 +125,7 @@ export interface WriterSettings {
   readonly fileSystem: FileSystem
 }
 
-/** Options of a replay, checked and complete. */
+/** Options of a replay, validated and with defaults filled in. */
 export interface StreamSettings {
   readonly from: number | undefined
   readonly to: number | undefined
@@ -124,7 +134,7 @@ export interface StreamSettings {
   readonly salvage: ((damage: MiniStoreError) => void) | undefined
 }
 
-/** Options of a static reader, checked and complete. */
+/** Options of a static reader, validated and with defaults filled in. */
 export interface ReadSettings extends StreamSettings {
   readonly codec: Pick<Codec, 'decode'> | undefined
   readonly schema: StandardSchemaV1 | undefined
@@ -132,7 +142,11 @@ export interface ReadSettings extends StreamSettings {
   readonly fileSystem: FileSystem
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/**
+ * Validates the options of a writer and fills in the defaults.
+ *
+ * @throws {TypeError | RangeError} if an option is unknown or its value is invalid.
+ */
 export function writerSettings(options: unknown): WriterSettings {
   const given = fields(options, [
     'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'mode', 'fileSystem',
@@ -147,7 +161,7 @@ export function writerSettings(options: unknown): WriterSettings {
         : integer('maxSegments', given['maxSegments'], { otherwise: Number.POSITIVE_INFINITY }),
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
       otherwise: defaultMaxRecordBytes,
-      // Its line feed must fit into the string too.
+      // The string holds the line feed too.
       most: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], true),
@@ -158,12 +172,20 @@ export function writerSettings(options: unknown): WriterSettings {
   }
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/**
+ * Validates the options of a replay and fills in the defaults.
+ *
+ * @throws {TypeError | RangeError} if an option is unknown or its value is invalid.
+ */
 export function streamSettings(options: unknown): StreamSettings {
   return range(fields(options, streamNames))
 }
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/**
+ * Validates the options of a static reader and fills in the defaults.
+ *
+ * @throws {TypeError | RangeError} if an option is unknown or its value is invalid.
+ */
 export function readSettings(options: unknown): ReadSettings {
   const given = fields(options, [...streamNames, 'schema', 'codec', 'pollIntervalMs', 'fileSystem'])
   return {
@@ -178,7 +200,11 @@ export function readSettings(options: unknown): ReadSettings {
   }
 }
 
-/** @throws {TypeError | RangeError} unless it is a sequence number: a whole number, 1 or greater. */
+/**
+ * Checks that a value is a sequence number: a whole number, 1 or greater.
+ *
+ * @throws {TypeError | RangeError} if it is not.
+ */
 export function sequenceNumber(name: string, value: unknown): number {
   return integer(name, value)
 }

@@ -33,7 +33,8 @@ export interface OpenOptions<Input = unknown, Output = Input> extends FileSystem
    * Maximum size of one encoded record in bytes, without its line feed. A larger record is refused
    * and nothing is written.
    *
-   * @default 16_777_216 (16 MiB); minimum 1, maximum the longest string of the platform (about 512 MiB)
+   * @default 16_777_216 (16 MiB); minimum 1, maximum the longest string of the platform (about
+   *   512 MiB)
    */
   readonly maxRecordBytes?: number | undefined
   /** Encodes and decodes records in place of JSON. @default JSON.stringify and JSON.parse */

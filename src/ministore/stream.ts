@@ -13,21 +13,25 @@ import { DiskSource, LiveSource } from './view.ts'
 import type { JournalWriter } from './writer.ts'
 
 /**
- * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, made by `stream()` and `entries()`.
+ * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, returned by `stream()`
+ * and `entries()`.
  *
- * It opens nothing until it is first read, holds one segment file and two buffers of lines at a time, and
- * reads on only when asked, so a slow reader costs no memory. It is one-shot and locked while it is consumed. Its
- * file is closed at the end, on an error, on `break`, `return()`, `cancel()`, and when its signal is aborted. `return()`
- * and `cancel()` answer at once, also while a `next()` or a `read()` waits: only a call of the disk that is under way is
- * waited for, since its file cannot be closed before.
+ * The stream opens nothing until it is first read. It then holds one segment file and two buffers
+ * of lines at a time. It reads more only on demand, so a slow consumer costs no extra memory.
  *
- * `for await` and `getReader` take records straight from the block that was read, past the stream's queue: one resolved
- * promise a record. Everything else a ReadableStream can do goes through the queue: `pipeThrough`, `pipeTo`, `tee`.
+ * A stream can be consumed once and is locked while it is consumed. Its file is closed at the end
+ * of the stream, on an error, on `break`, `return()` or `cancel()`, and when its signal is aborted.
+ * `return()` and `cancel()` resolve without waiting for a pending `next()` or `read()`. They wait
+ * only for a read of the file that is already under way, because the file cannot be closed before.
  *
- * What it calls of yours (the codec, the schema, `salvage`) runs in the asynchronous context in which the stream was made,
- * as the other functions of a stream do that are given when it is made: records are read many at a time, for many reads.
+ * `for await` and `getReader()` take records directly from the block that was read and bypass the
+ * queue of the stream, so each record costs one resolved promise. `pipeThrough`, `pipeTo` and `tee`
+ * use the queue.
  *
- * Errors come in their place: after every good record before them. See `StreamOptions` for what may go wrong.
+ * The codec, the schema and `salvage` run in the asynchronous context in which the stream was
+ * created, because one read of the file decodes records for many calls.
+ *
+ * An error comes after every good record before it. `MiniStore.stream` lists the errors.
  */
 export class JournalStream<Item> extends ReadableStream<Item> {
   readonly #replay: ReplaySource<Item>
@@ -39,15 +43,20 @@ export class JournalStream<Item> extends ReadableStream<Item> {
   }
 
   /**
-   * Iterates, locking the stream until the iterator ends. Leaving early cancels the stream, unless `preventCancel`.
+   * Returns an iterator and locks the stream until the iterator ends. Leaving the iterator early
+   * cancels the stream, unless `preventCancel` is true.
    *
-   * @throws {TypeError} when the stream is locked.
+   * @throws {TypeError} if the stream is locked.
    */
   override values(options: { preventCancel?: boolean } = {}): JournalIterator<Item> {
     return new JournalIterator(this.#replay, super.getReader(), options.preventCancel === true)
   }
 
-  /** @throws {TypeError} when the stream is locked, or when asked for a reader of bytes. */
+  /**
+   * Returns a reader and locks the stream until the reader releases it.
+   *
+   * @throws {TypeError} if the stream is locked, or if `mode` asks for a reader of bytes.
+   */
   override getReader(options: { mode: 'byob' }): ReadableStreamBYOBReader
   override getReader(): ReadableStreamDefaultReader<Item>
   override getReader(options?: ReadableStreamGetReaderOptions): ReadableStreamReader<Item>
@@ -64,10 +73,12 @@ export class JournalStream<Item> extends ReadableStream<Item> {
 type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>
 
 /**
- * What a stream, its reader and its iterator share: the cursor, and the end of the underlying stream.
+ * The state that a stream, its reader and its iterator share: the cursor, and the end of the
+ * underlying stream.
  *
- * Reader and iterator take items straight from the cursor, past the stream's queue, which costs Node several times as
- * much. That they never meet an item in it is {@link pull}'s part: nothing is put there that nobody asked for.
+ * The reader and the iterator take items directly from the cursor, because the queue of the stream
+ * costs Node several times as much. This keeps the order of items because {@link pull} puts an item
+ * into the queue only when one was asked for.
  */
 export class ReplaySource<Item> implements UnderlyingSource<Item> {
   readonly #cursor: ReplayCursor
@@ -81,7 +92,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   #pulling: Promise<void> | undefined
   #failure: { readonly reason: unknown } | undefined
 
-  /** @param takeItem gives the cursor's next record, or more than that, and takes it. */
+  /** @param takeItem takes the next record of the cursor and returns it, alone or as an entry. */
   constructor(
     cursor: ReplayCursor,
     takeItem: () => Item,
@@ -97,15 +108,18 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     if (this.#signal?.aborted) this.#onAbort()
   }
 
-  /** Listens to the signal from now on. Not before the stream is first read: one that never is would be held by it. */
+  /**
+   * Starts listening to the signal. This happens at the first read, because the signal would keep a
+   * stream that is never read in memory.
+   */
   #begin(): void {
     this.#isBegun = true
     if (this.#signal !== undefined) this.#forgetSignal = whenAborted(this.#signal, this.#onAbort)
   }
 
   /**
-   * One item each time one is wanted, so none ever waits in the queue, and an iterator may go on where a reader
-   * has stopped.
+   * Enqueues one item each time one is asked for. No item is enqueued ahead of demand, so an
+   * iterator can continue where a reader has stopped.
    */
   pull(controller: ReadableStreamDefaultController<Item>): void | Promise<void> {
     if (this.hasItem) controller.enqueue(this.take())
@@ -113,12 +127,12 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     return undefined
   }
 
-  /** Whether an item was asked for that nobody may have taken. */
+  /** Whether the queue holds, or may soon hold, an item that was asked for and not taken. */
   get mayBeQueued(): boolean {
     return this.#pulling !== undefined || (this.#controller?.desiredSize ?? 0) < 0
   }
 
-  /** Whether the queue holds an item, once nothing is on its way there. */
+  /** Resolves with whether the queue holds an item, once no item is on its way there. */
   async isQueued(): Promise<boolean> {
     await this.#pulling
     return (this.#controller?.desiredSize ?? 0) < 0
@@ -130,7 +144,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     await this.#cursor.close(reason)
   }
 
-  /** Whether {@link take} has an item at once. */
+  /** Whether {@link take} can return an item now. */
   get hasItem(): boolean {
     return !this.#isEnded && this.#cursor.hasRecord
   }
@@ -144,8 +158,10 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   }
 
   /**
-   * Loads the next item; false at the end. Rejects once the stream has failed. Calls that overlap have one answer: one
-   * that asked may have left, and the next goes on with what is under way.
+   * Loads the next item. Resolves with false at the end, and rejects once the stream has failed.
+   *
+   * Calls that overlap share one promise. If a consumer leaves while it waits, the next consumer
+   * continues with the load that is under way.
    */
   advance(): Promise<boolean> {
     this.#advancing ??= this.#advance().finally(() => {
@@ -172,7 +188,7 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     try {
       if (await this.advance()) controller.enqueue(this.take())
     } catch {
-      // The controller has the error already, and through it the reader.
+      // advance() has already passed the error to the controller, which rejects the read.
     } finally {
       this.#pulling = undefined
     }
@@ -195,23 +211,26 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
 
   readonly #onAbort = (): void => {
     const reason: unknown = this.#signal?.reason
-    // An iterator that waits learns of it through its own advance(), a reader through the controller.
+    // A waiting iterator gets the reason from its own advance(), a reader from the controller.
     this.#fail(reason)
-    // Should the file not close, the reason is what the consumer is told all the same.
+    // The consumer gets the reason of the abort even if the file cannot be closed.
     this.#cursor.close(reason).catch(() => {})
   }
 }
 
-/** Iterates a {@link JournalStream}. Calls of `next` may overlap; they are answered in order. */
+/** Iterates a {@link JournalStream}. Calls of `next` may overlap and are answered in call order. */
 export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefined, void> {
   readonly #replay: ReplaySource<Item>
   readonly #reader: ReadableStreamDefaultReader<Item>
   readonly #preventCancel: boolean
-  /** Whether the stream's queue may hold an item: a reader asked for one and let go before it came. */
+  /**
+   * Whether the queue of the stream may hold an item. An earlier reader leaves one there if it asks
+   * for an item and releases its lock before the item comes.
+   */
   #mayBeQueued: boolean
-  /** Settles when all that was asked for before is answered; undefined when nothing is under way. */
+  /** Settles when all earlier calls are answered; undefined if none is pending. */
   #last: Promise<unknown> | undefined
-  /** Answers the call of `next` that waits. */
+  /** Answers the pending call of `next`. */
   #stopWaiting: () => void = () => {}
   #isFinished = false
 
@@ -231,8 +250,10 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   /**
-   * Ends the iteration. Calls of `next` that wait are answered at once: done. Resolves when the file is closed, for which
-   * it waits no longer than for a read of the disk that is under way.
+   * Ends the iteration. Pending calls of `next` resolve at once with `done`.
+   *
+   * Resolves when the file is closed, unless `preventCancel` was set. It waits only for a read of
+   * the file that is already under way.
    */
   return(): Promise<IteratorResult<Item, undefined>> {
     const isFirst = !this.#isFinished
@@ -277,7 +298,10 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     return { done: true, value: undefined }
   }
 
-  /** What is waited for, or false as soon as the iterator is left: an item that comes later stays for the next reader. */
+  /**
+   * Settles as `waiting` does, or resolves with false as soon as the iterator is left. An item that
+   * arrives later stays for the next consumer.
+   */
   #unlessLeft(waiting: Promise<boolean>): Promise<boolean> {
     return new Promise((resolve, reject) => {
       this.#stopWaiting = () => resolve(false)
@@ -286,7 +310,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   #finish(): void {
-    // Once it is left, return() frees the stream.
+    // If return() was called, it releases the stream.
     if (this.#isFinished) return
     this.#isFinished = true
     this.#reader.releaseLock()
@@ -304,14 +328,19 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
 }
 
 /**
- * The reader of a {@link JournalStream}: a `ReadableStreamDefaultReader` that answers from the block that was read,
- * past the stream's queue, when a record is loaded and nothing asked for earlier is still on its way.
+ * The reader of a {@link JournalStream}, a `ReadableStreamDefaultReader`.
+ *
+ * If a record is loaded and no earlier read is pending, `read` takes it directly from the block
+ * that was read. Otherwise it uses the queue of the stream.
  */
 export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   readonly #replay: ReplaySource<Item>
-  /** Whether the stream's queue may hold an item: one before this one asked for it and let go before it came. */
+  /**
+   * Whether the queue of the stream may hold an item that an earlier reader asked for and did not
+   * wait for.
+   */
   #mayBeQueued: boolean
-  /** Reads that wait for the stream: those after them must wait as well, or they would overtake. */
+  /** Number of pending reads. While there are any, later reads must wait too, to keep the order. */
   #waiting = 0
   #isReleased = false
 
@@ -329,7 +358,7 @@ export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
     }
     const reading = super.read()
     this.#waiting++
-    // Before whoever asked goes on, since this is the first to wait for it.
+    // This handler is attached first, so the count is right before the caller continues.
     const settle = (): void => {
       this.#waiting--
     }
@@ -348,17 +377,17 @@ export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   }
 }
 
-/** A walk that has not begun, as records or as entries. */
+/** A replay that has not begun. The caller chooses the form of its result. */
 export interface UnstartedReplay<T> {
-  /** The records alone: what `stream()` gives. */
+  /** The records alone, for `stream()`. */
   records(): JournalStream<T>
-  /** The records with their sequence numbers: what `entries()` gives. */
+  /** The records with their sequence numbers, for `entries()`. */
   entries(): JournalStream<JournalEntry<T>>
-  /** All records in an array: what `replay()` gives. */
+  /** All records in an array, for `replay()`. */
   collect(): Promise<T[]>
 }
 
-/** A replay of an open store, bounded by what is acknowledged now. */
+/** A replay of an open store. By default it ends at the last record acknowledged now. */
 export function replayStore<T>(
   fs: FileSystem,
   writer: JournalWriter,
@@ -371,7 +400,10 @@ export function replayStore<T>(
   return unstarted(cursor, settings)
 }
 
-/** A replay of the journal at a path, bounded by what is there when it is first read. */
+/**
+ * A replay of the journal at a path. By default it ends at the last whole record that is there when
+ * it is first read.
+ */
 export function replayPath(path: string, options: unknown): UnstartedReplay<unknown> {
   const settings = readSettings(options)
   const { fileSystem } = settings

@@ -11,34 +11,41 @@ import {
 } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
 
-/** How often a name may turn out to belong to another file before that counts as an error. */
+/** How often a segment may be renamed or deleted while it is opened before that is an error. */
 const maxMoves = 1000
 
 /**
- * Walks a journal record by record, from segment to segment. Opens nothing before the first {@link advance}.
+ * Reads a journal record by record, from segment to segment. Opens nothing before the first
+ * {@link advance}.
  *
- * A reader takes no lock, so the writer may rename and delete segments while it walks. It holds on to the file
- * it has open, which no rename or deletion takes away, and finds the next segment by sequence number:
- * when a name leads elsewhere than expected it looks anew, and when the record it wants is
- * gone it says so. It never steps over a record without a word.
+ * Invariant: the cursor never skips a record silently. It gives the next record, reports damage or
+ * ends with an error.
+ *
+ * A reader takes no lock, so the writer may rename and delete segments at any time. Neither affects
+ * the file that the cursor has open. The cursor finds the next segment by sequence number. If a
+ * name leads to another file than expected, it surveys the journal again. If the next record was
+ * deleted, it ends with `ERR_MINISTORE_SEQUENCE_GONE`.
  */
 export class JournalCursor<T> {
   readonly #source: JournalSource
   readonly #segments: SegmentSource<T>
   readonly #settings: StreamSettings
-  /** That in which the stream was made: codec, schema and `salvage` run in it, whoever reads. */
+  /**
+   * The asynchronous context in which the stream was created. The codec, the schema and `salvage`
+   * run in it, regardless of the context that reads.
+   */
   readonly #context = new AsyncResource('ministore.stream')
   readonly #stop = new AbortController()
-  /** The last look, for the way from segment to segment. */
+  /** The view from the last survey, used to find the next segment. */
   #view: JournalView | undefined
-  /** Where the replay ends: seen at the first look, or, when it follows, at the last. */
+  /** Where the replay ends: as of the first view or, for a follower, of the last view. */
   #tail: JournalTail | undefined
   #reader: SegmentReader<T> | undefined
-  /** The segment before the one that is read, or is to be read. */
+  /** The segment before the current one, or before the one to be opened next. */
   #left: LeftSegment | undefined
   /** Sequence number of the next record to load. */
   #sequence: number | undefined
-  /** The last one first: taking from the end costs the same however many there are. */
+  /** Batches in reverse order, because taking the last element costs the same for any length. */
   #loaded: Array<Batch<T>> = []
   #batch: Batch<T> = { firstSequence: 0, records: [] }
   #index = 0
@@ -46,7 +53,10 @@ export class JournalCursor<T> {
   #advancing: Promise<boolean> | undefined
   #closing: Promise<void> | undefined
 
-  /** @param view how the journal stood when the stream was made; without one it is looked at when first needed. */
+  /**
+   * @param view of the journal when the stream was created. Without it, the journal is surveyed at
+   *   the first {@link advance}.
+   */
   constructor(
     fs: FileSystem,
     source: JournalSource,
@@ -62,37 +72,41 @@ export class JournalCursor<T> {
     this.#sequence = settings.from
   }
 
-  /** Whether a record is loaded: then {@link take} has it at once. */
+  /** Whether a record is loaded, so that {@link take} may be called. */
   get hasRecord(): boolean {
     return this.#index < this.#batch.records.length
   }
 
-  /** Sequence number of the record that {@link take} gives next. */
+  /** Sequence number of the record that {@link take} returns next. */
   get sequence(): number {
     return this.#batch.firstSequence + this.#index
   }
 
-  /** The next record. Only when {@link hasRecord}. */
+  /** Returns the next record. Call it only while {@link hasRecord} is true. */
   take(): T {
     return this.#batch.records[this.#index++] as T
   }
 
   /**
-   * Loads records until there is one to take; false at the end. Calls must not overlap.
+   * Loads records until there is one to take. Resolves with false at the end of the replay. Calls
+   * must not overlap.
    *
-   * @throws the first damage, unless it is salvaged, and whatever else goes wrong; then the cursor is closed.
+   * Any error closes the cursor.
+   *
+   * @throws {MiniStoreError} the first damage, unless `salvage` is set, or any other failure.
+   * @throws the error of `salvage`, or the reason for which the cursor was closed.
    */
   advance(): Promise<boolean> {
     return (this.#advancing = this.#context.runInAsyncScope(() => this.#advance()))
   }
 
   /**
-   * Frees the file, once a call of the disk that is under way has come back. A pending {@link advance} rejects with the
-   * reason; whatever else it waits for, it waits no longer.
+   * Closes the file, after waiting only for a read of it that is already under way. A pending
+   * {@link advance} stops every other wait and rejects with the reason.
    */
   close(reason?: unknown): Promise<void> {
     this.#stop.abort(reason)
-    // A file must not be closed under a read that is under way.
+    // A file must not be closed during a read of it.
     this.#closing ??= Promise.resolve(this.#advancing)
       .catch(() => {})
       .then(() => this.#release())
@@ -115,7 +129,7 @@ export class JournalCursor<T> {
         await this.#load()
       }
     } catch (error) {
-      // What went wrong first is what counts.
+      // The first error is reported, not one from closing the file.
       await this.#release().catch(() => {})
       this.#isDone = true
       this.#loaded = []
@@ -151,7 +165,7 @@ export class JournalCursor<T> {
     if (reader.nextSequence > to) this.#isDone = true
   }
 
-  /** The tail, if it is in this reader's segment. */
+  /** The end of the replay, if it lies in the segment of this reader. */
   #tailIn(reader: SegmentReader<T>): JournalTail | undefined {
     return this.#tail !== undefined && isSameSegment(this.#tail.segment, reader.segment) ? this.#tail : undefined
   }
@@ -171,7 +185,10 @@ export class JournalCursor<T> {
     return view
   }
 
-  /** Opens the segment that holds the next record; undefined when there is none yet or none at all. */
+  /**
+   * Opens the segment that holds the next record. Undefined if the replay is done, or if a follower
+   * has waited for the first segment of the journal and must try again.
+   */
   async #openSegment(): Promise<SegmentReader<T> | undefined> {
     let view = this.#view ?? (await this.#look())
     for (let moves = 0; moves < maxMoves; moves++) {
@@ -181,7 +198,7 @@ export class JournalCursor<T> {
         return undefined
       }
       const wanted = (this.#sequence ??= first.firstSequence)
-      // Where nothing is left to give, no file is opened: it may be gone by now.
+      // No file is opened if no record is left to give. The segment may have been deleted by now.
       if (this.#isBeyondRange(wanted)) {
         this.#isDone = true
         return undefined
@@ -203,7 +220,8 @@ export class JournalCursor<T> {
         if (!isNotFound(error)) throw error
       }
       throwIfAborted(this.#stop.signal)
-      // A writer in another process is renaming; the first time it has mostly finished by now.
+      // A writer in another process is renaming. It has usually finished by the first retry, so
+      // only later retries wait.
       if (moves > 0) await delay(1)
       view = await this.#look()
     }
@@ -216,13 +234,15 @@ export class JournalCursor<T> {
     return wanted > to || (!follow && this.#tail !== undefined && endsBefore(this.#tail, wanted))
   }
 
-  /** Goes on from the end of what may be read of a segment. */
+  /**
+   * Continues after the readable part of a segment: with the next one, by waiting, or not at all.
+   */
   async #leave(reader: SegmentReader<T>): Promise<void> {
     const tail = this.#tailIn(reader)
     if (tail === undefined) return this.#enterNext(reader)
     await this.#raise(missingBytes(this.#source.path, reader, tail))
     if (this.#settings.follow) {
-      // Half a line may be rolled back and become another one: it is read again.
+      // The writer may roll back half a line and write another in its place, so it is read again.
       const isRestless = reader.hasRest
       reader.forgetRest()
       return this.#waitForMore(this.#view as JournalView, isRestless)
@@ -237,7 +257,7 @@ export class JournalCursor<T> {
     else this.#isDone = true
   }
 
-  /** Leaves a sealed segment: holds what was read of it against the header of the one after it. */
+  /** Leaves a sealed segment, after checking the bytes read against the header of the next one. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
     const { path } = this.#source
     const next = this.#after(reader)
@@ -252,18 +272,19 @@ export class JournalCursor<T> {
     this.#left = { segment: reader.segment, nextSequence: reader.nextSequence, crc32: reader.crc32, next }
     this.#reader = undefined
     await reader.close()
-    // Without a next segment in sight (deleted meanwhile), the sequence says where to go on, or that it is gone.
+    // The view may show no next segment if segments were deleted meanwhile. Then the sequence
+    // number finds the next segment, or shows that the record is gone.
     this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? reader.nextSequence)
   }
 
-  /** The segment after the reader's, if the view has both. */
+  /** The segment after that of the reader, if the view contains both. */
   #after(reader: SegmentReader<T>): Segment | undefined {
     const { segments } = this.#view as JournalView
     const at = segments.findIndex((segment) => isSameSegment(segment, reader.segment))
     return at === -1 ? undefined : segments[at + 1]
   }
 
-  /** Ends the stream with damage, or reports it and waits until that is done. */
+  /** Throws the damage or, with `salvage`, reports it and waits for the promise that it returns. */
   async #raise(damage: MiniStoreError | undefined): Promise<void> {
     if (damage === undefined) return
     if (this.#settings.salvage === undefined) throw damage
@@ -274,20 +295,28 @@ export class JournalCursor<T> {
   }
 }
 
-/** Whether the last line may be half written: in the active segment of another process, while it was looked at. */
+/**
+ * Whether the last line may be half written. Only the active segment can end like that, and only if
+ * its end is not known from the writer in this thread.
+ */
 export function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
   return !isAcknowledged && segment.number === undefined
 }
 
-/** Whether no record with this number or a later one is before a tail; false as well when only reading it would tell. */
+/**
+ * Whether the journal is known to end before a sequence number. False also if only reading the
+ * segment would tell.
+ */
 export function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
-  // A seal of more bytes than there are is damage, which reading the segment tells.
+  // A seal that covers more bytes than the segment has is damage. Reading the segment reports it.
   if (checkpoints.some((known) => known.bytes > bytes)) return false
   const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
   return records !== undefined && sequence >= segment.firstSequence + records
 }
 
-/** The damage when a segment holds less than is known to have been in it, or than was read of it before. */
+/**
+ * The damage if a segment holds fewer bytes than are known to have been in it, or than were read.
+ */
 export function missingBytes(path: string, reader: SegmentReader<unknown>, tail: JournalTail): MiniStoreError | undefined {
   const known = tail.checkpoints.at(-1)?.bytes ?? 0
   if (reader.bytes < known) {
@@ -299,42 +328,42 @@ export function missingBytes(path: string, reader: SegmentReader<unknown>, tail:
   return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
 }
 
-/** The damage when a sealed segment ends within a line. */
+/** The damage if a sealed segment ends in the middle of a line. */
 export function unendedLine(path: string, reader: SegmentReader<unknown>): MiniStoreError {
   const problem = `it is sealed, but its last line, at offset ${reader.bytes}, has no line feed`
   return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
 }
 
-/** The damage when the next header has another checksum of a sealed segment than what was read of it. */
+/** The damage if the checksum in the next header does not match the bytes of the sealed segment. */
 export function changedSinceSealed(path: string, reader: SegmentReader<unknown>): MiniStoreError {
   return damaged(path, reader.segment.name, 'it has changed since it was sealed (wrong checksum)')
 }
 
-/** The damage when a segment does not go on where the one before it ended. */
+/** The damage if a segment does not begin with the sequence number after the previous segment. */
 export function notNext(path: string, next: Segment, reader: SegmentReader<unknown>): MiniStoreError {
   const problem = `it begins with sequence ${next.firstSequence}, expected ${reader.nextSequence}`
   return damaged(path, next.name, problem, { sequence: next.firstSequence })
 }
 
-/** The damage when no segment is left of a journal, `last` having been there. */
+/** The damage if all segments of a journal were deleted. `last` is the newest known segment. */
 export function deleted(path: string, last: Segment): MiniStoreError {
   return damaged(path, last.name, 'the journal was deleted while it was being read')
 }
 
-/** The damage when a segment that was read, or was there to be read, is no part of the journal any more. */
+/** The damage if a segment that was read, or was to be read, no longer belongs to the journal. */
 export function replaced(path: string, known: Segment, { follow }: { readonly follow: boolean }): MiniStoreError {
   const problem = `the journal was replaced by another while it was being ${follow ? 'followed' : 'read'}`
   return damaged(path, known.name, problem)
 }
 
-/** Whether a segment is missing in a journal, and not because it was among the oldest. */
+/** Whether a segment left the journal in another way than by deletion of the oldest segments. */
 export function isReplaced({ segments }: JournalView, known: Segment): boolean {
   const [first] = segments
   if (first === undefined || first.firstSequence > known.firstSequence) return false
   return !segments.some((segment) => isSameSegment(segment, known))
 }
 
-/** A segment that was read to its end, and the one that was behind it then. */
+/** A segment that was read to its end, and the segment after it at that time. */
 export interface LeftSegment {
   readonly segment: Segment
   readonly nextSequence: number
@@ -343,18 +372,20 @@ export interface LeftSegment {
 }
 
 /**
- * Whether a segment goes on where another ended: it begins with the next record and its `prev` is the checksum of all
- * that was read. A header of version 0.1 has none.
+ * Whether a segment continues the one before it: it begins with the next record, and the `prev` in
+ * its header is the checksum of the bytes read. A header of version 0.1 has no `prev`.
  */
 export function goesOn(segment: Segment, left: LeftSegment): boolean {
-  // Held against it, and told of, when the one before it was still in sight.
+  // This pair was compared, and any damage reported, when the segment before it was left.
   if (left.next !== undefined && isSameSegment(segment, left.next)) return true
   const { firstSequence, header } = segment
   if (firstSequence !== left.nextSequence) return false
   return header.previousCrc32 === undefined ? header.sequence === undefined : header.previousCrc32 === left.crc32
 }
 
-/** The error for a record that retention or truncation has removed; `first` is the first segment there is. */
+/**
+ * The error for a record that retention or truncation has deleted. `first` is the oldest segment.
+ */
 export function gone(path: string, wanted: number, first: Segment): MiniStoreError {
   return new MiniStoreError(
     'ERR_MINISTORE_SEQUENCE_GONE',

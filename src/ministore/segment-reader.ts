@@ -17,45 +17,48 @@ import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from
 
 const newline = 0x0a
 
-/** What a read is bounded by. */
+/** The bounds of a read. */
 export interface ReadBounds {
-  /** Sequence number below which records are passed over without being parsed. */
+  /** Sequence number of the first record wanted. Earlier records are skipped without parsing. */
   readonly from: number
   /** Sequence number of the last record wanted. */
   readonly to: number
-  /** Bytes of the segment that may be read. */
+  /** Number of bytes of the segment that may be read, from its beginning. */
   readonly end: number
-  /** Whether the last line before the end may be one that a crash tore. */
+  /** Whether the last line before the end may be torn by a crash. */
   readonly mayBeTorn: boolean
-  /** What is known of the segment's beginning. */
+  /** Known lengths and checksums of the beginning of the segment. */
   readonly checkpoints: readonly SegmentPrefix[]
-  /** Ends a wait for the event loop or for an asynchronous schema. */
+  /** When aborted, ends a wait for the event loop or for an asynchronous schema. */
   readonly signal: AbortSignal
 }
 
-/** What the segments of one replay have in common. */
+/** What the segment readers of one replay share. */
 export interface SegmentSource<T> {
   readonly fs: FileSystem
-  /** The journal's. */
+  /** Path of the journal. */
   readonly path: string
   readonly codec: RecordCodec<T, never>
   readonly spareBuffers: SpareBuffers
-  /** What was read since the event loop had its turn. */
+  /** Bytes read since the event loop last ran. */
   readonly sinceTurn: { bytes: number }
 }
 
-/** Reads one segment front to back. Holds one open file and two buffers of lines: one at work, one read ahead. */
+/**
+ * Reads one segment from front to back. Holds one open file and two buffers of lines: one that is
+ * being parsed and one that is read ahead.
+ */
 export class SegmentReader<T> {
   readonly segment: Segment
   readonly #path: string
   readonly #file: File
   readonly #blocks: LineBlocks
   readonly #parser: LineParser<T>
-  /** A torn end that is too long to be read as a line. */
+  /** A torn end that is too long to be read as one line. */
   #longEnd: TornEnd | undefined
   #isEndUnknown = true
   readonly #sinceTurn: { bytes: number }
-  /** All that was read: bytes, records, checksum. */
+  /** Bytes and lines read so far, and the checksum of these bytes. */
   #bytes = 0
   #lines = 0
   #crc32 = 0
@@ -66,7 +69,7 @@ export class SegmentReader<T> {
     this.#path = path
     this.#file = file
     this.#blocks = new LineBlocks(file, spareBuffers)
-    // One function for all lines: one more made for each would be felt in a replay.
+    // One function for all lines, because creating one for each line would slow down a replay.
     const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
     this.#parser = new LineParser<T>(
       (line) => codec.decode(line, where),
@@ -79,13 +82,17 @@ export class SegmentReader<T> {
     )
   }
 
-  /** Opens a segment; undefined when its name now belongs to another file, or to none. */
+  /**
+   * Opens a segment. Undefined if its name now belongs to another file.
+   *
+   * @throws the system's error if no file has the name.
+   */
   static async open<T>(segment: Segment, source: SegmentSource<T>): Promise<SegmentReader<T> | undefined> {
     const { path } = source
     const file = await source.fs.open(segment.path, 'read')
     try {
       const { inode } = await file.stat()
-      // A header that was damaged when it was looked at is so still; what counts is that it is the same.
+      // Damage to the header was reported by the survey. Here only the identity of the file counts.
       const header = await readHeader(file, { path, segment: segment.name }, () => {})
       const isSame = header !== undefined && isSameSegment(segment, { inode, header })
       if (isSame) return new SegmentReader(segment, file, source)
@@ -97,7 +104,7 @@ export class SegmentReader<T> {
     return undefined
   }
 
-  /** Sequence number of the next line. */
+  /** Sequence number of the record on the next line. */
   get nextSequence(): number {
     // The first line is the header.
     return this.segment.firstSequence + Math.max(this.#lines - 1, 0)
@@ -111,19 +118,22 @@ export class SegmentReader<T> {
     return this.#crc32
   }
 
-  /** Whether the last read met bytes after the last whole line. */
+  /** Whether the last read found bytes after the last whole line. */
   get hasRest(): boolean {
     return this.#blocks.rest.length > 0 || this.#longEnd !== undefined
   }
 
-  /** Prepares for reading on after the segment may have changed behind what was read. */
+  /** Discards the bytes after the last whole line, so that later reads see what replaced them. */
   forgetRest(): void {
     this.#longEnd = undefined
     this.#isEndUnknown = true
     this.#blocks.forgetRest()
   }
 
-  /** The next records, perhaps none of a block, or undefined when the bounds are reached. */
+  /**
+   * Resolves with the records of the next block, which may be none. Undefined once the bounds are
+   * reached.
+   */
   async next(bounds: ReadBounds): Promise<Array<Batch<T>> | undefined> {
     const block = await this.#nextBlock(bounds)
     if (block === undefined) return undefined
@@ -141,8 +151,8 @@ export class SegmentReader<T> {
   }
 
   /**
-   * Gives the event loop its turn before a block, unless it had one less than a block ago. Blocks that are in memory,
-   * and parsing them, would keep timers and signals waiting for as long as the journal is.
+   * Lets the event loop run before a block, unless it ran less than one block ago. Otherwise blocks
+   * that are already in memory would delay timers and signals for the whole replay.
    */
   async #giveTurn(bytes: number, signal: AbortSignal): Promise<void> {
     if (this.#sinceTurn.bytes + bytes > blockBytes) {
@@ -160,7 +170,7 @@ export class SegmentReader<T> {
   }
 
   async #nextBlock(bounds: ReadBounds): Promise<Buffer | undefined> {
-    // Only while nothing is read ahead: calls on one file do not overlap.
+    // This happens only while nothing is read ahead, because calls on one file must not overlap.
     if (bounds.mayBeTorn && this.#isEndUnknown) {
       this.#isEndUnknown = false
       this.#longEnd = await findLongTornEnd(this.#file, { from: this.#bytes, end: bounds.end })
@@ -180,7 +190,10 @@ export class SegmentReader<T> {
     return lastLine === 0 ? undefined : block.subarray(0, lastLine)
   }
 
-  /** Counted only where the numbers could end at all. */
+  /**
+   * Checks that the sequence numbers of these lines are within the maximum. Lines are counted only
+   * in a segment that is long enough to exceed it.
+   */
   #assertNumbered(lines: Buffer, end: number): void {
     if (numbersProblem(this.segment, Number.isFinite(end) ? end : this.segment.bytes) === undefined) return
     const problem = numbersProblem(this.segment, this.#lines - 1 + countLines(lines))
@@ -208,7 +221,7 @@ export class SegmentReader<T> {
     return this.nextSequence - 1 > bounds.to ? batches.flatMap((batch) => upTo(batch, bounds.to)) : batches
   }
 
-  /** The damage that a known checksum shows in this block or before it, if it ends in this block. */
+  /** The damage that a checkpoint shows in this block or before it, if it ends in this block. */
   #checkAgainst(checkpoints: readonly SegmentPrefix[], block: Buffer): MiniStoreError | undefined {
     for (const { bytes, crc32: expected } of checkpoints) {
       if (bytes <= this.#bytes || bytes > this.#bytes + block.length) continue
@@ -221,40 +234,42 @@ export class SegmentReader<T> {
   }
 }
 
-/** The part of a batch that is not after `to`. */
+/** The part of a batch up to the sequence number `to`. */
 function upTo<T>(batch: Batch<T>, to: number): Array<Batch<T>> {
   const wanted = to - batch.firstSequence + 1
   if (wanted > batch.records.length) return [batch]
   return wanted <= 0 ? [] : [{ firstSequence: batch.firstSequence, records: batch.records.slice(0, wanted) }]
 }
 
-/** Records one after another, and what is wrong with the line after them, if they end for that reason. */
+/** Consecutive records and, if a damaged line ends them, the damage. */
 export interface Batch<T> {
-  /** Sequence number of the first record, or of the damaged line when there is no record. */
+  /** Sequence number of the first record, or of the damaged line if there is no record. */
   readonly firstSequence: number
   readonly records: T[]
   damage?: MiniStoreError
 }
 
-/** Where the first line of a block stands. */
+/** The position of a line in its segment. */
 export interface LinePosition {
   readonly sequence: number
   readonly line: number
   readonly offset: number
 }
 
-/** Makes a record of a line, or throws. A promise only for an asynchronous schema. */
+/** Decodes a line to a record, or throws. Returns a promise only for an asynchronous schema. */
 export type DecodeLine<T> = (line: string) => T | Promise<T>
 
-/** Makes the error for a line that no writer writes. */
+/** Creates the error for a line that no writer writes: blank, with a NUL byte, or not UTF-8. */
 export type UncleanLine = (reason: string, at: LinePosition) => MiniStoreError
 
 /**
- * Turns blocks of whole lines into batches of records. split2 does the framing.
+ * Turns blocks of whole lines into batches of records. split2 splits the lines.
  *
- * split2 is written to directly and its mapper keeps what it makes, so nothing passes through the readable
- * side: a record costs no stream event. It is fed whole lines, since it takes an unterminated end for
- * a line, and text, since it turns bytes that are not UTF-8 into U+FFFD without a word.
+ * The parser writes to split2 directly, and the mapper keeps the records. Nothing passes through
+ * the readable side of split2, so a record costs no stream event.
+ *
+ * split2 gets whole lines, because it would treat an unterminated end as a line. It gets text,
+ * because it would silently replace bytes that are not UTF-8 with U+FFFD.
  */
 export class LineParser<T> {
   readonly #decode: DecodeLine<T>
@@ -265,7 +280,7 @@ export class LineParser<T> {
   #block: Buffer = Buffer.alloc(0)
   #start: LinePosition = { sequence: 0, line: 0, offset: 0 }
   #index = 0
-  /** The last line whose position was asked for, and its offset in the block: the next is counted from there. */
+  /** The last line whose position was asked for. The next position is counted from its offset. */
   #counted = { index: 0, offset: 0 }
   #isAsync = false
 
@@ -275,8 +290,8 @@ export class LineParser<T> {
   }
 
   /**
-   * Parses a block whose first line stands at `start`. The count of its lines is {@link lines} afterwards. Rejects when
-   * the signal is aborted while it waits for an asynchronous schema.
+   * Parses a block whose first line is at `start`. Afterwards {@link lines} is the number of lines
+   * in the block. Rejects if the signal is aborted during a wait for an asynchronous schema.
    */
   async parse(block: Buffer, start: LinePosition, signal: AbortSignal): Promise<Array<Batch<T>>> {
     this.#block = block
@@ -290,22 +305,22 @@ export class LineParser<T> {
     if (text === undefined) this.#parseLineByLine(block)
     else this.#splitter.write(text)
     const batches = this.#batches
-    // Not held until the next block: its records would be copied by every garbage collection between the two, which makes
-    // V8 take twice the memory.
+    // The batches are released now. If they were held until the next block, every garbage
+    // collection in between would copy their records, and V8 would take twice the memory.
     this.#batches = []
     this.#batch = { firstSequence: 0, records: [] }
     return this.#isAsync ? settledOrAborted(settle(batches), signal) : batches
   }
 
-  /** How many lines the last block had. */
+  /** Number of lines in the last block. */
   get lines(): number {
     return this.#index
   }
 
-  /** Where the line that is being parsed stands. */
+  /** The position of the line that is being parsed. */
   position(): LinePosition {
     const index = this.#index
-    // Only counted when asked for: keeping count would cost every line.
+    // Offsets are counted on demand, because tracking them would cost time for every line.
     const offset = offsetAfterLines(this.#block, index - this.#counted.index, this.#counted.offset)
     this.#counted = { index, offset }
     return { sequence: this.#start.sequence + index, line: this.#start.line + index, offset: this.#start.offset + offset }
@@ -315,14 +330,14 @@ export class LineParser<T> {
     this.#splitter.destroy()
   }
 
-  /** Never throws: split2 would not survive it. */
+  /** Never throws, because an error would destroy the stream of split2. */
   #takeLine(line: string): undefined {
     try {
       if (line === '') throw this.#unclean(blankLine, this.position())
       const record = this.#decode(line)
       if (isThenable(record)) {
         this.#isAsync = true
-        // Awaited later, and not unhandled until then.
+        // settle() awaits it later. Until then a rejection must not count as unhandled.
         ignoreOutcome(record)
       }
       this.#batch.records.push(record as T)
@@ -355,7 +370,7 @@ export class LineParser<T> {
   }
 }
 
-/** Waits for an asynchronous schema, record by record, and ends a batch where it finds fault. */
+/** Awaits the results of an asynchronous schema. Each record that fails it ends a batch. */
 async function settle<T>(batches: ReadonlyArray<Batch<T | Promise<T>>>): Promise<Array<Batch<T>>> {
   const settled: Array<Batch<T>> = []
   for (const { firstSequence, records, damage } of batches) {

@@ -2,43 +2,46 @@ import { constants, isAscii, isUtf8, transcode } from 'node:buffer'
 
 import type { File } from '../fs/file-system.ts'
 
-/** What is given out at a time: the text of 64 KiB stays in the processor's cache while it is parsed. */
+/** Largest block in bytes, unless one line is longer. The text of 64 KiB stays in the CPU cache. */
 export const blockBytes: number = 64 * 1024
-/** What is read at a time once a file has shown to be longer than a block: a trip to the disk and back for four blocks. */
+/**
+ * Bytes per read once a file has proved longer than one block, so that one read serves four blocks.
+ */
 const readBytes = 4 * blockBytes
 const newline = 0x0a
 const nothing = Buffer.alloc(0)
 
 /**
- * Buffers that nobody uses now. Readers of one file after another share them: buffers live long enough to be
- * freed late, and new ones for each segment would add up to megabytes over a long journal.
+ * Buffers that are not in use, shared by the readers of successive files. Buffers are garbage
+ * collected late, so new buffers for each segment would add up to megabytes over a long journal.
  */
 export type SpareBuffers = Buffer[]
 
 /**
- * Reads a file front to back in blocks of whole lines, so that whoever frames or checks them never meets
- * half a line or half a character.
+ * Reads a file from front to back in blocks of whole lines, so that a parser never gets half a line
+ * or half a character.
  *
- * While some blocks are worked on the next are read, which saves a fifth of a replay's time: so it holds two
- * buffers of 256 KiB, or one as long as the longest line; for a file of up to 64 KiB one of that size.
+ * The next blocks are read while the current ones are processed, which saves a fifth of the time of
+ * a replay. This takes two buffers of 256 KiB, or one as long as the longest line. A file of up to
+ * 64 KiB takes one buffer of that size.
  */
 export class LineBlocks {
   readonly #file: File
   readonly #spareBuffers: SpareBuffers
   #buffer: Buffer = nothing
-  /** What is read ahead, after a copy of {@link rest}. */
+  /** The buffer for reading ahead. It begins with a copy of {@link rest}. */
   #spare: Buffer = nothing
-  /** What is being read into the spare buffer. */
+  /** The read into the spare buffer that is under way. */
   #ahead: { readonly wanted: number; readonly read: Promise<number> } | undefined
-  /** Bytes at the front of the buffer that were given out. */
+  /** Number of bytes at the front of the buffer that were returned in blocks. */
   #given = 0
-  /** Bytes at the front of the buffer that are whole lines. */
+  /** Number of bytes at the front of the buffer that form whole lines. */
   #whole = 0
-  /** Bytes at the front of the buffer that hold something. */
+  /** Number of bytes at the front of the buffer that hold data. */
   #filled = 0
-  /** Offset in the file of the buffer's first byte. */
+  /** Offset in the file of the first byte of the buffer. */
   #offset = 0
-  /** Whether the last read gave less than was asked for, as it does at the end of a file. */
+  /** Whether the last read returned fewer bytes than wanted, as it does at the end of a file. */
   #wasShort = false
 
   constructor(file: File, spareBuffers: SpareBuffers = []) {
@@ -46,14 +49,16 @@ export class LineBlocks {
     this.#spareBuffers = spareBuffers
   }
 
-  /** Offset in the file of the first byte that was not given out yet. */
+  /** Offset in the file of the first byte that was not yet returned in a block. */
   get offset(): number {
     return this.#offset + this.#given
   }
 
   /**
-   * The next block of whole lines below offset `end`, or undefined when there is none. Then {@link rest} holds what
-   * is left. The block is valid until the next call. May be called again after the file has grown.
+   * Resolves with the next block of whole lines below offset `end`. Undefined if there is none;
+   * then {@link rest} holds the remaining bytes.
+   *
+   * A block is valid until the next call. `next` may be called again after the file has grown.
    */
   async next(end: number): Promise<Buffer | undefined> {
     while (this.#given === this.#whole) {
@@ -68,26 +73,33 @@ export class LineBlocks {
     return this.#give()
   }
 
-  /** The bytes after the last whole line, as far as they were read. */
+  /** The bytes read after the last whole line. */
   get rest(): Buffer {
     return this.#buffer.subarray(this.#whole, this.#filled)
   }
 
   /**
-   * Forgets {@link rest}, so that it is read again. Half a line may be rolled back by its writer and become
-   * another line: it must not be kept over a wait. Only after {@link next} has found nothing.
+   * Discards {@link rest}, so that it is read again. A reader that waits must not keep half a line,
+   * because the writer may roll it back and write another line in its place. Call it only after
+   * {@link next} has found no block.
    */
   forgetRest(): void {
     this.#filled = this.#whole
   }
 
-  /** Takes back the last bytes of the last block: they become part of {@link rest}. Only at the end of what may be read. */
+  /**
+   * Takes back the last bytes of the last block, which become part of {@link rest}. Call it only
+   * after the last block before `end`.
+   */
   takeBack(bytes: number): void {
     this.#given -= bytes
     this.#whole = this.#given
   }
 
-  /** Waits for what is being read ahead, so that the file may be closed, and frees the buffers: the last call. */
+  /**
+   * Waits for the read that is under way, so that the file may be closed, and frees the buffers. No
+   * other call may follow.
+   */
   async release(): Promise<void> {
     await this.#ahead?.read.catch(() => 0)
     for (const buffer of [this.#buffer, this.#spare]) {
@@ -99,12 +111,12 @@ export class LineBlocks {
 
   async #read(end: number): Promise<number> {
     this.#discardGiven()
-    // No more than there can be to read: most files of a test, and many of a device, are small.
+    // The buffer is no larger than the bytes left to read, because many files are small.
     const useful = Math.min(blockBytes, Math.max(end - this.#offset, 1))
     if (this.#buffer.length < useful) this.#resize(useful)
     else if (this.#filled === this.#buffer.length) this.#grow()
     const at = this.#offset + this.#filled
-    // A long line is read in steps as long as what there is of it, so the steps are few.
+    // Each step of a long line is as long as the part already read, so there are few steps.
     const wanted = Math.min(
       this.#buffer.length - this.#filled,
       end - at,
@@ -128,13 +140,14 @@ export class LineBlocks {
   #readAhead(end: number): void {
     const { rest } = this
     const at = this.#offset + this.#filled
-    // In the midst of a long line there is no room behind what is there of it; behind a short read there is mostly nothing.
+    // In the middle of a long line the spare buffer has too little room. After a short read there
+    // is usually nothing left to read.
     if (at >= end || this.#wasShort || rest.length > readBytes / 2) return
     if (this.#spare.length < readBytes) this.#spare = this.#spareBuffers.pop() ?? Buffer.allocUnsafeSlow(readBytes)
     rest.copy(this.#spare)
     const wanted = Math.min(readBytes - rest.length, end - at)
     const read = this.#file.read(this.#spare.subarray(rest.length, rest.length + wanted), at)
-    // Thrown when the block is asked for, and not unhandled until then.
+    // next() awaits this read and throws its error. Until then it must not count as unhandled.
     read.catch(() => {})
     this.#ahead = { wanted, read }
   }
@@ -145,7 +158,7 @@ export class LineBlocks {
     const { rest, offset } = this
     const used = this.#buffer
     this.#buffer = this.#spare
-    // One that has grown for a long line is let go.
+    // A buffer that has grown for a long line is released.
     this.#spare = used.length > readBytes ? nothing : used
     this.#offset = offset
     this.#given = 0
@@ -164,7 +177,7 @@ export class LineBlocks {
   }
 
   #grow(): void {
-    // No line that long can become a string; reading on would only fill the memory.
+    // A line of this length cannot become a string, so reading more of it would only fill memory.
     if (this.#filled > constants.MAX_STRING_LENGTH) throw new LineTooLongError(this.#offset, this.#filled)
     this.#resize(this.#buffer.length * 2)
   }
@@ -176,7 +189,7 @@ export class LineBlocks {
   }
 }
 
-/** A line longer than the longest string there can be. */
+/** A line that is longer than the longest string of the platform. */
 export class LineTooLongError extends Error {
   override readonly name = 'LineTooLongError'
   readonly offset: number
@@ -192,47 +205,52 @@ const emptyLine = Buffer.from('\n\n')
 export const blankLine = 'the line is blank'
 
 /**
- * Whether a block of whole lines holds nothing that no writer writes: a blank line, a NUL, bytes that are not
- * UTF-8. Fast, for the case that it does not.
+ * Whether a block of whole lines is free of everything that no writer writes: blank lines, NUL
+ * bytes, and bytes that are not UTF-8. Checks the block as a whole, which is fast.
  */
 export function isCleanBlock(block: Buffer): boolean {
   return isUtf8(block) && !block.includes(0) && block[0] !== newline && !block.includes(emptyLine)
 }
 
-/** The text of a block, or undefined when it holds a NUL or is not UTF-8. */
+/** The text of a block. Undefined if the block contains a NUL byte or is not UTF-8. */
 export function textOf(block: Buffer): string | undefined {
   if (block.includes(0)) return undefined
-  // Most journals are ASCII, whose bytes are the text.
+  // Most journals are ASCII, which latin1 decodes without conversion.
   if (isAscii(block)) return block.toString('latin1')
   return isUtf8(block) ? decodeUtf8(block) : undefined
 }
 
-/** `toString('utf8')` in a third of its time where Node goes character by character (20 does). */
+/**
+ * Same result as `toString('utf8')`, in a third of the time on versions of Node that decode
+ * character by character, such as Node 20.
+ */
 function decodeUtf8(block: Buffer): string {
-  // A Node built without ICU has no `transcode`, whatever its type says.
+  // The type says that `transcode` exists, but a Node built without ICU does not have it.
   if (typeof transcode !== 'function') return block.toString('utf8')
   return transcode(block, 'utf8', 'utf16le').toString('utf16le')
 }
 
-/** Whether one line, given without its `\n`, is such. */
+/** Like {@link isCleanBlock}, for one line without its line feed. */
 export function isCleanLine(line: Buffer): boolean {
   return line.length > 0 && !line.includes(0) && isUtf8(line)
 }
 
-/** What is wrong with a line that is not clean, for an error message. */
+/** Says in an error message what is wrong with a line that is not clean. */
 export function describeUncleanLine(line: Buffer): string {
   if (line.length === 0) return blankLine
   return line.includes(0) ? `the line holds a NUL byte` : 'the line is not UTF-8'
 }
 
-/** Offset in a block of whole lines after `count` lines, counted from the line that begins at `from`. */
+/**
+ * Offset in a block of whole lines after `count` lines, beginning with the line at offset `from`.
+ */
 export function offsetAfterLines(block: Buffer, count: number, from = 0): number {
   let offset = from
   for (let line = 0; line < count; line++) offset = block.indexOf(newline, offset) + 1
   return offset
 }
 
-/** The whole lines of a block, one by one, without their `\n`. */
+/** Gives the lines of a block of whole lines one by one, without their line feeds. */
 export function* linesOf(block: Buffer): Generator<{ readonly index: number; readonly offset: number; readonly line: Buffer }> {
   for (let index = 0, offset = 0; offset < block.length; index++) {
     const end = block.indexOf(newline, offset)

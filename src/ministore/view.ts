@@ -16,13 +16,18 @@ import {
 } from './segments.ts'
 import { JournalWriter } from './writer.ts'
 
-/** A writer moves files while we look: what looks like damage must look the same so often in a row. */
+/**
+ * Number of surveys in a row that must find the same damage before it is reported. A writer may
+ * move files during a survey, which can look like damage.
+ */
 const sameLooks = 3
 
 /**
- * A journal as its files show it: for readers that have only its path. Takes no lock and changes nothing.
+ * A journal as its files show it, for readers that have only its path. Takes no lock and changes
+ * nothing.
  *
- * When the journal is open in this thread, its writer is asked instead, so that no unacknowledged record is seen.
+ * If the journal is open for writing in this thread, its writer is asked instead, so that readers
+ * see no unacknowledged record.
  */
 export class DiskSource implements JournalSource {
   readonly path: string
@@ -31,12 +36,15 @@ export class DiskSource implements JournalSource {
   #isLocated = false
   readonly #pollIntervalMs: number
   readonly #reported = new Set<string>()
-  /** The file under the active name when a view was taken, whatever it held: when it changes, so may the journal have. */
+  /**
+   * The file that had the active name when a view was taken, even if it was no whole segment. If
+   * the file has changed since, the journal may have changed too.
+   */
   readonly #activeFiles = new WeakMap<JournalView, SegmentFile | UnfinishedFile | undefined>()
   #stopWatching: (() => void) | undefined
   #onHint: (() => void) | undefined
 
-  /** @throws {TypeError} unless the path is one. */
+  /** @throws {TypeError} if the path is invalid. */
   constructor(fs: FileSystem, path: string, options: { readonly pollIntervalMs?: number } = {}) {
     this.#fs = fs
     this.#files = new JournalFiles(absolute(filePath(path)))
@@ -93,7 +101,7 @@ export class DiskSource implements JournalSource {
 
   async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {
     let timer: NodeJS.Timeout | undefined
-    // The timer keeps the process alive until then.
+    // The timer keeps the process alive during the wait.
     const poll = new Promise<void>((resolve) => (timer = setTimeout(resolve, this.#pollIntervalMs)))
     try {
       await settledOrAborted(Promise.race([hint, poll]), signal)
@@ -105,7 +113,8 @@ export class DiskSource implements JournalSource {
   async #survey(report: ReportDamage): Promise<JournalView> {
     const fs = this.#fs
     const files = this.#files
-    // The seal counts only when it is the same before and after: then it belongs to the active segment that was seen.
+    // The seal is used only if it is the same before and after the active segment is inspected.
+    // Only then does it belong to that segment.
     const before = await readSeal(fs, files.seal)
     const active = await inspectActive(fs, files, report)
     const after = await readSeal(fs, files.seal)
@@ -134,7 +143,10 @@ export class DiskSource implements JournalSource {
     }
   }
 
-  /** The view with more of its active segment, when that is all that has changed: spares a survey for every append. */
+  /**
+   * The previous view with the new size of its active segment. Undefined if anything else may have
+   * changed. This avoids a survey for every append.
+   */
   async #lookAtGrowth(previous: JournalView): Promise<JournalView | undefined> {
     const { tail } = previous
     if (tail === undefined || tail.isAcknowledged || tail.segment.number !== undefined) return undefined
@@ -166,11 +178,11 @@ export class DiskSource implements JournalSource {
     const holder = await findHolder(this.#fs, [this.#files.lock, this.#files.path])
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
     if (!(writer instanceof JournalWriter && writer.isSound)) return undefined
-    // Where the files were moved while it has them open, the names in its view do not lead to them.
+    // If the files were moved while the writer has them open, the names in its view are wrong.
     return (await isSameName(this.#fs, writer.files.path, this.#files.path)) ? writer : undefined
   }
 
-  /** Resolves at the next hint that the directory has changed. */
+  /** Resolves when the directory watch next reports a change. */
   #hint(): Promise<void> {
     this.#stopWatching ??= this.#fs.watch(this.#files.directory, () => this.#onHint?.())
     return new Promise((resolve) => {
@@ -188,8 +200,11 @@ export class DiskSource implements JournalSource {
 }
 
 /**
- * The seal as a checkpoint of the last segment. Not where that has no sequence number and others are before it: then
- * another program rotated, which knows of no seals, and it may be that of another segment.
+ * The seal as a checkpoint of the last segment, if that is the active one.
+ *
+ * The seal is not used if the active segment has no sequence number in its header and is not the
+ * first segment. Such a segment was begun by a program that does not know seals, so the seal may
+ * belong to an earlier segment.
  */
 function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): SegmentPrefix[] {
   const last = segments.at(-1)
@@ -201,12 +216,15 @@ function isCorruption(error: unknown): boolean {
   return isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')
 }
 
-/** A journal as its writer in this thread knows it: nothing is polled, nothing unacknowledged is seen. */
+/**
+ * A journal as its writer in this thread knows it. Nothing is polled, and no unacknowledged record
+ * is seen.
+ */
 export class LiveSource implements JournalSource {
   readonly #writer: JournalWriter
   readonly #disk: DiskSource
 
-  /** @param disk where a stream looks that outlives its store. */
+  /** @param disk the source for a stream that is still read after its store was closed. */
   constructor(writer: JournalWriter, disk: DiskSource) {
     this.#writer = writer
     this.#disk = disk
@@ -217,8 +235,11 @@ export class LiveSource implements JournalSource {
   }
 
   /**
-   * The writer's view, once no rename is under way. Of a writer that is closed or poisoned, the names that are on the
-   * disk by now and the writer's end: what another writer adds behind it is not this store's.
+   * Resolves with the view of the writer once no rename is under way.
+   *
+   * If the writer is closed or poisoned, the segments come from the disk, because their names may
+   * have changed. The end stays that of the writer, because records that another writer appends do
+   * not belong to this store.
    */
   async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
     await this.#writer.namesSettled()
@@ -241,23 +262,23 @@ export class LiveSource implements JournalSource {
   }
 }
 
-/** One segment of an open store. */
+/** One segment of an open store, at the moment it was described. */
 export interface SegmentInfo {
   /** Path of the file. */
   readonly path: string
-  /** Whether it is complete; the one that is not is the active segment. */
+  /** Whether the segment is complete. Only the active segment is not. */
   readonly isSealed: boolean
-  /** Sequence number of its first record, or the one it will have. */
+  /** Sequence number of its first record, or the one that this record will have. */
   readonly firstSequence: number
-  /** Sequence number of its last record; `firstSequence - 1` while it is empty. */
+  /** Sequence number of its last acknowledged record; `firstSequence - 1` while it is empty. */
   readonly lastSequence: number
-  /** Size of the file, as far as it is acknowledged. */
+  /** Size of the file in bytes, header included, up to the last acknowledged record. */
   readonly bytes: number
-  /** Version of the format in its header. */
+  /** Version of the format, from its header. */
   readonly version: string
 }
 
-/** The segments of a view, for users. */
+/** Describes the segments of a view for `MiniStore.segments`. */
 export function describeSegments({ segments, tail }: JournalView, lastSequence: number): SegmentInfo[] {
   return segments.map(({ path, number, firstSequence, bytes, header }, index) => ({
     path,

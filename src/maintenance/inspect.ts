@@ -12,51 +12,57 @@ import {
 import { DiskSource } from '../ministore/view.ts'
 
 /**
- * Whether a segment follows on what is before it: `start` for the first, where there is nothing to hold it
- * against.
+ * Whether a segment follows the one before it: its header has the checksum of that segment and the
+ * next sequence number. `start` for the first segment, which has none before it. `unknown` if the
+ * segments were not read, or if the header has no checksum.
  */
 export type ChainState = 'start' | 'ok' | 'broken' | 'unknown'
 
-/** Whether the seal fits the active segment; `unreadable` when it is not whole, which is no damage. */
+/**
+ * Whether the seal matches the active segment. `unreadable` if the seal is not whole, which is not
+ * damage.
+ */
 export type SealState = 'ok' | 'broken' | 'missing' | 'unreadable' | 'unknown'
 
-/** One segment as it was found. */
+/** One segment at the time of the inspection. */
 export interface SegmentInspection {
   readonly name: string
   readonly path: string
   readonly isSealed: boolean
   readonly firstSequence: number
-  /** `firstSequence - 1` while it is empty. */
+  /** `firstSequence - 1` if the segment is empty. */
   readonly lastSequence: number
   readonly records: number
-  /** Of the file, a torn end included. */
+  /** Size of the file, including a torn end. */
   readonly bytes: number
-  /** Empty when its header is damaged. */
+  /** Version of the format; empty if the header is damaged. */
   readonly version: string
   readonly chain: ChainState
 }
 
-/** A journal as it was found. */
+/** A journal at the time of the inspection. */
 export interface JournalInspection {
   readonly segments: readonly SegmentInspection[]
   readonly firstSequence: number
   readonly lastSequence: number
   readonly seal: { readonly state: SealState; readonly covered: SegmentPrefix | undefined }
   readonly torn: TornEnd | undefined
-  /** Names of files with bytes that recovery cut off or repair took away. */
+  /** Names of the files that hold bytes cut off by recovery or removed by repair. */
   readonly evidence: readonly string[]
-  /** Damage to segments as such, and the first break of each chain. */
+  /** Damage to segments as a whole. A segment with a broken chain is listed once. */
   readonly damages: readonly MiniStoreError[]
 }
 
 /**
- * Looks at every segment of a journal, without a lock and without changing anything; undefined when there is
- * none. It does not parse records.
+ * Inspects every segment of a journal, without parsing records. Undefined if there is no journal.
  *
- * @param options.isQuick reads headers only: then chain and seal are `unknown`, and records are counted from
- *   the headers.
- * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION`, `…_IO`. The signal's reason when it is
- *   aborted.
+ * Takes no lock and changes nothing. If a writer deletes a segment during the inspection, the
+ * inspection starts again.
+ *
+ * @param options.isQuick does not read whole segments. Chain and seal are then `unknown`, and
+ *   records are counted from the headers.
+ * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION` or `…_IO`.
+ * @throws the reason of the signal if it is aborted.
  */
 export async function inspectJournal(
   fs: FileSystem,
@@ -77,7 +83,7 @@ export async function inspectJournal(
   }
 }
 
-/** A writer that deletes a segment while we read makes us look again, so often at most. */
+/** Maximum number of inspections, if a writer deletes segments during each of them. */
 const mostLooks = 10
 
 const nothing: JournalInspection = {
@@ -90,7 +96,7 @@ const nothing: JournalInspection = {
   damages: [],
 }
 
-/** What all bytes of a segment are, and those that the seal covers. */
+/** Length and checksum of a whole segment, and of the part that the seal covers. */
 interface Digest {
   readonly whole: SegmentPrefix
   readonly sealed: SegmentPrefix | undefined
@@ -112,7 +118,7 @@ async function digestAll(
   return digests
 }
 
-/** Undefined when the segment is gone by now. */
+/** Reads a whole segment. Undefined if it was deleted meanwhile. */
 async function digestSegment(
   fs: FileSystem,
   view: JournalView,
@@ -123,7 +129,7 @@ async function digestSegment(
   const file = await openSegment(fs, view, segment)
   if (file === undefined) return undefined
   try {
-    // The header is a line and no record.
+    // The count begins at -1 because the header is a line but not a record.
     let whole: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
     let sealed: SegmentPrefix | undefined
     for await (const { bytes } of readRange(file, { offset: 0, bytes: segment.bytes })) {
@@ -188,7 +194,7 @@ async function describe(
   return { segments, firstSequence, lastSequence, seal, torn, evidence, damages }
 }
 
-/** Why a segment cannot follow on the one before it. */
+/** The reason why a segment cannot follow the one before it. Undefined if there is none. */
 function chainProblem(
   segments: readonly Segment[],
   digests: readonly Digest[],
@@ -242,14 +248,15 @@ async function describeSeal(
   }
 }
 
-/** Whether a file holds what recovery cut off or what a repair kept. */
+/** Whether a file holds bytes that recovery cut off or that a repair kept. */
 function isEvidence(files: JournalFiles, name: string): boolean {
   return name.startsWith(`${files.name}.`) && /\.(?:torn-\d+(?:-\d+)?|broken(?:-\d+)?)$/.test(name)
 }
 
 /**
- * Opens a segment of a view for reading. A writer may have sealed the active one since: then it is found under
- * the number that a rotation gives it. Undefined when it is gone, or has fewer bytes than in the view.
+ * Opens a segment of a view for reading. If a writer has sealed the active segment since, the
+ * segment is found under the number that a rotation gives it. Undefined if the segment was deleted,
+ * or has fewer bytes than in the view.
  */
 export async function openSegment(
   fs: FileSystem,
@@ -284,25 +291,26 @@ async function openIfSame(fs: FileSystem, segment: Segment, path: string): Promi
   return undefined
 }
 
-/** How a journal stands, by its headers and the end of its last segment. */
+/** The state of a journal according to its headers and the end of its last segment. */
 export interface JournalOutline {
   readonly view: JournalView
-  /** Sequence number of the first record, or of the next one when there is none. */
+  /** Sequence number of the first record. If there is none, that of the next record. */
   readonly firstSequence: number
-  /** Sequence number of the last whole record; `firstSequence - 1` when there is none. */
+  /** Sequence number of the last whole record; `firstSequence - 1` if there is none. */
   readonly lastSequence: number
-  /** What the active segment has behind its last whole record. */
+  /** The bytes of the active segment after its last whole record. */
   readonly torn: TornEnd | undefined
 }
 
 /**
- * Looks at a journal, without a lock and without changing anything; undefined when there is none.
+ * Reads the outline of a journal. Undefined if there is no journal. Takes no lock and changes
+ * nothing.
  *
- * Reads the headers, and of the last segment what its seal does not cover: however long the journal is, no
- * more of its records is read.
+ * Reads the headers and the part of the last segment that its seal does not cover, so the cost does
+ * not grow with the number of records in the journal.
  *
- * @param report is told of damage to segments as such; without it the damage is thrown.
- * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT`, `…_UNSUPPORTED_VERSION`, `…_IO`.
+ * @param report receives damage to segments as a whole. Without it, the damage is thrown.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT`, `…_UNSUPPORTED_VERSION` or `…_IO`.
  */
 export async function outlineJournal(
   fs: FileSystem,
@@ -327,10 +335,10 @@ export async function outlineJournal(
   }
 }
 
-/** A writer that deletes or rolls back while we look makes us look again, so often at most. */
+/** Maximum number of attempts, if a writer deletes or rolls back bytes during each of them. */
 const mostTailLooks = 100
 
-/** What is in the last segment; undefined when it is gone or was cut meanwhile. */
+/** Reads the end of the last segment. Undefined if the segment was deleted or cut meanwhile. */
 async function readEnd(
   fs: FileSystem,
   view: JournalView,
@@ -341,7 +349,8 @@ async function readEnd(
   const file = await openSegment(fs, view, segment)
   if (file === undefined) return undefined
   try {
-    // One that claims more than there is, is damage that whoever reads the records is told of.
+    // A seal that covers more bytes than the segment has is damage, which reading the records
+    // reports.
     const seal = tail.checkpoints.findLast(({ bytes }) => bytes >= header.bytes && bytes <= end)
     const known = seal ?? { bytes: header.bytes, records: 0 }
     let records = known.records
@@ -352,7 +361,7 @@ async function readEnd(
     const torn = isActive ? await findTornEnd(file, { from: header.bytes, end }) : undefined
     return { records: torn?.isEnded === true ? records - 1 : records, torn }
   } catch (error) {
-    // Rolled back by its writer while we read: it ends earlier than it did.
+    // The writer rolled back an append during this read, so the segment is shorter than before.
     if (isMiniStoreError(error, 'ERR_MINISTORE_IO')) return undefined
     throw error
   } finally {

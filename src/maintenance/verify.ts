@@ -7,31 +7,40 @@ import type { TornEnd } from '../ministore/scan.ts'
 import type { Codec } from '../ministore/settings.ts'
 import { DiskSource } from '../ministore/view.ts'
 
-/** What reading a whole journal has found. */
+/** The result of reading a whole journal. */
 export interface Verification {
   readonly segments: number
-  /** Bytes of all segments, as they were when it began. */
+  /** Bytes of all segments when the verification began. */
   readonly bytes: number
-  /** Whole records that could be read. */
+  /** Number of whole records that could be read. */
   readonly records: number
   readonly firstSequence: number
   readonly lastSequence: number
-  /** How often damage was reported. */
+  /** Number of damages reported. */
   readonly damages: number
-  /** What the next open would cut off the active segment; no damage, and perhaps an append under way. */
+  /**
+   * The bytes that the next open would cut off the active segment. They are not damage, and may
+   * belong to an append that is under way.
+   */
   readonly torn: (TornEnd & { readonly segment: string; readonly sequence: number }) | undefined
-  /** Whether there is no active segment, as a crash in a rotation leaves it; the next open makes one. */
+  /**
+   * Whether there is no active segment, as after a crash during a rotation. The next open creates
+   * one.
+   */
   readonly isActiveMissing: boolean
 }
 
 /**
- * Reads every byte of a journal and checks what can be checked: headers, order, chain, seal, UTF-8, and that
- * every line decodes. Takes no lock and changes nothing. Undefined when there is no journal.
+ * Reads every byte of a journal and checks the headers, the order of the segments, the chain of
+ * checksums, the seal, the UTF-8, and that every line decodes. Undefined if there is no journal.
  *
- * @param options.onDamage is told of every damage, in its place.
- * @param options.codec replaces JSON.
- * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION`, `…_IO`; `…_SEQUENCE_GONE` when a writer
- *   deletes segments before they were read. The signal's reason when it is aborted.
+ * Takes no lock and changes nothing, so a writer may have the journal open.
+ *
+ * @param options.onDamage receives each damage at its place in the journal.
+ * @param options.codec decodes records in place of JSON.
+ * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION` or `…_IO`; `…_SEQUENCE_GONE` if a
+ *   writer deletes segments before they are read.
+ * @throws the reason of the signal if it is aborted.
  */
 export async function verifyJournal(
   fs: FileSystem,
@@ -47,7 +56,7 @@ export async function verifyJournal(
     damages++
     options.onDamage(damage)
   }
-  // One source for both, which tells damage to segments once.
+  // The outline and the cursor share one source, so that it reports damage to segments only once.
   const source = new DiskSource(fs, path)
   const outline = await outlineJournal(fs, source, report)
   if (outline === undefined) return damages === 0 ? undefined : { ...nothing, damages }
@@ -69,7 +78,7 @@ export async function verifyJournal(
   }
 }
 
-/** What is found where no segment has a header. */
+/** The result if no segment has a whole header. */
 const nothing: Verification = {
   segments: 0,
   bytes: 0,
@@ -93,7 +102,7 @@ async function countRecords(
       for (; cursor.hasRecord; records++) cursor.take()
     }
   } catch (error) {
-    // Such as a line that is longer than a string can be: nothing behind it can be read.
+    // For example a line that is longer than a string can be. Nothing after it can be read.
     if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
   } finally {

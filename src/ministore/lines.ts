@@ -235,7 +235,7 @@ export function isCleanLine(line: Buffer): boolean {
   return line.length > 0 && !line.includes(0) && isUtf8(line)
 }
 
-/** Says in an error message what is wrong with a line that is not clean. */
+/** Describes, for an error message, what is wrong with a line that is not clean. */
 export function describeUncleanLine(line: Buffer): string {
   if (line.length === 0) return blankLine
   return line.includes(0) ? `the line holds a NUL byte` : 'the line is not UTF-8'

@@ -49,7 +49,10 @@ export interface JournalInspection {
   readonly torn: TornEnd | undefined
   /** Names of the files that hold bytes cut off by recovery or removed by repair. */
   readonly evidence: readonly string[]
-  /** Damage to segments as a whole. A segment with a broken chain is listed once. */
+  /**
+   * Damage to headers, order, chain and seal. A broken chain is listed only for a segment with no
+   * other damage.
+   */
   readonly damages: readonly MiniStoreError[]
 }
 
@@ -59,8 +62,8 @@ export interface JournalInspection {
  * Takes no lock and changes nothing. If a writer deletes a segment during the inspection, the
  * inspection starts again.
  *
- * @param options.isQuick does not read whole segments. Chain and seal are then `unknown`, and
- *   records are counted from the headers.
+ * @param options.isQuick does not read whole segments. The chain of every segment but the first,
+ *   and a whole seal, are then `unknown`. Records are counted from the headers.
  * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION` or `…_IO`.
  * @throws the reason of the signal if it is aborted.
  */

@@ -356,7 +356,7 @@ export function replaced(path: string, known: Segment, { follow }: { readonly fo
   return damaged(path, known.name, problem)
 }
 
-/** Whether a segment left the journal in another way than by deletion of the oldest segments. */
+/** Whether a segment left the journal in a way other than deletion of the oldest segments. */
 export function isReplaced({ segments }: JournalView, known: Segment): boolean {
   const [first] = segments
   if (first === undefined || first.firstSequence > known.firstSequence) return false

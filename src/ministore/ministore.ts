@@ -254,7 +254,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * range is given in order, or the stream ends with an error:
    *
    *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
-   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line.
+   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
    *   - `…_IO` if a system call fails.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
@@ -282,11 +282,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /**
    * Seals the active segment, whatever its size, and begins the next one. If the active segment is
-   * empty, nothing happens. With more than `maxSegments` segments, the oldest are then deleted with
-   * their records.
+   * empty, nothing happens. If there are then more than `maxSegments` segments, the oldest are
+   * deleted with their records.
    *
-   * Resolves once the new segment and its name are on stable storage. A crash before then leaves a
-   * journal that opens with every acknowledged record exactly once.
+   * Resolves once the new segment, its name and the deletions are on stable storage. A crash before
+   * then leaves a journal that opens with every record of the segments that were not deleted,
+   * exactly once.
    *
    * After `rotate`, {@link truncateBefore} can delete every record. The journal keeps its sequence
    * numbers.
@@ -302,7 +303,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /**
    * Deletes the sealed segments whose records all have sequence numbers below `sequence`, oldest
-   * first. A segment is deleted whole or not at all, and the active segment always stays.
+   * first. A segment is deleted whole or not at all, and the active segment always stays. If no
+   * segment after the oldest states its sequence number (format version 0.1), the journal is rotated
+   * first.
    *
    * Resolves once the deletions are on stable storage. A crash before then may leave some of the
    * segments in place, but never a gap.
@@ -310,7 +313,8 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * @throws {MiniStoreError} `ERR_MINISTORE_IO` if a system call fails and the store stays usable;
    *   `…_POISONED`, `…_MOVED` or `…_CLOSED`.
    * @throws {TypeError} if `sequence` is not a number.
-   * @throws {RangeError} if `sequence` is not a whole number from 1 to `lastSequence + 1`.
+   * @throws {RangeError} if `sequence` is not a whole number from 1 to `lastSequence + 1`, or as
+   *   {@link rotate}.
    */
   async truncateBefore(sequence: number): Promise<void> {
     this.#writer.assertUsable()

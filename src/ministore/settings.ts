@@ -84,7 +84,8 @@ export interface StreamOptions {
   readonly follow?: boolean | undefined
   /**
    * Receives each damage at its place among the records. The stream then skips the damaged part and
-   * continues. Without `salvage`, the first damage ends the stream with its error.
+   * continues. Without `salvage`, the first damage ends the stream with its error. Damage after
+   * which nothing can be read, such as a line longer than a string can be, always ends the stream.
    *
    * If the function returns a promise, the stream continues once the promise is fulfilled. An error
    * that it throws or rejects with ends the stream.
@@ -162,7 +163,7 @@ export function writerSettings(options: unknown): WriterSettings {
         : integer('maxSegments', given['maxSegments'], { otherwise: Number.POSITIVE_INFINITY }),
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
       otherwise: defaultMaxRecordBytes,
-      // The string holds the line feed too.
+      // The line feed must fit into the string as well.
       most: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], true),

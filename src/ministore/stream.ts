@@ -77,8 +77,8 @@ type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'clos
  * underlying stream.
  *
  * The reader and the iterator take items directly from the cursor, because the queue of the stream
- * costs Node several times as much. This keeps the order of items because {@link pull} puts an item
- * into the queue only when one was asked for.
+ * costs Node several times as much. Items stay in order because {@link pull} puts an item into the
+ * queue only when one was asked for.
  */
 export class ReplaySource<Item> implements UnderlyingSource<Item> {
   readonly #cursor: ReplayCursor
@@ -252,8 +252,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   /**
    * Ends the iteration. Pending calls of `next` resolve at once with `done`.
    *
-   * Resolves when the file is closed, unless `preventCancel` was set. It waits only for a read of
-   * the file that is already under way.
+   * Resolves when the file is closed, and waits only for a read of it that is already under way.
+   * With `preventCancel`, the file stays open for the next consumer.
    */
   return(): Promise<IteratorResult<Item, undefined>> {
     const isFirst = !this.#isFinished

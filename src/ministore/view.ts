@@ -114,7 +114,7 @@ export class DiskSource implements JournalSource {
     const fs = this.#fs
     const files = this.#files
     // The seal is used only if it is the same before and after the active segment is inspected.
-    // Only then does it belong to that segment.
+    // Otherwise it may belong to another segment.
     const before = await readSeal(fs, files.seal)
     const active = await inspectActive(fs, files, report)
     const after = await readSeal(fs, files.seal)

@@ -303,9 +303,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
 
   /**
    * Deletes the sealed segments whose records all have sequence numbers below `sequence`, oldest
-   * first. A segment is deleted whole or not at all, and the active segment always stays. If no
-   * segment after the oldest states its sequence number (format version 0.1), the journal is rotated
-   * first.
+   * first. A segment is deleted whole or not at all, and the active segment always stays. In
+   * a journal with segments of format version 0.1, whose headers have no sequence numbers, it may
+   * rotate first.
    *
    * Resolves once the deletions are on stable storage. A crash before then may leave some of the
    * segments in place, but never a gap.

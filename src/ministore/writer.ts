@@ -195,10 +195,11 @@ export class JournalWriter {
       const isCovered = (): boolean => (this.#sealed[1] ?? this.#active.segment).firstSequence <= sequence
       if (this.#sealed.length === 0 || !isCovered()) return
       // Headers of version 0.1 hold no sequence number, so their records are counted from a
-      // neighbour. If no later header holds one, a rotation writes one before the first segment is
-      // deleted.
-      const isPinned = [...this.#sealed.slice(1), this.#active.segment].some(({ header }) => header.sequence !== undefined)
-      if (!isPinned) await this.#rotate()
+      // neighbour. If no header that stays holds one, a rotation writes one before the first segment
+      // is deleted.
+      const segments = [...this.#sealed, this.#active.segment]
+      const stay = segments.slice(segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence))
+      if (stay.every(({ header }) => header.sequence === undefined)) await this.#rotate()
       while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()
     })
   }

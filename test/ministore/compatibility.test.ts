@@ -430,3 +430,22 @@ async function rustAppend(
   await rename(path, `${path}.${String(next).padStart(6, '0')}`)
   await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n', { flag: 'wx' })
 }
+
+test('a journal that another program rotated last knows its sequence numbers after it was truncated', async () => {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await writeFile(`${path}.001`, '// MINISTORE JOURNAL v0.1.4\n"a"\n"b"\n')
+  const own = await MiniStore.open<string>(path)
+  await own.append('c')
+  await own.close()
+  // The Rust crate knows of no sequence numbers, and writes none into the header of the next segment.
+  await rename(path, `${path}.002`)
+  await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n"d"\n')
+  const store = await MiniStore.open<string>(path)
+  expect([store.firstSequence, store.lastSequence]).toEqual([1, 4])
+  await store.truncateBefore(5)
+  expect([store.firstSequence, store.lastSequence]).toEqual([5, 4])
+  await store.close()
+  await using again = await MiniStore.open<string>(path)
+  expect([again.firstSequence, again.lastSequence]).toEqual([5, 4])
+  expect(await again.append('e')).toBe(5)
+})

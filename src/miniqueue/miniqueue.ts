@@ -15,15 +15,17 @@ import type { QueueState } from './state.ts'
 import { type Handler, messageStream, type MessageStream, Worker } from './worker.ts'
 
 /**
- * A durable queue of messages in a directory, for one process at a time. Each message is delivered at least
- * once, and leaves only when it is acknowledged or, after too many attempts, as a dead letter.
+ * A durable queue of messages in a directory, for one process at a time. Each message is delivered
+ * at least once. It leaves the queue only when it is acknowledged or purged, or when it becomes a
+ * dead letter after `maxAttempts` deliveries.
  *
- * Messages are delivered by priority and, in one priority, in the order in which they were enqueued; one that
- * comes again keeps its place.
+ * Messages are delivered by priority, highest first. Within a priority, they are delivered in the
+ * order in which they were enqueued. A message that is delivered again keeps its place.
  *
- * All methods may be called at any time and in any number; what they write is written one after another in
- * call order. When a call rejects nothing was written, but for `ERR_MINISTORE_OUTCOME_UNKNOWN` (it may be
- * there when the queue is opened anew); after that only `close()` works.
+ * Calls may overlap. Their writes happen one at a time, in call order. If the write of a call
+ * fails, the call rejects and nothing was written. `ERR_MINISTORE_OUTCOME_UNKNOWN` is the
+ * exception: the change may be there when the queue is next opened. After that error only
+ * `close()` works.
  *
  * ```ts
  * await using queue = await MiniQueue.open<Job>('jobs')
@@ -45,15 +47,20 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Opens the queue in a directory, making it when it is missing, with all messages that were not
-   * acknowledged; those that were in flight when the last process ended are ready again, in their old places.
+   * Opens the queue in a directory and creates the directory if it is missing. When it resolves,
+   * the queue holds every message that was not acknowledged. Messages that were in flight when the
+   * last process ended are ready again, in their old places.
    *
-   * Messages that have been delivered `maxAttempts` times become dead letters, durably; when only that cannot
-   * be written, `onError` is told and it is tried again.
+   * Messages that have been delivered `maxAttempts` times become dead letters, durably, before it
+   * resolves. If that write fails and changes nothing, the queue opens all the same: `onError` is
+   * called and the write is retried later.
    *
-   * @throws {MiniStoreError} what `StateManager.open` does: `ERR_MINISTORE_LOCKED` when another process has
-   *   it open; `…_MUTATOR` or `…_CORRUPT` when its files hold what no queue has written.
-   * @throws {TypeError | RangeError} for options that are none. Whenever it rejects, the lock is free again.
+   * If it rejects, the lock is free again.
+   *
+   * @throws {MiniStoreError} the errors of `StateManager.open`: `ERR_MINISTORE_LOCKED` if another
+   *   process has the queue open; `…_MUTATOR` or `…_CORRUPT` if its files hold something that no
+   *   queue writes.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   static async open<T = unknown>(directory: string, options?: QueueOptions): Promise<MiniQueue<T>> {
     const settings = queueSettings(options)
@@ -63,31 +70,33 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
       await delivery.buryExhausted()
       return new MiniQueue(log, settings, delivery)
     } catch (error) {
-      // What went wrong first is what counts.
+      // The first error is the cause, so an error of closing does not replace it.
       await log.close().catch(() => {})
       throw error
     }
   }
 
-  /** Absolute path of the directory. */
+  /** Absolute path of the queue's directory. */
   get directory(): string {
     return this.#log.directory
   }
 
-  /** What opening found and did. */
+  /** Reports what `open` found and did. */
   get recovery(): StateRecovery {
     return this.#log.recovery
   }
 
   /**
-   * Adds a message and resolves with its id when it is durable: ids are given once, in ascending order. With
-   * a `dedupeKey` that is taken nothing is written, and the id is that of the message that has it.
+   * Adds a message and resolves with its id once the message is durable. Ids ascend from 1 and are
+   * never reused. If another message holds the `dedupeKey`, nothing is written and it resolves with
+   * the id of that message.
    *
-   * The payload is kept as JSON keeps it, and read before this returns: what happens to it afterwards changes
-   * nothing.
+   * The payload is stored as JSON. It is serialized before this method returns, so later changes to
+   * the object have no effect.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_QUEUE_FULL`,
-   *   `…_CLOSED`, and what `StateManager.apply` does.
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`,
+   *   `…_QUEUE_FULL`, `…_CLOSED`, and the errors of `StateManager.apply`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   async enqueue(payload: T, options?: EnqueueOptions): Promise<number> {
     this.#assertOpen()
@@ -96,10 +105,14 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Adds messages with one write and one fsync: all of them or none, also after a crash. Resolves with their
-   * ids in the given order. All together may have 64 MiB as JSON.
+   * Adds messages with one write and one fsync. After a crash either all of them are there or none.
+   * Resolves with their ids, in the given order, once they are durable.
    *
-   * @throws {MiniStoreError} as {@link enqueue}.
+   * Together the messages may take about 64 MiB of JSON, or `maxPayloadBytes` plus 1 MiB if that is
+   * more.
+   *
+   * @throws {MiniStoreError} the errors of {@link enqueue}.
+   * @throws {TypeError | RangeError} if `messages` is not iterable, or a message is invalid.
    */
   async enqueueAll(messages: Iterable<MessageToEnqueue<T>>): Promise<number[]> {
     this.#assertOpen()
@@ -109,14 +122,19 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Delivers up to `max` messages with one fsync: what is ready, and if nothing is, what becomes so within
-   * `waitMs`. Resolves with none when nothing does, or when the queue is closed meanwhile. That they were
-   * delivered is durable: their attempts count, whatever happens to this process.
+   * Delivers up to `max` ready messages with one fsync. If no message is ready, it waits up to
+   * `waitMs` for one. Resolves with an empty array if the wait ends without a message, or if the
+   * queue is closed meanwhile.
    *
-   * Who has waited longest is served first.
+   * When it resolves, the attempts of the messages are durable: they count even if the process is
+   * killed. The caller must settle each message with `ack()` or `nack()` before its lease ends.
    *
-   * @throws the signal's reason when it is aborted; nothing is lost by that, and no attempt counts.
-   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and what `StateManager.apply` does.
+   * Calls may overlap. The call that has waited longest is served first.
+   *
+   * @throws the signal's reason if the signal is aborted. No message is lost and no attempt counts,
+   *   unless the process is killed before the attempts are taken back.
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and the errors of `StateManager.apply`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   async receive(options?: ReceiveOptions): Promise<Array<Message<T>>> {
     this.#assertOpen()
@@ -126,12 +144,18 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Messages as they become ready, until the signal is aborted, the stream is left or cancelled, or the queue
-   * is closed. Each is to be settled by whoever takes it. The lease of a message begins when it is taken;
-   * those that were fetched and not taken go back to their places, and their attempts are taken back.
+   * Streams messages as they become ready, until the signal is aborted, the stream is left or
+   * cancelled, or the queue is closed. The consumer must settle each message that it takes.
    *
-   * Leaving is answered at once, also while a read waits: `break`, `return()`, `cancel()`, `releaseLock()`. A
-   * generator around the stream cannot be left while it waits, which is how generators are: give it a signal.
+   * The lease of a message begins when the consumer takes it. Messages that were prefetched and not
+   * taken go back to their places, and their attempts are taken back.
+   *
+   * The stream can be left at any time, even while a read waits: by `break`, `return()`, `cancel()`
+   * or `releaseLock()`. A generator that wraps the stream cannot be left while it waits, because
+   * JavaScript queues its `return()` behind the pending `next()`; use a signal there.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   consume(options?: ConsumeOptions): MessageStream<T> {
     this.#assertOpen()
@@ -139,20 +163,27 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Hands messages to a handler, so many at the same time: acked when it resolves, nacked with its error's
-   * message when it throws, and then delivered again after the backoff. A handler that runs longer than the
-   * visibility timeout must extend its message's lease; the message's signal fires when that is lost.
+   * Calls a handler for each message, at most `concurrency` at a time. When the handler resolves,
+   * the message is acked. When it throws, the message is nacked with the error's message as its
+   * reason, and is delivered again after the backoff. A handler that runs longer than the
+   * visibility timeout must extend the lease of its message. If the lease is lost, the message's
+   * signal fires.
    *
-   * How a handler ended and the delivery of the message that takes its place are one write; so is what else
-   * ends while that waits. A crash before it brings those messages again.
+   * The ack or nack of a message and the delivery of its successor are one write. Acks and nacks of
+   * other handlers that end while this write waits join it. After a crash before the write is
+   * durable, these messages are delivered again.
    *
-   * Resolves when the signal has stopped it, or `close()`, and all handlers have ended: no more begin, and the
-   * signals of what is in flight fire; what throws then comes again without delay, and what was to be handled
-   * next has no attempt. A handler must not wait for that.
+   * The signal or `close()` stops the run: no more handlers start, and the signals of messages in
+   * flight fire. A handler that throws after that has its message nacked without delay. Messages
+   * whose handlers have not started lose no attempt. The promise resolves once all handlers have
+   * ended. A handler must not wait for this promise or for `close()`.
    *
-   * @throws {MiniStoreError} when messages can no longer be had or written, after the handlers that run have
-   *   ended. An ack or nack that fails otherwise is told to `onError`, and the message comes again when its
-   *   lease ends.
+   * Calls may overlap; each has its own `concurrency`.
+   *
+   * @throws {MiniStoreError} if messages can no longer be received or written, once the running
+   *   handlers have ended; `ERR_MINISTORE_CLOSED` if the queue is closed already. Any other failed
+   *   ack or nack goes to `onError`, and the message is delivered again when its lease ends.
+   * @throws {TypeError | RangeError} if the handler is not a function, or an option is invalid.
    */
   async process(handler: Handler<T>, options?: ProcessOptions): Promise<void> {
     this.#assertOpen()
@@ -168,41 +199,53 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     }
   }
 
-  /** How many messages there are of each kind, now. */
+  /** Counts messages by state, as of now. Reads memory only. */
   stats(): QueueStats {
     const { oldest, ...counts } = this.#delivery.count()
     const oldestAgeMs = oldest && Math.max(0, this.#settings.clock.wallMs() - oldest.enqueuedAt)
     return { ...counts, oldestAgeMs, bytesOnDisk: this.#log.bytesOnDisk }
   }
 
-  /** Copies of the dead letters, by id. They stay until they are redriven or discarded. */
+  /**
+   * Lists copies of the dead letters, ordered by id. Dead letters stay in the queue until they are
+   * redriven or discarded.
+   */
   deadLetters(): Array<DeadLetter<T>> {
     return deadLettersOf<T>(this.#log.state)
   }
 
   /**
-   * Makes a dead letter a message again, or all: at the end of its priority, with no attempts counted, under
-   * its old id. Its key counts again unless another message has it, or had it within `dedupeWindowMs`. Resolves with how many, when it is
-   * durable.
+   * Turns a dead letter, or all of them, back into messages. Each goes to the end of its priority,
+   * with its old id and no attempts. It takes its `dedupeKey` again, unless another message has the
+   * key or had it within `dedupeWindowMs`. Resolves with the number of redriven messages once the
+   * change is durable.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_NO_SUCH_MESSAGE`, `…_QUEUE_FULL`, `…_CLOSED`, and what
-   *   `StateManager.apply` does.
+   * @throws {MiniStoreError} `ERR_MINISTORE_NO_SUCH_MESSAGE` if no dead letter has this id;
+   *   `…_QUEUE_FULL`, `…_CLOSED`, and the errors of `StateManager.apply`.
+   * @throws {TypeError | RangeError} if `id` is invalid.
    */
   async redrive(id: number | 'all'): Promise<number> {
     return await this.#changeDead('redrive', id)
   }
 
   /**
-   * Removes a dead letter for good, or all. Resolves with how many, when it is durable. @throws as {@link
-   * redrive}.
+   * Removes a dead letter, or all of them, for good. Resolves with the number of removed dead
+   * letters once the change is durable.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_NO_SUCH_MESSAGE` if no dead letter has this id;
+   *   `…_CLOSED`, and the errors of `StateManager.apply`.
+   * @throws {TypeError | RangeError} if `id` is invalid.
    */
   async discard(id: number | 'all'): Promise<number> {
     return await this.#changeDead('discard', id)
   }
 
   /**
-   * Removes all messages that are ready or delayed, for good; their keys are free. What is in flight stays,
-   * and so do dead letters. Resolves with how many, when it is durable.
+   * Removes all messages that are ready or delayed, for good, and frees their keys. Messages in
+   * flight and dead letters stay. Resolves with the number of removed messages once the change is
+   * durable.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and the errors of `StateManager.apply`.
    */
   async purge(): Promise<number> {
     this.#assertOpen()
@@ -214,8 +257,11 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Makes a snapshot and drops what it covers, as `StateManager.compact`; the queue does so itself when it is
-   * time.
+   * Writes a snapshot and drops the part of the journal that it makes redundant, as
+   * `StateManager.compact` does. The queue also compacts by itself, see `QueueOptions.compaction`.
+   * A crash during compaction loses no message.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and the errors of `StateManager.compact`.
    */
   async compact(): Promise<CompactionReport> {
     this.#assertOpen()
@@ -223,17 +269,24 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Stops: those who wait get nothing, streams end, the signals of all messages in flight fire. Resolves when
-   * `process` has waited for its handlers, all that was called before is done, the attempts of messages that
-   * nobody was given are taken back (`onError` is told when they cannot be), and the lock is free. Until then
-   * messages in flight may still be settled. Further calls give the same promise; other methods are refused.
+   * Closes the queue. At once, every waiting `receive` resolves with an empty array, streams end,
+   * and the signals of all messages in flight fire. Messages in flight may still be settled while
+   * the queue closes.
    *
-   * @throws {MiniStoreError} what `StateManager.close` does; it is closed all the same.
+   * It resolves when the handlers of `process` have ended, all earlier calls are done, the attempts
+   * of messages that no receiver was given are taken back, and the lock is free. If the attempts
+   * cannot be taken back, `onError` is called.
+   *
+   * Further calls return the same promise. Other methods of the queue that receive or change
+   * messages fail with `ERR_MINISTORE_CLOSED`.
+   *
+   * @throws {MiniStoreError} the errors of `StateManager.close`; the queue is closed all the same.
    */
   close(): Promise<void> {
     if (this.#closing === undefined) {
       let follow!: (closed: Promise<void>) => void
-      // Whoever listens to a signal is called while it closes, and may close it too.
+      // #close() fires abort signals, and their listeners may call close() again. They must find
+      // the promise set.
       this.#closing = new Promise((resolve) => (follow = resolve))
       follow(this.#close())
     }
@@ -246,7 +299,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#delivery.stop()
-    // Whoever called `process` is told of its failure.
+    // A failed run has rejected the promise of its own `process` call.
     await Promise.allSettled(this.#workers)
     await this.#delivery.returnUntaken()
     this.#delivery.end()
@@ -254,7 +307,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   #enqueue(entries: readonly Entry[]): Promise<number[]> {
-    // Once more: the toJSON of a payload may have closed the queue.
+    // Checked a second time because the `toJSON` of a payload may have closed the queue.
     this.#assertOpen()
     return this.#log.inTurn(async () => {
       const { state } = this.#log
@@ -293,22 +346,23 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 }
 
-/** A message that was delivered too often and never acknowledged. */
+/** A message that used up `maxAttempts` deliveries and was never acknowledged. */
 export interface DeadLetter<T = unknown> {
+  /** The id that the message was enqueued under. */
   readonly id: number
-  /** A copy, the caller's own. */
+  /** A copy; changes to it do not affect the queue. */
   readonly payload: T
-  /** What its last nack said, or how its last lease ended. */
+  /** The reason given with the last nack, or how the last lease ended. */
   readonly reason: string
-  /** Times that it was delivered. */
+  /** Number of deliveries. */
   readonly attempts: number
-  /** By the wall clock. */
+  /** When the message was enqueued, by the wall clock. */
   readonly enqueuedAt: Date
-  /** By the wall clock. */
+  /** When the message became a dead letter, by the wall clock. */
   readonly diedAt: Date
 }
 
-/** The dead letters of a state, by id. */
+/** Lists copies of the dead letters of a state, ordered by id. */
 export function deadLettersOf<T>({ dead }: Pick<QueueState, 'dead'>): Array<DeadLetter<T>> {
   return Object.entries(dead).map(([id, { payload, reason, attempts, enqueuedAt, diedAt }]) => ({
     id: Number(id),
@@ -320,19 +374,21 @@ export function deadLettersOf<T>({ dead }: Pick<QueueState, 'dead'>): Array<Dead
   }))
 }
 
-/** What a queue holds at a moment. */
+/** Message counts by state, at one moment. */
 export interface QueueStats {
   /** Messages that can be delivered now. */
   readonly ready: number
-  /** Messages that wait for their time. */
+  /** Messages whose delay has not passed. */
   readonly delayed: number
-  /** Messages that somebody has, or that were fetched ahead. */
+  /** Messages that are leased: handed to a receiver, or prefetched for one. */
   readonly inFlight: number
+  /** Dead letters. */
   readonly dead: number
   /**
-   * Milliseconds since the oldest of them, dead letters left out, was enqueued; undefined when there is none.
+   * Milliseconds since the oldest message was enqueued, dead letters excluded. Undefined if there
+   * is no message.
    */
   readonly oldestAgeMs: number | undefined
-  /** Bytes of journal and snapshots. */
+  /** Bytes of the journal and the snapshots together. */
   readonly bytesOnDisk: number
 }

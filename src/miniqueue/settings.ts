@@ -7,43 +7,65 @@ import {
 } from '../options.ts'
 import { type Clock, systemClock } from './clock.ts'
 
-/** Options of `MiniQueue.open`. They are not kept: another opening may have others. */
+/**
+ * Options of `MiniQueue.open`. They are not stored with the queue, so they may differ each time the
+ * queue is opened.
+ */
 export interface QueueOptions extends FileSystemOption {
   /**
-   * Milliseconds that whoever receives a message has to settle it, or to extend its lease; after that it is
-   * ready again.
+   * Milliseconds until the lease of a delivered message ends. If the message is neither settled nor
+   * extended by then, it is ready again, or becomes a dead letter after its last attempt. Minimum 1,
+   * maximum 10^13.
    *
-   * @default 30_000; minimum 1
+   * @default 30_000
    */
   readonly visibilityTimeoutMs?: number | undefined
   /**
-   * Deliveries of a message that is never acknowledged; then it becomes a dead letter. Infinity: never.
+   * Number of deliveries after which a message without an ack becomes a dead letter. With
+   * `Infinity`, no message becomes a dead letter. Minimum 1.
    *
-   * @default 5; minimum 1
+   * @default 5
    */
   readonly maxAttempts?: number | undefined
   /**
-   * How long a message waits after it was nacked. @default 1 s, doubled each time, 5 min at most, jitter 0.2
+   * How long a message waits after a nack that gives no `delayMs`.
+   *
+   * @default 1 s, doubled each time, at most 5 min, jitter 0.2
    */
   readonly backoff?: Backoff | BackoffFunction | undefined
-  /** Messages that may wait or be in flight; dead letters do not count. @default Infinity; minimum 1 */
+  /**
+   * Maximum number of messages that wait or are in flight. Dead letters do not count. Minimum 1.
+   *
+   * @default Infinity
+   */
   readonly maxDepth?: number | undefined
-  /** Bytes of JSON that one payload may have. @default 1_048_576 (1 MiB); minimum 1, maximum 256 MiB */
+  /**
+   * Maximum size of one payload, in bytes of JSON. Minimum 1, maximum 256 MiB.
+   *
+   * @default 1_048_576 (1 MiB)
+   */
   readonly maxPayloadBytes?: number | undefined
-  /** Milliseconds that a key is kept after its message was acknowledged. @default 0 */
+  /**
+   * Milliseconds for which the `dedupeKey` of a message stays taken after the message was
+   * acknowledged. Minimum 0, maximum 10^13.
+   *
+   * @default 0
+   */
   readonly dedupeWindowMs?: number | undefined
   /** When the queue compacts by itself. */
   readonly compaction?: QueueCompactionOptions | undefined
+  /** Options of the journal in which the queue stores its changes. */
   readonly journal?: QueueJournalOptions | undefined
-  /** Snapshots to keep. @default 2; minimum 1 */
+  /** Number of snapshots to keep. Minimum 1. @default 2 */
   readonly keepSnapshots?: number | undefined
-  /** @default the clock of this machine */
+  /** The source of time; replace it in tests. @default the clock of this machine */
   readonly clock?: Clock | undefined
-  /** Gives numbers from 0 up to 1, for the jitter. @default Math.random */
+  /** Returns numbers from 0 up to 1, for the jitter of the backoff. @default Math.random */
   readonly random?: (() => number) | undefined
   /**
-   * Is told of what failed with nobody waiting for it: a compaction, the burial of a message whose lease has
-   * ended, an ack or nack of `process`, the taking back of attempts that nobody has made.
+   * Called with the error of a failure that no call reports: a compaction, turning a message whose
+   * lease has ended into a dead letter, an ack or nack of `process`, or taking back attempts of
+   * messages that no receiver was given. If it throws, that becomes a process warning.
    *
    * @default process.emitWarning
    */
@@ -51,70 +73,107 @@ export interface QueueOptions extends FileSystemOption {
 }
 
 /**
- * A call that makes the journal longer than both since the last compaction compacts, before it resolves and
- * after its own effect is durable.
+ * When the queue compacts by itself: once its journal has grown, since the last compaction, by more
+ * than both limits. The call that exceeds them compacts after its own change is durable and before
+ * it resolves.
  */
 export interface QueueCompactionOptions {
-  /** @default 4_194_304 (4 MiB); minimum 1 */
+  /** Growth of the journal in bytes. Minimum 1. @default 4_194_304 (4 MiB) */
   readonly minBytes?: number | undefined
-  /** Times the bytes of all messages and dead letters. @default 4; minimum 1 */
+  /**
+   * Growth of the journal as a multiple of the bytes of all messages and dead letters. Minimum 1;
+   * fractions are allowed.
+   *
+   * @default 4
+   */
   readonly ratio?: number | undefined
 }
 
-/** Options of the journal beneath. */
+/** Options of the journal in which the queue stores its changes, as for `MiniStore.open`. */
 export type QueueJournalOptions = Pick<StateJournalOptions<unknown>, 'maxBytesPerSegment' | 'lock' | 'mode'>
 
 /** Options of `enqueue`. */
 export interface EnqueueOptions {
-  /** Milliseconds, on the wall clock, before it can be delivered. @default 0 */
+  /**
+   * Milliseconds, on the wall clock, before the message can be delivered. Minimum 0, maximum 10^13.
+   *
+   * @default 0
+   */
   readonly delayMs?: number | undefined
-  /** Higher ones are delivered first; may be negative. @default 0 */
+  /**
+   * Priority of the message, a safe integer. Higher priorities are delivered first; it may be
+   * negative.
+   *
+   * @default 0
+   */
   readonly priority?: number | undefined
   /**
-   * Says which message this is: while one of the same key waits or is in flight, and for `dedupeWindowMs`
-   * after it was acknowledged, nothing is enqueued. 1 to 1024 characters. @default none
+   * Prevents duplicates. While a message with the same key waits or is in flight, and for
+   * `dedupeWindowMs` after it was acknowledged, nothing is enqueued. 1 to 1024 characters.
+   *
+   * @default no key
    */
   readonly dedupeKey?: string | undefined
 }
 
 /** Options of `receive`. */
 export interface ReceiveOptions {
-  /** Messages at most. @default 1; minimum 1 */
+  /** Maximum number of messages. Minimum 1. @default 1 */
   readonly max?: number | undefined
-  /** Milliseconds to wait for the first message. @default 0; Infinity is allowed */
+  /**
+   * Milliseconds to wait for the first message. Minimum 0, maximum 10^13 or `Infinity`.
+   *
+   * @default 0
+   */
   readonly waitMs?: number | undefined
-  /** Ends the wait with the signal's reason. */
+  /** When it is aborted, the call rejects with the signal's reason. */
   readonly signal?: AbortSignal | undefined
 }
 
 /** Options of `consume`. */
 export interface ConsumeOptions {
-  /** Ends the stream with the signal's reason. */
+  /** When it is aborted, the stream fails with the signal's reason. */
   readonly signal?: AbortSignal | undefined
   /**
-   * Messages to fetch at once, with one fsync. Each counts as an attempt when it is fetched: if the process is
-   * killed, also those of which nothing was seen yet. @default 1; minimum 1
+   * Number of messages to fetch at once, with one fsync. The attempt of a message counts when the
+   * message is fetched. If the process is killed, messages that were fetched and not yet taken have
+   * used one attempt. Minimum 1.
+   *
+   * @default 1
    */
   readonly prefetch?: number | undefined
 }
 
 /** Options of `process`. */
 export interface ProcessOptions {
-  /** Handlers that run at the same time. @default 1; minimum 1 */
+  /** Maximum number of handlers that run at the same time. Minimum 1. @default 1 */
   readonly concurrency?: number | undefined
-  /** Stops it: no more messages are received, and the signals of those in flight fire. */
+  /**
+   * When it is aborted, the run stops: it receives no more messages, and the signals of its
+   * messages in flight fire.
+   */
   readonly signal?: AbortSignal | undefined
 }
 
 /** Options of `nack`. */
 export interface NackOptions {
-  /** Milliseconds before it can be delivered again. @default as `backoff` says */
+  /**
+   * Milliseconds, on the wall clock, before the message can be delivered again. With 0 it is ready
+   * at once. Minimum 0, maximum 10^13.
+   *
+   * @default the delay that `QueueOptions.backoff` gives
+   */
   readonly delayMs?: number | undefined
-  /** Why, for the dead letter that it may become; kept up to 1000 characters. */
+  /**
+   * Why the message was not processed, for the dead letter that it may become. Cut to 1000
+   * characters.
+   *
+   * @default no reason
+   */
   readonly reason?: string | undefined
 }
 
-/** Options of a queue, checked and complete. */
+/** Options of a queue, validated once and with all defaults filled in. */
 export interface QueueSettings {
   readonly visibilityTimeoutMs: number
   readonly maxAttempts: number
@@ -126,15 +185,19 @@ export interface QueueSettings {
   readonly clock: Clock
   readonly onError: ((error: unknown) => void) | undefined
   readonly fileSystem: FileSystem
-  /** For the state manager, which checks them. */
+  /** Options for the state manager, which validates them itself. */
   readonly state: { readonly journal: Fields; readonly snapshots: Fields }
 }
 
 const mebibyte = 1024 * 1024
-/** A record of many small messages, or of all ids of a large queue, may be longer than a payload. */
+/** A record with many small messages, or with all ids of a large queue, may exceed one payload. */
 const minRecordBytes = 64 * mebibyte
 
-/** @throws {TypeError | RangeError} for an unknown name or a value out of its range. */
+/**
+ * Validates the options of `MiniQueue.open`.
+ *
+ * @throws {TypeError | RangeError} if an option is unknown or invalid.
+ */
 export function queueSettings(options: unknown): QueueSettings {
   const given = fields(options, [
     'visibilityTimeoutMs', 'maxAttempts', 'backoff', 'maxDepth', 'maxPayloadBytes', 'dedupeWindowMs',
@@ -145,7 +208,7 @@ export function queueSettings(options: unknown): QueueSettings {
     otherwise: mebibyte,
     most: 256 * mebibyte,
   })
-  // Room for all else that a record says.
+  // A record holds other fields besides the payload, such as the key.
   const maxRecordBytes = Math.max(minRecordBytes, maxPayloadBytes + mebibyte)
   const compaction = nested('compaction', given['compaction'], ['minBytes', 'ratio'])
   return {
@@ -172,7 +235,7 @@ export function queueSettings(options: unknown): QueueSettings {
   }
 }
 
-/** @throws {TypeError | RangeError} for options of `receive` that are none. */
+/** @throws {TypeError | RangeError} if an option of `receive` is invalid. */
 export function receiveSettings(options: unknown): {
   readonly max: number
   readonly waitMs: number
@@ -186,7 +249,7 @@ export function receiveSettings(options: unknown): {
   }
 }
 
-/** @throws {TypeError | RangeError} for options of `consume` that are none. */
+/** @throws {TypeError | RangeError} if an option of `consume` is invalid. */
 export function consumeSettings(options: unknown): {
   readonly prefetch: number
   readonly signal: AbortSignal | undefined
@@ -195,7 +258,7 @@ export function consumeSettings(options: unknown): {
   return { prefetch: integer('prefetch', prefetch, { otherwise: 1 }), signal: signalOption(signal) }
 }
 
-/** @throws {TypeError | RangeError} for options of `process` that are none. */
+/** @throws {TypeError | RangeError} if an option of `process` is invalid. */
 export function processSettings(options: unknown): {
   readonly concurrency: number
   readonly signal: AbortSignal | undefined
@@ -204,13 +267,13 @@ export function processSettings(options: unknown): {
   return { concurrency: integer('concurrency', concurrency, { otherwise: 1 }), signal: signalOption(signal) }
 }
 
-/** Options of `nack`, checked. */
+/** Options of `nack`, validated. */
 export interface NackSettings {
   readonly delayMs: number | undefined
   readonly reason: string | undefined
 }
 
-/** @throws {TypeError | RangeError} for options of `nack` that are none. */
+/** @throws {TypeError | RangeError} if an option of `nack` is invalid. */
 export function nackSettings(options: unknown): NackSettings {
   const { delayMs, reason } = fields(options, ['delayMs', 'reason'])
   if (reason !== undefined && typeof reason !== 'string') {
@@ -234,17 +297,21 @@ function clockOption(value: unknown): Clock {
     setTimer: (ms, ring, options) => {
       const cancel: unknown = clock.setTimer(ms, ring, options)
       if (typeof cancel === 'function') return cancel as () => void
-      // It rings too early then, which does no harm.
+      // This timer cannot be cancelled, so it may ring when it is no longer needed. An early ring
+      // does no harm.
       if (isThenable(cancel)) ignoreOutcome(cancel)
       return () => {}
     },
   }
 }
 
-/** Far from the last moment that a date can be, so that it is one after every delay too. */
+/**
+ * Below 8.64e15, the last moment that a `Date` can hold, by more than the longest delay. So a time
+ * plus any delay is still a valid date.
+ */
 const latestMs = 8.6e15
 
-/** A time that is none would be written down, and fail whoever opens the queue. */
+/** Refuses an invalid time. It would be written to the journal and fail every later opening. */
 function clockMs(method: string, ms: unknown): number {
   if (typeof ms === 'number' && Math.abs(ms) <= latestMs) return ms
   if (isThenable(ms)) ignoreOutcome(ms)
@@ -266,25 +333,37 @@ function callback<Given extends unknown[], T>(
 
 /** How long a message waits after a failed attempt: longer each time, up to a limit. */
 export interface Backoff {
-  /** Milliseconds after the first attempt. @default 1000 */
+  /** Milliseconds to wait after the first attempt. Minimum 0, maximum 10^13. @default 1000 */
   readonly initialMs?: number | undefined
-  /** How many times longer after each further one. @default 2; minimum 1 */
+  /**
+   * Factor by which the wait grows with each further attempt. Minimum 1; fractions are allowed.
+   *
+   * @default 2
+   */
   readonly factor?: number | undefined
-  /** Milliseconds at most. @default 300_000 (5 minutes) */
+  /** Longest wait in milliseconds. Minimum 0, maximum 10^13. @default 300_000 (5 minutes) */
   readonly maxMs?: number | undefined
   /**
-   * Share of the time by which it is shortened at random, from 0 to 1: 0.2 gives 80 to 100 % of it. So
-   * messages that failed together do not all come back together.
+   * Maximum share of the wait, from 0 to 1, by which it is shortened at random. For example, 0.2
+   * gives 80 to 100 % of the wait. Jitter spreads out the retries of messages that failed together.
    *
    * @default 0.2
    */
   readonly jitter?: number | undefined
 }
 
-/** Milliseconds that a message waits after its `attempt`, which is 1 for the first. */
+/**
+ * Returns the milliseconds that a message waits after its `attempt`, which is 1 for the first. The
+ * result must be 0 or more; it is rounded, and limited to 10^13. With any other result, the nack
+ * rejects with a `TypeError` and the lease goes on.
+ */
 export type BackoffFunction = (attempt: number) => number
 
-/** @throws {TypeError | RangeError} for what is neither a backoff nor a function. */
+/**
+ * Makes a function of the `backoff` option.
+ *
+ * @throws {TypeError | RangeError} if `backoff` is neither a function nor valid options.
+ */
 export function backoffFunction(backoff: unknown, random: () => number): BackoffFunction {
   if (typeof backoff === 'function') return checked(backoff as BackoffFunction)
   if (backoff !== undefined && !isObject(backoff)) {
@@ -296,7 +375,7 @@ export function backoffFunction(backoff: unknown, random: () => number): Backoff
   const most = integer('maxMs', given['maxMs'], { otherwise: 300_000, least: 0, most: maxMs })
   const jitter = finiteNumber('jitter', given['jitter'], { otherwise: 0.2, least: 0, most: 1 })
   return (attempt) => {
-    // 0 times a power that is too large for a number would be none.
+    // The power may overflow to Infinity, and 0 times Infinity is NaN.
     const full = initial === 0 ? 0 : Math.min(most, initial * factor ** (attempt - 1))
     return Math.round(full * (1 - jitter * checkedShare(random())))
   }

@@ -3,45 +3,61 @@ import type { Lease } from './leases.ts'
 import { type NackOptions, nackSettings, type NackSettings } from './settings.ts'
 
 /**
- * A message that was delivered, on a lease: it is this receiver's alone until the lease ends, the visibility
- * timeout after it was handed out unless {@link extend} says otherwise.
+ * A delivered message with its lease. Until the lease ends, no other receiver gets the message. The
+ * lease ends one visibility timeout after the message was handed out, unless {@link extend} moves
+ * its end.
  */
 export interface Message<T = unknown> {
-  /** The same in every delivery; given once. */
+  /** The id that `enqueue` gave; the same in every delivery, and never reused. */
   readonly id: number
-  /** A copy, the receiver's own. */
+  /** A copy; changes to it do not affect the queue. */
   readonly payload: T
-  /** 1 for the first delivery. */
+  /** Number of this delivery; 1 for the first. */
   readonly attempt: number
-  /** By the wall clock. */
+  /** When the message was enqueued, by the wall clock. */
   readonly enqueuedAt: Date
-  /** Fires when the lease is lost, when the queue is closed, and in a handler when `process` is stopped. */
+  /**
+   * Fires when the lease is lost and when the queue is closed. In a handler, it also fires when
+   * `process` is stopped.
+   */
   readonly signal: AbortSignal
-  /** Milliseconds left, by the monotonic clock; 0 once it is settled or lost. */
+  /**
+   * Milliseconds until the lease ends, by the monotonic clock; 0 once the message is settled or the
+   * lease is lost.
+   */
   readonly leaseEndsInMs: number
   /**
-   * Done: removes the message for good, durably when it resolves. The lease cannot end meanwhile. When
-   * writing fails the lease goes on, and it may be called again. If the process dies before it resolves, the
-   * message may come again.
+   * Acknowledges the message, which removes it for good. The removal is durable when it resolves.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_MESSAGE_SETTLED` the second time, `…_LEASE_LOST`, `…_CLOSED`, and
-   *   what `StateManager.apply` does.
+   * The lease cannot end during the write. If the write fails, the lease goes on and the caller may
+   * settle the message again. If the process dies before it resolves, the message may be delivered
+   * again.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_MESSAGE_SETTLED` if the message is settled or being
+   *   settled already; `…_LEASE_LOST`, `…_CLOSED`, and the errors of `StateManager.apply`.
    */
   ack(): Promise<void>
   /**
-   * Not done: the message comes again in its old place after a while, or, after `maxAttempts` deliveries,
-   * becomes a dead letter. Durable when it resolves. Everything else as with {@link ack}.
+   * Returns the message to the queue, to be delivered again in its old place after a delay. After
+   * `maxAttempts` deliveries it becomes a dead letter instead. The change is durable when it
+   * resolves. Lease, failures and crashes are as for {@link ack}.
+   *
+   * @throws {MiniStoreError} the errors of {@link ack}.
+   * @throws {TypeError | RangeError} if an option is invalid.
    */
   nack(options?: NackOptions): Promise<void>
   /**
-   * Makes the lease end so many milliseconds from now, unless it ends later anyway. In memory only, at once.
+   * Sets the end of the lease to `ms` milliseconds from now, unless the lease ends later already.
+   * It takes effect at once and is kept in memory only.
    *
-   * @throws {MiniStoreError} as {@link ack}.
+   * @param ms a whole number from 1 to 10^13.
+   * @throws {MiniStoreError} `ERR_MINISTORE_MESSAGE_SETTLED`, `…_LEASE_LOST` or `…_CLOSED`.
+   * @throws {TypeError | RangeError} if `ms` is invalid.
    */
   extend(ms: number): void
 }
 
-/** What a message asks of its queue. */
+/** The operations of the queue that a message calls. */
 export interface LeaseDesk {
   remainingMs(lease: Lease): number
   ack(lease: Lease): Promise<void>
@@ -49,7 +65,7 @@ export interface LeaseDesk {
   extend(lease: Lease, ms: number): void
 }
 
-/** The message of a lease. */
+/** A message that settles and extends its lease through the queue. */
 export class LeasedMessage<T> implements Message<T> {
   readonly id: number
   readonly payload: T
@@ -106,12 +122,14 @@ export function noSuchMessage(id: number): MiniStoreError {
   return new MiniStoreError('ERR_MINISTORE_NO_SUCH_MESSAGE', `There is no dead letter ${id}`)
 }
 
-/** @param more what does not fit, and the limit. */
+/** @param more says what does not fit, and the limit. */
 export function queueFull(more: string): MiniStoreError {
   return new MiniStoreError('ERR_MINISTORE_QUEUE_FULL', `The queue is full: ${more}; nothing is written`)
 }
 
-/** The error for whoever comes after, or waits, when the queue cannot know any more what is on the disk. */
+/**
+ * The error for waiting and later calls once the queue no longer knows the contents of the disk.
+ */
 export function queuePoisoned(cause: MiniStoreError): MiniStoreError {
   if (cause.code === 'ERR_MINISTORE_POISONED') return cause
   return new MiniStoreError('ERR_MINISTORE_POISONED', `Only close() works: ${cause.message}`, { cause })

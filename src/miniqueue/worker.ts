@@ -12,24 +12,28 @@ import type { Lease } from './leases.ts'
 import type { QueueLog } from './log.ts'
 import type { Message } from './message.ts'
 
-/** Endings that are written together at most: with long reasons many would be more than a record may have. */
+/** Most settlings in one write. Without a limit, many long reasons could exceed one record. */
 const maxTogether = 1000
 
-/** Does the work of a message. What it gives is not looked at. */
+/**
+ * Processes one message for `process`. If it returns or resolves, the message is acked; if it throws
+ * or rejects, the message is nacked. Its result is ignored.
+ */
 export type Handler<T> = (payload: T, message: Message<T>) => unknown
 
-/** Handlers that have ended, and whose messages are settled with one write. */
+/** Messages whose handlers have ended, to be settled with one write. */
 interface Endings {
   readonly settlings: Settling[]
   readonly written: Promise<void>
 }
 
 /**
- * One run of `process`: receives as many messages as handlers are free, and settles each by how its handler
- * ends.
+ * One run of `process`. It receives as many messages as it has free handlers, and acks or nacks each
+ * message according to how its handler ends.
  *
- * A handler that ends makes room for another message. Both are one write: what becomes of the old one, and the
- * delivery of the new one. While that waits for its turn, others that end join in.
+ * A handler that ends makes room for another message. The ack or nack of the old message and the
+ * delivery of the new one are one write. Handlers that end while this write waits for its turn join
+ * it.
  */
 export class Worker<T> {
   readonly #delivery: Delivery<T>
@@ -37,15 +41,15 @@ export class Worker<T> {
   readonly #handler: Handler<T>
   readonly #concurrency: number
   readonly #slots: PQueue
-  /** Those that can still be joined. */
+  /** The next write of settlings, as long as more of them can join it. */
   #endings: Endings | undefined
-  /** Leases whose handlers have not ended, or not begun. */
+  /** Leases whose handlers are running or have not started. */
   readonly #running = new Set<Lease>()
-  /** The context in which `process` was called. */
+  /** The asynchronous context in which `process` was called. */
   readonly #scope = new AsyncResource('miniqueue.process')
   readonly #stop = new AbortController()
   #failure: { readonly reason: unknown } | undefined
-  /** Goes on when a handler has ended. */
+  /** Wakes the loop of `run` when a handler has ended. */
   #slotFreed: () => void = () => {}
 
   constructor(
@@ -61,7 +65,8 @@ export class Worker<T> {
   }
 
   /**
-   * Resolves when it was stopped and all handlers have ended; rejects when messages cannot be had any more.
+   * Receives and handles messages until the run is stopped. Resolves once all handlers have ended;
+   * rejects then if messages could no longer be received or written.
    */
   async run(signal: AbortSignal | undefined): Promise<void> {
     const forgetSignal = signal && whenAborted(signal, () => this.#end(signal.reason))
@@ -71,7 +76,7 @@ export class Worker<T> {
         else await new Promise<void>((resolve) => (this.#slotFreed = resolve))
       }
       await this.#slots.onIdle()
-      // Of what was delivered while it was being stopped.
+      // Messages may have been delivered to this run while it was being stopped.
       await this.#delivery.returnUntaken()
     } finally {
       forgetSignal?.()
@@ -83,7 +88,7 @@ export class Worker<T> {
     return this.#stop.signal.aborted || !this.#delivery.isOpen
   }
 
-  /** Places for messages, once so many of those who run have left. */
+  /** Number of free handlers, counting `leaving` of the running ones as free. */
   #free(leaving = 0): number {
     return Math.max(0, this.#concurrency - this.#running.size + leaving)
   }
@@ -105,7 +110,8 @@ export class Worker<T> {
   #start(leases: readonly Lease[]): void {
     for (const lease of leases) this.#running.add(lease)
     for (const lease of leases) {
-      // Messages come in the context of whoever's call has brought them.
+      // Without this scope, the handler would run in the asynchronous context of the call that
+      // brought the message, for example an `enqueue`.
       const handle = (): Promise<void> => this.#scope.runInAsyncScope(() => this.#handle(lease))
       this.#slots.add(handle).catch((error: unknown) => this.#fail(error))
     }
@@ -113,13 +119,13 @@ export class Worker<T> {
 
   async #handle(lease: Lease): Promise<void> {
     try {
-      // A handler before it may have stopped it all.
+      // An earlier handler may have stopped the run.
       if (this.#isStopped) return this.#delivery.giveBack([lease])
-      // Its time may be over before it could begin.
+      // The lease may have ended before the handler could start.
       if (lease.phase !== 'held') return
       const message = this.#delivery.handOut(lease)
       const begin = await this.#run(message)
-      // Somebody else may have it by now, or the handler has settled it itself.
+      // Otherwise the lease has ended, or the handler has settled the message itself.
       if (lease.phase === 'held') await this.#settle(begin(lease))
     } catch (error) {
       this.#report(error)
@@ -129,23 +135,24 @@ export class Worker<T> {
     }
   }
 
-  /** Runs the handler and gives how its message is to be settled. */
+  /** Runs the handler and returns the function that begins the ack or nack of its message. */
   async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
     const { settlement } = this.#delivery
     try {
-      // What a handler enters is its own, and not for what comes after it.
+      // Each handler has a scope of its own, so that a context that it enters does not leak into the
+      // code that runs after it.
       const scope = new AsyncResource('miniqueue.handler')
       await scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
       return (lease) => settlement.beginAck(lease)
     } catch (error) {
       const reason = reasonOf(error)
-      // What was only stopped did not fail: it may go on as soon as somebody can.
+      // A handler that was stopped did not fail, so its message is ready again without a delay.
       const delayMs = this.#isStopped ? 0 : undefined
       return (lease) => settlement.beginNack(lease, { delayMs, reason })
     }
   }
 
-  /** Resolves when it is written, or has failed and was told. */
+  /** Resolves when the settling is written, or when the write has failed and was reported. */
   #settle(settling: Settling): Promise<void> {
     this.#endings ??= this.#beginEndings()
     const { settlings, written } = this.#endings
@@ -160,7 +167,7 @@ export class Worker<T> {
   }
 
   async #write(settlings: readonly Settling[]): Promise<void> {
-    // Handlers that end in this very step are to join in.
+    // Handlers that end in the same tick join this write.
     await new Promise<void>((resolve) => process.nextTick(resolve))
     const take = (): readonly Settling[] => {
       if (this.#endings?.settlings === settlings) this.#endings = undefined
@@ -172,7 +179,8 @@ export class Worker<T> {
         isWanted: () => !this.#isStopped,
         isHanded: false,
         give: (leases) => {
-          // They are gone already, and what is settled next counts who runs before their handlers can say so.
+          // These messages are settled, but #handle removes their leases only later. The next write
+          // counts the running handlers before that.
           for (const { lease } of settlings) this.#running.delete(lease)
           this.#start(leases)
         },
@@ -182,7 +190,7 @@ export class Worker<T> {
     }
   }
 
-  /** A message that could not be settled comes again when its lease ends. */
+  /** Reports a failed ack or nack. The message is delivered again when its lease ends. */
   #report(error: unknown): void {
     if (this.#log.hasFailed) this.#fail(error)
     else if (!isLost(error)) this.#log.tell(error)
@@ -200,7 +208,7 @@ export class Worker<T> {
   }
 }
 
-/** The time of its lease may have ended in the very moment of settling it. */
+/** Whether the lease ended just before its message was settled, which is not worth a report. */
 function isLost(error: unknown): boolean {
   return isMiniStoreError(error, 'ERR_MINISTORE_LEASE_LOST')
 }
@@ -210,15 +218,19 @@ function reasonOf(thrown: unknown): string {
 }
 
 /**
- * Messages as a stream: a ReadableStream, which pipes, and an async iterable. It fetches when it is read and
- * never ahead of that, but for the messages that came with the same fsync.
+ * A stream of messages: a ReadableStream, which can be piped, and an async iterable. It fetches
+ * messages only when it is read, up to `prefetch` of them with one fsync.
  *
- * Leaving it is answered at once, also while a read waits: `break`, `return()`, `cancel()`, `releaseLock()`, an
- * abort. Messages that were fetched and not taken go back then, and one that comes later is not taken along.
+ * The stream can be left at any time, even while a read waits: by `break`, `return()`, `cancel()`,
+ * `releaseLock()` or an abort. Messages that were fetched and not taken then go back to the queue.
+ * So does a message that arrives later.
  */
 export type MessageStream<T = unknown> = ReadableStream<Message<T>>
 
-/** A stream that ends when the queue closes, and with the signal's reason when that is aborted. */
+/**
+ * Makes a stream that ends when the queue closes. When the signal is aborted, the stream fails with
+ * the signal's reason.
+ */
 export function messageStream<T>(
   delivery: Delivery<T>,
   { prefetch, signal }: { readonly prefetch: number; readonly signal: AbortSignal | undefined },
@@ -226,7 +238,7 @@ export function messageStream<T>(
   return new LeavableStream(new MessageSource(delivery, prefetch, signal))
 }
 
-/** A stream whose readers take no message along. */
+/** A stream whose readers give messages that they have not taken back to the queue. */
 class LeavableStream<T> extends ReadableStream<Message<T>> {
   readonly #source: MessageSource<T>
 
@@ -264,15 +276,15 @@ class MessageReader<T> extends ReadableStreamDefaultReader<Message<T>> {
 
   override releaseLock(): void {
     super.releaseLock()
-    // The next reader's messages are not this one's to give back.
+    // A second call must not give back messages that were fetched for the next reader.
     if (!this.#isReleased) this.#source.release()
     this.#isReleased = true
   }
 }
 
 /**
- * Iterates as the platform's iterator does, but for `return`: that one would wait for a `next` under way, which
- * may be for ever.
+ * Iterates as the platform's iterator does, except for `return`. The platform's `return` waits for a
+ * pending `next`, which may never resolve.
  */
 class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined, void> {
   readonly #reader: ReadableStreamDefaultReader<Message<T>>
@@ -290,7 +302,7 @@ class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined,
       const result = await this.#reader.read()
       if (!result.done) return result
     } catch (error) {
-      // The lock may have been let go of under it.
+      // If the iterator is finished, `return` released the lock and caused this error.
       if (!this.#isFinished) {
         this.#finish()
         throw error
@@ -326,16 +338,16 @@ class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined,
 }
 
 class MessageSource<T> implements UnderlyingSource<Message<T>> {
-  /** Whether the stream has a reader; a pipe's lets go of it without a word. */
+  /** Whether the stream has a reader. A pipe releases its reader without calling `release`. */
   isRead: () => boolean = () => true
   readonly #delivery: Delivery<T>
   readonly #prefetch: number
   readonly #signal: AbortSignal | undefined
-  /** Ends the fetch under way. */
+  /** Aborts the pending fetch. */
   #stop = new AbortController()
   #isEnded = false
   #forgetSignal: () => void = () => {}
-  /** What was fetched and not asked for yet. */
+  /** Messages that were fetched and not read yet. */
   #fetched: Lease[] = []
   #controller: ReadableStreamDefaultController<Message<T>> | undefined
 
@@ -356,7 +368,7 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
       const lease = this.#next()
       if (lease !== undefined) return controller.enqueue(this.#delivery.handOut(lease))
       const leases = await this.#fetch(signal)
-      // Whoever has asked is gone. If somebody else asks, this is called again.
+      // The reader that caused this pull is gone. A read by another reader calls `pull` again.
       if (signal.aborted || !this.isRead()) return this.#delivery.giveBack(leases)
       this.#fetched = leases
       if (leases.length > 0) continue
@@ -369,7 +381,10 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
     this.#end(reason)
   }
 
-  /** The reader lets go: what it has waited for, or what was fetched for it, is not to lie here. */
+  /**
+   * Called when the reader releases its lock. Aborts the pending fetch and gives fetched messages
+   * back, so that no message stays in a stream without a reader.
+   */
   release(): void {
     if (this.#isEnded) return
     this.#stop.abort()
@@ -377,7 +392,7 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
     this.#giveBack()
   }
 
-  /** The next one whose lease has not ended while it lay here. */
+  /** Takes the next fetched message whose lease has not ended meanwhile. */
   #next(): Lease | undefined {
     if (!this.#delivery.isOpen) this.#giveBack()
     let lease = this.#fetched.shift()

@@ -3,16 +3,24 @@ import { performance } from 'node:perf_hooks'
 
 import { isObject } from '../options.ts'
 
-/** What a queue knows of time; replace it to test what waits for it. */
+/** The source of time of a queue. Tests can replace it to control leases, delays and waits. */
 export interface Clock {
-  /** Milliseconds since 1970, on a clock that somebody may set: for delays and for what people read. */
+  /**
+   * Milliseconds since 1970, at most 8.6e15 before or after. This clock may be set forward or back.
+   * It is used for delays and for dates that people read.
+   */
   wallMs(): number
-  /** Milliseconds since some moment, on a clock that only goes forward: for leases and waiting. */
+  /**
+   * Milliseconds since an arbitrary moment, at most 8.6e15. This clock must never go back. It is
+   * used for leases and waits.
+   */
   monotonicMs(): number
   /**
-   * Calls back once after so many milliseconds of {@link monotonicMs}, 2_147_483_647 at most; a little early
-   * or late does no harm. Gives a function that cancels it. With `keepsAlive` the process must not end
-   * before.
+   * Calls back once after `ms` milliseconds of {@link monotonicMs}. The queue passes at most
+   * 2_147_483_647, the limit of the platform's timers. A call a little early or late does no harm.
+   *
+   * @param options.keepsAlive if true, the process must not end before the call.
+   * @returns a function that cancels the timer.
    */
   setTimer(ms: number, callback: () => void, options: { readonly keepsAlive: boolean }): () => void
 }
@@ -23,13 +31,13 @@ export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
   setTimer: (ms, callback, { keepsAlive }) => {
     const timer = setTimeout(callback, Math.ceil(ms))
-    // Those of a simulated browser are numbers.
+    // In a simulated browser, timers are numbers.
     if (!keepsAlive && isObject(timer)) timer.unref()
     return () => clearTimeout(timer)
   },
 }
 
-/** The longest time that a timer of the platform can be set to; a longer one would ring at once. */
+/** The longest delay of the platform's timers. A longer delay would ring at once. */
 const longestMs = 2 ** 31 - 1
 
 /** One timer for everything that a queue waits for. */
@@ -40,19 +48,22 @@ export class Alarm {
 
   constructor(clock: Clock, ring: () => void) {
     this.#clock = clock
-    // A timer would ring in the context of whichever call has set it.
+    // Bound here, because a timer runs in the asynchronous context of the call that set it.
     this.#ring = AsyncResource.bind(ring)
   }
 
   /**
-   * Rings within `ms`. It may ring early, for what was waited for before: then it is to be set again. Whoever
-   * waits longer than a timer can is rung for in between.
+   * Makes the alarm ring within `ms` milliseconds. It may ring early, for an earlier call of `set`
+   * or because `ms` exceeds the longest timer. When it rings, the caller must set it again for
+   * whatever it still waits for.
    */
   set(ms: number, { keepsAlive }: { readonly keepsAlive: boolean }): void {
-    // Whole milliseconds, or what is left after rounding would be waited for again and again.
+    // Rounded up to whole milliseconds. Otherwise the alarm would ring again and again for the
+    // remaining fraction.
     const wait = Math.min(Math.max(0, Math.ceil(ms)), longestMs)
     const ringsAt = this.#clock.monotonicMs() + wait
-    // Setting it anew each time that the first lease of many ends earlier than the next would only cost.
+    // An earlier timer stays if `keepsAlive` is the same. Its ring is harmless, and a new timer each
+    // time that the first of many leases goes away would cost more.
     const timer = this.#timer
     if (timer !== undefined && timer.ringsAt <= ringsAt && timer.keepsAlive === keepsAlive) return
     this.clear()

@@ -62,7 +62,7 @@ export class Alarm {
     // remaining fraction.
     const wait = Math.min(Math.max(0, Math.ceil(ms)), longestMs)
     const ringsAt = this.#clock.monotonicMs() + wait
-    // An earlier timer stays if `keepsAlive` is the same. Its ring is harmless, and a new timer each
+    // An earlier timer stays if `keepsAlive` is the same. Its ring is harmless. A new timer each
     // time that the first of many leases goes away would cost more.
     const timer = this.#timer
     if (timer !== undefined && timer.ringsAt <= ringsAt && timer.keepsAlive === keepsAlive) return

@@ -14,8 +14,8 @@ import { type Clock, systemClock } from './clock.ts'
 export interface QueueOptions extends FileSystemOption {
   /**
    * Milliseconds until the lease of a delivered message ends. If the message is neither settled nor
-   * extended by then, it is ready again, or becomes a dead letter after its last attempt. Minimum 1,
-   * maximum 10^13.
+   * extended by then, it is ready again, or becomes a dead letter after its last attempt.
+   * Minimum 1, maximum 10^13.
    *
    * @default 30_000
    */

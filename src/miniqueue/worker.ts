@@ -16,8 +16,8 @@ import type { Message } from './message.ts'
 const maxTogether = 1000
 
 /**
- * Processes one message for `process`. If it returns or resolves, the message is acked; if it throws
- * or rejects, the message is nacked. Its result is ignored.
+ * Processes one message for `process`. If it returns or resolves, the message is acked; if it
+ * throws or rejects, the message is nacked. Its result is ignored.
  */
 export type Handler<T> = (payload: T, message: Message<T>) => unknown
 
@@ -28,8 +28,8 @@ interface Endings {
 }
 
 /**
- * One run of `process`. It receives as many messages as it has free handlers, and acks or nacks each
- * message according to how its handler ends.
+ * One run of `process`. It receives as many messages as it has free handlers, and acks or nacks
+ * each message according to how its handler ends.
  *
  * A handler that ends makes room for another message. The ack or nack of the old message and the
  * delivery of the new one are one write. Handlers that end while this write waits for its turn join
@@ -139,8 +139,8 @@ export class Worker<T> {
   async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
     const { settlement } = this.#delivery
     try {
-      // Each handler has a scope of its own, so that a context that it enters does not leak into the
-      // code that runs after it.
+      // Each handler has a scope of its own, so that a context that it enters does not leak into
+      // the code that runs after it.
       const scope = new AsyncResource('miniqueue.handler')
       await scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
       return (lease) => settlement.beginAck(lease)
@@ -283,8 +283,8 @@ class MessageReader<T> extends ReadableStreamDefaultReader<Message<T>> {
 }
 
 /**
- * Iterates as the platform's iterator does, except for `return`. The platform's `return` waits for a
- * pending `next`, which may never resolve.
+ * Iterates as the platform's iterator does, except for `return`. The platform's `return` waits for
+ * a pending `next`, which may never resolve.
  */
 class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined, void> {
   readonly #reader: ReadableStreamDefaultReader<Message<T>>

@@ -12,24 +12,24 @@ import type { NackSettings, QueueSettings } from './settings.ts'
 import type { EnqueueStep, QueuedMessage, QueueMutation, QueueStep } from './state.ts'
 import type { Outcome } from './transitions.ts'
 
-/** A wall clock may be set at any time, so nobody waits longer for it than this before another look. */
+/** The wall clock may be set at any time, so it is read at least this often during a wait. */
 const longestLookMs = 30_000
 
-/** How many there are of what. */
+/** Message counts by state. */
 export interface DeliveryCounts {
   readonly ready: number
   readonly delayed: number
   readonly inFlight: number
   readonly dead: number
-  /** The message that was enqueued first of all that are no dead letters. */
+  /** The message that was enqueued first, dead letters excluded. */
   readonly oldest: QueuedMessage | undefined
 }
 
 /**
- * Who has which message and who waits for one: all of a queue that ends with its process.
+ * The part of a queue that ends with its process: leases, waiting receivers and the alarm.
  *
- * A message is ready, delayed, or in flight on a lease. It goes from one to the other when a mutation says so
- * (in {@link follow}), when its time has come, or when it was fetched ahead and not handed out.
+ * A message is ready, delayed, or in flight on a lease. It changes between these when a mutation
+ * says so (in {@link follow}), when its delay or lease ends, or when it goes back untaken.
  */
 export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   readonly settlement: Settlement
@@ -40,9 +40,9 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   readonly #leases = new Leases()
   readonly #dispatcher: Dispatcher
   readonly #alarm: Alarm
-  /** While it is closing, what is in flight may still be settled. */
+  /** While the queue is `closing`, messages in flight may still be settled. */
   #phase: 'open' | 'closing' | 'closed' = 'open'
-  /** Whether a turn to take back attempts is to come. */
+  /** Whether a turn that takes attempts back is queued. */
   #isReturning = false
 
   constructor(log: QueueLog, settings: QueueSettings) {
@@ -54,7 +54,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     const exhausted = this.#exhausted(settings.maxAttempts)
     this.#index = new MessageIndex(log.state, { wallMs: this.#clock.wallMs(), except: exhausted })
     this.#dispatcher = new Dispatcher({ log, index: this.#index, clock: this.#clock, office: this })
-    // Until they are buried they are in flight, with nobody who has them.
+    // Until they are buried, exhausted messages stay in flight on leases that no receiver holds.
     for (const lease of this.grant(exhausted, { isHanded: true })) lease.phase = 'lost'
     log.listen(this)
   }
@@ -67,7 +67,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     return this.#index.bytes
   }
 
-  /** Messages that wait or are in flight. */
+  /** Number of messages that wait or are in flight. */
   get depth(): number {
     return this.#index.depth
   }
@@ -85,12 +85,12 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldest }
   }
 
-  /** Makes dead letters of those whose process has ended in their last attempt. When it rejects this is over. */
+  /** Buries messages whose process ended in their last attempt. If it rejects, `end` was called. */
   async buryExhausted(): Promise<void> {
     try {
       await this.settlement.bury([...this.#leases.all], 'its process ended in the last attempt')
     } catch (error) {
-      // A full disk must not keep anybody from emptying the queue.
+      // With a full disk, the queue must still open, so that it can be emptied.
       if (isMiniStoreError(error) && !this.#log.hasFailed) return this.#log.tell(error)
       this.end()
       throw error
@@ -108,21 +108,21 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     this.#dispatcher.fail(error)
   }
 
-  /** As `Dispatcher.receive`. */
+  /** See `Dispatcher.receive`. */
   receive(request: ReceiveRequest): Promise<Lease[]> {
     return this.#dispatcher.receive(request)
   }
 
-  /** As `Dispatcher.enqueue`. */
+  /** See `Dispatcher.enqueue`. */
   enqueue(step: EnqueueStep): Promise<Outcome> {
     return this.#dispatcher.enqueue(step)
   }
 
   /**
-   * Settles messages and, with the same write, leases as many others as are wanted then. When that cannot be
-   * written it rejects, and the leases go on.
+   * Settles messages and leases up to `request.max()` others with the same write. If the write
+   * fails, it rejects and the leases go on.
    *
-   * @param settlings asked for once, when the turn to write has come.
+   * @param settlings called once, when the turn to write has come.
    */
   async exchange(settlings: () => readonly Settling[], request: LeaseRequest): Promise<void> {
     let settled: readonly Settling[] | undefined
@@ -138,12 +138,12 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   /**
-   * Takes back the attempts that nobody has made: of messages that were delivered to somebody who was gone, and
-   * when it is closing of those that were fetched ahead. When that cannot be written it is told, and the next
-   * delivery of each is that attempt; in another process it counts.
+   * Takes back attempts of messages delivered to a receiver that was gone and, while closing, of
+   * prefetched messages. If the write fails, `onError` is called and the next delivery of each
+   * message is that attempt. Once the process has ended, the attempt counts.
    */
   async returnUntaken(): Promise<void> {
-    // It rejects when nothing can be written any more, which whoever calls is told of.
+    // This rejects only after a fatal error, which every caller of the queue is told of.
     await this.#log.inTurn(() => this.#returnUntaken()).catch(() => {})
   }
 
@@ -153,7 +153,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     this.returnUntaken().catch((error: unknown) => this.#log.tell(error))
   }
 
-  /** Gives a leased message to whoever it is for. Its lease begins here, when it was fetched ahead. */
+  /** Makes the message for a receiver. The lease of a prefetched message begins again here. */
   handOut(lease: Lease): Message<T> {
     if (!lease.isHanded) {
       lease.isHanded = true
@@ -169,7 +169,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     return ids.map((id) => this.#leases.grant({ id, attempt: this.#message(id).attempts, isHanded, endsAt }))
   }
 
-  /** Takes back messages that were not handed out. */
+  /** Makes messages that were not handed out ready again. */
   giveBack(leases: readonly Lease[]): void {
     const held = leases.filter(({ phase }) => phase === 'held')
     if (held.length === 0) return
@@ -187,7 +187,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     this.rearm()
   }
 
-  /** Sets the alarm for whatever comes next. */
+  /** Sets the alarm for the next end of a lease or wait, or the next due message. */
   rearm(): void {
     if (this.#phase === 'closed') return
     const now = this.#clock.monotonicMs()
@@ -197,14 +197,14 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     const waits = nextEnd === undefined ? [] : [nextEnd - now]
     if (nextWaitEnd !== undefined) {
       waits.push(nextWaitEnd - now)
-      // What is due makes no difference while nobody waits for it.
+      // While no receiver waits, a message that becomes due changes nothing.
       if (nextDueAt !== undefined) waits.push(Math.min(nextDueAt - this.#clock.wallMs(), longestLookMs))
     }
     if (waits.length === 0) this.#alarm.clear()
     else this.#alarm.set(Math.min(...waits), { keepsAlive: isAwaited })
   }
 
-  /** Ends all waiting and tells those who have messages; they may still settle them. */
+  /** Ends all waits and fires the signals of messages in flight, which may still be settled. */
   stop(): void {
     this.#phase = 'closing'
     const closed = queueClosed()
@@ -213,7 +213,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
     this.rearm()
   }
 
-  /** From here on nothing happens any more. */
+  /** Clears the alarm and refuses all further settling. */
   end(): void {
     this.#phase = 'closed'
     this.settlement.close()
@@ -223,7 +223,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   async #returnUntaken(): Promise<void> {
     this.#isReturning = false
     if (this.#phase === 'closed') return
-    // While it is open these may still be handed out.
+    // While the queue is open, prefetched messages may still be handed out.
     if (!this.isOpen) this.#takeBack([...this.#leases.all].filter(({ isHanded }) => !isHanded))
     const ids = this.#index.counted
     if (ids.length === 0) return
@@ -263,27 +263,27 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 }
 
-/** A burial that failed, for want of space perhaps, is tried again after this time. */
+/** A failed burial, for example on a full disk, is retried after this time. */
 const buryAgainMs = 30_000
 
-/** What the settlement of leases asks of whoever delivers. */
+/** The operations of the delivery that the settlement calls. */
 export interface LeaseOwner {
-  /** About how many bytes all that is kept is. */
+  /** Approximate size of messages, dead letters and keys in a snapshot, in bytes. */
   readonly liveBytes: number
-  /** The messages of leases that are over are ready again. */
+  /** Makes the messages of ended leases ready again. */
   takeBack(leases: readonly Lease[]): void
-  /** Leases end at other times than before, or messages are ready that were not. */
+  /** Called when a lease gets another end, or when messages become ready. */
   changed(): void
 }
 
-/** A lease whose time stands still until what becomes of its message is written. */
+/** A lease whose time stands still until the ack or nack of its message is written. */
 export interface Settling {
   readonly lease: Lease
-  /** What is to be written; called when the turn to write has come. */
+  /** Decides what to write; called when the turn to write has come. */
   readonly step: () => QueueStep
 }
 
-/** What is to be written for all of them, the plain acks as one. */
+/** Collects the steps of all settlings, with the acks that keep no key merged into one step. */
 export function stepsToSettle(settlings: readonly Settling[]): QueueStep[] {
   const steps: QueueStep[] = []
   const done: number[] = []
@@ -295,7 +295,7 @@ export function stepsToSettle(settlings: readonly Settling[]): QueueStep[] {
   return done.length === 0 ? steps : [{ op: 'ack', ids: done }, ...steps]
 }
 
-/** The ways out of a lease: acked, nacked, extended, ended, and, after too many attempts, buried. */
+/** Settles, extends and ends leases. After the last attempt, it buries the message. */
 export class Settlement implements LeaseDesk {
   readonly #log: QueueLog
   readonly #settings: QueueSettings
@@ -330,9 +330,9 @@ export class Settlement implements LeaseDesk {
   }
 
   /**
-   * Stops the time of a lease whose message is done. To be written, or undone.
+   * Stops the time of a lease whose message is acked. The caller must write or {@link undo} it.
    *
-   * @throws {MiniStoreError} when the lease is no more.
+   * @throws {MiniStoreError} if the lease is over, or its message is settled or being settled.
    */
   beginAck(lease: Lease): Settling {
     const { dedupeWindowMs, clock } = this.#settings
@@ -342,7 +342,7 @@ export class Settlement implements LeaseDesk {
     })
   }
 
-  /** As {@link beginAck}, of one that is not done. */
+  /** Like {@link beginAck}, for a message that is nacked. */
   beginNack(lease: Lease, { delayMs, reason }: NackSettings): Settling {
     this.#assertHeld(lease)
     const wait = delayMs ?? this.#settings.backoff(lease.attempt)
@@ -364,7 +364,7 @@ export class Settlement implements LeaseDesk {
     this.#owner.changed()
   }
 
-  /** Ends the leases whose time is over. */
+  /** Ends leases whose time is over, and buries messages in their last attempt. */
   endOverdue(): void {
     const dying: Lease[] = []
     const ended: Lease[] = []
@@ -380,13 +380,13 @@ export class Settlement implements LeaseDesk {
     this.#owner.takeBack(ended)
     for (const lease of [...ended, ...dying]) lease.abort(leaseLost(lease.id))
     this.bury(dying, 'its lease ended in the last attempt').catch((error: unknown) => {
-      // After a fatal one everybody who calls is told.
+      // After a fatal error, every call rejects with it, so it needs no report.
       if (!this.#log.hasFailed) this.#log.tell(error)
     })
     this.#owner.changed()
   }
 
-  /** Makes dead letters of messages in flight. When that fails, it is tried again later. */
+  /** Turns messages in flight into dead letters. If the write fails, it is retried later. */
   async bury(dying: readonly Lease[], reason: string): Promise<void> {
     if (dying.length === 0) return
     const ids = dying.map(({ id }) => id)
@@ -401,14 +401,14 @@ export class Settlement implements LeaseDesk {
     }
   }
 
-  /** It could not be written: the leases go on with what was left of their time. */
+  /** After a failed write, lets the leases go on with the time that was left. */
   undo(settlings: readonly Settling[]): void {
     const now = this.#now
     for (const { lease } of settlings) this.#leases.thaw(lease, now)
     this.#owner.changed()
   }
 
-  /** From here on no lease is valid. */
+  /** Makes every lease invalid: settling and extending fail with `ERR_MINISTORE_CLOSED`. */
   close(): void {
     this.#isClosed = true
   }
@@ -439,9 +439,9 @@ export class Settlement implements LeaseDesk {
 
   #assertHeld(lease: Lease): void {
     if (this.#isClosed) throw queueClosed()
-    // The alarm may be late, for example when something has held up the event loop.
+    // The alarm may be late, for example because the event loop was blocked.
     if (lease.phase === 'held' && lease.endsAt <= this.#now) this.endOverdue()
-    // The phase may be another one now.
+    // Read again, because endOverdue() may have changed the phase.
     const { id, phase }: Pick<Lease, 'id' | 'phase'> = lease
     if (phase === 'lost') throw leaseLost(id)
     if (phase !== 'held') throw alreadySettled(id)

@@ -8,44 +8,53 @@ import { Heap, type MessageIndex } from './order.ts'
 import { type EnqueueStep, mutationOf, type NewMessage, type QueueStep } from './state.ts'
 import type { Outcome } from './transitions.ts'
 
-/** More bytes of messages are delivered with a write of their own: theirs takes its time anyway. */
+/**
+ * An enqueue of more bytes than this is not delivered in the same write. Such a write takes long
+ * anyway, so a second one costs little.
+ */
 const maxHandOverBytes = 1024 * 1024
 
-/** Who is to have messages, once it is written that they were delivered. */
+/** A request for messages, which are leased once their delivery is written. */
 export interface LeaseRequest {
-  /** Messages at most; asked for when there are some. */
+  /** Maximum number of messages; called when there are some. */
   readonly max: () => number
-  /** Whether they are still to be had. */
+  /** Whether the messages are still wanted. */
   readonly isWanted: () => boolean
-  /** Whether they are handed on at once. */
+  /** Whether the receiver gets the messages at once; false if they are prefetched. */
   readonly isHanded: boolean
-  /** Is given them in the very step in which they are leased; none when they are not wanted any more. */
+  /**
+   * Receives the leases synchronously when they are granted; an empty array if the messages are no
+   * longer wanted.
+   */
   readonly give: (leases: Lease[]) => void
 }
 
-/** What a dispatcher asks of whoever keeps the leases. */
+/** The operations of the delivery that the dispatcher calls. */
 export interface LeaseOffice {
   /** Whether messages are delivered. */
   readonly isOpen: boolean
   grant(ids: readonly number[], options: { readonly isHanded: boolean }): Lease[]
-  /** Messages are ready or in flight that were not. */
+  /** Called when messages become ready or in flight. */
   changed(): void
-  /** Messages are ready again of which an attempt is written that nobody has made. */
+  /** Called when messages go back whose attempt is written but was never made. */
   returnLater(): void
-  /** Other times are waited for than before. */
+  /** Called when the ends of waits have changed. */
   rearm(): void
 }
 
-/** Brings ready messages to those who want them: decides who gets which, writes it down, and gives. */
+/**
+ * Assigns ready messages to receivers. It decides which receiver gets which message, writes the
+ * delivery, and only then grants the leases.
+ */
 export class Dispatcher {
   readonly #log: QueueLog
   readonly #index: MessageIndex
   readonly #clock: Clock
   readonly #office: LeaseOffice
   readonly #receivers = new Receivers()
-  /** Whether a turn for those who wait is under way. */
+  /** Whether a turn that serves waiting receivers is queued. */
   #isWaking = false
-  /** Whether a turn for those whose time is over is under way. */
+  /** Whether a turn that ends overdue waits is queued or running. */
   #isEnding = false
 
   constructor(parts: {
@@ -60,17 +69,23 @@ export class Dispatcher {
     this.#office = parts.office
   }
 
-  /** Whether somebody waits. */
+  /** Whether a receiver waits. */
   get isAwaited(): boolean {
     return this.#receivers.size > 0
   }
 
-  /** When the next wait is to be ended, on the monotonic clock; undefined when none is. */
+  /**
+   * When the next wait must be ended, on the monotonic clock. Undefined if no receiver waits, or
+   * while {@link endOverdue} is at work.
+   */
   get nextEnd(): number | undefined {
     return this.#isEnding ? undefined : this.#receivers.nextEnd
   }
 
-  /** Leases messages, once there are some. None when the wait is over, or the queue closes. */
+  /**
+   * Leases messages as soon as some are ready. Resolves with an empty array if the wait ends first
+   * or the queue closes.
+   */
   receive(request: ReceiveRequest): Promise<Lease[]> {
     const receiver = new Receiver(request, this.#clock.monotonicMs() + request.waitMs)
     this.#serveInTurn(receiver)
@@ -78,8 +93,8 @@ export class Dispatcher {
   }
 
   /**
-   * Writes new messages. Those who wait get them with the same write: they need not wait for one more. Only in
-   * a turn.
+   * Writes new messages and delivers them to waiting receivers with the same write, which saves one
+   * fsync. Must be called in a turn.
    */
   async enqueue(step: EnqueueStep): Promise<Outcome> {
     const ids = this.#awaited(step.messages)
@@ -90,15 +105,16 @@ export class Dispatcher {
   }
 
   /**
-   * Writes these steps and, with the same write, delivers what is ready, unless others have waited for it or
-   * one that comes back with these steps may be first. Only in a turn.
+   * Writes these steps and delivers ready messages with the same write. It delivers none if other
+   * receivers wait, because they come first. It also delivers none if a nack without delay is among
+   * the steps, because its message may precede the ready ones. Must be called in a turn.
    */
   async deliverWith(steps: readonly QueueStep[], request: LeaseRequest): Promise<void> {
     const isToWait = this.isAwaited || steps.some((step) => step.op === 'nack' && step.dueAt === undefined)
     await this.#lease({ ...request, max: isToWait ? () => 0 : request.max }, steps)
   }
 
-  /** Serves those who wait, if there is something for them. */
+  /** Serves waiting receivers in a later turn, if a message is ready. */
   wake(): void {
     if (this.#isWaking || !this.isAwaited || !this.#index.hasReady) return
     this.#isWaking = true
@@ -114,14 +130,14 @@ export class Dispatcher {
     })
   }
 
-  /** Ends the waits whose time is over. */
+  /** Ends, in a later turn, the waits whose time is over. */
   endOverdue(): void {
     const { nextEnd } = this
     if (nextEnd === undefined || nextEnd > this.#clock.monotonicMs()) return
     this.#isEnding = true
     const turn = this.#log.inTurn(async () => {
       const now = this.#clock.monotonicMs()
-      // A last look: what is ready at this very moment is still in time.
+      // Messages that are ready at this moment are still in time for the waits that end.
       await this.#serveWaiting()
       this.#isEnding = false
       for (const receiver of this.#receivers.takeOverdue(now)) receiver.resolve([])
@@ -133,12 +149,12 @@ export class Dispatcher {
     })
   }
 
-  /** Ends all waits, with nothing. */
+  /** Ends all waits with an empty array. */
   stop(): void {
     for (const receiver of this.#receivers.takeAll()) receiver.resolve([])
   }
 
-  /** Ends all waits, with an error. */
+  /** Ends all waits with an error. */
   fail(error: MiniStoreError): void {
     for (const receiver of this.#receivers.takeAll()) receiver.reject(error)
   }
@@ -153,7 +169,7 @@ export class Dispatcher {
         this.#receivers.remove(receiver)
         this.#office.rearm()
       }
-      // The others have waited longer.
+      // This serves receivers in order, so those that have waited longer come first.
       await this.#serveWaiting()
       if (receiver.isAnswered) return
       if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
@@ -162,18 +178,18 @@ export class Dispatcher {
     turn.catch((error: unknown) => receiver.reject(error))
   }
 
-  /** Gives what is ready to those who wait, first come first. Only in a turn. */
+  /** Delivers ready messages to waiting receivers, first come first. Must be called in a turn. */
   async #serveWaiting(): Promise<void> {
     for (let next = this.#nextToServe(); next !== undefined; next = this.#nextToServe()) await this.#serve(next)
   }
 
-  /** Who is to have what is ready; undefined when nothing is, or nobody waits. */
+  /** The receiver to serve next; undefined if no message is ready or no receiver waits. */
   #nextToServe(): Receiver | undefined {
     this.#index.promote(this.#clock.wallMs())
     return this.#index.hasReady ? this.#receivers.first : undefined
   }
 
-  /** Gives somebody who waits what is ready. Only in a turn. */
+  /** Delivers ready messages to one receiver. Must be called in a turn. */
   async #serve(receiver: Receiver): Promise<void> {
     if (receiver.request.max() === 0) return receiver.resolve([])
     this.#receivers.remove(receiver)
@@ -186,7 +202,10 @@ export class Dispatcher {
     }
   }
 
-  /** When it cannot be written it rejects, and what was ready is so again. */
+  /**
+   * Writes the other steps and the delivery of ready messages, then grants the leases. If the write
+   * fails, it rejects and the messages are ready again.
+   */
   async #lease(request: LeaseRequest, others: readonly QueueStep[]): Promise<void> {
     const { max, isWanted, isHanded, give } = request
     const isToBeHad = (): boolean => this.#office.isOpen && isWanted()
@@ -204,22 +223,23 @@ export class Dispatcher {
     if (isToBeHad()) {
       this.#index.use(ids)
       give(this.#office.grant(ids, { isHanded }))
-      // Whoever listens may abort: only now can that lose nothing.
+      // A subscriber may abort a signal, so publishing comes after the leases are granted. Before
+      // that, an abort could lose messages.
       if (ids.length > 0) publishDelivery(this.#log.directory, ids)
     } else {
-      // Whoever asked is gone.
+      // The messages are no longer wanted, so the attempts that were written are taken back.
       this.#giveBackCounted(ids)
       give([])
     }
     this.#office.changed()
   }
 
-  /** Ids of those of the messages to be written next that are for somebody who waits. */
+  /** Ids, highest priority first, of the new messages that waiting receivers will get. */
   #awaited(messages: readonly NewMessage[]): number[] {
     if (!this.isAwaited || !this.#office.isOpen) return []
     if (bytesOf(messages) > maxHandOverBytes) return []
     this.#index.promote(this.#clock.wallMs())
-    // What is ready comes first, and those who wait get it in a turn of their own.
+    // Ready messages come before new ones, and waiting receivers get them in a turn of their own.
     if (this.#index.hasReady) return []
     const { nextId } = this.#log.state
     let wanted = 0
@@ -235,7 +255,7 @@ export class Dispatcher {
       .map(({ id }) => id)
   }
 
-  /** Gives messages whose delivery is written to those who still wait. */
+  /** Gives messages whose delivery is written to the receivers that still wait. */
   #giveToWaiting(ids: readonly number[]): void {
     let rest = ids
     for (const receiver of this.#receivers.all) {
@@ -250,7 +270,10 @@ export class Dispatcher {
     this.#office.changed()
   }
 
-  /** Until its attempt is taken back, the next delivery of a message is the one that is written. */
+  /**
+   * Gives messages back whose delivery is written. Until a `return` takes the attempt back, the
+   * next delivery of such a message uses that attempt and writes nothing.
+   */
   #giveBackCounted(ids: readonly number[]): void {
     if (ids.length === 0) return
     this.#index.giveBack(ids, { isCounted: true })
@@ -258,29 +281,29 @@ export class Dispatcher {
   }
 }
 
-/** Who wants messages, and how long they wait for the first. */
+/** A request for messages, and how long to wait for the first of them. */
 export interface ReceiveRequest {
-  /** Messages at most; asked for when there are some. */
+  /** Maximum number of messages; called when there are some. */
   readonly max: () => number
-  /** Milliseconds; 0 takes what is there. */
+  /** Milliseconds to wait; with 0, only messages that are ready now are delivered. */
   readonly waitMs: number
   readonly signal: AbortSignal | undefined
-  /** Whether the messages are handed on at once. */
+  /** Whether the receiver gets the messages at once; false if they are prefetched. */
   readonly isHanded: boolean
 }
 
-/** One who wants messages, until it is answered. */
+/** A pending request for messages, until it is answered. */
 export class Receiver {
   readonly request: ReceiveRequest
-  /** When the wait is over, on the monotonic clock. */
+  /** When the wait ends, on the monotonic clock. */
   readonly endsAt: number
   readonly leases: Promise<Lease[]>
-  /** Where it lies in the heap of those who wait; -1 when it does not. */
+  /** Position in the heap of waiting receivers; -1 if it is not in the heap. */
   position = -1
-  /** How many have waited before it. */
+  /** Number of receivers that were added before this one. */
   ordinal = 0
   isAnswered = false
-  /** Is told when it is answered. */
+  /** Called when the request is answered. */
   onAnswer: () => void = () => {}
   readonly #forgetSignal: () => void = () => {}
   #resolve: (leases: Lease[]) => void = () => {}
@@ -314,7 +337,7 @@ export class Receiver {
   }
 }
 
-/** Those who wait for messages because there are none, first come first. */
+/** The receivers that wait because no message is ready, first come first. */
 export class Receivers {
   readonly #waiting = new Set<Receiver>()
   #ordinal = 0
@@ -329,18 +352,18 @@ export class Receivers {
     return this.#waiting.size
   }
 
-  /** Those who wait, who has waited longest first. */
+  /** Waiting receivers; the one that has waited longest comes first. */
   get all(): Iterable<Receiver> {
     return this.#waiting
   }
 
-  /** The one that has waited longest. */
+  /** The receiver that has waited longest. */
   get first(): Receiver | undefined {
     const [first] = this.#waiting
     return first
   }
 
-  /** When the next wait is over, on the monotonic clock; undefined when nobody waits. */
+  /** When the next wait ends, on the monotonic clock; undefined if no receiver waits. */
   get nextEnd(): number | undefined {
     return this.#byEnd.first?.endsAt
   }
@@ -356,7 +379,7 @@ export class Receivers {
     this.#byEnd.remove(receiver.position)
   }
 
-  /** Takes out those whose time is over. */
+  /** Removes and returns the receivers whose wait is over. */
   takeOverdue(now: number): Receiver[] {
     const overdue: Receiver[] = []
     for (let next = this.#byEnd.first; next !== undefined && next.endsAt <= now; next = this.#byEnd.first) {
@@ -366,7 +389,7 @@ export class Receivers {
     return overdue
   }
 
-  /** Takes out all. */
+  /** Removes and returns all receivers. */
   takeAll(): Receiver[] {
     const all = [...this.#waiting]
     for (const receiver of all) this.remove(receiver)

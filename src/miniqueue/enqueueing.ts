@@ -6,25 +6,26 @@ import { queueFull } from './message.ts'
 import type { EnqueueOptions, QueueSettings } from './settings.ts'
 import { holderOf, type NewMessage, type QueueState, weightOf, weightOfReason } from './state.ts'
 
-/** A message for `enqueueAll`: its payload beside the options of `enqueue`. */
+/** A message for `enqueueAll`: its payload together with the options of `enqueue`. */
 export interface MessageToEnqueue<T> extends EnqueueOptions {
+  /** Stored as JSON. */
   readonly payload: T
 }
 
-/** A message as it was when it was given. */
+/** A message as it was when `enqueue` was called, validated and serialized. */
 export interface Entry extends EncodedPayload {
   readonly delayMs: number
   readonly priority: number
   readonly key: string | undefined
 }
 
-/** What becomes of messages when their turn has come. */
+/** Which messages of a call are written, and where each gets its id from. */
 export interface EnqueuePlan {
-  /** Those to be written; undefined when every one is there already. */
+  /** The messages to write; empty if every message is in the queue already. */
   readonly messages: readonly NewMessage[]
   /**
-   * For each message that was given: the id of the one that is there, or where it stands among the written
-   * ones.
+   * For each entry of the call, in order: the id of the message that holds its key, or its index in
+   * `messages`.
    */
   readonly places: ReadonlyArray<{ readonly id: number } | { readonly index: number }>
 }
@@ -32,23 +33,26 @@ export interface EnqueuePlan {
 type Limits = Pick<QueueSettings, 'maxPayloadBytes'>
 
 /**
- * About how many bytes a queue can hold: with more a snapshot would come near to the longest string of the
- * platform, and there could be none any more.
+ * Approximate limit, in bytes, of everything in a queue. A larger queue would bring the text of a
+ * snapshot near the longest string of the platform, beyond which no snapshot can be written.
  */
 const maxLiveBytes = Math.floor(constants.MAX_STRING_LENGTH * 0.85)
-/** The same with the reasons why messages were not done, which come when the messages are there already. */
+/** The limit including reasons of nacks and dead letters, which are added to a full queue too. */
 const maxBytesWithReasons = Math.floor(constants.MAX_STRING_LENGTH * 0.95)
 const maxKeyLength = 1024
 
 /**
- * @throws {TypeError | RangeError | MiniStoreError} for options that are none, and payloads that cannot be
- * kept.
+ * Validates and serializes a message for `enqueue`.
+ *
+ * @throws {TypeError | RangeError} if an option is invalid.
+ * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE` if the payload
+ *   cannot be stored.
  */
 export function entryOf(payload: unknown, options: unknown, limits: Limits): Entry {
   return entry(payload, fields(options, ['delayMs', 'priority', 'dedupeKey']), limits)
 }
 
-/** As {@link entryOf}, of what `enqueueAll` is given. */
+/** Like {@link entryOf}, for a message of `enqueueAll`. */
 export function entryOfMessage(message: unknown, limits: Limits): Entry {
   if (!isObject(message) || !('payload' in message)) {
     throw new TypeError(`Expected a message to be an object with a \`payload\`, got ${shown(message)}`)
@@ -58,9 +62,8 @@ export function entryOfMessage(message: unknown, limits: Limits): Entry {
 }
 
 /**
- * Decides which of the messages are new, by their keys, and whether there is room for these.
- *
- * @throws {MiniStoreError} `ERR_MINISTORE_QUEUE_FULL`
+ * Decides by their keys which of the messages are new. A key may be held by a message in the queue,
+ * or by an earlier message of the same call.
  */
 export function planEnqueue(
   entries: readonly Entry[],
@@ -87,7 +90,7 @@ export function planEnqueue(
   return { messages, places }
 }
 
-/** @throws {MiniStoreError} `ERR_MINISTORE_QUEUE_FULL` when the messages do not fit beside what is there. */
+/** @throws {MiniStoreError} `ERR_MINISTORE_QUEUE_FULL` if the queue has no room for `more`. */
 export function refuseFull(
   more: { readonly depth: number; readonly bytes: number },
   queue: { readonly depth: number; readonly liveBytes: number; readonly maxDepth: number },
@@ -97,13 +100,13 @@ export function refuseFull(
     const sum = `${queue.depth} messages and ${more.depth} more`
     throw queueFull(`${sum} are more than ${queue.maxDepth} (maxDepth)`)
   }
-  // A redrive adds nothing, and what is full already may be worked on.
+  // A redrive adds no bytes, so it stays possible when the queue has reached its limit of bytes.
   if (more.bytes > 0 && queue.liveBytes + more.bytes > maxLiveBytes) {
     throw queueFull(`about ${queue.liveBytes} bytes and ${more.bytes} more are more than ${maxLiveBytes}`)
   }
 }
 
-/** The reason, or none if there is no room for it: once for each message that it is said of. */
+/** Returns the reason, or an empty one if the queue has no room for one copy for each message. */
 export function reasonThatFits(
   reason: string,
   { liveBytes, messages }: { readonly liveBytes: number; readonly messages: number },
@@ -111,7 +114,7 @@ export function reasonThatFits(
   return liveBytes + messages * weightOfReason(reason) > maxBytesWithReasons ? '' : reason
 }
 
-/** About how many bytes messages will be. */
+/** Approximate size of the messages in a snapshot, in bytes. */
 export function bytesOf(messages: readonly NewMessage[]): number {
   return messages.reduce((sum, message) => sum + weightOf(message), 0)
 }

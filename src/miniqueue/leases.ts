@@ -1,21 +1,23 @@
 import { Heap } from './order.ts'
 
 /**
- * A message in flight: `held` until its lease ends or it is settled, `settling` while an ack or nack is being
- * written, and then `settled` or `lost`.
+ * The lease of a message in flight. Its phase is `held` at first, and `settling` while an ack or
+ * nack is being written. It ends as `settled`, or as `lost` if its time runs out or the message is
+ * given back.
  */
 export class Lease {
+  /** Id of the message. */
   readonly id: number
-  /** 1 for the first delivery. */
+  /** Number of this delivery; 1 for the first. */
   readonly attempt: number
   phase: 'held' | 'settling' | 'settled' | 'lost' = 'held'
-  /** Whether somebody was given the message: one that was fetched ahead need not be. */
+  /** Whether a receiver got the message. A prefetched message may never reach one. */
   isHanded: boolean
-  /** On the monotonic clock. */
+  /** When the lease ends, on the monotonic clock. */
   endsAt: number
-  /** What is left of it, in milliseconds, while it is being settled. */
+  /** Milliseconds that were left when settling began. */
   frozenMs = 0
-  /** Where it lies in the heap; -1 when it does not. */
+  /** Position in the heap of ends; -1 if it is not in the heap. */
   position = -1
   #controller: AbortController | undefined
   #abort: { readonly reason: unknown } | undefined
@@ -27,7 +29,7 @@ export class Lease {
     this.endsAt = parts.endsAt
   }
 
-  /** Made when it is asked for: few handlers do. */
+  /** Created on first use, because few handlers use it. */
   get signal(): AbortSignal {
     if (this.#controller === undefined) {
       this.#controller = new AbortController()
@@ -36,7 +38,7 @@ export class Lease {
     return this.#controller.signal
   }
 
-  /** Aborts the signal, once. The lease stays what it is. */
+  /** Aborts the signal; only the first call counts. The phase of the lease does not change. */
   abort(reason: unknown): void {
     if (this.#abort !== undefined) return
     this.#abort = { reason }
@@ -44,7 +46,7 @@ export class Lease {
   }
 }
 
-/** All leases of a queue, by message and by their ends. */
+/** All leases of a queue, found by message id and ordered by end. */
 export class Leases {
   readonly #byId = new Map<number, Lease>()
   readonly #byEnd = new Heap<Lease>(
@@ -66,7 +68,7 @@ export class Leases {
     return this.#byId.values()
   }
 
-  /** When the next one ends, on the monotonic clock; undefined when none does. */
+  /** When the next lease ends, on the monotonic clock; undefined if none runs. */
   get nextEnd(): number | undefined {
     return this.#byEnd.first?.endsAt
   }
@@ -82,33 +84,33 @@ export class Leases {
     return lease
   }
 
-  /** Makes a lease end at another time. */
+  /** Gives a lease another end. */
   restart(lease: Lease, endsAt: number): void {
     this.#stop(lease)
     lease.endsAt = endsAt
     this.#byEnd.push(lease)
   }
 
-  /** Stops its time while the message is being settled. */
+  /** Stops the time of a lease while its message is being settled. */
   freeze(lease: Lease, now: number): void {
     this.#stop(lease)
     lease.frozenMs = lease.endsAt - now
     lease.phase = 'settling'
   }
 
-  /** Goes on with what was left of its time. */
+  /** Lets a frozen lease go on with the time that was left. */
   thaw(lease: Lease, now: number): void {
     lease.phase = 'held'
     this.restart(lease, now + lease.frozenMs)
   }
 
-  /** Takes out the order of time a lease that is over; its message stays in flight. */
+  /** Removes an ended lease from the heap and returns it; its message stays in flight. */
   popEnded(now: number): Lease | undefined {
     const { first } = this.#byEnd
     return first === undefined || first.endsAt > now ? undefined : this.#byEnd.pop()
   }
 
-  /** The message is not in flight any more. */
+  /** Removes the lease of a message that is no longer in flight. */
   release(id: number): void {
     const lease = this.#byId.get(id)
     if (lease === undefined) return

@@ -16,23 +16,24 @@ import { type Outcome, transition } from './transitions.ts'
 type Manager = StateManager<QueueState, QueueMutation>
 type ManagerOptions = StateOptions<QueueState, QueueMutation>
 
-/** Is told of what becomes of the state. */
+/** Follows the changes of the state in memory. */
 export interface QueueListener {
-  /** About how many bytes of JSON the state is. */
+  /** Approximate size of the state, in bytes of JSON. */
   readonly liveBytes: number
-  /** A mutation is durable; called in the very step in which the state changes. */
+  /** Called when a mutation is durable, in the same synchronous step that changes the state. */
   follow(mutation: QueueMutation, outcome: Outcome): void
-  /** Nothing can be written any more. */
+  /** Called when nothing can be written any more. */
   fail(error: MiniStoreError): void
 }
 
 /**
- * The durable side of a queue: its state, and turns in which one after another looks at it, decides, and
- * writes down what it has decided. In a turn nobody else writes, so what was decided still holds when it is
- * durable.
+ * The durable side of a queue: its state, and the turns that change it. In a turn, one call looks
+ * at the state, decides, and writes its decision. Turns run one at a time.
+ *
+ * Invariant: during a turn no other call writes. So a decision still holds when it is durable.
  */
 export class QueueLog {
-  /** Absolute path. */
+  /** Absolute path of the queue's directory. */
   readonly directory: string
   readonly state: QueueState
   readonly #manager: Manager
@@ -52,12 +53,12 @@ export class QueueLog {
   }) {
     const { manager, applied, settings } = parts
     this.directory = parts.directory
-    // The mutator changes it in place, so it is the same as long as the queue is open.
+    // The mutator changes the state in place, so this reference stays valid until the queue closes.
     this.state = manager.state as QueueState
     this.#manager = manager
     this.#applied = applied
     this.#onError = settings.onError
-    // Only looked at: the manager alone writes them.
+    // Used for reading only: the manager alone writes snapshots.
     this.#snapshots = new SnapStore(parts.directory, { fileSystem: settings.fileSystem })
     this.#compactor = new Compactor({
       limits: settings.compaction,
@@ -74,7 +75,7 @@ export class QueueLog {
           try {
             return await manager.compact()
           } finally {
-            // One that failed may have left a snapshot more than before.
+            // A failed compaction may have left one more snapshot.
             await this.#weighSnapshots()
           }
         },
@@ -82,7 +83,12 @@ export class QueueLog {
     })
   }
 
-  /** Opens the directory and its lock; rejects as `StateManager.open` does. */
+  /**
+   * Opens the directory and takes its lock. If it rejects, the lock is free again.
+   *
+   * @throws {MiniStoreError} the errors of `StateManager.open`; `ERR_MINISTORE_CORRUPT` if the
+   *   state is not that of a queue.
+   */
   static async open(directory: string, settings: QueueSettings): Promise<QueueLog> {
     const applied: Applied = {}
     const path = directoryPath(directory)
@@ -90,7 +96,8 @@ export class QueueLog {
       ...(settings.state as Pick<ManagerOptions, 'journal' | 'snapshots'>),
       fileSystem: settings.fileSystem,
       initialState: emptyQueue,
-      // Before it is written: what the mutator refuses afterwards could never be opened again.
+      // Checked before the write: a journal with a mutation that the mutator refuses could never be
+      // opened again.
       validate: (_state, mutation) => assertMutation(mutation),
       mutator: (state, mutation) => {
         assertQueue(state, path)
@@ -106,7 +113,7 @@ export class QueueLog {
       await log.#weighSnapshots()
       return log
     } catch (error) {
-      // What went wrong first is what counts.
+      // The first error is the cause, so an error of closing does not replace it.
       await manager.close().catch(() => {})
       throw error
     }
@@ -130,10 +137,10 @@ export class QueueLog {
   }
 
   /**
-   * Runs a task when all that was called before is done.
+   * Runs a task in a turn of its own, once all earlier turns are done.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` when nothing can be written any more; and what the task
-   *   throws.
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` if nothing can be written any more.
+   * @throws the error of the task.
    */
   inTurn<T>(task: () => Promise<T>): Promise<T> {
     return addInContext(this.#turns, () => {
@@ -143,8 +150,8 @@ export class QueueLog {
   }
 
   /**
-   * Writes a mutation and makes it part of the state, and compacts if that is due. Only in a turn. When it
-   * rejects the state is as before.
+   * Writes a mutation, applies it to the state, and compacts if that is due. Resolves once the
+   * mutation is durable. If it rejects, the state is unchanged. Must be called in a turn.
    */
   async commit(mutation: QueueMutation): Promise<Outcome> {
     try {
@@ -166,9 +173,9 @@ export class QueueLog {
     return await this.inTurn(() => this.#compactor.compact())
   }
 
-  /** Tells of what has failed with nobody waiting for it. */
+  /** Reports a failure that no call waits for. */
   tell(error: unknown): void {
-    // A listener must not fail the call that it happens to be told in.
+    // This `tell` never throws, so `onError` cannot fail the call that happens to report.
     tell(this.#onError, error)
   }
 
@@ -177,7 +184,8 @@ export class QueueLog {
       const snapshots = await this.#snapshots.list()
       this.#snapshotBytes = snapshots.reduce((sum, { bytes }) => sum + bytes, 0)
     } catch {
-      // It is a number for people, and fails nothing: the old one stays until the next look.
+      // This number is for people only, so an error is harmless: the old number stays until the
+      // next look.
     }
   }
 
@@ -188,7 +196,7 @@ export class QueueLog {
   }
 }
 
-/** What the mutator leaves for the one whose turn it is. */
+/** What the mutator passes to the turn that commits, and the listener that it calls. */
 interface Applied {
   outcome?: Outcome
   listener?: QueueListener
@@ -201,36 +209,37 @@ function isFatal(error: unknown): error is MiniStoreError {
 }
 
 /**
- * How much of the journal the newest snapshot covers, about: or a process that dies often would never
- * compact.
+ * Estimates how many bytes of the journal the newest snapshot covers. Growth counts from there:
+ * counted from the opening, it would never suffice in a process that dies often.
  */
 function bytesBeforeSnapshot({ journalUse: { bytes, mutations }, recovery }: Manager): number {
   return mutations === 0 ? bytes : bytes * (1 - recovery.replayed / mutations)
 }
 
-/** What is compacted. */
+/** What a {@link Compactor} measures and compacts. */
 export interface Compactable {
   /** Bytes of the journal on the disk. */
   readonly journalBytes: number
-  /** About how many bytes of JSON the state is. */
+  /** Approximate size of the state, in bytes of JSON. */
   readonly liveBytes: number
   compact(): Promise<CompactionReport>
 }
 
 /**
- * Decides when the dead weight of a journal has become too much.
+ * Decides when a journal holds too much dead weight, and compacts it.
  *
- * Right behind a compaction the disk has two snapshots, by default, and the records since the older one. Each
- * period between two adds the larger of `minBytes` and `ratio` times what lives: so all files stay below
- * about `2 × (1 + ratio)` times what lives, or `2 × minBytes` more than that where little does.
+ * Right after a compaction, the disk holds two snapshots, by default, and the records since the
+ * older one. Each period between two compactions adds the larger of `minBytes` and `ratio` times
+ * the live bytes. So all files together stay below about `2 × (1 + ratio)` times the live bytes.
+ * With few live bytes, the limit is `2 × minBytes` higher.
  */
 export class Compactor {
   readonly #target: Compactable
   readonly #limits: { readonly minBytes: number; readonly ratio: number }
   readonly #tell: (error: unknown) => void
-  /** Bytes of the journal that were there right after the last compaction. */
+  /** Bytes of the journal right after the last compaction. */
   #baseBytes: number
-  /** After a compaction that failed, the length of the journal at which it is tried again. */
+  /** After a failed compaction, the bytes of the journal at which it is retried. */
   #againAtBytes = 0
 
   constructor(parts: {
@@ -245,7 +254,7 @@ export class Compactor {
     this.#baseBytes = parts.baseBytes
   }
 
-  /** Compacts. */
+  /** Compacts now, and counts the growth of the journal from here. */
   async compact(): Promise<CompactionReport> {
     const report = await this.#target.compact()
     this.#baseBytes = this.#target.journalBytes
@@ -253,7 +262,10 @@ export class Compactor {
     return report
   }
 
-  /** Compacts if it is time to. A failure is told, and it is tried again `minBytes` later. */
+  /**
+   * Compacts if the journal has grown by more than both limits. Never rejects for a failed
+   * compaction: the failure is reported, and retried once the journal is `minBytes` longer.
+   */
   async compactIfDue(): Promise<void> {
     const { journalBytes, liveBytes } = this.#target
     const { minBytes, ratio } = this.#limits
@@ -268,24 +280,32 @@ export class Compactor {
   }
 }
 
-/** Message of the channels `miniqueue:enqueue`, `miniqueue:deliver` and `miniqueue:ack`. */
+/**
+ * Message of the diagnostics channels `miniqueue:enqueue`, `miniqueue:deliver` and `miniqueue:ack`.
+ * Like all events, it is published once the change is durable.
+ */
 export interface QueueEvent {
-  /** Absolute path of the queue. */
+  /** Absolute path of the queue's directory. */
   readonly directory: string
+  /** Ids of the messages. */
   readonly ids: readonly number[]
 }
 
-/** Message of the channel `miniqueue:nack`: the message comes again. */
+/** Message of the diagnostics channel `miniqueue:nack`: a message will be delivered again. */
 export interface NackEvent {
+  /** Absolute path of the queue's directory. */
   readonly directory: string
+  /** Id of the message. */
   readonly id: number
-  /** When, in milliseconds since 1970; absent: at once. */
+  /** When the message is due, in milliseconds since 1970; undefined if it is ready at once. */
   readonly dueAt: number | undefined
+  /** The reason given with the nack, if any. */
   readonly reason: string | undefined
 }
 
-/** Message of the channel `miniqueue:dead`: messages have become dead letters. */
+/** Message of the diagnostics channel `miniqueue:dead`: messages have become dead letters. */
 export interface DeadEvent extends QueueEvent {
+  /** The reason given with the last nack, or how the last lease ended. */
   readonly reason: string
 }
 
@@ -295,7 +315,7 @@ const ackChannel = channel('miniqueue:ack')
 const nackChannel = channel('miniqueue:nack')
 const deadChannel = channel('miniqueue:dead')
 
-/** Tells of a mutation that is durable; without subscribers it costs a look. */
+/** Publishes the events of a durable mutation. Without subscribers, it costs one check a step. */
 export function publishMutation(directory: string, mutation: QueueMutation, { added }: Outcome): void {
   for (const step of stepsOf(mutation)) publishStep(directory, step, added)
 }
@@ -313,7 +333,10 @@ function publishStep(directory: string, step: OneMutation, added: readonly numbe
   }
 }
 
-/** Tells of a delivery; one that was counted before has no mutation of its own. */
+/**
+ * Publishes a delivery. It is separate from {@link publishMutation} because the delivery of a
+ * message whose attempt was written before has no mutation.
+ */
 export function publishDelivery(directory: string, ids: readonly number[]): void {
   if (deliverChannel.hasSubscribers) deliverChannel.publish({ directory, ids } satisfies QueueEvent)
 }

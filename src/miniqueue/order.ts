@@ -2,26 +2,29 @@ import { type QueuedMessage, type QueueMutation, type QueueState, weightOf, weig
 import type { Outcome } from './transitions.ts'
 
 /**
- * Finds in a queue's state what comes next: the messages that are ready, in the order of delivery, those that
- * are delayed, by their time, and how much of everything there is. A message in flight is in neither order.
+ * An index of a queue's state: the ready messages in the order of delivery, the delayed messages in
+ * the order of their due times, and counts.
+ *
+ * Invariant: a message is in at most one of the two heaps, and a message in flight is in neither.
  */
 export class MessageIndex {
   readonly #state: QueueState
   readonly #ready: Heap<number>
   readonly #delayed: Heap<number>
   /**
-   * Messages whose last attempt is written, though nobody was given them: the next delivery is that attempt.
+   * Messages whose last attempt is written although no receiver got them. Their next delivery uses
+   * that attempt.
    */
   readonly #counted = new Set<number>()
   #depth = 0
   #dead = 0
   #bytes = 0
-  /** No message has a lower id. */
+  /** A lower bound: no message has a lower id. */
   #oldest = 1
 
   /**
-   * @param options.wallMs what is due by then is ready.
-   * @param options.except messages that are in flight.
+   * @param options.wallMs the time now; messages due by then are ready.
+   * @param options.except ids of messages in flight.
    */
   constructor(state: QueueState, options: { readonly wallMs: number; readonly except: readonly number[] }) {
     this.#state = state
@@ -48,18 +51,18 @@ export class MessageIndex {
     return this.#ready.size > 0
   }
 
-  /** About how many bytes of JSON all that is kept is. */
+  /** Approximate size of messages, dead letters and kept keys in a snapshot, in bytes of JSON. */
   get bytes(): number {
     return this.#bytes
   }
 
-  /** When the next delayed message is due, on the wall clock; undefined when none is delayed. */
+  /** When the next delayed message is due, on the wall clock; undefined if none is delayed. */
   get nextDueAt(): number | undefined {
     const id = this.#delayed.first
     return id === undefined ? undefined : dueAtOf(this.#message(id))
   }
 
-  /** The message that was enqueued first of all that are there. */
+  /** The message that was enqueued first; undefined if there is no message. */
   get oldest(): QueuedMessage | undefined {
     const { messages, nextId } = this.#state
     while (this.#oldest < nextId && messages[this.#oldest] === undefined) this.#oldest++
@@ -67,9 +70,9 @@ export class MessageIndex {
   }
 
   /**
-   * Follows what a mutation has done to the state.
+   * Updates the index after a mutation has changed the state.
    *
-   * @param isLeased tells of messages in flight.
+   * @param isLeased whether a message is in flight.
    */
   follow(mutation: QueueMutation, outcome: Outcome, isLeased: (id: number) => boolean): void {
     this.#depth += outcome.depth
@@ -78,21 +81,22 @@ export class MessageIndex {
     for (const id of outcome.left) this.#counted.delete(id)
     if (mutation.op === 'purge') {
       this.#delayed.refill([])
-      // Some of what was in flight when it was written down may have come back since.
+      // Leases may have ended since the purge was decided, so some of the excepted messages may be
+      // ready again.
       const back = mutation.except.filter((id) => this.#state.messages[id] !== undefined && !isLeased(id))
       this.#ready.refill(back)
     }
     for (const id of outcome.waiting) this.#wait(id)
   }
 
-  /** Makes ready what is due. A clock that goes back makes nothing delayed again. */
+  /** Makes due messages ready. If the clock goes back, ready messages stay ready. */
   promote(wallMs: number): void {
     for (let dueAt = this.nextDueAt; dueAt !== undefined && dueAt <= wallMs; dueAt = this.nextDueAt) {
       this.#ready.push(this.#delayed.pop() as number)
     }
   }
 
-  /** Takes out the next ready messages, so many at most. Whoever does gives each back, or leases it. */
+  /** Removes and returns up to `max` ready messages. The caller must lease each or give it back. */
   take(max: number): number[] {
     const ids: number[] = []
     while (ids.length < max) {
@@ -103,17 +107,17 @@ export class MessageIndex {
     return ids
   }
 
-  /** Messages whose last attempt is written, though nobody was given them. */
+  /** Messages whose last attempt is written although no receiver got them. */
   get counted(): number[] {
     return [...this.#counted]
   }
 
-  /** Messages of which the next attempt is not written yet. */
+  /** Those of the messages whose next attempt is not written yet. */
   uncounted(ids: readonly number[]): number[] {
     return ids.filter((id) => !this.#counted.has(id))
   }
 
-  /** The attempts of these messages are made now: the next ones are others. */
+  /** Marks the written attempts of these messages as used. Their next delivery is a new attempt. */
   use(ids: readonly number[]): void {
     for (const id of ids) this.#counted.delete(id)
   }
@@ -121,7 +125,8 @@ export class MessageIndex {
   /**
    * Puts messages back into their old places, as ready.
    *
-   * @param isCounted whether the next attempt is written already; without it, as it was.
+   * @param options.isCounted if true, their next attempt is written already; if false, that remains
+   *   as it was.
    */
   giveBack(ids: readonly number[], { isCounted = false }: { readonly isCounted?: boolean } = {}): void {
     for (const id of ids) {
@@ -153,7 +158,7 @@ export class MessageIndex {
   }
 
   #wait(id: number): void {
-    // One that was redriven may be older than all others.
+    // A redriven message may be older than all others.
     this.#oldest = Math.min(this.#oldest, id)
     if (this.#message(id).dueAt === undefined) this.#ready.push(id)
     else this.#delayed.push(id)
@@ -172,13 +177,13 @@ function dueAtOf({ dueAt = Number.NEGATIVE_INFINITY }: QueuedMessage): number {
   return dueAt
 }
 
-/** A binary heap: gives the first of its items, by an order that must not change while they are in it. */
+/** A binary heap. The order of two items must not change while they are in the heap. */
 export class Heap<T> {
   readonly #isBefore: (left: T, right: T) => boolean
   readonly #moved: (item: T, position: number) => void
   #items: T[] = []
 
-  /** @param moved is told where an item lies now, for {@link remove}; -1 when it has left. */
+  /** @param moved called with each new position of an item, for {@link remove}; -1 if it left. */
   constructor(
     isBefore: (left: T, right: T) => boolean,
     moved: (item: T, position: number) => void = () => {},
@@ -191,7 +196,7 @@ export class Heap<T> {
     return this.#items.length
   }
 
-  /** The first item; undefined when there is none. */
+  /** The first item; undefined if the heap is empty. */
   get first(): T | undefined {
     return this.#items[0]
   }
@@ -201,14 +206,14 @@ export class Heap<T> {
     this.#rise(item, this.#items.length - 1)
   }
 
-  /** Takes the first item out; undefined when there is none. */
+  /** Removes and returns the first item; undefined if the heap is empty. */
   pop(): T | undefined {
     const first = this.#items[0]
     if (first !== undefined) this.remove(0)
     return first
   }
 
-  /** Takes out the item that lies there. */
+  /** Removes the item at a position. */
   remove(position: number): void {
     const removed = this.#items[position] as T
     const last = this.#items.pop() as T
@@ -219,7 +224,7 @@ export class Heap<T> {
     this.#moved(removed, -1)
   }
 
-  /** Holds these items in place of all others; quicker than to push each. */
+  /** Replaces all items, in linear time. Keeps the given array, which the caller must not use. */
   refill(items: T[]): void {
     const removed = this.#items
     this.#items = items

@@ -3,15 +3,16 @@ import { messageOf, MiniStoreError } from '../errors.ts'
 import { isObject } from '../options.ts'
 import { emptyQueue, keyName, type OneMutation, type QueueMutation, type QueueState } from './state.ts'
 
-// What comes from a file may have been forged: an id such as `__proto__` would lead to the prototype of every
-// object, and a date beyond those that there are would fail whoever shows it. So nothing of a file is used as a
-// name or a number before its shape is known. Fields that are not known here are of a later version, and stay.
+// The content of a file may be forged. An id such as `__proto__` would lead to the prototype of
+// every object, and a time beyond the range of `Date` would make code that shows it throw. So no
+// value from a file is used as a name or a number before its shape is checked. Unknown fields may
+// come from a later version, and stay.
 
 type Check = (value: unknown) => boolean
 
-/** A queue that counts on never comes near to it, so numbers stay exact. */
+/** Highest accepted id. No queue ever counts that far, so all its numbers stay exact. */
 const mostIds = 2 ** 52
-/** What a `Date` can be. */
+/** The range of a `Date`, in milliseconds before and after 1970. */
 const mostMs = 8.64e15
 
 const isInteger: Check = Number.isSafeInteger
@@ -30,7 +31,7 @@ function listOf(check: Check): Check {
   return (value) => Array.isArray(value) && value.every(check)
 }
 
-/** The name of a field that is not what it should be; undefined when all are. */
+/** The name of the first field that fails its check; undefined if all pass. */
 function badField(value: unknown, fields: ReadonlyArray<readonly [name: string, check: Check]>): string | undefined {
   return fields.find(([name, check]) => !check(Reflect.get(value as object, name)))?.[0]
 }
@@ -44,7 +45,7 @@ const isIds = listOf(isId)
 const stored = { payload: isPayload, bytes: isCount, key: optional(isText) }
 const isNewMessage = recordOf({ ...stored, priority: optional(isInteger), dueAt: optional(isTime) })
 
-/** What each mutation consists of, besides its `op`. */
+/** The fields of each mutation, besides its `op`. */
 const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly [string, Check]>>> = {
   enqueue: [['at', isTime], ['messages', listOf(isNewMessage)]],
   deliver: [['ids', isIds]],
@@ -57,7 +58,7 @@ const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly 
   purge: [['except', isIds]],
 }
 
-/** @throws {TypeError} for what is no mutation of a queue, such as one of a later version. */
+/** @throws {TypeError} if the value is not a mutation of a queue, or is one of a later version. */
 export function assertMutation(value: unknown): asserts value is QueueMutation {
   const isBatch = isRecord(value) && opOf(value) === 'batch'
   if (!isBatch) return assertOne(value)
@@ -97,15 +98,15 @@ const isHolder = recordOf({ id: isId, until: optional(isTime) })
 const isKeyName: Check = (name) => (name as string).startsWith(keyName(''))
 const isExpiring = recordOf({ key: isText, until: isTime })
 
-/** States that are well, and stay so: the transitions see to it. */
+/** States that passed the check. Transitions keep a valid state valid, so one check is enough. */
 const known = new WeakSet<object>()
 
 /**
- * To be asked of every state that may come from a file, before anything is made of it. One that it knows costs
- * nothing.
+ * Checks a state that may come from a file. It must be called before the state is used. For a state
+ * that passed before, it costs nothing.
  *
- * @param path of the queue.
- * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` for what is no state of a queue.
+ * @param path the directory of the queue, for the error.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the state is not that of a queue.
  */
 export function assertQueue(state: unknown, path: string): asserts state is QueueState {
   if (isObject(state) && known.has(state)) return
@@ -122,7 +123,7 @@ export function assertQueue(state: unknown, path: string): asserts state is Queu
   known.add(state as QueueState)
 }
 
-/** Where a state is not that of a queue; undefined when it is. */
+/** Names the first part of a state that is invalid; undefined if the state is valid. */
 function badPlace(state: QueueState): string | undefined {
   if (!isId(state.nextId)) return '`nextId`'
   if (!isId(state.nextOrder)) return '`nextOrder`'
@@ -148,17 +149,24 @@ function badEntry(
   return undefined
 }
 
-/** A payload as it is at the moment; what happens to the object afterwards changes nothing. */
+/** A serialized payload. Later changes to the original object have no effect on it. */
 export interface EncodedPayload {
   readonly json: string
-  /** Length of that in bytes. */
+  /** Length of `json` in UTF-8, in bytes. */
   readonly bytes: number
 }
 
-/** Far more than data has, and far less than JSON.stringify and a snapshot can follow. */
+/**
+ * Most levels of nesting in a payload. Real data has far fewer, and `JSON.stringify` and snapshots
+ * can handle far more.
+ */
 const maxLevels = 500
 
-/** @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE`. */
+/**
+ * Serializes a payload.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE`.
+ */
 export function encodePayload(payload: unknown, maxBytes: number): EncodedPayload {
   const json = jsonOf(payload)
   const bytes = Buffer.byteLength(json)
@@ -166,19 +174,19 @@ export function encodePayload(payload: unknown, maxBytes: number): EncodedPayloa
     const message = `Expected a payload of at most ${maxBytes} bytes (maxPayloadBytes), got one of ${bytes}`
     throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', message)
   }
-  // Each level takes two characters at least, so a short text need not be looked at.
+  // Each level takes at least two characters, so a short text needs no check.
   if (json.length > 2 * maxLevels && isTooDeep(JSON.parse(json))) {
     throw notSerializable(`it is nested deeper than ${maxLevels} levels`)
   }
   return { json, bytes }
 }
 
-/** A copy of a payload of the state, which the caller may change. */
+/** Copies a payload of the state, so that the caller may change the copy. */
 export function copyPayload(payload: unknown): unknown {
   return isObject(payload) ? (JSON.parse(JSON.stringify(payload)) as unknown) : payload
 }
 
-/** Whether JSON.stringify and a snapshot might not be able to follow. */
+/** Whether a payload is nested so deeply that `JSON.stringify` or a snapshot might fail on it. */
 export function isTooDeep(payload: unknown): boolean {
   return isDeeper(payload, maxLevels)
 }

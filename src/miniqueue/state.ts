@@ -1,44 +1,44 @@
 /**
- * What a queue keeps on the disk, as plain JSON: `jq .state snapshot-<sequence>.json` shows it.
+ * The state of a queue on disk, as plain JSON. `jq .state snapshot-<sequence>.json` shows it.
  *
- * Who has received what is not in it: leases end with their process. So every message that is in it can be
- * delivered.
+ * It holds no leases, because leases end with their process. So after a crash every message in it
+ * can be delivered.
  */
 export interface QueueState {
-  /** Id of the next message; an id is never given twice. */
+  /** Id of the next message. Ids are never reused. */
   nextId: number
-  /** Place of the next message that takes one at the end. */
+  /** `order` of the next message that goes to the end of its priority. */
   nextOrder: number
   /** Messages that wait or are in flight, by id. */
   readonly messages: Record<number, QueuedMessage>
   /** Dead letters, by id. */
   readonly dead: Record<number, DeadMessage>
-  /** Which message a key stands for, by {@link keyName}. */
+  /** The message that holds or held each key, by {@link keyName}. */
   readonly keys: Record<string, KeyHolder>
-  /** Keys whose messages are acknowledged, oldest first, with the time at which they are free again. */
+  /** Keys of acknowledged messages, oldest ack first, with the time at which each is free again. */
   expiring: ExpiringKey[]
 }
 
-/** What is the same for messages and dead letters. */
+/** The fields that messages and dead letters share. */
 interface StoredMessage {
   readonly payload: unknown
-  /** Length of the payload as JSON. */
+  /** Length of the payload as JSON, in bytes. */
   readonly bytes: number
-  /** Higher ones are delivered first. */
+  /** Higher priorities are delivered first. */
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly enqueuedAt: number
   readonly key?: string
-  /** Times that it was delivered. */
+  /** Number of deliveries. */
   attempts: number
 }
 
 export interface QueuedMessage extends StoredMessage {
-  /** Place among those of its priority. */
+  /** Place within its priority; lower places are delivered first. */
   readonly order: number
-  /** Present while it is delayed, and until it is delivered: milliseconds since 1970. */
+  /** When a delayed message is due, in milliseconds since 1970. The next delivery removes it. */
   readonly dueAt?: number
-  /** Why it was not acknowledged the last time; absent while nobody has said. */
+  /** The reason given with the last nack, if any. The next delivery removes it. */
   readonly reason?: string
 }
 
@@ -50,7 +50,10 @@ export interface DeadMessage extends StoredMessage {
 
 export interface KeyHolder {
   readonly id: number
-  /** Present once the message is acknowledged: from then on the key is free. */
+  /**
+   * Present once the message is acknowledged: the time from which the key is free, in milliseconds
+   * since 1970.
+   */
   readonly until?: number
 }
 
@@ -60,29 +63,35 @@ export interface ExpiringKey {
 }
 
 /**
- * A change of a queue, as its journal keeps it. Everything that was decided by a clock, an option or at
- * random is written in it, so that replaying it gives the same at any time and with any options.
+ * A change of a queue, as stored in its journal. It contains every result that depends on a clock,
+ * an option or a random number. So replay gives the same state at any time and with any options.
  */
 export type QueueMutation =
   | QueueStep
-  /** Steps that happen together or not at all, as one line of the journal. */
+  /** Steps that happen together or not at all, because they are one line of the journal. */
   | { readonly op: 'batch'; readonly steps: readonly QueueStep[] }
   | { readonly op: 'purge'; readonly except: readonly number[] }
 
-/** What a batch may consist of. */
+/** A change that may be part of a batch. */
 export type QueueStep =
   | EnqueueStep
   | { readonly op: 'deliver'; readonly ids: readonly number[] }
   /**
-   * Nobody was given these messages after all: the attempts of their last deliveries are taken back. A delay
-   * that was over and a reason that was told do not come back.
+   * Takes back the last attempts of messages that no receiver got. A `dueAt` and a `reason` that
+   * the delivery removed are not restored.
    */
   | { readonly op: 'return'; readonly ids: readonly number[] }
-  /** @property keysUntil how long the keys of the messages are kept; absent: no longer. */
+  /**
+   * @property keysUntil until when the keys of the messages stay taken; if it is absent, the keys
+   *   are free at once.
+   */
   | { readonly op: 'ack'; readonly ids: readonly number[]; readonly keysUntil?: number }
   | { readonly op: 'nack'; readonly id: number; readonly dueAt?: number; readonly reason?: string }
   | { readonly op: 'bury'; readonly ids: readonly number[]; readonly reason: string; readonly at: number }
-  /** @property at decides which keys are free; absent in journals of 0.3.0, where a key that was kept is taken. */
+  /**
+   * @property at the time that decides which keys are free. It is absent in journals of 0.3.0;
+   *   there a redriven message takes over a key that was kept after an ack.
+   */
   | { readonly op: 'redrive'; readonly ids: readonly number[]; readonly at?: number }
   | { readonly op: 'discard'; readonly ids: readonly number[] }
 
@@ -92,12 +101,14 @@ export interface EnqueueStep {
   readonly messages: readonly NewMessage[]
 }
 
-/** A message as it is written down when it is enqueued; its id follows from the state. */
+/** A message as stored when it is enqueued. Its id follows from the state. */
 export interface NewMessage {
   readonly payload: unknown
+  /** Length of the payload as JSON, in bytes. */
   readonly bytes: number
-  /** Absent: 0. */
+  /** Absent if it is 0. */
   readonly priority?: number
+  /** Milliseconds since 1970; absent if the message is ready at once. */
   readonly dueAt?: number
   readonly key?: string
 }
@@ -106,48 +117,49 @@ export function emptyQueue(): QueueState {
   return { nextId: 1, nextOrder: 1, messages: {}, dead: {}, keys: {}, expiring: [] }
 }
 
-/** What a mutation does, in its order. */
+/** The steps of a mutation, in order. */
 export function stepsOf(mutation: QueueMutation): readonly OneMutation[] {
   return mutation.op === 'batch' ? mutation.steps : [mutation]
 }
 
-/** A mutation that is no batch. */
+/** A mutation that is not a batch. */
 export type OneMutation = Exclude<QueueMutation, { readonly op: 'batch' }>
 
-/** One mutation of these steps, of which there is at least one. */
+/** Combines steps, at least one, into one mutation. */
 export function mutationOf(steps: readonly QueueStep[]): QueueMutation {
   const [only] = steps
   return steps.length === 1 && only !== undefined ? only : { op: 'batch', steps }
 }
 
 /**
- * The name under which the state has a key: as it is, one such as `__proto__` could not be the name of a
- * property.
+ * The property name of a key in `QueueState.keys`. The prefix is needed because a key such as
+ * `__proto__` cannot be a property name by itself.
  */
 export function keyName(key: string): string {
   return `key:${key}`
 }
 
-/** The message that a key stands for at some time; undefined while it is free. */
+/** The id of the message that holds a key at the time `at`; undefined if the key is free. */
 export function holderOf(state: QueueState, key: string, at: number): number | undefined {
   const holder = state.keys[keyName(key)]
   return holder === undefined || (holder.until !== undefined && holder.until <= at) ? undefined : holder.id
 }
 
-/** Makes a key stand for a message, unless another one that lives has it. */
+/** Gives a key to a message, unless a message that is not acknowledged holds it. */
 export function holdKey(state: QueueState, key: string, id: number): void {
   const holder = state.keys[keyName(key)]
   if (holder === undefined || holder.until !== undefined) state.keys[keyName(key)] = { id }
 }
 
-/** Frees a key, if it stands for this message. */
+/** Frees a key if this message holds it. */
 export function releaseKey(state: QueueState, key: string, id: number): void {
   const holder = state.keys[keyName(key)]
   if (holder?.id === id && holder.until === undefined) delete state.keys[keyName(key)]
 }
 
 /**
- * Keeps the key of a message that is gone for a while, if it stands for it. Gives the weight that this adds.
+ * Keeps the key of an acknowledged message taken until `until`, if the message holds it. Returns
+ * the weight that this adds.
  */
 export function keepKey(
   state: QueueState,
@@ -162,8 +174,8 @@ export function keepKey(
 }
 
 /**
- * Forgets keys that are free again, once at least half of those that were kept seem to be: so each costs one
- * look or two. Gives the change of weight.
+ * Removes kept keys that are free again, once the middle entry of `expiring` is. Then about half of
+ * the entries are free, so each entry is examined only once or twice. Returns the change of weight.
  */
 export function sweepKeys(state: QueueState, at: number): number {
   const { expiring } = state
@@ -180,19 +192,19 @@ export function sweepKeys(state: QueueState, at: number): number {
   return change
 }
 
-/** What a snapshot has of a message beside its payload, key and reason, with long numbers. */
+/** Bytes of a message in a snapshot, with long numbers and without payload, key and reason. */
 const messageBytes = 160
-/** What it has of the key of a message, beside the key, which is there twice. */
+/** Bytes of a held key in a snapshot, without the two copies of the key itself. */
 const keyBytes = 36
-/** What it has of the key of a message that is acknowledged, beside the key, which is there twice. */
+/** Bytes of the key of an acknowledged message, without the two copies of the key itself. */
 const keptKeyBytes = 80
-/** What it has of a reason beside its text. */
+/** Bytes of a reason in a snapshot, without its text. */
 const reasonBytes = 12
 
 /**
- * About how many bytes of a snapshot a message or a dead letter is, rather more than fewer: for the ratio between
- * what lives and what is on the disk, and for the limit on all that a snapshot can hold. The key of a dead letter
- * counts as if it were held, so that a letter that is redriven weighs no more than before.
+ * Estimates the bytes of a message or dead letter in a snapshot, rather too high than too low. It
+ * serves the ratio of live bytes to bytes on disk, and the limit on the size of a snapshot. The key
+ * of a dead letter counts as if it were held, so a redriven message weighs no more than before.
  */
 export function weightOf(message: {
   readonly bytes: number
@@ -204,17 +216,17 @@ export function weightOf(message: {
   return messageBytes + bytes + ofKey + (reason === undefined ? 0 : weightOfReason(reason))
 }
 
-/** As {@link weightOf}, of a reason alone. */
+/** Like {@link weightOf}, for a reason alone. */
 export function weightOfReason(reason: string): number {
   return reasonBytes + jsonBytes(reason)
 }
 
-/** As {@link weightOf}, of the key of a message that is acknowledged. */
+/** Like {@link weightOf}, for the key of an acknowledged message. */
 export function weightOfKept(key: string): number {
   return keptKeyBytes + 2 * jsonBytes(key)
 }
 
-/** With escapes and in UTF-8, without the quotes. */
+/** Bytes of a text as JSON: with escapes, in UTF-8, and without the quotes. */
 function jsonBytes(text: string): number {
   return Buffer.byteLength(JSON.stringify(text)) - 2
 }

@@ -1,5 +1,6 @@
 /**
- * A durable queue of messages in a directory: leases, attempts, delays, priorities, dead letters.
+ * A durable queue of messages in a directory, with leases, attempts, delays, priorities and dead
+ * letters.
  *
  * @module
  */

@@ -4,28 +4,29 @@ import {
   type QueueMutation, type QueueState, releaseKey, stepsOf, sweepKeys, weightOf,
 } from './state.ts'
 
-/** What a mutation has done, for whoever keeps an index of the state. */
+/** What a mutation has changed, for indexes of the state. */
 export interface Outcome {
-  /** Ids of the new messages, in their order. */
+  /** Ids of the new messages, in the order of the mutation. */
   readonly added: number[]
-  /** Messages that wait from now on, in their order: new ones, and those that came back. */
+  /** Ids of messages that now wait, in order: new messages, nacked ones and redriven ones. */
   readonly waiting: Set<number>
-  /** Messages that are no messages any more: acknowledged, dead or purged. */
+  /** Ids of messages that are gone: acknowledged, dead or purged. */
   readonly left: number[]
-  /** By how much the number of messages has changed. */
+  /** Change of the number of messages. */
   depth: number
-  /** By how much the number of dead letters has changed. */
+  /** Change of the number of dead letters. */
   dead: number
-  /** By how much the weight of all that is kept has changed, in bytes of JSON, about. */
+  /** Approximate change of the weight of the state, in bytes of JSON. */
   bytes: number
 }
 
 /**
- * Makes a mutation part of the state, in place, and tells what that has done. Depends on nothing else.
+ * Applies a mutation to the state, in place, and returns what has changed. The result depends only
+ * on the two arguments, so replay gives the same state.
  *
- * Ids that are not there are passed over: whoever writes a mutation has looked.
+ * Unknown ids are skipped, because ids are checked before a mutation is written.
  *
- * @throws {TypeError} for a mutation that is none, such as one of a later version; the state is as before.
+ * @throws {TypeError} if the mutation is invalid or of a later version; the state is unchanged.
  */
 export function transition(state: QueueState, mutation: QueueMutation): Outcome {
   const outcome: Outcome = { added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 }
@@ -100,7 +101,7 @@ function deliver(state: QueueState, id: number, outcome: Outcome): void {
   const message = state.messages[id]
   if (message === undefined) return
   message.attempts++
-  // One that is delivered in the very mutation in which it came does not wait.
+  // A message that is delivered by the same mutation that added it does not wait.
   outcome.waiting.delete(id)
   if (message.dueAt === undefined && message.reason === undefined) return
   const { dueAt: _due, reason: _reason, ...delivered } = message
@@ -154,7 +155,7 @@ function bury(
     diedAt: at,
     ...(key !== undefined && { key }),
   }
-  // What is dead keeps nobody from enqueueing the same again.
+  // A dead letter holds no key, so the same message can be enqueued again.
   if (key !== undefined) releaseKey(state, key, id)
   state.dead[id] = letter
   outcome.dead++
@@ -178,7 +179,7 @@ function redrive(
     attempts: 0,
     ...(key !== undefined && { key }),
   }
-  // Another message may have the key by now, or have had it not long ago; it keeps it.
+  // Another message may hold the key by now, or the key may be kept after an ack. Then it stays so.
   const isFree = key !== undefined && (at === undefined || holderOf(state, key, at) === undefined)
   if (isFree) holdKey(state, key, id)
   putMessage(state, id, { message, outcome })

@@ -119,7 +119,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 
   /**
-   * Settles messages and leases up to `request.max()` others with the same write. If the write
+   * Settles messages and, with the same write, leases up to `request.max()` others. If the write
    * fails, it rejects and the leases go on.
    *
    * @param settlings called once, when the turn to write has come.
@@ -364,7 +364,7 @@ export class Settlement implements LeaseDesk {
     this.#owner.changed()
   }
 
-  /** Ends leases whose time is over, and buries messages in their last attempt. */
+  /** Ends leases whose time is over. A message in its last attempt is buried. */
   endOverdue(): void {
     const dying: Lease[] = []
     const ended: Lease[] = []

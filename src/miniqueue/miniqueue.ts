@@ -88,8 +88,8 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /**
    * Adds a message and resolves with its id once the message is durable. Ids ascend from 1 and are
-   * never reused. If another message holds the `dedupeKey`, nothing is written and it resolves with
-   * the id of that message.
+   * never reused. If the `dedupeKey` is taken, nothing is written and it resolves with the id of
+   * the message that has the key.
    *
    * The payload is stored as JSON. It is serialized before this method returns, so later changes to
    * the object have no effect.
@@ -257,7 +257,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Writes a snapshot and drops the part of the journal that it makes redundant, as
+   * Writes a snapshot and drops the part of the journal that every kept snapshot covers, as
    * `StateManager.compact` does. The queue also compacts by itself, see `QueueOptions.compaction`.
    * A crash during compaction loses no message.
    *

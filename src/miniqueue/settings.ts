@@ -360,7 +360,7 @@ export interface Backoff {
 export type BackoffFunction = (attempt: number) => number
 
 /**
- * Makes a function of the `backoff` option.
+ * Turns the `backoff` option into a function.
  *
  * @throws {TypeError | RangeError} if `backoff` is neither a function nor valid options.
  */

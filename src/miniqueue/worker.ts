@@ -32,8 +32,8 @@ interface Endings {
  * each message according to how its handler ends.
  *
  * A handler that ends makes room for another message. The ack or nack of the old message and the
- * delivery of the new one are one write. Handlers that end while this write waits for its turn join
- * it.
+ * delivery of the new one are one write. If other handlers end while this write waits for its turn,
+ * they join it.
  */
 export class Worker<T> {
   readonly #delivery: Delivery<T>
@@ -238,7 +238,7 @@ export function messageStream<T>(
   return new LeavableStream(new MessageSource(delivery, prefetch, signal))
 }
 
-/** A stream whose readers give messages that they have not taken back to the queue. */
+/** A stream whose readers return untaken messages to the queue. */
 class LeavableStream<T> extends ReadableStream<Message<T>> {
   readonly #source: MessageSource<T>
 

@@ -99,7 +99,7 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
 
 async function floorSlice(program: string, { context, bytes, callers, milliseconds }: Trial): Promise<Slice> {
   const path = join(context.directory, 'floor')
-  // A record is a line: its line feed is a byte more.
+  // Each record is stored as a line, and the line feed adds one byte.
   const durations = await runFloor(program, { path, bytes: bytes + 1, milliseconds })
   await rm(path)
   return sliceOfTurns(durations, callers)
@@ -111,7 +111,7 @@ async function appendSlice(contestant: Appendable, trial: Trial): Promise<Slice>
   )
 }
 
-/** As many records at once as there are callers: what they would do who want to share a sync. */
+/** Appends one record per caller in a single call, as an application would to share one sync. */
 async function appendAllSlice(contestant: Appendable, trial: Trial): Promise<Slice> {
   return withLog(contestant, trial, async (log, record) => {
     const records = Array.from({ length: trial.callers }, () => record)
@@ -121,7 +121,7 @@ async function appendAllSlice(contestant: Appendable, trial: Trial): Promise<Sli
   })
 }
 
-/** Appends to a store of its own, which is there before and is gone afterwards. */
+/** Runs an action on a new store after five warm-up appends, and removes the store afterwards. */
 async function withLog<Result>(
   contestant: Appendable,
   { context, bytes }: Trial,

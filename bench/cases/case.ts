@@ -1,22 +1,22 @@
 import type { Findings, PlotKind } from '../results.ts'
 
-/** Something to be measured, found under its name on the command line and in the results. */
+/** A benchmark case. Its name selects it on the command line and identifies it in the results. */
 export interface Case {
   readonly name: string
   readonly title: string
-  /** How it is measured and what the figures say, in paragraphs of Markdown. */
+  /** How the case is measured and what its figures mean, in paragraphs of Markdown. */
   readonly method: readonly string[]
-  /** What is drawn of it. Default: whatever there is to draw. */
+  /** The plots to draw. Default: every plot that the findings allow. */
   readonly plots?: readonly PlotKind[]
   run(context: Context): Promise<Findings>
 }
 
-/** Where and how large. */
+/** Where a case runs, at what size, and how it reports progress. */
 export interface Context {
-  /** An empty directory, of the case's own. */
+  /** An empty directory that only this case uses. */
   readonly directory: string
-  /** Whether only to see that everything runs. */
+  /** Whether to use tiny sizes, only to check that everything runs. */
   readonly isQuick: boolean
-  /** Tells what is being done. */
+  /** Reports the current step. */
   progress(text: string): void
 }

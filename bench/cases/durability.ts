@@ -40,7 +40,7 @@ export const durabilityCase: Case = {
         const cells = [alone, together].map((syncs) => ((syncs - none) / appends).toFixed(2))
         rows.push({ name: loaded[index]?.name ?? name, cells })
       } catch (error) {
-        // Where processes may not be traced, as in many containers.
+        // Tracing may not be permitted, as in many containers.
         untraced.push({ name: `${name} under strace`, reason: firstLine(error) })
       }
     }

@@ -74,10 +74,17 @@ function entrantOf({ name, notes, blocksEventLoop }: Replay, role: Role): Entran
   return { name, role, notes: [...notes, 'blocks the event loop throughout'], because }
 }
 
-/** Lines of the floor that are in memory at a time: few enough to stay in the processor's cache, as those of a stream do. */
+/**
+ * Lines that the floor holds in memory at a time: few enough to stay in the processor's cache, as
+ * the lines of a stream do.
+ */
 const linesAtOnce = 1000
 
-/** Lines are made anew all the time: kept, they would be a burden to the garbage collector in the time of the others. */
+/**
+ * Measures the floor: `JSON.parse` of lines in memory. Each batch of lines is created just before
+ * it is parsed, outside the measured time. Keeping all lines would burden the garbage collector
+ * while the contestants are measured.
+ */
 function parseLines({ count, record }: DataSet): Slice {
   let records = 0
   let time = 0

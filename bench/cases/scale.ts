@@ -68,8 +68,9 @@ export const scaleCase: Case = {
 }
 
 /**
- * What the child sends: how many records it saw, and after how many of them its memory had risen by how many
- * bytes.
+ * The report of `replay-memory.js`: how many records it read, how many seconds that took, and
+ * samples of its memory. Each sample is the number of records read so far and the rise in resident
+ * memory, in bytes.
  */
 export interface MemoryReport {
   readonly records: number
@@ -77,7 +78,10 @@ export interface MemoryReport {
   readonly samples: ReadonlyArray<readonly [number, number]>
 }
 
-/** Appends until the journal is that large, and then until its active segment is nearly full. */
+/**
+ * Appends until the journal has at least `bytes` bytes and its active segment is nearly full: less
+ * than two more batches fit.
+ */
 async function grow(
   path: string,
   options: { readonly bytes: number; readonly maxBytesPerSegment: number },
@@ -91,7 +95,7 @@ async function grow(
     const active = store.segments.at(-1)?.bytes ?? 0
     if (total >= bytes && active + 2 * batchBytes > maxBytesPerSegment) return { records: store.lastSequence }
     const first = store.lastSequence + 1
-    // A record is a line: its line feed is one of its bytes here.
+    // The line feed counts as one of the record's bytes here.
     const recordAt = (_: unknown, index: number): unknown => syntheticRecord(first + index, recordBytes - 1)
     await store.appendAll(Array.from({ length: batchRecords }, recordAt))
   }
@@ -123,7 +127,7 @@ async function measureSeeks(path: string, records: number): Promise<readonly num
   return times
 }
 
-/** Why there is not the space for so many bytes, if there is not. */
+/** Resolves with the reason if the file system lacks the space for a journal of `bytes` bytes. */
 async function lackOfSpace(directory: string, bytes: number): Promise<string | undefined> {
   const { bavail, bsize } = await statfs(directory)
   const needed = bytes * 1.1 + 0.5 * gibibyte

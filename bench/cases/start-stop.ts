@@ -91,7 +91,7 @@ async function compareOpening(context: Context, stores: readonly Appendable[]): 
 
 function storeEntrant({ name }: Appendable): Entrant {
   if (name === 'ministore') return { name, role: 'ours', notes: [] }
-  // Seen under strace; classic-level makes as many syncs as ministore does.
+  // Observed under strace. classic-level makes as many syncs as ministore does.
   const because = 'it syncs nothing here, while opening ministore syncs the journal and its directory'
   return { name, role: 'peer', notes: [], because: name === 'classic-level' ? undefined : because }
 }

@@ -9,12 +9,15 @@ import {
   assertEmpty, floorRunner, messageBytes, payloads, queueEntrant, type Trial, withQueue,
 } from './trial.ts'
 
-/** Delivery and acknowledgement. */
+/** Syncs per message taken alone: one for the delivery, one for the acknowledgement. */
 const syncsAlone = 2
-/** An acknowledgement, and its part of a delivery. */
+/**
+ * Syncs per message if `width` are delivered together: its acknowledgement and its share of the
+ * delivery.
+ */
 const syncsTogether = 1 + 1 / width
 
-/** Messages one after another by one consumer. */
+/** Compares one consumer that takes and acknowledges messages one after another. */
 export async function compareDrains(trial: Trial): Promise<Comparison> {
   const { context, contestants, messages, rounds } = trial
   const label = `drain, one at a time, message=${messageBytes}B backlog=${messages}`
@@ -32,7 +35,10 @@ export async function compareDrains(trial: Trial): Promise<Comparison> {
   return compare({ label, unit: 'message' }, [least.entrant, ...entrants], await warmTurnAbout(all, rounds))
 }
 
-/** Messages in all the ways that may take several, and what that does to the event loop. */
+/**
+ * Compares every way to take up to `width` messages at a time, and measures how much each way
+ * delays the event loop.
+ */
 export async function compareWays(
   trial: Trial,
 ): Promise<{ readonly comparison: Comparison; readonly figures: Figures }> {

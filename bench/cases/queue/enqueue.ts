@@ -4,10 +4,10 @@ import type { Comparison } from '../../results.ts'
 import { warmTurnAbout } from '../../turn-about.ts'
 import { floorRunner, messageBytes, payloadAt, queueEntrant, type Trial, withQueue } from './trial.ts'
 
-/** Messages that are enqueued before the measuring begins. */
+/** Messages enqueued before measuring starts. */
 const warmUps = 5
 
-/** One message after another, each durable before the next. */
+/** Compares enqueueing one message after another, each durable before the next. */
 export async function compareEnqueues(trial: Trial): Promise<Comparison> {
   const { context, contestants, milliseconds, rounds } = trial
   const label = `enqueue, message=${messageBytes}B`

@@ -10,13 +10,16 @@ import {
   assertEmpty, floorRunner, messageBytes, payloadAt, queueEntrant, type Trial, withQueue,
 } from './trial.ts'
 
-/** An enqueue and a delivery. */
+/** Syncs per message: one for the enqueue, one for the delivery. */
 const syncs = 2
 const leastPauseMs = 1
 const mostPauseMs = 4
 const warmUps = 3
 
-/** From the beginning of an enqueue until a worker that was waiting starts to handle the message. */
+/**
+ * Compares the time from the start of an enqueue until a waiting worker starts to handle the
+ * message.
+ */
 export async function compareLatencies(trial: Trial): Promise<Comparison> {
   const { context, contestants, rounds } = trial
   const label = `end to end, message=${messageBytes}B`

@@ -8,26 +8,27 @@ import { type OpenQueue, type QueueContestant, width } from '../../queues/queue.
 import type { Runner } from '../../turn-about.ts'
 import type { Context } from '../case.ts'
 
-/** What is measured, and how long. */
+/** The parameters that all comparisons of queues share. */
 export interface Trial {
   readonly context: Context
   readonly floor: AppendFloor
   readonly contestants: readonly QueueContestant[]
   readonly rounds: number
-  /** Length of a slice that is limited by time. */
+  /** Length of a slice that is limited by time, in milliseconds. */
   readonly milliseconds: number
-  /** Messages of a slice that empties a queue. */
+  /** Messages per slice that drains a queue. */
   readonly messages: number
 }
 
-/** Bytes of a payload as JSON. */
+/** Size of a payload as JSON, in bytes. */
 export const messageBytes = 100
 
 const mostBacklog = 480
 
 /**
- * As many messages as can be delivered and acknowledged one at a time in about the time of a slice, so that a
- * slow disk does not make the run take hours; a multiple of how many may be taken at a time.
+ * Resolves with the number of messages that the floor can deliver and acknowledge one at a time in
+ * about one slice, so that a run on a slow disk does not take hours. The number is a multiple of
+ * `width`, at least 2 × `width` and at most 480.
  */
 export async function backlogFor(
   { context, floor, milliseconds }: Pick<Trial, 'context' | 'floor' | 'milliseconds'>,
@@ -46,29 +47,32 @@ export function payloads(count: number): unknown[] {
   return Array.from({ length: count }, (_, place) => payloadAt(place))
 }
 
-/** The floor of what must be made durable so many times, and what measures it. */
+/**
+ * The floor for messages that must be made durable `appends` times each: its entrant and its
+ * runner.
+ */
 export function floorRunner(
   { context, floor, milliseconds }: Trial,
   appends: number,
 ): { readonly entrant: Entrant; readonly runner: Runner<Slice> } {
   const entrant = floorEntrant(floor, appends)
   const { directory } = context
-  // A message is a line: its line feed is a byte more.
+  // Each message is stored as a line, and the line feed adds one byte.
   const slice = { directory, bytes: messageBytes + 1, milliseconds, appends }
   return { entrant, runner: { name: entrant.name, run: () => floor.slice(slice) } }
 }
 
-/** A contestant as an entrant, under its own name or that of what it does. */
+/** A contestant as an entrant. `as` may replace its name and add notes. */
 export function queueEntrant(contestant: QueueContestant, as: Partial<Entrant> = {}): Entrant {
   const role = contestant.name === 'miniqueue' ? 'ours' : 'peer'
   const entrant = entrantOf({ ...contestant, sharing: undefined }, role, 1)
   const { name = entrant.name, notes = [] } = as
-  // A queue does more than wait for the disk.
+  // A queue does more than wait for the disk, so blocking may not be the only reason.
   const because = entrant.because && `${entrant.because}; whether that is all of it was not measured`
   return { ...entrant, name, notes: [...entrant.notes, ...notes], because }
 }
 
-/** Works with a queue of its own, which is there before and is gone afterwards. */
+/** Runs an action on a new queue in its own directory, and removes the directory afterwards. */
 export async function withQueue<Result>(
   contestant: QueueContestant,
   { context }: Trial,
@@ -85,7 +89,11 @@ export async function withQueue<Result>(
   }
 }
 
-/** @throws {Error} when messages are left: then it was not measured what should be. */
+/**
+ * Checks that a slice measured what it should: every message is acknowledged.
+ *
+ * @throws {Error} if messages are left.
+ */
 export async function assertEmpty(name: string, queue: OpenQueue): Promise<void> {
   const left = await queue.countLeft()
   if (left !== 0) throw new Error(`Expected ${name} to have acknowledged all messages, ${left} are left`)

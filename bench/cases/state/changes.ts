@@ -12,10 +12,10 @@ import type { StateKeeper } from '../../state-keepers/state-keeper.ts'
 import { warmTurnAbout } from '../../turn-about.ts'
 import type { Context } from '../case.ts'
 
-/** Changes that are made before the measuring begins. */
+/** Changes made before measuring starts. */
 const warmUps = 5
 
-/** Changes of one key at a time, for states of two sizes. */
+/** Compares changes of one key at a time, for states of two sizes. */
 export async function compareChanges(context: Context): Promise<Findings> {
   const { loaded, missing } = await loadAll(stateKeepers)
   const floor = await appendFloor()
@@ -52,7 +52,7 @@ function keeperEntrant(keeper: StateKeeper): Entrant {
   return { ...entrant, notes: [...entrant.notes, ...notes], because }
 }
 
-/** Changes in a store of its own, which is there before and is gone afterwards. */
+/** Measures changes in a new store, and removes the store afterwards. */
 async function changeSlice(
   keeper: StateKeeper,
   options: { readonly directory: string; readonly entries: Entries; readonly milliseconds: number },
@@ -62,7 +62,8 @@ async function changeSlice(
   const keys = Object.keys(options.entries).length
   const state = await keeper.open(directory, options.entries)
   try {
-    // A change that changes nothing would cost SQLite nothing: go on from where the entries come from.
+    // Turns below `keys` made the initial entries, so the changes continue from there. Setting a
+    // key to the value it already has would cost SQLite nothing.
     let turn = keys
     const change = (): Promise<unknown> | undefined => {
       const { key, value } = changeAt(turn++, keys)

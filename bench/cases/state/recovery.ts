@@ -15,7 +15,10 @@ const behindSnapshot = 1000
 const batchMutations = 10_000
 const columns = ['journal, MB', 'no snapshot, ms', 'snapshot 1,000 before the end, ms', 'compacted there, ms']
 
-/** How long it takes to open a state whose journal has so many mutations. */
+/**
+ * Measures how long opening a state takes for journals of three sizes: without a snapshot, with a
+ * snapshot 1,000 mutations before the end, and compacted at that point.
+ */
 export async function measureRecovery(context: Context): Promise<Figures> {
   const sizes = context.isQuick ? [2000, 4000, 8000] : [10_000, 100_000, 1_000_000]
   const rounds = context.isQuick ? 1 : 3
@@ -40,7 +43,10 @@ export async function measureRecovery(context: Context): Promise<Figures> {
   return { label: `opening a state, keys=${keys} mutation=${changeBytes}B`, columns, rows }
 }
 
-/** Appends mutations, many at a time, until there are so many. Gives the bytes of the journal. */
+/**
+ * Appends mutations in batches until the last sequence number is `mutations`. Resolves with the
+ * size of the journal in bytes.
+ */
 async function grow(directory: string, mutations: number): Promise<number> {
   await using store = await MiniStore.open<Change>(join(directory, 'journal.jsonl'))
   while (store.lastSequence < mutations) {

@@ -6,12 +6,14 @@ import type { Figures } from '../../results.ts'
 import { median } from '../../statistics.ts'
 import type { Context } from '../case.ts'
 
-/** What the child sends. Times are milliseconds, one a round; memory is bytes. */
+/** The report of `snapshot-cost.js`. Times are milliseconds, one per round. Memory is bytes. */
 export interface SnapshotCost {
   readonly times: readonly number[]
-  /** The longest for which the event loop stood still. */
+  /** The longest time for which the event loop stood still in each round. */
   readonly stalls: readonly number[]
-  /** Above what the process had before; undefined where nobody can tell. */
+  /**
+   * Peak resident memory above the amount before; undefined where the platform cannot measure it.
+   */
   readonly peak?: number | undefined
 }
 
@@ -20,7 +22,7 @@ const columns = [
   'time, ms', 'plain, ms', 'ratio', 'stall, ms', 'plain stall, ms', 'peak, MB', 'plain peak, MB',
 ]
 
-/** What it costs to write a state and to read it. */
+/** Measures the cost of writing a state and of reading it, for states of three sizes. */
 export async function measureSnapshots(context: Context): Promise<Figures[]> {
   const create: Array<Figures['rows'][number]> = []
   const restore: Array<Figures['rows'][number]> = []
@@ -29,7 +31,7 @@ export async function measureSnapshots(context: Context): Promise<Figures[]> {
     context.progress(`snapshots, ${name}`)
     const directory = join(context.directory, 'snapshots')
     await mkdir(directory)
-    // The first round of a process is also that in which its code is compiled.
+    // The first round of a process includes compiling its code. The median limits its weight.
     const rounds = context.isQuick ? 1 : megabytes < 100 ? 9 : 3
     const cost = (mode: string): Promise<SnapshotCost> =>
       runChild('snapshot-cost.js', [mode, directory, String(megabytes * megabyte), String(rounds)])

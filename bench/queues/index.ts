@@ -5,7 +5,7 @@ import { plainjob } from './plainjob.ts'
 import type { QueueContestant } from './queue.ts'
 import { betterSqlite3Table, nodeSqliteTable } from './sqlite-table.ts'
 
-/** Those who queue, ours first. */
+/** Loaders of all queues, the library's first. */
 export const queues: Loaders<QueueContestant> = {
   miniqueue,
   'better-sqlite3': betterSqlite3Table,

@@ -5,7 +5,7 @@ import { betterSqlite3Driver } from '../contestants/sqlite-drivers.ts'
 import { loadPackage } from '../packages.ts'
 import { type OpenQueue, type QueueContestant, width, type Worker } from './queue.ts'
 
-/** As much of liteque as is used. */
+/** The part of liteque that the bench uses. */
 interface LitequeExports {
   readonly buildDBClient: (path: string, options: { readonly runMigrations: boolean }) => Client
   readonly SqliteQueue: new (name: string, client: Client, options: object) => Queue
@@ -16,7 +16,7 @@ interface LitequeExports {
   ) => { run(): Promise<void>; runUntilEmpty(): Promise<void>; stop(): void }
 }
 
-/** Its database, by drizzle. */
+/** liteque's database, as drizzle provides it. */
 interface Client {
   transaction: (action: (client: Client) => Promise<unknown>) => Promise<unknown>
   run(query: object): unknown
@@ -41,12 +41,16 @@ interface Job {
 }
 
 const pollIntervalMs = 1
-/** Each job keeps a timer for so long, done or not: the process ends when the last one has fired. */
+/**
+ * Each job keeps a timer for this long, even after the job is done. The process cannot end before
+ * the last timer has fired.
+ */
 const timeoutSecs = 5
 
 /** liteque on better-sqlite3. */
 export async function liteque(): Promise<QueueContestant> {
-  // It imports better-sqlite3 itself: when that cannot be loaded, this is the reason to be told.
+  // liteque imports better-sqlite3. If better-sqlite3 cannot be loaded, loading it here first
+  // reports that reason.
   await betterSqlite3Driver()
   const { exports, version } = await loadPackage<LitequeExports>('liteque')
   const { exports: drizzle } = await loadPackage<DrizzleExports>('drizzle-orm')
@@ -60,7 +64,8 @@ export async function liteque(): Promise<QueueContestant> {
     ways: [`liteque, Runner concurrency=${width}`],
     async open(directory) {
       const client = exports.buildDBClient(join(directory, 'jobs.db'), { runMigrations: true })
-      // Before version 12 such a transaction was committed before its first query ran: the same as none.
+      // better-sqlite3 before version 12 committed such a transaction before its first query ran,
+      // which has the same effect as no transaction.
       client.transaction = (action) => action(client)
       const set = (setting: string): unknown => client.run(drizzle.sql.raw(`PRAGMA ${setting}`))
       set('synchronous = FULL')

@@ -70,7 +70,7 @@ async function processSome(
   const handler = (): void => {
     if (++taken === messages) stop.abort()
   }
-  // When it resolves, what its handlers took is acknowledged.
+  // When process() resolves, every message that its handlers took is acknowledged.
   await queue.process(handler, { concurrency, signal: stop.signal })
 }
 

@@ -6,7 +6,7 @@ import { deferred } from '../deferred.ts'
 import { loadPackage } from '../packages.ts'
 import type { OpenQueue, QueueContestant, Worker } from './queue.ts'
 
-/** As much of plainjob as is used. */
+/** The part of plainjob that the bench uses. */
 interface PlainjobExports {
   readonly better: (database: Database) => object
   readonly defineQueue: (options: { readonly connection: object; readonly logger: object }) => Queue

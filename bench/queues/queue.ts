@@ -1,44 +1,53 @@
-/** A queue of messages on the disk, in the process that fills and empties it. */
+/** A durable message queue that runs in the process that enqueues and takes its messages. */
 export interface QueueContestant {
-  /** As tables show it. */
+  /** Name shown in tables. */
   readonly name: string
   readonly version: string
-  /** What is true when an enqueue, a claim or an ack has resolved, or returned. */
+  /** What holds once an enqueue, a claim or an acknowledgement has resolved, or returned. */
   readonly promise: string
-  /** Whether the event loop stands still while it waits for the disk. */
+  /** Whether the event loop stands still while the queue waits for the disk. */
   readonly blocksEventLoop: boolean
-  /** How its worker learns of a message. */
+  /** How its worker learns of a new message. */
   readonly waking: string
-  /** Its ways to take messages one at a time, as tables show them, when it has more than one. */
+  /**
+   * Ways to take messages one at a time, by the names shown in tables. Default: one way, named as
+   * the queue.
+   */
   readonly waysAlone?: readonly string[]
-  /** Its ways to take messages where up to `width` may be taken at a time, as tables show them. */
+  /** Ways to take up to `width` messages at a time, by the names shown in tables. */
   readonly ways: readonly string[]
   /** Opens a new queue in an empty directory. */
   open(directory: string): Promise<OpenQueue>
 }
 
-/** Messages that may be taken at a time where more than one may. */
+/** The most messages taken at a time, in drains that may take several. */
 export const width = 32
 
-/** A queue that is open. */
+/** An open queue. */
 export interface OpenQueue {
-  /** Adds a message. As durable as promised when it resolves, or returns. */
+  /**
+   * Adds a message. The message is as durable as `promise` says once the call resolves, or returns
+   * undefined.
+   */
   enqueue(payload: unknown): Promise<unknown> | undefined
-  /** Adds many, as fast as it can be, and leaves nothing to be written later. */
+  /** Adds messages as fast as possible. When it resolves, no writes are left for later. */
   fill(payloads: readonly unknown[]): Promise<void>
-  /** Takes and acknowledges so many messages, one after the other, in one of the ways if there are several. */
+  /**
+   * Takes and acknowledges `messages` messages, one after another. `way` is one of `waysAlone`, or
+   * the name of the queue if it has none.
+   */
   drain(messages: number, way: string): Promise<void>
-  /** The same in one of the ways that may take several. */
+  /** Takes and acknowledges `messages` messages in one of `ways`, up to `width` at a time. */
   drainBy(way: string, messages: number): Promise<void>
-  /** Hands messages to a handler as they come, one at a time. */
+  /** Passes messages to a handler as they arrive, one at a time. */
   work(handler: (payload: unknown) => void): Worker
-  /** Messages that are not acknowledged. */
+  /** The number of messages that are not acknowledged. */
   countLeft(): number | Promise<number>
   close(): Promise<void>
 }
 
-/** Somebody who handles messages. */
+/** A running worker that handles messages. */
 export interface Worker {
-  /** Resolves when what was taken is acknowledged, and no more is taken. */
+  /** Stops taking messages. Resolves once every message taken is acknowledged. */
   stop(): Promise<void>
 }

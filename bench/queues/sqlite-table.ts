@@ -23,7 +23,9 @@ export async function nodeSqliteTable(): Promise<QueueContestant> {
   return sqliteTable(await nodeSqliteDriver())
 }
 
-/** What one writes by hand: a table of jobs with leases and attempts, one statement for each step. */
+/**
+ * A handwritten queue: a table of jobs with leases and attempts, and one statement for each step.
+ */
 function sqliteTable({ name, version, Database }: SqliteDriver): QueueContestant {
   const title = `${name}, a table by hand`
   return {

@@ -1,7 +1,7 @@
 import { loadPackage } from '../packages.ts'
 import type { Contestant } from './contestant.ts'
 
-/** As much of a ClassicLevel as is used. */
+/** The part of a ClassicLevel that the bench uses. */
 interface Level {
   open(): Promise<void>
   put(key: string, value: unknown, options: { readonly sync: boolean }): Promise<void>
@@ -21,7 +21,7 @@ interface LevelExports {
   readonly ClassicLevel: new (path: string, options: { readonly valueEncoding: 'json' }) => Level
 }
 
-/** LevelDB, with the sequence number as its key. */
+/** LevelDB, with the sequence number as the key. */
 export async function classicLevel(): Promise<Contestant> {
   const name = 'classic-level'
   const { exports, version } = await loadPackage<LevelExports>(name)
@@ -68,7 +68,7 @@ export async function classicLevel(): Promise<Contestant> {
   }
 }
 
-/** Keys behind the last one there is, in an order that is the same for texts and numbers. */
+/** Generates the keys after the last existing one, padded so that text order is numeric order. */
 async function keysOf(level: Level): Promise<() => string> {
   const [last = '0'] = await level.keys({ reverse: true, limit: 1 }).all()
   let sequence = Number(last)

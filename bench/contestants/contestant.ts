@@ -1,38 +1,38 @@
 /** A store that is filled once and then read. */
 export interface Readable {
-  /** As tables show it. */
+  /** Name shown in tables. */
   readonly name: string
   readonly version: string
-  /** Fills a new store, as fast as it can be: nothing needs to be durable. */
+  /** Fills a new store as fast as possible. The records need not be durable. */
   fill(path: string, batches: Iterable<readonly unknown[]>): Promise<void>
-  /** How what `fill` has made can be read. */
+  /** Ways to read a store that `fill` has made. */
   readonly replays: readonly Replay[]
 }
 
-/** A store that takes one record after another, durably. */
+/** A store to which records are appended durably. */
 export interface Appendable {
-  /** As tables show it. */
+  /** Name shown in tables. */
   readonly name: string
   readonly version: string
-  /** What is true when an append has resolved, or returned. */
+  /** What holds once an append has resolved, or returned. */
   readonly promise: string
   /** Whether the event loop stands still while an append waits for the disk. */
   readonly blocksEventLoop: boolean
   /**
-   * How callers who wait at the same time share what a sync costs; undefined when each append has its own.
+   * How concurrent callers share the cost of a sync. Undefined if each append has its own sync.
    */
   readonly sharing: 'groups concurrent appends' | 'overlaps syncs' | undefined
-  /** Opens what is at the path for appending, or makes it. */
+  /** Opens the store at the path for appending, and creates it if it does not exist. */
   open(path: string): Promise<Log>
 }
 
 export interface Contestant extends Readable, Appendable {}
 
-/** Something open for appending. */
+/** A store that is open for appending. */
 export interface Log {
-  /** Appends one record. Durable when it resolves; when there is nothing to wait for, when it returns. */
+  /** Appends one record. It is durable once the call resolves, or returns undefined. */
   append(record: unknown): Promise<unknown> | undefined
-  /** Appends records, durable together. */
+  /** Appends records, which are all durable once the call resolves, or returns undefined. */
   appendAll(records: readonly unknown[]): Promise<unknown> | undefined
   close(): Promise<void>
 }
@@ -40,10 +40,13 @@ export interface Log {
 /** One way of reading all records. */
 export interface Replay {
   readonly name: string
-  /** What to know when comparing it, in a few words. */
+  /** Short remarks that a reader of the comparison needs. */
   readonly notes: readonly string[]
   /** Whether the event loop stands still from the first record to the last. */
   readonly blocksEventLoop: boolean
-  /** Opens, reads and parses all records in order, closes, and resolves with how many there were. */
+  /**
+   * Opens the store, reads and parses all records in order, closes it, and resolves with their
+   * number.
+   */
   run(path: string): Promise<number>
 }

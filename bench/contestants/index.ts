@@ -8,7 +8,7 @@ import { betterSqlite3, nodeSqlite } from './sqlite.ts'
 
 export type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
 
-/** Those who append, ours first. */
+/** Loaders of all stores that append, the library first. */
 export const appendables: Loaders<Appendable> = {
   ministore,
   'better-sqlite3': betterSqlite3,
@@ -19,7 +19,7 @@ export const appendables: Loaders<Appendable> = {
   'writeSync loop': synchronousLoop,
 }
 
-/** Those who are read, ours first. */
+/** Loaders of all stores and readers to replay, the library first. */
 export const readables: Loaders<Readable> = {
   ministore,
   readline,
@@ -30,13 +30,16 @@ export const readables: Loaders<Readable> = {
   lmdb,
 }
 
-/** What could be loaded, and why the rest could not. */
+/** The contestants that were loaded, and the reasons why others were not. */
 export interface Loaded<Item> {
   readonly loaded: readonly Item[]
   readonly missing: ReadonlyArray<{ readonly name: string; readonly reason: string }>
 }
 
-/** Loads contestants. Only what is not installed is left out; it is named with the reason. */
+/**
+ * Loads contestants. Those that throw `NotInstalledError` are listed in `missing`; other errors
+ * reject.
+ */
 export async function loadAll<Item>(loaders: Loaders<Item>): Promise<Loaded<Item>> {
   const loaded: Item[] = []
   const missing: Array<{ readonly name: string; readonly reason: string }> = []

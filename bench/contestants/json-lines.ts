@@ -7,7 +7,10 @@ import { finished } from 'node:stream/promises'
 import { loadPackage } from '../packages.ts'
 import type { Appendable, Readable } from './contestant.ts'
 
-/** What many write by hand: a file handle, one write and one datasync an append, nothing that keeps order. */
+/**
+ * Common handwritten code: a file handle, and one write and one datasync per append. Nothing keeps
+ * concurrent appends in order.
+ */
 export async function naiveHandle(): Promise<Appendable> {
   return {
     name: 'fs.promises, write + datasync',
@@ -30,7 +33,7 @@ export async function naiveHandle(): Promise<Appendable> {
   }
 }
 
-/** The least that Node can do: both calls synchronous, nothing in between. */
+/** The minimum in Node: a synchronous write followed by a synchronous fdatasync. */
 export async function synchronousLoop(): Promise<Appendable> {
   return {
     name: 'Node, writeSync + fdatasyncSync',
@@ -53,7 +56,7 @@ export async function synchronousLoop(): Promise<Appendable> {
   }
 }
 
-/** Lines with Node's own means. */
+/** Reads lines with Node's own `readline`. */
 export async function readline(): Promise<Readable> {
   return {
     name: 'readline',
@@ -76,7 +79,7 @@ export async function readline(): Promise<Readable> {
   }
 }
 
-/** Lines with split2, as its users read them. */
+/** Reads lines with split2, in the way its users do. */
 export async function split2(): Promise<Readable> {
   type Split = (mapper: (line: string) => unknown) => NodeJS.ReadWriteStream
   const name = 'split2'

@@ -1,7 +1,7 @@
 import { loadPackage } from '../packages.ts'
 import type { Contestant } from './contestant.ts'
 
-/** As much of an lmdb database as is used. */
+/** The part of an lmdb database that the bench uses. */
 interface Lmdb {
   put(key: number, value: unknown): Promise<boolean>
   batch(action: () => void): Promise<boolean>
@@ -20,12 +20,12 @@ interface LmdbExports {
   readonly open: (options: LmdbOptions) => Lmdb
 }
 
-/** LMDB, with the sequence number as its key and its own encoding, MessagePack. */
+/** LMDB, with the sequence number as the key and with its default encoding, MessagePack. */
 export async function lmdb(): Promise<Contestant> {
   const name = 'lmdb'
   const { exports, version } = await loadPackage<LmdbExports>(name)
-  // By default a put resolves with the commit, and the sync comes later; without overlap it is part of the
-  // commit.
+  // By default a put resolves on commit, and the sync follows later. With `overlappingSync: false`
+  // the sync is part of the commit.
   const openLmdb = (path: string, isSynced: boolean): Lmdb =>
     exports.open({ path, overlappingSync: false, noSync: !isSynced })
   return {
@@ -74,7 +74,7 @@ function keysOf(database: Lmdb): () => number {
 
 function putAll(database: Lmdb, records: readonly unknown[], next: () => number): Promise<boolean> {
   return database.batch(() => {
-    // What each put promises, the batch promises for all of them.
+    // The promise of the batch covers all its puts.
     for (const record of records) void database.put(next(), record)
   })
 }

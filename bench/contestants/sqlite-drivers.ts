@@ -1,9 +1,9 @@
 import { firstLine, loadPackage, NotInstalledError } from '../packages.ts'
 
-/** A value of a row. */
+/** A value bound to a parameter of a statement. */
 export type SqliteValue = string | number
 
-/** What better-sqlite3 and node:sqlite have in common, as far as it is used. */
+/** The part that better-sqlite3 and node:sqlite have in common and that the bench uses. */
 export interface Database {
   exec(sql: string): unknown
   prepare(sql: string): Statement
@@ -17,20 +17,20 @@ export interface Statement {
   iterate(...values: SqliteValue[]): Iterable<unknown>
 }
 
-/** One of the two. */
+/** better-sqlite3 or node:sqlite. */
 export interface SqliteDriver {
   readonly name: string
   readonly version: string
   readonly Database: new (path: string) => Database
 }
 
-/** @throws {NotInstalledError} when it is not installed, or its compiled part cannot be loaded. */
+/** @throws {NotInstalledError} if it is not installed or its native addon cannot be loaded. */
 export async function betterSqlite3Driver(): Promise<SqliteDriver> {
   const name = 'better-sqlite3'
   const { exports, version } = await loadPackage<{ readonly default: SqliteDriver['Database'] }>(name)
   const Database = exports.default
   try {
-    // Its compiled part is loaded by the first database, not by the import.
+    // The first database loads the native addon; the import does not.
     new Database(':memory:').close()
   } catch (error) {
     throw new NotInstalledError(`not installed: ${firstLine(error)}`, { cause: error })
@@ -38,9 +38,9 @@ export async function betterSqlite3Driver(): Promise<SqliteDriver> {
   return { name, version, Database }
 }
 
-/** @throws {NotInstalledError} when this version of Node has none. */
+/** @throws {NotInstalledError} if this version of Node lacks node:sqlite. */
 export async function nodeSqliteDriver(): Promise<SqliteDriver> {
-  // Not to be resolved when this is compiled: older versions of Node do not have it.
+  // A variable keeps the compiler from resolving the import, which older versions of Node lack.
   const name = 'node:sqlite'
   try {
     const exports = (await import(name)) as { readonly DatabaseSync: SqliteDriver['Database'] }
@@ -50,14 +50,14 @@ export async function nodeSqliteDriver(): Promise<SqliteDriver> {
   }
 }
 
-/** Runs an action in a transaction of its own. */
+/** Runs an action in its own transaction. If the action throws, the transaction stays open. */
 export function transact(database: Database, action: () => void): void {
   database.exec('BEGIN IMMEDIATE')
   action()
   database.exec('COMMIT')
 }
 
-/** From here on every transaction is on stable storage when it has ended. */
+/** From this call on, every transaction of the database is on stable storage when it ends. */
 export function makeDurable(database: Database): void {
   database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL')
 }

@@ -4,7 +4,7 @@ import { betterSqlite3Rows, nodeSqliteRows } from './sqlite-rows.ts'
 import type { StateKeeper } from './state-keeper.ts'
 import { lowdb, writeFileAtomic } from './whole-file.ts'
 
-/** Those who keep a state, ours first. */
+/** Loaders of all state keepers, the library's first. */
 export const stateKeepers: Loaders<StateKeeper> = {
   ministate,
   'ministore alone': journalOnly,

@@ -5,7 +5,7 @@ import type { Change, Entries } from '../data/changes.ts'
 import { MiniStore, StateManager } from '../library.ts'
 import type { StateKeeper } from './state-keeper.ts'
 
-/** The state manager, with default options. */
+/** The library's state manager, with default options. */
 export async function ministate(): Promise<StateKeeper> {
   return {
     name: 'ministate, apply',
@@ -28,7 +28,7 @@ export async function ministate(): Promise<StateKeeper> {
   }
 }
 
-/** What `apply` does for the disk, by itself. */
+/** Only the part of `apply` that writes to the disk: the append to the journal. */
 export async function journalOnly(): Promise<StateKeeper> {
   return {
     name: 'ministore, append of the change',

@@ -13,7 +13,7 @@ export async function nodeSqliteRows(): Promise<StateKeeper> {
   return sqliteRows(await nodeSqliteDriver())
 }
 
-/** A row for each key, and an UPDATE for each change. */
+/** One row per key, and one UPDATE per change. */
 function sqliteRows({ name, version, Database }: SqliteDriver): StateKeeper {
   return {
     name: `${name}, UPDATE of a row`,

@@ -1,25 +1,28 @@
 import type { Entries } from '../data/changes.ts'
 
-/** Something that keeps a state of many keys on the disk, of which one after another changes. */
+/** A way to keep a state of many keys on the disk while its keys change one after another. */
 export interface StateKeeper {
-  /** As tables show it. */
+  /** Name shown in tables. */
   readonly name: string
   readonly version: string
-  /** What is true when a change has resolved, or returned. */
+  /** What holds once a change has resolved, or returned. */
   readonly promise: string
   /** Whether the event loop stands still while a change waits for the disk. */
   readonly blocksEventLoop: boolean
-  /** What to know when comparing it, in a few words. */
+  /** Short remarks that a reader of the comparison needs. */
   readonly notes: readonly string[]
-  /** Why it can be faster than ours, where it is for another reason than that it blocks. */
+  /** Why it can be faster than the library, if blocking the event loop is not the reason. */
   readonly because?: string | undefined
-  /** Makes a store of these entries in an empty directory. */
+  /** Creates a store with these entries in an empty directory. */
   open(directory: string, entries: Entries): Promise<KeptState>
 }
 
-/** A state that is open for changes. */
+/** An open state that accepts changes. */
 export interface KeptState {
-  /** Sets the value of a key. As durable as promised when it resolves, or returns. */
+  /**
+   * Sets the value of a key. The change is as durable as `promise` says once the call resolves, or
+   * returns undefined.
+   */
   set(key: string, value: string): Promise<unknown> | undefined
   close(): Promise<void>
 }

@@ -4,7 +4,7 @@ import type { Entries } from '../data/changes.ts'
 import { loadPackage } from '../packages.ts'
 import type { StateKeeper } from './state-keeper.ts'
 
-/** As much of lowdb as is used. */
+/** The part of lowdb that the bench uses. */
 interface Low {
   update(change: (data: Entries) => void): Promise<void>
   write(): Promise<void>
@@ -20,7 +20,7 @@ interface LowdbNodeExports {
 
 type WriteFileAtomic = (path: string, text: string) => Promise<void>
 
-/** The whole state written to a new file that takes the place of the old one, for every change. */
+/** Writes the whole state to a new file for every change, and replaces the old file with it. */
 export async function writeFileAtomic(): Promise<StateKeeper> {
   const name = 'write-file-atomic'
   const { exports, version } = await loadPackage<{ readonly default: WriteFileAtomic }>(name)
@@ -46,11 +46,11 @@ export async function writeFileAtomic(): Promise<StateKeeper> {
   }
 }
 
-/** The same as lowdb does it, without any sync. */
+/** Replaces the whole file for every change, as lowdb does: without any sync. */
 export async function lowdb(): Promise<StateKeeper> {
   const name = 'lowdb'
   const { exports, version } = await loadPackage<LowdbExports>(name)
-  // Its presets keep everything in memory where NODE_ENV says that this is a test.
+  // lowdb's presets keep all data in memory if NODE_ENV is `test`, so the adapter is used directly.
   const { exports: files } = await loadPackage<LowdbNodeExports>(name, 'lowdb/node')
   return {
     name: `${name}, update`,

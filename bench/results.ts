@@ -5,45 +5,47 @@ import { join } from 'node:path'
 import type { Machine } from './machine.ts'
 import type { Percentiles, Spread } from './statistics.ts'
 
-/** What somebody is in a comparison: the least that it can cost, the library, or another way to do it. */
+/**
+ * The role of a row in a comparison: the minimum cost, the library, or another way to do the same.
+ */
 export type Role = 'floor' | 'ours' | 'peer'
 
 /** One contestant's figures in a comparison. Times are nanoseconds. */
 export interface Row {
   readonly name: string
   readonly role: Role
-  /** Median over the rounds of the time for one unit. */
+  /** Time for one unit, the median over the rounds. */
   readonly time: number
-  /** Over the rounds, its time divided by that of the floor in the same round. */
+  /** Its time divided by the floor's time in the same round, over all rounds. */
   readonly ratio: Spread
-  /** Over the rounds, its time divided by ours in the same round. */
+  /** Its time divided by the library's time in the same round, over all rounds. */
   readonly versusOurs: Spread
-  /** Of single calls, all rounds together. */
+  /** Latency of single calls, of all rounds together. */
   readonly latency?: Percentiles | undefined
-  /** What to know when comparing it, in a few words. */
+  /** Short remarks that a reader of the comparison needs. */
   readonly notes: readonly string[]
-  /** Why it can be faster than ours, when it is. */
+  /** Why it can be faster than the library. Shown only if it is. */
   readonly because?: string | undefined
 }
 
-/** Contestants that did the same, turn about. */
+/** The figures of contestants that did the same work in turn. */
 export interface Comparison {
-  /** Its parameters, such as `record=100B callers=64`. */
+  /** The parameters of the comparison, such as `record=100B callers=64`. */
   readonly label: string
-  /** What `time` is the time of. */
+  /** The unit of work that `time` refers to, such as `append`. */
   readonly unit: string
   readonly rounds: number
   readonly rows: readonly Row[]
 }
 
-/** Figures without a floor. */
+/** A table of figures that are not compared with a floor. */
 export interface Figures {
   readonly label: string
   readonly columns: readonly string[]
   readonly rows: ReadonlyArray<{ readonly name: string; readonly cells: readonly string[] }>
 }
 
-/** Something that changes along the way. */
+/** A quantity (`upward`) that changes as another one (`along`) grows. */
 export interface Course {
   readonly label: string
   readonly along: string
@@ -54,27 +56,27 @@ export interface Course {
   }>
 }
 
-/** What was measured, of which version, and what it promises. */
+/** A measured contestant, its version and its promise about durability. */
 export interface Participant {
   readonly name: string
   readonly version: string
   readonly promise: string
 }
 
-/** What a case found. */
+/** The results of a case. */
 export interface Findings {
   readonly comparisons?: readonly Comparison[]
   readonly figures?: readonly Figures[]
   readonly courses?: readonly Course[]
   readonly participants?: readonly Participant[]
-  /** What would have been measured and could not be. */
+  /** What could not be measured, with the reasons. */
   readonly missing?: ReadonlyArray<{ readonly name: string; readonly reason: string }>
 }
 
-/** What can be drawn of a section. */
+/** A kind of plot of a section. */
 export type PlotKind = 'ratios' | 'latency' | 'course'
 
-/** What a case found, and where, when and how. */
+/** The results of a case, and where, when and how they were measured. */
 export interface Section extends Required<Findings> {
   readonly name: string
   readonly title: string
@@ -83,13 +85,13 @@ export interface Section extends Required<Findings> {
   readonly seconds: number
   readonly command: string
   readonly machine: Machine
-  /** What is drawn of it, where it is not all. */
+  /** The plots to draw. Default: every plot that the findings allow. */
   readonly plots?: readonly PlotKind[] | undefined
 }
 
 const fileName = 'results.json'
 
-/** The sections of earlier runs; none when there was none. */
+/** The sections of earlier runs in `folder`, or an empty array if it holds no results. */
 export function readResults(folder: string): Section[] {
   const path = join(folder, fileName)
   return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Section[]) : []
@@ -99,7 +101,10 @@ export async function writeResults(folder: string, sections: readonly Section[])
   await writeFile(join(folder, fileName), `${JSON.stringify(sections, rounded, 1)}\n`)
 }
 
-/** The sections with this one in the place of an earlier one of its name, in the given order of names. */
+/**
+ * Returns the sections with `section` added, sorted by the given order of names. It replaces an
+ * earlier section of the same name.
+ */
 export function withSection(
   sections: readonly Section[],
   section: Section,
@@ -109,7 +114,7 @@ export function withSection(
   return [...others, section].toSorted((left, right) => order.indexOf(left.name) - order.indexOf(right.name))
 }
 
-/** Four digits of a number are more than the measurement is good for. */
+/** Rounds fractions to four significant digits, which is more than the measurements support. */
 function rounded(_key: string, value: unknown): unknown {
   return typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value
 }

@@ -1,14 +1,16 @@
 import type { Comparison, Course, Figures, Participant, Row, Section } from '../results.ts'
 import { ratioText, timeText } from './units.ts'
 
-/** A plot that was drawn: its file, relative to RESULTS.md, and what it shows. */
+/**
+ * A drawn plot: its section, its file relative to RESULTS.md, and a text that says what it shows.
+ */
 export interface Plot {
   readonly section: string
   readonly file: string
   readonly text: string
 }
 
-/** The whole of RESULTS.md. */
+/** Returns the full text of RESULTS.md. */
 export function resultsText(sections: readonly Section[], plots: readonly Plot[]): string {
   const intro = [
     '# Results',
@@ -27,7 +29,7 @@ export function resultsText(sections: readonly Section[], plots: readonly Plot[]
   return `${[...intro, ...parts].join('\n\n')}\n`
 }
 
-/** One section, with all its tables. */
+/** Returns one section of RESULTS.md with all its tables, without plots. */
 export function sectionText(section: Section): string {
   const { machine } = section
   const where = [
@@ -66,7 +68,7 @@ function comparisonBlocks({ label, unit, rounds, rows }: Comparison): string[] {
   return [`### ${label} rounds=${rounds}`, tableText(head, body), ...explanations(rows)]
 }
 
-/** A sentence for each peer that is ahead, so that nobody has to guess why. */
+/** For each peer that is faster than the library, a sentence that says why. */
 function explanations(rows: readonly Row[]): string[] {
   const sentences = rows
     .filter(({ role, versusOurs }) => role === 'peer' && versusOurs.median < 1)
@@ -100,7 +102,7 @@ function figuresBlocks({ label, columns, rows }: Figures): string[] {
   return [`### ${label}`, tableText(['', ...columns], rows.map(({ name, cells }) => [name, ...cells]))]
 }
 
-/** The course itself is for the plot; in words there are its ends. */
+/** Summarizes each line of a course by its extremes and its last value. The plot shows the rest. */
 function courseBlocks({ label, along, upward, lines }: Course): string[] {
   const body = lines.map(({ name, points }) => {
     const heights = points.map(([, height]) => height)
@@ -122,7 +124,7 @@ function participantBlocks(participants: readonly Participant[]): string[] {
 }
 
 function tableText(head: readonly string[], body: ReadonlyArray<readonly string[]>): string {
-  // Numbers to the right, words to the left.
+  // Numbers are aligned to the right, words to the left.
   const isNumeric = (column: number): boolean =>
     body.every((cells) => /^(?:\W*\d|$)/.test(cells[column] ?? ''))
   const rule = head.map((_, column) => (column > 0 && isNumeric(column) ? '---:' : '---'))

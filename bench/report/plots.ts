@@ -2,7 +2,7 @@ import type { Comparison, Course, PlotKind, Role, Section } from '../results.ts'
 import type { Plot } from './markdown.ts'
 import { ratioText, timeText } from './units.ts'
 
-/** As much of echarts as is used. */
+/** The part of echarts that the bench uses. */
 export interface Echarts {
   init(
     element: null,
@@ -11,7 +11,7 @@ export interface Echarts {
   ): { setOption(option: object): void; renderToSVGString(): string; dispose(): void }
 }
 
-/** A plot with its picture. */
+/** A plot and its SVG text. */
 export interface Drawing extends Plot {
   readonly svg: string
 }
@@ -25,7 +25,10 @@ const lineColors = ['#9bb8d3', '#4a7aa7', '#d9480f']
 const weights: Readonly<Record<Role, string>> = { floor: 'normal', ours: 'bold', peer: 'normal' }
 const ink = '#222222'
 
-/** Draws what a section has to show: ratios, latencies and courses, each in one picture. */
+/**
+ * Draws the plots of a section that its `plots` allows: one of all ratios, one of all latencies,
+ * and one of each course.
+ */
 export function drawSection(echarts: Echarts, section: Section): Drawing[] {
   const { name, title, comparisons, courses, plots } = section
   const isWanted = (kind: PlotKind): boolean => plots === undefined || plots.includes(kind)
@@ -51,13 +54,16 @@ export function drawSection(echarts: Echarts, section: Section): Drawing[] {
   return drawings
 }
 
-/** What one comparison adds to an option: an axis of values, and series without their place. */
+/**
+ * One comparison's part of an echarts option: its value axis, and its series before they are
+ * assigned to axes.
+ */
 interface Panel {
   readonly axis: object
   readonly series: readonly object[]
 }
 
-/** Comparisons one below the other, names on the left, each with its own scale. */
+/** Stacks comparisons in one picture, with names on the left and a separate scale for each. */
 function panels(
   heading: string,
   comparisons: readonly Comparison[],
@@ -109,7 +115,7 @@ function ratioPanel({ rows }: Comparison): Panel {
     markLine: {
       silent: true,
       symbol: 'none',
-      // Below the bars and what they are labelled with.
+      // Draws the line below the bars and their labels.
       z: 0,
       label: { show: false },
       lineStyle: { color: ink, type: 'dashed', width: 1 },
@@ -159,7 +165,7 @@ function courseOption(title: string, { label, along, upward, lines }: Course): o
       nameGap: 32,
       nameTextStyle: { color: ink },
       ...axisStyle,
-      // What comes out of a logarithm is not exactly a power of ten.
+      // Values computed from a logarithm are not exact powers of ten.
       axisLabel: { ...axisStyle.axisLabel, formatter: (value: number) => `${Number(value.toPrecision(1))}` },
     },
     yAxis: {
@@ -202,7 +208,7 @@ function headingOf(text: string): object {
 
 function render(echarts: Echarts, height: number, option: object): string {
   const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, width, height })
-  // GitHub shows a picture on its own page's color, which may be black.
+  // GitHub shows a transparent picture on the color of the page, which may be black.
   chart.setOption({ animation: false, backgroundColor: '#ffffff', ...option })
   const svg = chart.renderToSVGString()
   chart.dispose()
@@ -210,8 +216,9 @@ function render(echarts: Echarts, height: number, option: object): string {
 }
 
 /**
- * A picture without what only matters under a mouse, and whose texts are centred by a shift, which every
- * viewer knows, unlike the baseline that echarts asks for.
+ * Removes the parts of a picture that only serve a mouse pointer. Also centers texts with a `dy`
+ * shift instead of the `dominant-baseline` that echarts writes, because not every viewer supports
+ * the latter.
  */
 function plain(svg: string): string {
   return svg

@@ -5,13 +5,16 @@ const steps = [
   { unit: 's', nanoseconds: 1e9 },
 ] as const
 
-/** `830 ns`, `1.24 µs`, `12.5 ms`: three digits, or all of those before the point. */
+/**
+ * Formats a time, such as `830 ns`, `1.24 µs` or `12.5 ms`. Shows three significant digits, or all
+ * digits before the decimal point if there are more.
+ */
 export function timeText(nanoseconds: number): string {
   const step = steps.findLast((candidate) => nanoseconds >= candidate.nanoseconds) ?? steps[0]
   return `${digits(nanoseconds / step.nanoseconds)} ${step.unit}`
 }
 
-/** `0.873`, `1.19`, `12.5`, `1480`. */
+/** Formats a ratio, such as `0.873`, `1.19`, `12.5` or `1480`. */
 export function ratioText(ratio: number): string {
   return digits(ratio)
 }

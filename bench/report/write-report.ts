@@ -7,7 +7,8 @@ import { resultsText } from './markdown.ts'
 import { type Drawing, drawSection, type Echarts } from './plots.ts'
 
 /**
- * Writes RESULTS.md and its plots anew. Without echarts there are no plots, which is said on standard error.
+ * Writes RESULTS.md and its plots to an existing folder, and removes earlier plots. If echarts is
+ * not installed, writes no plots and says so on standard error.
  */
 export async function writeReport(folder: string, sections: readonly Section[]): Promise<void> {
   const drawings = await draw(sections)

@@ -1,6 +1,7 @@
 /**
- * Appends as many records as it is told to and ends without closing, so that whoever traces it can count what
- * appending takes.
+ * Appends one record and then RECORDS more, with CALLERS concurrent callers, and exits without
+ * closing the store. A trace of this process therefore counts the syncs of appending and not those
+ * of closing.
  *
  *   node append-some.js CONTESTANT PATH RECORDS CALLERS
  */
@@ -12,7 +13,8 @@ const load = appendables[name]
 if (load === undefined) throw new Error(`Expected a contestant, got ${name}`)
 
 const log = await (await load()).open(path)
-// What only the first append does is done in every run, however many follow.
+// Every run makes this append, even with RECORDS = 0. Work that only the first append causes
+// therefore cancels out in the difference between two runs.
 await log.append(syntheticRecord(0, 100))
 let appended = 0
 const caller = async (): Promise<void> => {

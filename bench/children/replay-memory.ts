@@ -1,5 +1,5 @@
 /**
- * Replays a journal and sends a MemoryReport: by how much its memory grew along the way.
+ * Replays a journal and sends a MemoryReport: how far the memory of this process rose meanwhile.
  *
  *   node --expose-gc replay-memory.js PATH RECORDS
  */
@@ -12,10 +12,10 @@ const [path = '', recordsText = ''] = process.argv.slice(2)
 const expected = Number(recordsText)
 const wantedSamples = 200
 
-// Whoever waits for the report may be gone: nobody is to be left behind.
+// Without the parent, no process waits for the report.
 process.on('disconnect', () => process.exit())
 
-// Code, shapes and pools are there before the measuring begins.
+// A first replay compiles code and creates object shapes and pools before measuring starts.
 await replay(Math.min(50_000, Math.ceil(expected / 4)), () => {})
 globalThis.gc?.()
 const before = process.memoryUsage.rss()

@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import { compiledFolder } from '../folders.ts'
 
 /**
- * Runs one of the programs in this folder in a process of its own, with `gc` exposed, and resolves with the
- * one message that it sends.
+ * Runs a program of this folder in its own process, with `gc` exposed. Resolves with the first
+ * message that the program sent, once the process has ended.
  *
- * @throws {Error} when it ends without a message.
+ * @throws {Error} if the program ends without a message or with an exit code other than 0.
  */
 export async function runChild<Report>(program: string, given: readonly string[]): Promise<Report> {
   const child = fork(join(compiledFolder, 'children', program), given, { execArgv: ['--expose-gc'] })

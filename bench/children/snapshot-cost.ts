@@ -1,7 +1,12 @@
 /**
- * Writes or reads a state of so many bytes of JSON, a few times, and sends a SnapshotCost. `create` and
- * `restore` are those of a SnapStore; `write` and `read` are what is left of them without promises: JSON to a
- * file that is synced, and back. What reads needs what was written before in the same directory.
+ * Writes or reads a state of about BYTES bytes of JSON, ROUNDS times, and sends a SnapshotCost.
+ * MODE is one of:
+ *
+ * - `create`, `restore`: the methods of a SnapStore.
+ * - `write`, `read`: the same without the guarantees of a SnapStore. `write` writes JSON to a file
+ *   and syncs the file. `read` reads it back.
+ *
+ * `restore` needs an earlier `create` in the same directory, and `read` an earlier `write`.
  *
  *   node --expose-gc snapshot-cost.js MODE DIRECTORY BYTES ROUNDS
  */
@@ -19,7 +24,7 @@ const recordBytes = 150
 
 const [mode = '', directory = '', bytesText = '', roundsText = ''] = process.argv.slice(2)
 
-// Whoever waits for the report may be gone: nobody is to be left behind.
+// Without the parent, no process waits for the report.
 process.on('disconnect', () => process.exit())
 
 const records = Math.round(Number(bytesText) / recordBytes)
@@ -54,7 +59,7 @@ for (let round = 0; round < Number(roundsText); round++) {
     await action(round)
     return performance.now() - begun
   })
-  // What later rounds need on top is the garbage of those before.
+  // Only the first round counts: the peaks of later rounds include the garbage of earlier ones.
   if (round === 0 && before !== undefined) peak = mostMemory() - before
   times.push(result)
   stalls.push(watch.max / 1e6)
@@ -78,13 +83,16 @@ function checked(state: unknown): void {
   if (!Array.isArray(state) || state.length !== records) throw new Error(`Expected ${records} records`)
 }
 
-/** Forgets how much memory this process once had, and gives what it has; undefined where nobody can tell. */
+/**
+ * Resets the recorded peak of resident memory and returns the current amount in bytes. Returns
+ * undefined if the platform cannot reset the peak.
+ */
 function beginPeak(): number | undefined {
   try {
     writeFileSync('/proc/self/clear_refs', '5')
     return mostMemory()
   } catch {
-    // Only Linux can, and not everywhere: then there are times without peaks.
+    // Only Linux can reset the peak, and not everywhere. The report then has times but no peak.
     return undefined
   }
 }

@@ -1,15 +1,15 @@
 import { flights, webhookPayloads } from './real.ts'
 import { syntheticRecord } from './synthetic.ts'
 
-/** Records to be replayed. */
+/** A set of records to replay. */
 export interface DataSet {
   readonly label: string
   readonly count: number
-  /** The record at a place from 0; the same one each time. */
+  /** The record at a place, counted from 0. The same place always has the same record. */
   readonly record: (place: number) => unknown
 }
 
-/** What makes a data set; throws `NotInstalledError` where its package is not there. */
+/** A source of a data set. `make` throws `NotInstalledError` if the package it needs is missing. */
 export interface DataSource {
   readonly name: string
   readonly make: (options: { readonly isQuick: boolean }) => DataSet
@@ -44,7 +44,7 @@ export const dataSources: readonly DataSource[] = [
   },
 ]
 
-/** The records of a data set, some thousand at a time. */
+/** The records of a data set in order, in batches of at most 4096. */
 export function* batchesOf({ count, record }: DataSet): Generator<unknown[]> {
   const most = 4096
   for (let first = 0; first < count; first += most) {

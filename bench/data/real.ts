@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs'
 import { packageFile } from '../packages.ts'
 
 /**
- * The webhook payloads that users of GitHub collected in `@octokit/webhooks-examples`.
+ * GitHub webhook payloads that users of GitHub collected in `@octokit/webhooks-examples`.
  *
- * @throws {NotInstalledError} when the package is not installed.
+ * @throws {NotInstalledError} if the package is not installed.
  */
 export function webhookPayloads(): unknown[] {
   const path = packageFile('@octokit/webhooks-examples', 'api.github.com/index.json')
@@ -17,7 +17,7 @@ export function webhookPayloads(): unknown[] {
 /**
  * The flights of `flights-200k.json` in `vega-datasets`: small objects of three numbers each.
  *
- * @throws {NotInstalledError} when the package is not installed.
+ * @throws {NotInstalledError} if the package is not installed.
  */
 export function flights(): unknown[] {
   return JSON.parse(readFileSync(packageFile('vega-datasets', 'data/flights-200k.json'), 'utf8')) as unknown[]

@@ -1,4 +1,4 @@
-/** A record as an application might write it. */
+/** A record such as an application might write. */
 export interface SyntheticRecord {
   readonly id: number
   readonly type: string
@@ -11,9 +11,10 @@ const ascii = 'The quick brown fox jumps over the lazy dog, packs five dozen jug
 const beyondAscii = 'Съешь же ещё этих мягких французских булок, да выпей чаю. Ça va très bien. 雪の朝、静かな道。 '
 
 /**
- * A record whose JSON takes exactly `bytes` bytes of UTF-8, the same one for the same `id`.
+ * A record whose JSON takes exactly `bytes` bytes of UTF-8. The same arguments give the same
+ * record.
  *
- * @throws {RangeError} when so few bytes hold no record.
+ * @throws {RangeError} if `bytes` is too small for a record.
  */
 export function syntheticRecord(
   id: number,
@@ -27,7 +28,7 @@ export function syntheticRecord(
   return { ...empty, text: textOf(room, alphabet === 'ascii' ? ascii : beyondAscii) }
 }
 
-/** Texts that were made already: making records must not take longer than measuring them. */
+/** Caches texts, so that creating records does not take longer than measuring them. */
 const texts = new Map<string, string>()
 
 function textOf(bytes: number, sample: string): string {
@@ -37,7 +38,9 @@ function textOf(bytes: number, sample: string): string {
   return text
 }
 
-/** A text of exactly so many bytes: the sample over and over, cut at a letter and filled up. */
+/**
+ * A text of exactly `bytes` bytes: the sample repeated, cut between letters and padded with dots.
+ */
 function makeText(bytes: number, sample: string): string {
   const size = Buffer.byteLength(sample)
   let text = sample.repeat(Math.floor(bytes / size))

@@ -7,24 +7,25 @@ import { synchronousLoop } from '../contestants/json-lines.ts'
 import type { Findings } from '../results.ts'
 import { compileFloor, runFloor } from './c-floor.ts'
 
-/** What a slice of the floor is like. */
+/** The parameters of one slice of the floor. */
 export interface FloorSlice {
   readonly directory: string
-  /** Bytes of what is appended, its line feed included. */
+  /** Bytes per append, including the line feed. */
   readonly bytes: number
   readonly milliseconds: number
-  /** Appends that are one unit of what is compared. Default: 1. */
+  /** Appends per compared unit; may be fractional. Default: 1. */
   readonly appends?: number
 }
 
-/** The least that something durable can cost: a write and a sync for each time that it must be durable. */
+/** The minimum cost of durability: one write and one sync each time data must be durable. */
 export interface AppendFloor {
   readonly name: string
+  /** The C floor and why it was not compiled, if the floor runs in Node instead. */
   readonly missing: NonNullable<Findings['missing']>
   slice(options: FloorSlice): Promise<Slice>
 }
 
-/** The C floor, or, where it cannot be compiled, the same in Node. */
+/** Resolves with the C floor, or with the same loop in Node if the C program cannot be compiled. */
 export async function appendFloor(): Promise<AppendFloor> {
   const compiled = await compileFloor()
   if ('program' in compiled) {
@@ -35,7 +36,7 @@ export async function appendFloor(): Promise<AppendFloor> {
   return { name, missing: [{ name: 'C floor', reason: compiled.missing }], slice: nodeSlice }
 }
 
-/** The floor as an entrant, named by how many appends are a unit. */
+/** The floor as an entrant. Its name says how many appends make one unit, unless it is one. */
 export function floorEntrant({ name }: AppendFloor, appends = 1): Entrant {
   return { name: appends === 1 ? name : `${name}, ${countText(appends)} times`, role: 'floor', notes: [] }
 }
@@ -55,7 +56,7 @@ async function compiledSlice(program: string, options: FloorSlice): Promise<Slic
 async function nodeSlice({ directory, bytes, milliseconds, appends = 1 }: FloorSlice): Promise<Slice> {
   const path = join(directory, 'floor')
   const log = await (await synchronousLoop()).open(path)
-  // A record is stored as its JSON in a line: two quotes and a line feed are not of the text.
+  // The record is stored as a line of JSON: two quotes and a line feed add three bytes to the text.
   const record = 'x'.repeat(bytes - 3)
   const options = { callers: 1, milliseconds, isBlocking: true }
   const { latencies = [] } = await measureCalls(() => log.append(record), options)
@@ -64,7 +65,11 @@ async function nodeSlice({ directory, bytes, milliseconds, appends = 1 }: FloorS
   return unitsOf(latencies, appends)
 }
 
-/** Turns put together to units of so many. What is left over of the last one counts in proportion. */
+/**
+ * Groups appends into units of `appends` each. An incomplete last unit counts as a fraction in
+ * `units`. `latencies` leaves it out unless it is the only unit. If `appends` is not an integer,
+ * there are no latencies.
+ */
 function unitsOf(durations: readonly number[], appends: number): Slice {
   const { time } = sliceOfTurns(durations, 1)
   const units = durations.length / appends

@@ -7,10 +7,13 @@ import { firstLine } from '../packages.ts'
 
 const run = promisify(execFile)
 
-/** The compiled floor of an append, or why there is none. */
+/** The compiled C program that measures the floor of an append, or why it is missing. */
 export type CFloor = { readonly program: string } | { readonly missing: string }
 
-/** Compiles bench/floor/append-floor.c with the first C compiler that is there. */
+/**
+ * Compiles bench/floor/append-floor.c with the first compiler that succeeds: `$CC` (default: `cc`),
+ * then `gcc`, then `clang`. If all fail, resolves with the reasons.
+ */
 export async function compileFloor(): Promise<CFloor> {
   const source = join(benchFolder, 'floor/append-floor.c')
   const program = join(compiledFolder, 'append-floor')
@@ -27,8 +30,8 @@ export async function compileFloor(): Promise<CFloor> {
 }
 
 /**
- * How long each append of the compiled floor took, in nanoseconds, one after another for so many
- * milliseconds.
+ * Runs the compiled floor for `milliseconds` and resolves with the duration of each append, in
+ * nanoseconds and in order.
  */
 export async function runFloor(
   program: string,

@@ -1,15 +1,15 @@
 import { parseArgs } from 'node:util'
 
-/** What the command line asks for. */
+/** The parsed command line. */
 export interface Arguments {
-  /** Names of cases; all of them when none is named. */
+  /** Names of the cases to run; all cases if the command line names none. */
   readonly cases: readonly string[]
   readonly isQuick: boolean
-  /** Whether only what was measured earlier is written down anew. */
+  /** Whether to measure nothing and only write the report again from earlier results. */
   readonly isRenderOnly: boolean
-  /** Where journals are written, instead of in the folder of the bench. */
+  /** Where journals are written. Default: the folder of the bench. */
   readonly directory: string | undefined
-  /** Where results are written, instead of in the folder of the bench. */
+  /** Where results are written. Default: the folder of the bench, or nowhere for a quick run. */
   readonly out: string | undefined
 }
 
@@ -21,7 +21,13 @@ export const usage = `npm run bench -- [case …] [--quick] [--dir DIRECTORY] [-
   --out       where results.json, RESULTS.md and plots are written (default: bench)
   --render    measures nothing; writes RESULTS.md and plots from results.json`
 
-/** @throws {TypeError | RangeError} for what is not understood. */
+/**
+ * Parses the command line. `known` lists the names of all cases.
+ *
+ * @throws {TypeError} if an option is unknown or lacks its value, or if `--render` is combined with
+ * `--quick` or with cases.
+ * @throws {RangeError} if a case is unknown.
+ */
 export function parseArguments(given: readonly string[], known: readonly string[]): Arguments {
   const { values, positionals } = parseArgs({
     args: [...given],
@@ -39,7 +45,7 @@ export function parseArguments(given: readonly string[], known: readonly string[
     throw new TypeError('Expected --render alone, or with --out: it measures nothing')
   }
   return {
-    // In the order in which they are known, once each.
+    // In the order of `known`, each case once.
     cases: positionals.length === 0 ? known : known.filter((name) => positionals.includes(name)),
     isQuick: values.quick,
     isRenderOnly: values.render,
@@ -48,7 +54,7 @@ export function parseArguments(given: readonly string[], known: readonly string[
   }
 }
 
-/** The command that runs the same again, without the directories of this machine. */
+/** The command that repeats one case, without the directories of this machine. */
 export function commandFor(name: string, { isQuick, directory }: Arguments): string {
   const flags = [...(isQuick ? ['--quick'] : []), ...(directory === undefined ? [] : ['--dir DIRECTORY'])]
   return ['npm run bench --', name, ...flags].join(' ')

@@ -4,14 +4,19 @@ import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
 import type { Slice } from './comparison.ts'
 import { waitsInTurn } from './statistics.ts'
 
-/** Something to be done over and over: what to wait for, or nothing when it is done on return. */
+/**
+ * An operation to measure by repetition. Returns a promise to await, or undefined if the operation
+ * is complete on return.
+ */
 export type Call = () => Promise<unknown> | undefined
 
 /**
- * Does a call over and over for some milliseconds, as `callers` who each wait for theirs before the next one.
+ * Repeats a call for at least `milliseconds`, as `callers` concurrent callers. Each caller waits
+ * for its call to complete before it makes the next one.
  *
- * One that blocks leaves its callers no choice but to take turns; the event loop may turn after each, as it
- * must in a program that does anything else, and that is not counted.
+ * If the call blocks, callers can only take turns: the calls run one after another, and each
+ * caller's latency is computed from its place in the queue. The event loop turns once after each
+ * call, as it must in a program that does other work. That turn is not counted.
  */
 export async function measureCalls(
   call: Call,
@@ -20,7 +25,10 @@ export async function measureCalls(
   return options.isBlocking ? measureBlocking(call, options) : measureWaiting(call, options)
 }
 
-/** Turns that were taken one after another, as a slice of so many callers. */
+/**
+ * Makes a slice from calls that ran one after another, as if `callers` callers had taken turns.
+ * Durations are nanoseconds.
+ */
 export function sliceOfTurns(durations: readonly number[], callers: number): Slice {
   const time = durations.reduce((sum, duration) => sum + duration, 0)
   const latencies = waitsInTurn(durations, Math.min(callers, durations.length))
@@ -36,7 +44,7 @@ async function measureBlocking(
   do {
     const begun = performance.now()
     const done = call()
-    // Some block and give a promise all the same.
+    // Some blocking calls return a promise anyway.
     if (done !== undefined) await done
     durations.push((performance.now() - begun) * 1e6)
     await turnOfTheLoop()

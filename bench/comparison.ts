@@ -2,16 +2,16 @@ import type { Appendable } from './contestants/contestant.ts'
 import type { Comparison, Participant, Role, Row } from './results.ts'
 import { median, percentiles, spread } from './statistics.ts'
 
-/** One slice of one contestant. Times are nanoseconds. */
+/** The result of one slice of one contestant. Times are nanoseconds. */
 export interface Slice {
-  /** How often it was done. */
+  /** How many units of work were done. A fraction is possible. */
   readonly units: number
   readonly time: number
-  /** How long each call took, where calls can be told apart. */
+  /** Duration of each call, if calls can be told apart. */
   readonly latencies?: readonly number[] | undefined
 }
 
-/** Who is compared, beyond the name. */
+/** A row of a comparison before its figures are known: its name, its role, and remarks. */
 export interface Entrant {
   readonly name: string
   readonly role: Role
@@ -20,8 +20,9 @@ export interface Entrant {
 }
 
 /**
- * Makes a comparison of slices that were taken turn about. The first entrant with the role `floor` is what
- * ratios relate to, the first one that is `ours` what the others are held against.
+ * Makes a comparison of slices that were measured in turn. `ratio` relates each time to that of the
+ * first floor in the same round, and `versusOurs` to that of the library's first entrant. Both must
+ * be among the entrants, and `slices` must have as many slices for every entrant.
  */
 export function compare(
   about: { readonly label: string; readonly unit: string },
@@ -46,7 +47,7 @@ export function compare(
   return { ...about, rounds: floor.length, rows }
 }
 
-/** A contestant as an entrant where so many callers append at once. */
+/** A contestant as an entrant of a comparison in which `callers` callers append concurrently. */
 export function entrantOf(
   contestant: Pick<Appendable, 'name' | 'blocksEventLoop' | 'sharing'>,
   role: Role,
@@ -60,7 +61,7 @@ export function entrantOf(
   return { name, role, notes: notes.filter((note) => note !== undefined), because }
 }
 
-/** The floor on top, ours below it, then the others as they come. */
+/** Sorts the floor first, then the library, then the peers in the given order. */
 function inOrder(entrants: readonly Entrant[]): Entrant[] {
   const roles: readonly Role[] = ['floor', 'ours', 'peer']
   return entrants.toSorted((left, right) => roles.indexOf(left.role) - roles.indexOf(right.role))
@@ -70,7 +71,10 @@ export function participantOf({ name, version, promise }: Participant): Particip
   return { name, version, promise }
 }
 
-/** Why somebody is ahead of who lets the event loop go on and gives every append a sync of its own. */
+/**
+ * Why a contestant can be faster than one that leaves the event loop free and gives every append
+ * its own sync.
+ */
 const reasons = {
   blocking: 'it makes the event loop wait for the disk, which saves the way to another thread and back',
   'groups concurrent appends': 'it puts the appends of callers who wait at the same time under one sync',

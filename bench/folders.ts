@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 
-/** The folder `bench`, seen from the compiled files in `bench/dist`. */
+/** The folder `bench`. This module runs compiled, in `bench/dist`. */
 export const benchFolder: string = join(import.meta.dirname, '..')
 
-/** What was compiled: JavaScript, and the C floor. */
+/** The folder of the compiled JavaScript and of the compiled C floor. */
 export const compiledFolder: string = import.meta.dirname

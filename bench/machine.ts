@@ -2,16 +2,16 @@ import { readFileSync, realpathSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg, platform, release, totalmem } from 'node:os'
 import { sep } from 'node:path'
 
-/** Where something was measured. */
+/** The machine on which a case was measured. */
 export interface Machine {
   readonly node: string
   readonly cpu: string
   readonly cores: number
   readonly memory: string
   readonly kernel: string
-  /** Type of the file system that the journals were on. */
+  /** Type of the file system that held the journals. */
   readonly fileSystem: string
-  /** What else kept it busy: the average of the minute before, in processes. */
+  /** Load average of the minute before the case, in processes. */
   readonly load: number
 }
 
@@ -27,7 +27,7 @@ export function describeMachine(directory: string): Machine {
   }
 }
 
-/** Whether a sync costs nothing there, because nothing is stored. */
+/** Whether the file system is in memory, where a sync stores nothing and costs nothing. */
 export function isInMemory({ fileSystem }: Machine): boolean {
   return fileSystem === 'tmpfs' || fileSystem === 'ramfs'
 }
@@ -37,19 +37,19 @@ function fileSystemOf(directory: string): string {
   return mountedAt(readFileSync('/proc/self/mounts', 'utf8'), realpathSync(directory))
 }
 
-/** The type in a table of mounts of what is mounted nearest above a path. */
+/** The type of the file system that holds a path, according to a table of mounts. */
 export function mountedAt(table: string, path: string): string {
   const mounts = table
     .split('\n')
     .map((line) => line.split(' '))
     .map(([, place = '', type = '']) => ({ place: unescaped(place), type }))
     .filter(({ place }) => place === sep || path === place || (place !== '' && path.startsWith(place + sep)))
-  // Of mounts at one place the later one hides the others.
+  // The deepest mount holds the path. If mounts share a place, the last one hides the others.
   const [nearest] = mounts.toReversed().toSorted((left, right) => right.place.length - left.place.length)
   return nearest?.type ?? 'unknown'
 }
 
-/** Blanks in the table are written in octal. */
+/** Decodes the octal escapes that the table of mounts uses for blanks. */
 function unescaped(place: string): string {
   return place.replaceAll(/\\(\d{3})/g, (_, octal: string) => String.fromCodePoint(Number.parseInt(octal, 8)))
 }

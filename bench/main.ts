@@ -1,4 +1,7 @@
-/** `npm run bench`: measures what the command line asks for and writes down what was found. See `usage`. */
+/**
+ * `npm run bench`: measures the cases that the command line names and writes the results. The
+ * command line is described by `usage`.
+ */
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
@@ -20,7 +23,7 @@ const given = understood()
 if (given === undefined) {
   process.exitCode = 2
 } else {
-  // A quick run is no measurement: it must not take the place of one.
+  // A quick run is not a measurement, so it must not overwrite the results of one.
   const out = given.out ?? (given.isQuick ? undefined : benchFolder)
   if (out !== undefined) await mkdir(out, { recursive: true })
   let sections = out === undefined ? [] : readResults(out)
@@ -31,11 +34,11 @@ if (given === undefined) {
       const section = await measure(what, workspace, given)
       process.stdout.write(`${sectionText(section)}\n`)
       sections = withSection(sections, section, names)
-      // After each one: what was measured is kept when the run is interrupted.
+      // Written after each case, so that an interrupted run keeps the cases it has measured.
       if (out !== undefined) await writeResults(out, sections)
     }
   }
-  // From the file, so that `--render` makes the same of it later, to the last digit.
+  // Read back from the file, so that a later `--render` gives the same report to the last digit.
   if (out !== undefined) await writeReport(out, readResults(out))
 }
 
@@ -52,7 +55,7 @@ async function measure(what: Case, workspace: string, options: Arguments): Promi
   const { name, title, method, plots } = what
   const machine = describeMachine(workspace)
   if (isInMemory(machine)) say(`${name}: on ${machine.fileSystem}, in memory, where a sync stores nothing`)
-  // The bench itself is one process most of the time, and the average still knows the cases before.
+  // The average includes this process and the earlier cases, so only a load above `cores` counts.
   if (machine.load > machine.cores) say(`${name}: the machine is busy, load ${machine.load.toFixed(1)}`)
   const directory = join(workspace, name)
   await mkdir(directory)

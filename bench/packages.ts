@@ -3,23 +3,27 @@ import { join } from 'node:path'
 
 import { benchFolder } from './folders.ts'
 
-/** Why something that would be measured is not: it is told, never passed over. */
+/**
+ * A package is not installed or cannot be loaded. The bench continues without it and always reports
+ * the reason.
+ */
 export class NotInstalledError extends Error {
   override readonly name = 'NotInstalledError'
 }
 
-/** A package of bench/package.json: what it exports, and its version. */
+/** A package of bench/package.json: its exports and its version. */
 export interface LoadedPackage<Exports> {
   readonly exports: Exports
   readonly version: string
 }
 
 /**
- * Imports a package of bench/package.json, or the named part of it, such as `lowdb/node`. The caller says
- * what it exports, as far as it is used: the types of the packages are not there when the bench is
- * type-checked.
+ * Imports a package of bench/package.json, or one part of it, such as `lowdb/node`. The caller
+ * declares the exports that it uses, because the types of the packages are not available when the
+ * bench is type-checked.
  *
- * @throws {NotInstalledError} when it is not installed, or cannot be loaded here, with the reason.
+ * @throws {NotInstalledError} if the package is not installed or cannot be loaded here. The message
+ * gives the reason.
  */
 export async function loadPackage<Exports>(name: string, part = name): Promise<LoadedPackage<Exports>> {
   const version = versionOf(name)
@@ -31,16 +35,17 @@ export async function loadPackage<Exports>(name: string, part = name): Promise<L
 }
 
 /**
- * Path of a file inside a package of bench/package.json, whether the package exports it or not.
+ * Returns the path of a file inside a package of bench/package.json, even if the package does not
+ * export the file.
  *
- * @throws {NotInstalledError} when the package is not installed.
+ * @throws {NotInstalledError} if the package is not installed.
  */
 export function packageFile(name: string, path: string): string {
   versionOf(name)
   return join(benchFolder, 'node_modules', name, path)
 }
 
-/** The first line of an error's message, without paths of this machine. */
+/** The first line of an error's message, with directories of this machine replaced by `…/`. */
 export function firstLine(error: unknown): string {
   const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
   return line.replaceAll(/(?:file:\/\/)?(?<![\w.])\/\S+\//g, '…/')

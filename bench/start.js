@@ -1,10 +1,12 @@
 /**
- * `npm run bench`: installs the peers, compiles the bench and runs it with the given arguments. The library
- * must be built. Plain JavaScript, because it must run before anything is compiled.
+ * `npm run bench`: installs the peers, compiles the bench and runs it with the given arguments. The
+ * library must already be built. This file is plain JavaScript because it runs before anything is
+ * compiled.
  *
- * The peers are installed once, until bench/package-lock.json or the version of Node changes. A quick run
- * takes what is installed; where nothing is, it installs what needs no compiler, and goes on without peers
- * when that fails.
+ * A full run installs the peers, and installs them again only if bench/package-lock.json, the
+ * platform or the ABI version of Node has changed. A quick run uses the peers already installed. If
+ * bench/node_modules does not exist, a quick run installs the peers without running install
+ * scripts, and continues without peers if that fails.
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -19,7 +21,7 @@ const given = process.argv.slice(2)
 
 process.exitCode = await start()
 
-/** The exit code. */
+/** Resolves with the exit code. */
 async function start() {
   if (!existsSync(join(root, 'dist/index.js'))) {
     console.error('dist/index.js is missing: run `npm run build` first')
@@ -34,7 +36,10 @@ async function start() {
   return run(process.execPath, ['--expose-gc', '--no-flush-bytecode', join(bench, 'dist/main.js'), ...given])
 }
 
-/** Everything, compiled where there is no binary for this platform. */
+/**
+ * Installs all peers, compiling those without a prebuilt binary for this platform. Does nothing if
+ * the stamp file says that they are installed. Resolves with the exit code of npm.
+ */
 async function installAll() {
   const lock = createHash('sha256').update(readFileSync(join(bench, 'package-lock.json'))).digest('hex')
   const stamp = `${process.platform} ${process.arch} ${process.versions.modules} ${lock}\n`
@@ -44,7 +49,10 @@ async function installAll() {
   return exitCode
 }
 
-/** Never fails: who is missing is in the results, with the reason. */
+/**
+ * Installs peers without running install scripts, unless bench/node_modules exists. Resolves with 0
+ * even if npm fails: the results list every missing peer with the reason.
+ */
 async function installSome() {
   if (existsSync(modules)) return 0
   const exitCode = await install('--ignore-scripts')
@@ -55,11 +63,14 @@ async function installSome() {
 function ignore() {}
 
 function install(...flags) {
-  // On standard error: standard output is for results.
+  // npm's output goes to standard error, because standard output is for results.
   return run('npm', ['ci', '--prefix', bench, '--no-audit', '--no-fund', ...flags], ['ignore', 2, 'inherit'])
 }
 
-/** Runs a program and resolves with its exit code. An interrupt is the program's affair, which cleans up. */
+/**
+ * Runs a program and resolves with its exit code, or with 1 if it cannot start or a signal ends it.
+ * SIGINT is ignored here, because the program receives it too and cleans up. SIGTERM is passed on.
+ */
 function run(program, parameters, stdio = 'inherit') {
   process.on('SIGINT', ignore)
   return new Promise((resolve) => {

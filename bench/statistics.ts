@@ -1,11 +1,11 @@
-/** Where the middle half of some values lies. */
+/** The median and the quartiles of some values: half of them lie between `p25` and `p75`. */
 export interface Spread {
   readonly median: number
   readonly p25: number
   readonly p75: number
 }
 
-/** What most calls took, what one in a hundred took, and the worst. */
+/** The median, the 99th percentile and the maximum of some values. */
 export interface Percentiles {
   readonly p50: number
   readonly p99: number
@@ -27,19 +27,22 @@ export function percentiles(values: readonly number[]): Percentiles {
 }
 
 /**
- * How long each of `callers` callers waits who take turns at something that one at a time can do: its own
- * turn and those of all others before it. Durations are those of the turns, in order.
+ * The waiting times of `callers` callers who take turns at an operation that only one at a time can
+ * do. A caller waits for its own turn and for the turns of all others before it. `durations` are
+ * those of the turns, in order.
  */
 export function waitsInTurn(durations: readonly number[], callers: number): number[] {
   let wait = 0
   return durations.flatMap((duration, turn) => {
     wait += duration - (turn < callers ? 0 : (durations[turn - callers] as number))
-    // Before all callers have had a turn the queue is shorter than it is from then on.
+    // Until every caller has had a turn, the queue is shorter, so those waits are left out.
     return turn < callers - 1 ? [] : [wait]
   })
 }
 
-/** The value below which a share of them lies, between two neighbours in proportion. */
+/**
+ * The value below which a share of the values lies, interpolated linearly between two neighbors.
+ */
 function quantile(ascending: readonly number[], share: number): number {
   if (ascending.length === 0) throw new RangeError('Expected at least one value, got none')
   const place = (ascending.length - 1) * share

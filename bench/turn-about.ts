@@ -1,7 +1,7 @@
-/** Before those that count. */
+/** Maximum number of warm-up rounds. */
 const warmUpRounds = 3
 
-/** Something that is measured a slice at a time. */
+/** A contestant that is measured one slice at a time. */
 export interface Runner<Result> {
   readonly name: string
   /** Measures one slice; `round` counts from 0. */
@@ -9,10 +9,14 @@ export interface Runner<Result> {
 }
 
 /**
- * Lets all runners have one slice in each round, one after another, so that whatever the machine does
- * meanwhile does it to all of them, and what is compared lies close together in time. The order changes from
- * round to round, so that no runner always follows the same one. Resolves with each runner's results by name,
- * one a round.
+ * Runs one slice of every runner in each round, one after another. Disturbances of the machine
+ * therefore affect all runners, and the compared slices lie close together in time. The order
+ * changes from round to round, so that no runner always follows the same one. All garbage is
+ * collected before each slice.
+ *
+ * Resolves with each runner's results by name, one per round. Slices never overlap.
+ *
+ * @throws {Error} if two runners have the same name.
  */
 export async function turnAbout<Result>(
   runners: ReadonlyArray<Runner<Result>>,
@@ -22,10 +26,12 @@ export async function turnAbout<Result>(
 }
 
 /**
- * As {@link turnAbout}, for slices of a moment: after rounds that are not looked at, as V8 compiles what runs often
- * while it runs, and holds it up meanwhile for the first thousands of calls. Only young garbage is cleared away between
- * slices: a whole collection throws away what is compiled for objects of which there is none at that moment, and each
- * slice would begin cold.
+ * Like {@link turnAbout}, for short slices, with two differences:
+ *
+ * - Up to three warm-up rounds run first and do not count. V8 compiles hot code while the code
+ *   runs, which slows down the first thousands of calls.
+ * - Only young garbage is collected before each slice. A full collection discards code compiled for
+ *   objects that do not exist at that moment, so each slice would start cold.
  */
 export async function warmTurnAbout<Result>(
   runners: ReadonlyArray<Runner<Result>>,
@@ -52,7 +58,7 @@ async function takeTurns<Result>(
   if (results.size < runners.length) throw new Error('Expected runners to have names of their own')
   for (let round = 0; round < rounds; round++) {
     for (const runner of orderIn(round, runners)) {
-      // What the one before left behind is not to be cleared away in this one's time.
+      // Collects the garbage of the previous runner outside this runner's measured time.
       collect()
       results.get(runner.name)?.push(await runner.run(round))
     }
@@ -60,7 +66,7 @@ async function takeTurns<Result>(
   return results
 }
 
-/** The order of a round: rotated by one place each round, and every other round backwards. */
+/** The order of a round: rotated by one place per round, and reversed in every odd round. */
 export function orderIn<Item>(round: number, items: readonly Item[]): Item[] {
   const first = items.length === 0 ? 0 : round % items.length
   const rotated = [...items.slice(first), ...items.slice(0, first)]

@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 
 /**
- * A fresh directory for journals below `parent`, removed with all that is in it when the process ends, also
- * when it is interrupted.
+ * Creates a new directory for journals in `parent`, which must exist. The directory and its
+ * contents are removed when the process exits. SIGINT, SIGTERM and SIGHUP make the process exit, so
+ * the directory is removed then too.
  */
 export function makeWorkspace(parent: string): string {
   const directory = mkdtempSync(join(parent, 'work-'))

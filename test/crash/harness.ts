@@ -4,39 +4,42 @@ import { type Operation, SimulatedFileSystem, type TornVariant } from '../../src
 import { createRandom, type Random } from '../../src/testing/random.ts'
 import { turn } from '../support/consume.ts'
 
-/** Something that runs on a simulated file system and knows, at any moment, what it has been promised. */
+/**
+ * A program that runs on a simulated file system and knows, at any moment, what it was promised.
+ */
 export interface Workload<Expected> {
   readonly name: string
-  /** Runs to its end. */
+  /** Runs the workload to its end. */
   run(files: SimulatedFileSystem): Promise<void>
   /**
-   * What a crash at this moment may and may not leave. Called before each operation; the states are
-   * judged when the
-   * run has ended, so what a step decides only at its end may still be filled in then.
+   * What a crash at this moment may and may not leave. Called before each operation. The states are
+   * judged after the run has ended, so a step may still fill in what it decides only at its end.
    */
   expected(): Expected
 }
 
 /**
- * Knows how to open what a crash has left and whether it may be so. The same for all workloads of one
- * module.
+ * Opens what a crash has left and decides whether that is allowed. All workloads of one module
+ * share an oracle.
  */
 export interface Oracle<Expected, Found> {
   /**
-   * Opens a state, uses it, and tells what it held. Throws for whatever must hold of every state, wherever it
-   * comes from. May change the state.
+   * Opens a state, uses it, and returns what it held. May change the state.
+   *
+   * @throws if the state breaks a rule that holds for every state, wherever it comes from.
    */
   find(state: SimulatedFileSystem): Promise<Found>
   /**
-   * Throws unless what was found is allowed.
+   * Compares what was found with what was expected.
    *
-   * @param options.isHarsh whether the state may hold a write that lost its beginning, or garbage in
-   * place of it.
+   * @param options.isHarsh whether the state may hold a write that lost its beginning, or garbage
+   * in place of it.
+   * @throws if the found content is not allowed.
    */
   check(found: Found, expected: Expected, options: StateKind): void
-  /** Whether opening had something to repair: such a repair is then itself crashed at every operation. */
+  /** Whether opening repaired something. Such a repair is itself crashed at every operation. */
   hasRecovered(found: Found): boolean
-  /** Opens a state and closes it: what is crashed then. */
+  /** Opens a state and closes it. This is the run that is crashed to test recovery. */
   recover(state: SimulatedFileSystem): Promise<void>
   /** What a crash inside that recovery may leave. */
   expectedInside(expected: Expected, found: Found): Expected
@@ -47,45 +50,56 @@ export interface StateKind {
   readonly isHarsh: boolean
 }
 
-/** How much was looked at; a shrinking suite shows here. */
+/** How much was tested. The tests compare these counts with a floor, so a shrinking suite fails. */
 export interface CrashCounts {
   /** Operations before which the disk was crashed. */
   moments: number
   /**
-   * States that were judged; one that comes up at two moments counts twice, since other things are
-   * expected.
+   * States that were judged. A state that comes up at two moments counts twice, since the
+   * expectations differ.
    */
   judged: number
-  /** States that differ from all others in names or bytes; each was opened. */
+  /** States that differ from all others in names or bytes. Each was opened. */
   distinct: number
-  /** States that were opened again because what they held had been forgotten; not counted as distinct. */
+  /**
+   * States opened again because the record of what they held was dropped. Not counted as distinct.
+   */
   reopened: number
-  /** States of a killed process on a system that lives on. */
+  /** States after the process was killed while the system kept running. */
   killed: number
-  /** Recoveries that were crashed in their turn, `recoveries[0]` of a workload, `[1]` of such a recovery, and so on. */
+  /**
+   * Recoveries that were themselves crashed: `recoveries[0]` counts recoveries of a workload's
+   * states, `recoveries[1]` counts recoveries inside those, and so on.
+   */
   readonly recoveries: number[]
 }
 
 export interface CrashOptions {
   readonly seed: number
-  /** States to take before each operation, at most, for each group of torn variants. */
+  /** The most states to take before each operation, for each group of torn variants. */
   readonly limit: number
-  /** Of states that need recovery, one of so many is crashed inside it. @default 8 */
+  /** One in this many states that need recovery is crashed inside that recovery. @default 8 */
   readonly insideEvery?: number
-  /** How deep recoveries are crashed inside recoveries; 0 crashes none, 1 those of the workload. @default 1 */
+  /**
+   * How many levels of recovery are crashed: 0 crashes none, 1 crashes recoveries of the workload's
+   * states. @default 1
+   */
   readonly nesting?: number
-  /** Says whether to take states at this moment. @default always */
+  /** Whether to take states at this moment. @default always */
   readonly isTaken?: () => boolean
   /**
-   * Changes whenever the same visible and durable bytes may mean something else, such as after a
-   * failed sync.
+   * A number that changes whenever the same visible and durable bytes may mean something else, such
+   * as after a failed sync.
    */
   readonly epoch?: () => number
 }
 
-/** States a crash leaves when the interrupted write is cut, or its end never came: these must always heal. */
+/**
+ * Torn variants in which the interrupted write is cut or its end never came. These must always
+ * heal.
+ */
 const mildVariants: readonly TornVariant[] = ['cut', 'zeros']
-/** States with bytes that nobody wrote, or with the beginning of a write lost. */
+/** Torn variants with bytes that were never written, or with the beginning of a write lost. */
 const harshVariants: readonly TornVariant[] = ['head-lost', 'garbage']
 
 interface Moment<Expected> {
@@ -97,13 +111,19 @@ interface Moment<Expected> {
   readonly epoch: number
 }
 
-/** Runs workloads, crashes them before every operation, and judges every state. Counts over all its runs. */
+/**
+ * Runs workloads, crashes them before every operation, and judges every state. Its counts cover all
+ * its runs.
+ */
 export class CrashHarness<Expected, Found> {
   readonly counts: CrashCounts = { moments: 0, judged: 0, distinct: 0, reopened: 0, killed: 0, recoveries: [0, 0, 0] }
   readonly #oracle: Oracle<Expected, Found>
-  /** Of every state there was, by names and bytes: some 80 bytes each, so a million of them fit. */
+  /** Keys of all states seen, by names and bytes. A key takes about 80 bytes, so a million fit. */
   readonly #seen = new Set<string>()
-  /** What the newest of them held, which does not depend on how they came to be. The oldest is forgotten first. */
+  /**
+   * What the newest states held, by key. This does not depend on how a state came to be. The oldest
+   * entry is dropped first.
+   */
   readonly #found = new Map<string, Found>()
 
   constructor(oracle: Oracle<Expected, Found>) {
@@ -126,7 +146,7 @@ export class CrashHarness<Expected, Found> {
     const { seed, limit } = options
     const moments: Array<Moment<Expected>> = []
     const take = (operation: string): void => {
-      // Both generators copy the disk now and make the states later, when the run has ended.
+      // Both generators copy the disk now and build the states later, when the run has ended.
       moments.push({
         operation,
         expected: workload.expected(),
@@ -138,7 +158,8 @@ export class CrashHarness<Expected, Found> {
     }
     const stop = files.onOperation((operation) => {
       if (options.isTaken?.() === false) return
-      // What a call that changes nothing is about to do makes no state that the one before it did not.
+      // Before a call that changes nothing, a crash leaves the same states as before the previous
+      // call.
       if (operation.changesDisk || operation.operation === 'close') take(describe(operation))
     })
     try {
@@ -163,7 +184,8 @@ export class CrashHarness<Expected, Found> {
     for (const state of moment.mild) await this.#judge(state, { where, expected, isHarsh: false }, options)
     for (const state of moment.harsh) await this.#judge(state, { where, expected, isHarsh: true }, options)
     const [visible, durable] = [keyOf(killed), keyOf(killed.afterCrash({ keep: 'none' }))]
-    // With nothing pending it is a state of the power failure, and judged already.
+    // With nothing pending, a kill leaves a state that a power failure leaves too. It was judged
+    // above.
     if (visible === durable) return
     const key = `${visible} ${durable} ${moment.epoch}`
     const whereKilled = `${where}, killed`
@@ -186,8 +208,9 @@ export class CrashHarness<Expected, Found> {
     this.counts.judged += 1
     const key = keyOf(state)
     const known = this.#found.get(key)
-    // Nothing waits on a simulated disk, and what a weak reference led to in one turn of the event loop stays until
-    // that turn ends: without an end now and then all that was ever opened would stay.
+    // A simulated disk never waits, and an object dereferenced through a WeakRef stays alive until
+    // the current turn of the event loop ends. Without a turn here, every store ever opened would
+    // stay in memory.
     if (known === undefined) await turn()
     const found = known ?? (await explained(where, state, () => this.#oracle.find(state.afterKill())))
     await explained(where, state, () => this.#oracle.check(found, expected, { isHarsh }))
@@ -221,17 +244,19 @@ export class CrashHarness<Expected, Found> {
   }
 }
 
-/** What one run comes upon again and again; a larger number costs memory and saves next to nothing. */
+/**
+ * The states that one run meets repeatedly. A larger number costs memory and saves almost nothing.
+ */
 const rememberedStates = 20_000
 
 interface RunOptions<Found> extends CrashOptions {
   readonly depth: number
   readonly random: Random
-  /** What killed processes of this run left. */
+  /** What killed processes of this run left, by key. */
   readonly killed: Map<string, Found>
 }
 
-/** Gives a failure the place it comes from and the files as they were. */
+/** Adds to a failure the moment it comes from and the files as they were. */
 async function explained<T>(
   where: string,
   state: SimulatedFileSystem,
@@ -245,12 +270,12 @@ async function explained<T>(
   }
 }
 
-/** A state that must not be. */
+/** A state that breaks a promise. */
 export class CrashFinding extends Error {
   override readonly name = 'CrashFinding'
 }
 
-/** Every file on its own lines, as text. */
+/** Every file on its own line, as text. */
 export function show(state: SimulatedFileSystem): string {
   const lines = [...state.snapshot()].map(
     ([path, bytes]) => `  ${path} ${JSON.stringify(bytes.toString('latin1'))}`,
@@ -258,7 +283,7 @@ export function show(state: SimulatedFileSystem): string {
   return lines.join('\n')
 }
 
-/** The same text for the same names and bytes. */
+/** A hash of all names and bytes: equal for states with the same names and bytes. */
 export function keyOf(state: SimulatedFileSystem): string {
   const hash = createHash('sha1')
   for (const [path, bytes] of state.snapshot()) hash.update(`${path} ${bytes.length} `).update(bytes)

@@ -3,34 +3,37 @@ import type { SimulatedFileSystem } from '../../src/testing/index.ts'
 import type { Workload } from './harness.ts'
 import { OrderMonitor } from './order-monitor.ts'
 
-/** Where the journals of the crash tests lie: two directories deep, so that making them is crashed too. */
+/**
+ * Path of the journals in the crash tests: two directories deep, so that creating the directories
+ * is crashed too.
+ */
 export const journalPath = '/data/deep/journal.jsonl'
 
 /** What a crash may leave of a journal. */
 export interface ExpectedJournal {
   /**
-   * The JSON of every record that may be there, by sequence number from 1 on, whether it was deleted
-   * since or not.
+   * The JSON of every record that may be there, from sequence number 1 on, including records
+   * deleted since.
    */
   readonly issued: readonly string[]
   /** The last sequence number that must be there. */
   readonly acknowledged: number
   /**
-   * Sequence numbers between which the oldest record must lie; `highest` is known when the step under
-   * way has ended.
+   * The range in which the oldest record's sequence number must lie. `highest` is known once the
+   * current step has ended.
    */
   readonly floor: { readonly lowest: number; readonly highest: number }
-  /** Whether a write of several records may be under way. */
+  /** Whether a write of several records may be in progress. */
   readonly isManyLines: boolean
-  /** Set when exactly this must be found: the number of the last record. */
+  /** If set, the sequence number that the last record must have. */
   readonly exactly?: number | undefined
 }
 
 type Write = readonly string[]
 
 /**
- * A journal as its user knows it: what was issued, what was acknowledged, what was deleted. Workloads
- * write through it.
+ * A journal as its user knows it: what was issued, what was acknowledged and what was deleted.
+ * Workloads write through it.
  */
 export class JournalModel {
   readonly #acknowledged: string[] = []
@@ -39,10 +42,10 @@ export class JournalModel {
   #steps = 0
   #order: OrderMonitor | undefined
   #hasFailed = false
-  /** Set when a record may or may not be there until the journal is opened anew. */
+  /** Whether some record may or may not be there until the journal is next opened. */
   isUnknown = false
 
-  /** The expectation now, as {@link Workload.expected} wants it. */
+  /** The current expectation, in the form of {@link Workload.expected}. */
   readonly expected = (): ExpectedJournal => ({
     issued: [...this.#acknowledged, ...this.#inFlight.flat()],
     acknowledged: this.#acknowledged.length,
@@ -50,12 +53,13 @@ export class JournalModel {
     isManyLines: this.#inFlight.some((write) => write.length > 1),
   })
 
-  /** A model that knows the same and goes on alone. */
+  /** Returns an independent model with the same knowledge. */
   fork(): JournalModel {
     const copy = new JournalModel()
     copy.#acknowledged.push(...this.#acknowledged)
     copy.#inFlight = [...this.#inFlight]
-    // In the middle of a step the floor is filled in when that step ends, for the copy too; else each goes its own way.
+    // During a step the copy shares the floor, which is filled in when the step ends. Otherwise
+    // each model gets its own floor.
     copy.#floor = this.#steps > 0 ? this.#floor : { ...this.#floor }
     return copy
   }
@@ -70,7 +74,7 @@ export class JournalModel {
     this.#order = order
     const store = await MiniStore.open(journalPath, { ...options, fileSystem: files })
     order.settled('open')
-    // What was in flight before is either there by now, for good, or gone.
+    // Opening settles what was in flight: it is now there for good, or gone.
     const issued = [...this.#acknowledged, ...this.#inFlight.flat()]
     if (store.lastSequence > issued.length)
       throw new Error(`Opened with ${store.lastSequence}, issued ${issued.length}`)
@@ -103,7 +107,7 @@ export class JournalModel {
     return this.#changeNames(store, 'truncateBefore', () => store.truncateBefore(sequence))
   }
 
-  /** Throws if anything so far was done in the wrong order. */
+  /** Throws if any operation so far was out of order. */
   assertInOrder(): void {
     this.#order?.assertInOrder()
   }
@@ -111,7 +115,7 @@ export class JournalModel {
   #changeNames(store: MiniStore, what: string, task: () => Promise<void>): Promise<void> {
     return this.#step(store, async () => {
       await task()
-      // What overlaps with it may have begun something of its own by now.
+      // A call that overlaps with this one may already have started changes of its own.
       if (this.#steps === 1) this.#order?.settled(what)
     })
   }
@@ -137,7 +141,7 @@ export class JournalModel {
     } catch (error) {
       const code = error instanceof MiniStoreError ? error.code : undefined
       if (code === 'ERR_MINISTORE_OUTCOME_UNKNOWN') this.isUnknown = true
-      // Every other rejection says that nothing of it was written, or that what was is gone.
+      // Every other rejection means that nothing was written, or that what was written is gone.
       else this.#forget(write)
       throw error
     }
@@ -148,8 +152,8 @@ export class JournalModel {
   }
 
   async #step(store: MiniStore, task: () => Promise<void>): Promise<void> {
-    // Whether it deletes anything, and how much, is known when it has ended; overlapping steps share one
-    // floor.
+    // Whether a step deletes records, and how many, is known when it has ended. Overlapping steps
+    // share one floor.
     if (this.#steps === 0) this.#floor = { lowest: this.#floor.lowest, highest: Infinity }
     this.#steps += 1
     try {
@@ -166,13 +170,13 @@ export class JournalModel {
   #settleFloor(store: MiniStore): void {
     const { firstSequence } = store
     this.#floor.highest = firstSequence
-    // What a step that failed has deleted may come back.
+    // Records deleted by a failed step may come back.
     this.#floor = { lowest: this.#hasFailed ? this.#floor.lowest : firstSequence, highest: firstSequence }
     this.#hasFailed = false
   }
 }
 
-/** A workload of one model, which also holds the order of what it does. */
+/** A workload on one model. It also checks the order of its operations. */
 export function journalWorkload(
   name: string,
   run: (model: JournalModel, files: SimulatedFileSystem) => Promise<void>,

@@ -5,13 +5,17 @@ import type { CrashHarness, Workload } from './harness.ts'
 import { type ExpectedJournal, type JournalModel, journalWorkload } from './journal-model.ts'
 import type { FoundJournal } from './journal-oracle.ts'
 
-/** Gives the record that is to have this sequence number, or another one, in a random workload. */
+/**
+ * Makes the record for a sequence number. In a random workload the record may end up under another
+ * number.
+ */
 export type MakeRecord = (n: number) => unknown
 
 /**
- * Records of different lengths, with characters of several bytes, some longer than what one segment may have.
+ * Records of different lengths, with multi-byte characters. Some are longer than a whole segment
+ * may be.
  *
- * @param salt makes them, and so the states, differ from those of another salt.
+ * @param salt makes the records, and so the states, differ from those of another salt.
  */
 export function shortRecords(salt: number): MakeRecord {
   return (n) =>
@@ -24,13 +28,13 @@ export function shortRecords(salt: number): MakeRecord {
           : { n, salt }
 }
 
-/** Some of these lines are longer than a page, and so may be torn at its boundary. */
+/** Some of these lines are longer than a page, so they may be torn at a page boundary. */
 export function longRecords(salt: number): MakeRecord {
   const short = shortRecords(salt)
   return (n) => (n % 3 === 1 ? { n, salt, text: 'page'.repeat(1030 + 17 * n) } : short(n))
 }
 
-/** Every kind of thing a journal does, each in a workload that is about it. */
+/** One workload for each kind of operation of a journal. */
 export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJournal>> {
   const records = (first: number, last: number): unknown[] =>
     Array.from({ length: last - first + 1 }, (_, index) => record(first + index))
@@ -109,7 +113,7 @@ export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJo
   ]
 }
 
-/** What random generations are run with. */
+/** Options for a run of random generations. */
 export interface GenerationOptions {
   readonly seed: number
   readonly limit: number
@@ -123,8 +127,8 @@ export interface Generation {
 }
 
 /**
- * Runs a random workload, and lets the power fail at a moment of it: what is left then is where the next generation
- * begins, with what was acknowledged up to there.
+ * Runs a random workload and lets the power fail at one moment of it. The next generation starts
+ * from the disk that the failure left and the acknowledgements up to that moment.
  */
 export async function runGeneration(
   harness: CrashHarness<ExpectedJournal, FoundJournal>,

@@ -1,43 +1,45 @@
 import * as fc from 'fast-check'
 
-// What may be done to a journal, as plain data: so a failing sequence can be shrunk, printed and kept.
+// Commands on a journal as plain data, so that a failing sequence can be shrunk, printed and kept.
 
 export type Json = fc.JsonValue
 
-/** How a segment is limited; absent: as by default. */
+/** Limits on segments; an absent limit has its default. */
 export interface Limits {
   readonly maxBytesPerSegment?: number | undefined
   readonly maxSegments?: number | undefined
 }
 
-/** Why a record is refused. `mixed`: an `appendAll` of a good record and one that has no JSON form. */
+/**
+ * Why a record is refused. `mixed`: an `appendAll` of a good record and one that has no JSON form.
+ */
 export type Refusal = 'undefined' | 'bigint' | 'cycle' | 'too-large' | 'mixed'
 
 /** A call that takes its turn in the writer's queue. */
 export type Call =
   | { readonly do: 'append'; readonly record: Json }
-  /** A record of so many bytes, longer than the block of a reader. */
+  /** A record of this many bytes, longer than a reader's block. */
   | { readonly do: 'append-long'; readonly bytes: number }
   | { readonly do: 'append-all'; readonly records: readonly Json[] }
   | { readonly do: 'refuse'; readonly why: Refusal }
   | { readonly do: 'rotate' }
-  /** Before which record is chosen from those there are, by this number. */
+  /** Truncates before a record; this number picks which. */
   | { readonly do: 'truncate'; readonly pick: number }
   | { readonly do: 'replay' }
 
-/** Calls that are made at once, none awaited before the next; or the store closed and opened again. */
+/** Calls made at once, none awaited before the next, or closing and reopening the store. */
 export type Action =
   | { readonly do: 'calls'; readonly calls: readonly Call[] }
   | { readonly do: 'reopen'; readonly limits: Limits }
 
-/** What of the disk is left: all, for a process that was killed, or what a power failure leaves. */
+/** What is left of the disk: everything after a killed process, or what a power failure leaves. */
 export type Loss =
   | { readonly of: 'process' }
   | { readonly of: 'power'; readonly keep: 'none' | 'all' }
   /** One of the states that a power failure may leave. */
   | { readonly of: 'power'; readonly keep: 'some'; readonly pick: number }
 
-/** A stop before the operation that comes `after` so many. */
+/** A stop before the operation that comes after `after` others. */
 export interface Crash {
   readonly after: number
   readonly loss: Loss
@@ -52,9 +54,15 @@ export type Command =
       readonly to?: number | undefined
       readonly salvage: boolean
     }
-  /** A follower that stays open until the store closes; a lazy one takes one record and waits till then. */
+  /**
+   * A follower that stays open until the store closes. A lazy one takes one record and then waits
+   * for the close.
+   */
   | { readonly do: 'follow'; readonly from?: number | undefined; readonly isLazy: boolean }
-  /** A crash in the midst of an action, and perhaps more of them in the midst of the recoveries. */
+  /**
+   * A crash in the middle of an action, perhaps followed by crashes in the middle of the
+   * recoveries.
+   */
   | {
       readonly do: 'crash'
       readonly action: Action
@@ -62,9 +70,12 @@ export type Command =
       readonly inRecovery: readonly Crash[]
       readonly limits: Limits
     }
-  /** A disk with room for so many bytes more, for the time of these actions. */
+  /** A disk with room for this many more bytes while these actions run. */
   | { readonly do: 'fill-disk'; readonly roomBytes: number; readonly actions: readonly Action[] }
-  /** One sync fails; then the store is closed, or its process crashes, and is opened again. */
+  /**
+   * One sync fails. Then the store is closed, or its process crashes, and the store is opened
+   * again.
+   */
   | {
       readonly do: 'fail-sync'
       readonly nth: number
@@ -73,7 +84,10 @@ export type Command =
       readonly limits: Limits
     }
 
-/** Hard for text in lines of JSON: line ends that are none, half characters, what looks like our format. */
+/**
+ * Text that is hard for lines of JSON: Unicode line ends that end no line here, lone surrogates,
+ * and text that looks like the journal's format.
+ */
 const hardText = fc.string({
   unit: fc.constantFrom(
     '\u2028', '\u2029', '\u0085', '\n', '\r', '\0', '\ud800', '\udc00',
@@ -95,7 +109,7 @@ const record: fc.Arbitrary<Json> = fc.oneof(
   { weight: 4, arbitrary: value },
   {
     weight: 1,
-    // `fromEntries` makes `__proto__` a key like any other, which an assignment would not.
+    // `fromEntries` makes `__proto__` an ordinary key, which an assignment would not.
     arbitrary: fc.array(fc.tuple(key, value), { maxLength: 3 }).map((entries) => Object.fromEntries(entries)),
   },
 )
@@ -161,13 +175,16 @@ const loss: fc.Arbitrary<Loss> = fc.oneof(
   },
 )
 
-/** An append is two operations, opening a journal some twenty. */
+/** An append takes two operations, opening a journal about twenty. */
 const crash: fc.Arbitrary<Crash> = fc.record({
   after: fc.oneof(fc.nat({ max: 3 }), fc.nat({ max: 16 })),
   loss,
 })
 
-/** What is crashed: rotations above all, the longest way from one state of the journal to the next. */
+/**
+ * Actions to crash. They favour rotations, the longest path from one state of the journal to the
+ * next.
+ */
 const crashedAction: fc.Arbitrary<Action> = fc.oneof(
   { weight: 2, arbitrary: action },
   {
@@ -204,10 +221,10 @@ const harmless = [
   },
 ]
 
-/** What may be done on any disk. */
+/** Commands that can run on any disk. */
 export const harmlessCommand: fc.Arbitrary<Command> = oneOf(harmless)
 
-/** What may be done on a disk that can be made to fail. */
+/** Commands for a disk that can be made to fail. */
 export const anyCommand: fc.Arbitrary<Command> = oneOf([
   ...harmless,
   {
@@ -240,7 +257,7 @@ export const anyCommand: fc.Arbitrary<Command> = oneOf([
   },
 ])
 
-/** Weights of fast-check are whole numbers. */
+/** fast-check's weights are whole numbers. */
 function oneOf(
   choices: ReadonlyArray<{ readonly weight: number; readonly arbitrary: fc.Arbitrary<Command> }>,
 ): fc.Arbitrary<Command> {

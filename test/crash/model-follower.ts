@@ -3,10 +3,10 @@ import { deferred } from '../support/deferred.ts'
 import { assertThat } from './model-assert.ts'
 import type { PlainJournal } from './model-journal.ts'
 
-/** How the store ended that a follower was made from. */
+/** How the follower's store ended. */
 export type Ending = 'closed' | 'poisoned' | 'killed'
 
-/** A reader that is open while the journal changes, and is judged when its store is at its end. */
+/** A reader that is open while the journal changes. It is judged when its store has ended. */
 export class Follower {
   readonly #store: MiniStore
   readonly #from: number
@@ -38,9 +38,10 @@ export class Follower {
   }
 
   /**
-   * Waits for the end and throws unless what was seen is what there was.
+   * Waits for the follower to end, and throws unless it saw exactly the records of the journal.
    *
-   * @param highest the oldest record that may be left, when a deletion has failed half done.
+   * @param highest the highest sequence number that the oldest record may have after a deletion
+   * failed halfway.
    */
   async finish(journal: PlainJournal, ending: Ending, highest: number = journal.first): Promise<void> {
     if (ending === 'killed') this.#abort.abort()

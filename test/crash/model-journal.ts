@@ -1,17 +1,19 @@
 import type { SegmentInfo } from '../../src/index.ts'
 import type { Limits } from './model-commands.ts'
 
-/** What must be seen of a segment. */
+/** The checked fields of a segment. */
 export type PlainSegment = Pick<SegmentInfo, 'firstSequence' | 'lastSequence' | 'isSealed' | 'bytes'>
 
 /**
- * The model: a plain array of what was acknowledged, and where its segments begin by the rules of rotation and
- * retention, written down a second time and without a disk.
+ * The model: a plain array of what was acknowledged, and where its segments begin. It repeats the
+ * rules of rotation and retention without a disk.
  */
 export class PlainJournal {
-  /** The JSON of every record that ever was, deleted ones too: record 1 first. */
+  /** The JSON of every record ever acknowledged, including deleted ones, from record 1 on. */
   readonly texts: string[]
-  /** The sequence number with which each segment begins, oldest first; the last one is active. */
+  /**
+   * The sequence number with which each segment begins, oldest first. The last segment is active.
+   */
   starts: number[]
   limits: Limits
 
@@ -21,7 +23,7 @@ export class PlainJournal {
     this.starts = [...starts]
   }
 
-  /** One that knows the same and goes on alone. */
+  /** Returns an independent journal with the same content. */
   fork(): PlainJournal {
     return new PlainJournal(this.limits, this.texts, this.starts)
   }
@@ -42,7 +44,7 @@ export class PlainJournal {
     })
   }
 
-  /** The JSON of the records from `from` to `to`, as far as they are there. */
+  /** The JSON of the records from `from` to `to` that are still there. */
   slice(from: number, to: number): string[] {
     return this.texts.slice(Math.max(from, this.first) - 1, Math.max(to, 0))
   }
@@ -56,7 +58,7 @@ export class PlainJournal {
   }
 
   rotate(): void {
-    // An empty segment is full for nothing: there is none of two names that begin with the same record.
+    // An empty segment is never rotated: otherwise two segments would begin with the same record.
     if (this.starts.at(-1) === this.last + 1) return
     this.starts.push(this.last + 1)
     const { maxSegments = Infinity } = this.limits
@@ -68,7 +70,7 @@ export class PlainJournal {
   }
 
   #bytes(first: number, last: number): number {
-    // Each header but the first names the checksum of the segment before.
+    // Each header except the first names the checksum of the previous segment.
     const header = `// MINISTORE JOURNAL v0.2.0 seq=${first}${first === 1 ? '' : ' prev=00000000'}`
     return bytesOf([header, ...this.texts.slice(first - 1, last)])
   }

@@ -9,7 +9,9 @@ import type { Action, Call, Command, Crash, Json, Limits, Loss, Refusal } from '
 import { type Ending, Follower } from './model-follower.ts'
 import { PlainJournal } from './model-journal.ts'
 
-/** How much happened; a suite that tests less than it did shows here. */
+/**
+ * How much happened. The tests check these counts, so a suite that tests less than before fails.
+ */
 export class ModelCounts {
   runs = 0
   commands = 0
@@ -18,10 +20,10 @@ export class ModelCounts {
   rotations = 0
   reads = 0
   followers = 0
-  /** Crashes in the midst of an action, and in the midst of a recovery. */
+  /** Crashes in the middle of an action, and in the middle of a recovery. */
   crashes = 0
   recoveryCrashes = 0
-  /** Records that were there after a crash though nobody was told so. */
+  /** Records found after a crash although they were never acknowledged. */
   survivors = 0
   fullDiskErrors = 0
   poisonings = 0
@@ -31,7 +33,7 @@ export class ModelCounts {
   }
 }
 
-/** What may go wrong while calls run, besides that a record is refused. */
+/** What may go wrong while calls run, apart from refused records. */
 type Trouble = 'none' | 'full-disk' | 'failed-sync' | 'kill'
 
 /** A call that was made. */
@@ -39,36 +41,39 @@ interface Made {
   readonly call: Call
   /** The JSON of the records it appends. */
   readonly texts: readonly string[]
-  /** Of `truncate`. */
+  /** The sequence number passed to `truncateBefore`; 0 for other calls. */
   readonly before: number
   readonly promise: Promise<unknown>
 }
 
-/** What is known when calls have ended and some of them failed. */
+/** What is known after calls have ended and some of them failed. */
 interface Doubt {
-  /** What may be there or not, in this order: a prefix of it. */
+  /** Records that may or may not be there. Any that are there form a prefix of this list. */
   readonly inFlight: readonly string[]
-  /** The oldest record is one from here … */
+  /** The lowest sequence number that the oldest record may have. */
   readonly lowest: number
-  /** … to here. */
+  /** The highest sequence number that the oldest record may have. */
   readonly highest: number
-  /** The store refuses all but `close`. */
+  /** Whether the store refuses every call except `close`. */
   readonly isPoisoned: boolean
-  /** A write of many lines may be half done, which may leave damage that nothing heals (src/ministore/README.md, limits). */
+  /**
+   * Whether a write of many lines may be half done. It can leave damage that recovery cannot heal
+   * (src/ministore/README.md, limits).
+   */
   readonly isManyLines: boolean
 }
 
 const maxRecordBytes = 200_000
 const tooLarge = 'x'.repeat(maxRecordBytes)
 
-/** Where a journal lives while commands are done to it. */
+/** Where a journal lives while commands run on it. */
 export interface Place {
   readonly path: string
-  /** Absent: the disk of this machine. */
+  /** Absent: the real disk. */
   readonly files?: SimulatedFileSystem
 }
 
-/** Does every command to a journal and to the model, and throws at the first difference. */
+/** Runs every command on a journal and on the model, and throws at the first difference. */
 export async function runModel(
   commands: readonly Command[],
   place: Place,
@@ -79,9 +84,10 @@ export async function runModel(
   try {
     await run.start()
     for (const [index, command] of commands.entries()) {
-      // As in the crash harness: without an end of the turn, what was opened in it could never be freed.
+      // As in the crash harness: memory opened in one turn of the event loop is freed only after
+      // the turn ends.
       await turn()
-      // Shrinking leaves a command or two behind the one that fails: the message says which it is.
+      // Shrinking often leaves a few commands besides the failing one, so the message names it.
       await named(`command ${index + 1}, ${command.do}`, run.execute(command))
       counts.commands += 1
     }
@@ -143,7 +149,7 @@ class ModelRun {
     await this.#check()
   }
 
-  /** Closes and opens once more: the last look is that of the next process. */
+  /** Closes and opens the journal once more, so the last check sees what the next process sees. */
   async finish(): Promise<void> {
     await this.#act({ do: 'reopen', limits: {} })
     await this.#check()
@@ -151,7 +157,7 @@ class ModelRun {
 
   /** Leaves nothing open, whatever happened. */
   async abandon(): Promise<void> {
-    // What failed before is what counts.
+    // Errors here are dropped: only the failure that came before counts.
     const followers = this.#followers.map((follower) => follower.finish(this.#journal, 'killed'))
     await Promise.allSettled([this.#store?.close(), ...followers])
   }
@@ -255,7 +261,10 @@ class ModelRun {
     await this.#openAgain(limits, known)
   }
 
-  /** Opens, to be crashed in the midst of it or right behind. What opening gave is certain from then on. */
+  /**
+   * Opens the journal and crashes during the opening or right after it. What a completed opening
+   * gave is certain from then on.
+   */
   async #crashInRecovery({ after, loss }: Crash, known: Doubt, limits: Limits): Promise<Doubt> {
     const files = this.#sim
     files.stopAt(files.operations + after)
@@ -309,9 +318,12 @@ class ModelRun {
     await this.#openAgain(limits, doubt)
   }
 
-  // What they are made of
+  // Steps of the commands
 
-  /** Makes calls, none awaited before the next, and judges every answer; undefined: all is certain. */
+  /**
+   * Makes calls without awaiting one before the next, and judges every answer. Returns undefined if
+   * nothing is in doubt.
+   */
   async #call(calls: readonly Call[], trouble: Trouble): Promise<Doubt | undefined> {
     const before = this.#journal
     const ideal = before.fork()
@@ -375,7 +387,7 @@ class ModelRun {
     }
     before.texts.push(...acknowledged)
     const isManyLines = made.some(({ call, texts }) => call.do === 'append-all' && texts.length > 1)
-    // A call that failed may have deleted what it would have deleted, or a part of that.
+    // A failed call may have deleted all or part of what it was about to delete.
     const highest = Math.max(ideal.first, ...made.map(({ before: mark }) => mark))
     return { inFlight, lowest: before.first, highest, isPoisoned, isManyLines }
   }
@@ -419,7 +431,7 @@ class ModelRun {
 
   async #close(ending: Ending, highest?: number): Promise<void> {
     const [closed] = await Promise.allSettled([this.#store?.close()])
-    // Closed it is, even when that was refused.
+    // The store is closed even when `close` rejects.
     this.#store = undefined
     await this.#finishFollowers(ending, highest)
     if (closed?.status === 'rejected') throw closed.reason
@@ -437,7 +449,7 @@ class ModelRun {
     this.#adopt(doubt)
   }
 
-  /** Takes from the store what only it can know, within the bounds of what is allowed. */
+  /** Takes over from the store what the model cannot know, within the allowed bounds. */
   #adopt({ inFlight, lowest, highest }: Doubt): void {
     const { firstSequence, lastSequence, segments } = this.#current
     const journal = this.#journal
@@ -452,14 +464,14 @@ class ModelRun {
     journal.starts = segments.map((segment) => segment.firstSequence)
   }
 
-  /** Ends the process, perhaps the power too, and goes on with a disk that this may leave. */
+  /** Ends the process, perhaps with the power, and continues on a disk that this may leave. */
   async #reboot(loss: Loss, { isManyLines }: Doubt): Promise<void> {
     const files = this.#sim
-    // The process that is gone writes no more, and its followers end with it.
+    // A process that has ended writes nothing more, and its followers end with it.
     files.stopAt(0)
     this.#files = afterLoss(files, loss, isManyLines)
     await this.#finishFollowers('killed')
-    // It cannot write a seal any more, but its queue comes to rest.
+    // The stopped process cannot write a seal, but closing lets its queue come to rest.
     await this.#store?.close().catch(() => {})
     this.#store = undefined
   }
@@ -475,7 +487,10 @@ class ModelRun {
     }
   }
 
-  /** What must hold after every command: store, readers and the durable bytes say what the model says. */
+  /**
+   * Checks what must hold after every command: the store, its readers and the durable bytes agree
+   * with the model.
+   */
   async #check(): Promise<void> {
     const store = this.#current
     const { first, last, segments } = this.#journal
@@ -494,20 +509,20 @@ class ModelRun {
       assertRecords(await MiniStore.replay(this.#path), texts, 'the static replay')
       return
     }
-    // A power failure now takes nothing.
+    // A power failure at this moment must take nothing.
     const fileSystem = this.#files.afterCrash({ keep: 'none' })
     assertRecords(await MiniStore.replay(this.#path, { fileSystem }), texts, 'the durable bytes')
   }
 }
 
-/** What the model does at a call that succeeds. */
+/** Does to the model what a successful call does to the journal. */
 function apply(journal: PlainJournal, call: Call, facts: Pick<Made, 'texts' | 'before'>): void {
   if (call.do === 'rotate') journal.rotate()
   else if (call.do !== 'truncate') journal.append(facts.texts)
   else if (facts.before <= journal.last + 1) journal.truncateBefore(facts.before)
 }
 
-/** The sequence numbers that a call gave are the next ones. */
+/** Checks that the sequence numbers a call returned are the next ones. */
 function assertAnswer(
   call: Call,
   value: unknown,
@@ -520,7 +535,9 @@ function assertAnswer(
   assertThat(isRight, `${call.do} gave ${JSON.stringify(value)}, expected ${JSON.stringify(expected)}`)
 }
 
-/** Both by text, which tells the order of keys and `__proto__`, and by value, which tells -0. */
+/**
+ * Compares as text, which shows the order of keys and `__proto__`, and as values, which shows -0.
+ */
 function assertRecords(records: readonly unknown[], texts: readonly string[], what: string): void {
   const seen = records.map((record) => JSON.stringify(record))
   const isSame = isDeepStrictEqual(seen, texts)

@@ -12,8 +12,9 @@ import { anyCommand, type Command, harmlessCommand } from './model-commands.ts'
 import { ModelCounts, runModel } from './model-run.ts'
 
 /**
- * Sequences that once showed a bug, in the library or in the model. A seed repeats a run as long as the
- * commands are made the same way; the shrunk commands that it printed stay good for ever, so keep those.
+ * Sequences that once showed a bug, in the library or in the model. A seed repeats a run only while
+ * the commands are generated the same way. The shrunk commands that the run printed stay valid, so
+ * keep those.
  */
 const earlierFinds: ReadonlyArray<{
   readonly bug: string
@@ -38,7 +39,10 @@ const earlierFinds: ReadonlyArray<{
 const sequences = (command: fc.Arbitrary<Command>): fc.Arbitrary<Command[]> =>
   fc.array(command, { minLength: 1, maxLength: 30, size: 'max' })
 
-/** A failing run is shrunk for so long at most, and then prints what it has; vitest must not end it first. */
+/**
+ * The longest time for shrinking a failing run, in milliseconds; it then prints what it has. The
+ * test's own timeout must be longer.
+ */
 const limitMs = scaled(180_000, 1_800_000)
 
 const checkAlways = (
@@ -62,7 +66,7 @@ describe('a journal does what a plain array does', { timeout: limitMs * 1.5 }, (
     const counts = new ModelCounts()
     await checkAlways(anyCommand, onSimulatedDisk(counts), { seed, numRuns: scaled(600, 6000) })
     console.log(`model on the simulated disk: ${counts.toString()}`)
-    // A model that never sees trouble proves nothing.
+    // A model that never meets trouble proves nothing.
     for (const [name, count] of Object.entries(counts)) expect(count, name).toBeGreaterThan(10)
   })
 

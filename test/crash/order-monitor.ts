@@ -4,15 +4,18 @@ import { OrderRules } from './order-rules.ts'
 const monitors = new WeakMap<SimulatedFileSystem, OrderMonitor>()
 
 /**
- * Tells the {@link OrderRules} every operation of one simulated file system, with its result, and whatever the store
- * says. There is one for a file system and a journal, however many stores are opened on it.
+ * Passes every operation of one simulated file system, with its result, and every claim of the
+ * store to the {@link OrderRules}. There is one monitor for each file system, however many stores
+ * are opened on it.
  */
 export class OrderMonitor {
-  /** How many operations were listened to, over all file systems. */
+  /** How many operations were observed, over all file systems. */
   static operations = 0
   readonly #rules: OrderRules
 
-  /** Begins to listen, or gives the one that does already. */
+  /**
+   * Returns the monitor of this file system; creates it, and starts observing, on the first call.
+   */
   static of(files: SimulatedFileSystem, path: string): OrderMonitor {
     const known = monitors.get(files)
     if (known !== undefined) return known
@@ -55,7 +58,7 @@ export class OrderMonitor {
   }
 }
 
-/** Puts itself between the store and the file system: `onOperation` tells of no results. */
+/** Wraps the methods of the file system, since `onOperation` does not report results. */
 function observe(files: SimulatedFileSystem, rules: OrderRules): void {
   const open = files.open.bind(files)
   files.open = async (path, mode) => {

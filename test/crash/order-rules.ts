@@ -1,11 +1,14 @@
 /**
- * The order in which a journal's writer may ask the file system for things, whatever a crash then makes of it.
+ * The order in which a journal's writer may call the file system, independent of what a crash makes
+ * of it.
  *
- * It keeps a picture of its own of what is visible and what is durable, made only from the calls and their results:
- * a mistake of the simulated file system, which every other crash test relies on, does not hide here.
+ * The rules keep their own picture of what is visible and what is durable, made only from the calls
+ * and their results. A mistake in the simulated file system, which every other crash test relies
+ * on, therefore cannot hide here.
  *
- * Each method is called when the operation is asked for, and gives the function to call once it has succeeded. Breaches
- * are collected, since an error thrown inside an operation would look like one of the disk.
+ * Each method is called before an operation and returns a function to call once the operation has
+ * succeeded. Breaches are collected, since an error thrown inside an operation would look like an
+ * error of the disk.
  */
 export class OrderRules {
   readonly breaches: string[] = []
@@ -22,8 +25,9 @@ export class OrderRules {
   }
 
   /**
-   * A file that is there before anything is asked for. What is not durable of it counts as pending; but the bytes behind
-   * a name that is not durable count as durable, since the run that gave the name was held to that.
+   * Adds a file that exists before the first operation. Content that is not durable counts as
+   * pending. The bytes behind a name that is not durable count as durable, since the run that made
+   * the name was held to that rule.
    */
   exists(path: string, visible: Uint8Array | undefined, durable: Uint8Array | undefined): void {
     const former = durable === undefined ? undefined : new FilePicture(durable)
@@ -42,7 +46,7 @@ export class OrderRules {
     this.#pending.push({ puts: path, file })
   }
 
-  /** A store is about to open the journal. What an earlier one did not manage it may try again. */
+  /** A store is about to open the journal. It may retry what an earlier store failed to do. */
   begin(): void {
     this.#failed.clear()
     for (const file of this.#visible.values()) file.bytesAtOpen = file.visible.length
@@ -52,7 +56,7 @@ export class OrderRules {
     return () => this.#change({ puts: path, file: new FilePicture() })
   }
 
-  /** A directory is a name like any other, but that it has no bytes. */
+  /** A directory is a name like any other, without bytes. */
   makeDirectory(path: string): () => void {
     return this.create(path)
   }
@@ -83,7 +87,7 @@ export class OrderRules {
     }
   }
 
-  /** Gives what to call with whether it succeeded. */
+  /** Returns a function that takes whether the sync succeeded. */
   sync(path: string): (isDone: boolean) => void {
     const file = this.#file(path)
     if (this.#failed.has(file)) this.#breach(`${path} is synced again after a sync of it failed`)
@@ -96,7 +100,7 @@ export class OrderRules {
     }
   }
 
-  /** Covers what was changed before it was asked for, and nothing that came while it was under way. */
+  /** Covers the changes made before the call, and none made while it is in progress. */
   syncDirectory(directory: string): () => void {
     const covered = new Set(this.#pending.filter(({ puts, removes }) => isIn(directory, puts ?? removes)))
     return () => {
@@ -130,7 +134,10 @@ export class OrderRules {
     return () => this.#change({ removes: path, puts: to, file })
   }
 
-  /** The store has said that these lines are on stable storage, from this sequence number on. */
+  /**
+   * The store has acknowledged that these lines, from this sequence number on, are on stable
+   * storage.
+   */
   acknowledge(first: number, lines: readonly string[]): void {
     for (const [index, line] of lines.entries()) {
       const sequence = first + index
@@ -143,7 +150,7 @@ export class OrderRules {
     }
   }
 
-  /** An open, a rotation or a deletion has resolved and nothing else is under way. */
+  /** An open, a rotation or a deletion has resolved while no other operation is in progress. */
   settled(what: string): void {
     if (this.#hasPendingSegments()) this.#breach(`${what} has resolved before its changes of names are durable`)
     const active = this.#visible.get(this.#path)
@@ -157,7 +164,7 @@ export class OrderRules {
   }
 
   #checkNames(path: string, file: FilePicture, what: string): void {
-    // Any name will do: a rotation may have begun since.
+    // Any durable name suffices: a rotation may have started since.
     if (![...this.#durable.values()].includes(file)) {
       this.#breach(`${what} before the directory of ${path} is synced`)
     }
@@ -183,7 +190,7 @@ export class OrderRules {
     if (!isCovered) this.#breach(`the seal says ${covers} bytes before they are durable`)
   }
 
-  /** How many bytes of the active segment a seal vouches for, 0 when there is none. */
+  /** How many bytes of the active segment a seal covers; 0 without a seal. */
   #sealedBytes(): number {
     const seals = [this.#visible.get(this.#sealPath), this.#durable.get(this.#sealPath)]
     return Math.max(0, ...seals.map((seal) => (seal === undefined ? 0 : sealBytes(seal.durable))))
@@ -195,7 +202,7 @@ export class OrderRules {
     )
   }
 
-  /** The segment in which the record must be: the last one that does not begin behind it. */
+  /** The segment that must hold the record: the last one that begins at or before it. */
   #segmentOf(sequence: number): [string, FilePicture] | undefined {
     let found: [string, FilePicture] | undefined
     for (const [path, file] of this.#visible) {
@@ -217,7 +224,10 @@ export class OrderRules {
     return Number.isInteger(this.#numberOf(path))
   }
 
-  /** The number of a sealed segment, NaN of anything else: it compares as neither less nor more. */
+  /**
+   * The number of a sealed segment, or NaN for any other file. NaN compares as neither less nor
+   * more.
+   */
   #numberOf(path: string): number {
     const ending = path.startsWith(`${this.#path}.`) ? path.slice(this.#path.length + 1) : ''
     return /^\d+$/.test(ending) ? Number(ending) : Number.NaN
@@ -240,7 +250,7 @@ export class OrderRules {
   }
 }
 
-/** A change of names, in one step: `removes` goes, then `puts` leads to `file`. */
+/** A change of names in one step: `removes` goes, then `puts` leads to `file`. */
 interface NameChange {
   readonly removes?: string
   readonly puts?: string
@@ -253,7 +263,7 @@ type Change = { readonly position: number; readonly bytes: Buffer } | { readonly
 class FilePicture {
   visible: Buffer
   durable: Buffer
-  /** How much of it was there when the store opened it. */
+  /** How many of its bytes were there when the store opened it. */
   bytesAtOpen = 0
   #pending: Change[] = []
 
@@ -274,7 +284,7 @@ class FilePicture {
     return this.durable.includes('\n')
   }
 
-  /** Of the first record, as the header says; NaN without a whole header. */
+  /** Sequence number of the first record, from the header; NaN without a complete header. */
   get firstSequence(): number {
     const [header = ''] = this.hasHeader ? this.visible.toString('utf8').split('\n', 1) : []
     return Number(/ seq=(\d+)/.exec(header)?.[1] ?? Number.NaN)
@@ -282,11 +292,11 @@ class FilePicture {
 
   lineOf(sequence: number, where: 'visible' | 'durable'): string | undefined {
     const lines = this[where].toString('utf8').split('\n')
-    // What follows the last line feed is not a line.
+    // Text after the last line feed is not a line.
     return lines.slice(0, -1)[sequence - this.firstSequence + 1]
   }
 
-  /** Makes it hold other bytes, not durable yet. */
+  /** Replaces the visible content; the new bytes are not durable yet. */
   replace(bytes: Uint8Array): void {
     if (this.visible.equals(bytes)) return
     this.write({ position: 0, bytes: Buffer.from(bytes) })
@@ -303,7 +313,7 @@ class FilePicture {
     this.#pending = []
   }
 
-  /** What was pending stays visible, and no later sync makes it durable. */
+  /** Drops pending changes: they stay visible, and no later sync makes them durable. */
   drop(): void {
     this.#pending = []
   }
@@ -327,7 +337,9 @@ function isIn(directory: string, path = ''): boolean {
   return directory === (at <= 0 ? '/' : path.slice(0, at))
 }
 
-/** Whether two contents under one name are of one file: segments are told apart by their headers. */
+/**
+ * Whether two contents under one name belong to one file. Segments are told apart by their headers.
+ */
 function isSameFile(visible: Uint8Array, durable: Uint8Array): boolean {
   const [one = '', other = ''] = [visible, durable].map((bytes) => Buffer.from(bytes).toString('latin1').split('\n', 1)[0])
   return one.startsWith(other) || other.startsWith(one)

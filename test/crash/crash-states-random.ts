@@ -8,17 +8,20 @@ import { type FoundJournal, JournalOracle } from './journal-oracle.ts'
 import { runGeneration } from './journal-workloads.ts'
 import { OrderMonitor } from './order-monitor.ts'
 
-// More states come from more seeds than from more states at one moment, and cost less.
+// More seeds give more states, at less cost, than more states at one moment.
 const limit = 150
 const insideEvery = 16
 const nesting = scaled(1, 2)
 const generations = 2
 
-/** The tests of random workloads with these seeds and a fresh one. Two files call it, since files share the cores. */
+/**
+ * Defines the tests of random workloads for these seeds and one fresh seed. Two test files call
+ * this function, so that the work spreads over the cores.
+ */
 export function testRandomWorkloads(range: {
   readonly from: number
   readonly to: number
-  /** So many distinct states are opened at least. */
+  /** The test fails unless more distinct states than this are opened. */
   readonly floor: number
 }): void {
   const { from, to, floor } = range

@@ -9,8 +9,9 @@ import { type FoundJournal, JournalOracle } from './journal-oracle.ts'
 import { longRecords, scriptedWorkloads, shortRecords } from './journal-workloads.ts'
 import { OrderMonitor } from './order-monitor.ts'
 
-// Scripted workloads and recovery; random ones are in crash-states-random.test.ts and its sibling. The floors of the three
-// add up to more than 50,000 distinct states in the ordinary suite and a million in the full one.
+// Scripted workloads and recovery. Random workloads are in crash-states-random.test.ts and its
+// sibling. The floors of the three files add up to more than 50,000 distinct states in the ordinary
+// suite and a million in the full one.
 const floor = scaled(9500, 105_000)
 const limit = scaled(120, 200)
 const nesting = scaled(1, 2)
@@ -62,7 +63,7 @@ describe('recovery itself', () => {
         floor: { lowest: 1, highest: 1 },
         isManyLines: false,
       }
-      // One of its own: to a shared one some of these states would be known, and not crashed again.
+      // A separate harness: a shared one would know some of these states and not crash them again.
       const own = new CrashHarness<ExpectedJournal, FoundJournal>(oracle)
       await own.run(
         { name, expected: () => expected, run: (state) => oracle.recover(state) },
@@ -86,8 +87,9 @@ afterAll(() => {
 })
 
 describe('a journal whose process is killed again and again', () => {
-  // Kill 1 in a rotation, its first rename visible and not durable; kill 2 in the recovery, `.next` removed and that not
-  // durable; then the power fails in the second recovery, whose rename must not be on the disk without the first one.
+  // The first kill hits a rotation whose first rename is visible but not durable. The second kill
+  // hits the recovery after it removed `.next`, which is not durable either. Then the power fails
+  // in the second recovery. Its rename must not reach the disk without the first one.
   test('killed in a rotation, then in recovery, it survives a power failure in the next recovery', async () => {
     const model = new JournalModel()
     const files = new SimulatedFileSystem()
@@ -96,7 +98,8 @@ describe('a journal whose process is killed again and again', () => {
     const inRotation = await killedAt(files, journalPath + '.001', 'syncDirectory', () => model.rotate(store))
     const inRecovery = await killedAt(inRotation, undefined, 'syncDirectory', () => oracle.recover(inRotation), 'unlink')
     const expected = { ...model.expected(), acknowledged: 3 }
-    // Without the order monitor, which would say so first: the states themselves must show it.
+    // This recovery has no order monitor, which would fail first: the states themselves must show
+    // the defect.
     const recover = async (state: SimulatedFileSystem): Promise<void> => {
       const recovered = await MiniStore.open(journalPath, { fileSystem: state })
       await recovered.close()
@@ -111,7 +114,10 @@ describe('a journal whose process is killed again and again', () => {
   })
 })
 
-/** Runs a task to its end and gives the system as it was when its process was killed before an operation. */
+/**
+ * Runs a task to its end. Returns the system as it was when its process was killed before an
+ * operation.
+ */
 async function killedAt(
   files: SimulatedFileSystem,
   visible: string | undefined,
@@ -148,7 +154,7 @@ describe('the suite', () => {
       const open = files.open.bind(files)
       files.open = async (path, mode) => {
         const file = await open(path, mode)
-        // That of a directory is syncDirectory.
+        // The sync of a directory is `syncDirectory`.
         return mode === 'directory' ? file : Object.assign(file, { [lie]: () => Promise.resolve() })
       }
     }

@@ -14,7 +14,7 @@ test('a record whose fsync failed and that could not be cut off is durable once 
   await expect(store.append(2)).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
   await store.close()
 
-  // The same running system still shows the record, though the disk never got it.
+  // The running system still shows the record, although it never reached the disk.
   const again = await MiniStore.open<number>(path, { fileSystem: disk })
   expect(await again.replay()).toEqual([1, 2])
   await again.append(3)
@@ -33,7 +33,7 @@ test('a record whose fsync failed is cut off, so that no open takes it for durab
   expect(await MiniStore.replay(path, { fileSystem: disk })).toEqual([1])
 })
 
-/** Every crash leaves these records and no others. */
+/** Checks that every crash leaves exactly these records. */
 async function expectInEveryCrash(disk: SimulatedFileSystem, records: readonly unknown[]): Promise<void> {
   for (const state of disk.crashStates({ seed: 1, limit: 200 })) {
     const store = await MiniStore.open(path, { fileSystem: state })
@@ -43,7 +43,8 @@ async function expectInEveryCrash(disk: SimulatedFileSystem, records: readonly u
 }
 
 describe('a cut whose fsync failed is made again by the next open, before anything is appended behind it', () => {
-  // Of the 18 bytes of three lines: nothing, part of a line, one line, lines and a part, all but the last byte.
+  // How many of the three lines' 18 bytes were written: none, part of a line, one line, lines and a
+  // part, or all but the last byte.
   test.each(Array.from({ length: 18 }, (_, written) => written))(
     'the cut that rolls back a write of which %i bytes were written',
     async (bytesFirst) => {
@@ -67,7 +68,8 @@ describe('a cut whose fsync failed is made again by the next open, before anythi
     const store = await MiniStore.open(path, { fileSystem: disk })
     await store.append('a')
     await store.close()
-    // One line with NULs at its beginning: once they are overwritten, what follows looks like a record.
+    // One line with NULs at its beginning: once these are overwritten, the rest looks like a
+    // record.
     disk.writeFile(path, `${disk.readFile(path).toString()}\0\0\0\0"phantom"\n`)
     const failing = disk.failOn({ operation: 'sync', path }, 'EIO')
     await expect(MiniStore.open(path, { fileSystem: disk })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
@@ -86,7 +88,8 @@ describe('a cut whose fsync failed is made again by the next open, before anythi
     disk.failOn({ operation: 'dataSync', path }, 'EIO')
     await expect(store.appendAll(['one', 'two', 'thr'])).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
     await store.close()
-    // The cut is visible. This open finds nothing else to do, and what it cannot sync is not durable.
+    // The cut is visible. This open has nothing else to do, and whatever it cannot sync is not
+    // durable.
     disk.failOn({ operation: 'sync', path }, 'EIO')
     await expect(MiniStore.open(path, { fileSystem: disk })).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
     const again = await MiniStore.open(path, { fileSystem: disk })

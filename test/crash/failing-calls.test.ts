@@ -13,11 +13,11 @@ const codes = new Map<string, number>()
 let faultyRuns = 0
 let nestedRuns = 0
 
-/** How the nth operation, counted from 0, and perhaps all after it, go wrong. */
+/** How the nth operation, counted from 0, and perhaps all operations after it, go wrong. */
 interface Kind {
   readonly name: string
   readonly isPersistent: boolean
-  /** The code of the system's error; undefined when no call fails. */
+  /** The code of the system's error; undefined if no call fails. */
   readonly code: string | undefined
   strike(files: SimulatedFileSystem, nth: number): Fault
 }
@@ -45,7 +45,7 @@ function failing(
 }
 
 const isAny = (): boolean => true
-/** What needs room on the disk. */
+/** Operations that need room on the disk. */
 const needsRoom = ({ operation, mode }: Operation): boolean =>
   operation === 'write' ||
   operation === 'makeDirectory' ||
@@ -113,8 +113,8 @@ const allowed: Readonly<Record<Doing, readonly MiniStoreErrorCode[]>> = {
 }
 
 /**
- * A process that goes on as well as it can: when its store is poisoned it closes it and opens the
- * journal anew.
+ * A process that continues as well as it can. If its store is poisoned, it closes the store and
+ * opens the journal again.
  */
 class Process {
   readonly #model: JournalModel
@@ -132,7 +132,7 @@ class Process {
     for (let session = 0; session < 2; session++) await this.session()
   }
 
-  /** Only the first session of a life. */
+  /** One session of a life. `live` runs two. */
   async session(): Promise<void> {
     const store = await this.#attempt('open', () =>
       this.#model.open(this.#files, { maxBytesPerSegment: 70, maxSegments: 3 }),
@@ -153,7 +153,8 @@ class Process {
     const model = this.#model
     const next = (): number => model.acknowledged + 1
     await this.#attempt('write', () => model.append(store, { n: next() }))
-    // Longer in all than the first record of the next session, so that what a lost cut brings back shows behind it.
+    // Together longer than the first record of the next session, so bytes that a lost cut brings
+    // back show behind that record.
     await this.#attempt('write', () => model.appendAll(store, [{ a: next() }, { b: next() }, { c: next() }]))
     await this.#attempt('change', () => model.rotate(store))
     const both = [model.append(store, { c: next() }), model.append(store, { d: next() })]
@@ -166,7 +167,7 @@ class Process {
       return await task()
     } catch (error) {
       this.failures += 1
-      // The model's own claims are plain errors and must come through.
+      // The model's own failures are plain errors and must come through.
       if (!(error instanceof MiniStoreError) || !allowed[doing].includes(error.code)) throw error
       if (!causes(error).includes(this.#code)) throw error
       codes.set(error.code, (codes.get(error.code) ?? 0) + 1)
@@ -175,7 +176,7 @@ class Process {
   }
 }
 
-/** The system's codes below an error. */
+/** The system's error codes among an error and its causes. */
 function causes(error: Error): unknown[] {
   const found: unknown[] = []
   for (let at: unknown = error; at instanceof Error; at = at.cause)
@@ -184,8 +185,8 @@ function causes(error: Error): unknown[] {
 }
 
 /**
- * One run with the fault at the nth operation; afterwards the fault is gone and the journal is used
- * again.
+ * Runs once with the fault at the nth operation. Afterwards the fault is gone and the journal is
+ * used again.
  */
 async function runWithFault(
   kind: Kind,
@@ -198,8 +199,8 @@ async function runWithFault(
   let since = 0
   const isTaken = (): boolean => {
     if (fault.hits === 0) return false
-    // All of the first moments after the fault, then a few: what they add are states of a run without a
-    // fault.
+    // Takes all of the first moments after the fault, then a few. Later moments only add states of
+    // a run without a fault.
     since += 1
     return since <= 12 || since % 6 === 0
   }
@@ -237,7 +238,7 @@ describe('a failing call loses nothing that was acknowledged, and says what it d
         try {
           const { hits, failures } = await runWithFault(kind, runs)
           if (hits === 0) break
-          // Short writes are continued, so they are no failure.
+          // Short writes are continued, so they are not failures.
           if (kind.code === undefined) expect(failures).toBe(0)
         } catch (error) {
           findings.push(String(error))
@@ -245,7 +246,7 @@ describe('a failing call loses nothing that was acknowledged, and says what it d
         if (runs > 1000) throw new Error('The run never came to its end without a fault')
       }
       faultyRuns += runs
-      // One of each kind: a single cause shows in many runs.
+      // Reports one finding of each kind, since a single cause shows in many runs.
       const distinct = new Map(
         findings.map((finding) => [finding.replace(/^.*seed.*\n/, '').split('\n')[0], finding]),
       )
@@ -256,7 +257,7 @@ describe('a failing call loses nothing that was acknowledged, and says what it d
   )
 })
 
-/** Opens once, appends once, closes, each as well as it can. */
+/** Opens once, appends once and closes, each as far as possible. */
 async function recoverWithFault(
   kind: Kind,
   nth: number,
@@ -270,7 +271,8 @@ async function recoverWithFault(
     oracle.check(await oracle.find(state), model.expected(), { isHarsh: false })
   }
   if (fault.hits === 0) return 0
-  // The same system goes on. What it appends now must not be in the way of anything that the failures left.
+  // The same system keeps running. Nothing that the failures left may get in the way of what it
+  // appends now.
   files.clearFaults()
   const again = new Process(model, files, kind.code)
   await again.recover()
@@ -282,7 +284,8 @@ async function recoverWithFault(
 }
 
 describe('a failing call in the recovery from a failing call loses nothing either', () => {
-  // The ordinary suite takes every twelfth call of the run as the first to fail; of the recovery it takes every one.
+  // The ordinary suite takes every twelfth call of the run as the first to fail, and every call of
+  // the recovery.
   const stride = scaled(12, 1)
   test.each(kinds)('$name', { timeout: scaled(120_000, 1_200_000) }, async (kind) => {
     const before = nestedRuns
@@ -292,7 +295,7 @@ describe('a failing call in the recovery from a failing call loses nothing eithe
       const fault = kind.strike(files, nth)
       await new Process(model, files, kind.code).session()
       if (fault.hits === 0) break
-      // The system lives on, or the power fails as well: then nothing is left that is not durable.
+      // Either the system keeps running, or the power fails too and only what is durable is left.
       for (const left of [files.afterKill(), files.afterCrash({ keep: 'none' })]) {
         for (let inner = 0; ; inner++) {
           let hits = 0

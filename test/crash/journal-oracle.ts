@@ -6,24 +6,30 @@ import { OrderMonitor } from './order-monitor.ts'
 
 /** What a state of the disk held. */
 export interface FoundJournal {
-  /** Why it did not open. */
+  /** The error with which the journal did not open; undefined if it opened. */
   readonly damage: MiniStoreError | undefined
-  /** Sequence number and JSON of each record; with damage, what a static reader gave before it. */
+  /**
+   * Sequence number and JSON of each record. If the journal did not open, these are the records
+   * that a static reader gave before the damage.
+   */
   readonly entries: ReadonlyArray<readonly [sequence: number, json: string]>
   readonly first: number
   readonly last: number
   /** The last record that a crash right after open leaves. */
   readonly durable: number
-  /** What a reader of the state after that crash fails with. */
+  /** The error that a reader of the state after that crash ends with, if any. */
   readonly durableError: unknown
   readonly hasRecovered: boolean
 }
 
-/** The rules of the durability contract and of recovery that hold whatever was written and wherever the crash came. */
+/**
+ * The rules of the durability contract and of recovery. They hold whatever was written and wherever
+ * the crash came.
+ */
 export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
   /**
-   * How often damage was accepted: a write of many lines that lost its beginning (FORMAT.md: a NUL
-   * before the last line).
+   * How often damage was accepted: a write of many lines lost its beginning, which leaves a NUL
+   * before the last line (FORMAT.md).
    */
   toleratedDamage = 0
   readonly #options: OpenOptions
@@ -62,7 +68,7 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
     )
     assert(entries.length === last - first + 1, `${entries.length} records, but sequence ${first} to ${last}`)
     assertEvidence(before, state, store)
-    // Open has made durable all that it gives, so a crash right now takes none of it.
+    // Open makes everything it gives durable, so a crash at this moment takes none of it.
     const crashed = state.afterCrash({ keep: 'none' })
     let durable = last
     let durableError: unknown
@@ -147,7 +153,7 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
   }
 }
 
-/** What a reader of another process sees, which must leave no trace. */
+/** Returns what a reader in another process sees. Such a reader must leave no trace. */
 async function readWithoutOpening(state: SimulatedFileSystem): Promise<{
   readonly entries: FoundJournal['entries']
   readonly error: unknown
@@ -187,7 +193,10 @@ async function entriesOf(
   return entries
 }
 
-/** What was taken off the end is in the evidence file, to the byte, and nothing else was taken off. */
+/**
+ * Checks that the evidence file holds exactly the bytes cut off the end, and that nothing else was
+ * cut.
+ */
 function assertEvidence(
   before: ReadonlyMap<string, Buffer>,
   state: SimulatedFileSystem,
@@ -210,7 +219,10 @@ function assertEvidence(
   }
 }
 
-/** The second open finds nothing to do, leaves identical bytes, and the next append lands right behind. */
+/**
+ * Checks that the second open recovers nothing and changes no byte, and that the next append
+ * follows directly.
+ */
 async function assertSecondOpenChangesNothing(state: SimulatedFileSystem, last: number, order: OrderMonitor): Promise<void> {
   const before = state.snapshot()
   order.begin()
@@ -240,7 +252,7 @@ function assertSameEntries(
   assert(a === b, `after ${after} there is ${a}, expected ${b}`)
 }
 
-/** Byte for byte, but for the empty file of the lock. */
+/** Compares all files byte for byte, except the empty lock file. */
 function assertSameFiles(
   before: ReadonlyMap<string, Buffer>,
   after: ReadonlyMap<string, Buffer>,

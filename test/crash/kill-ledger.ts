@@ -29,19 +29,19 @@ export type WriterReport =
 
 type Call = Extract<WriterReport, { readonly type: 'call' }>
 
-/** How much was seen; a shrinking suite shows here. */
+/** How much was seen. The tests check these counts, so a shrinking suite fails. */
 export interface LedgerCounts {
   acknowledgedRecords: number
   comparedRecords: number
   tornTails: number
   tornBytes: number
-  /** Records that were whole on the disk, but never acknowledged. */
+  /** Records that were complete on the disk, but never acknowledged. */
   unacknowledgedRecords: number
 }
 
 /**
- * What one journal must hold: kept from what its writers were told, and held against what is on the disk
- * after each crash. Records are known by their hashes, which the writer reports before it makes the call.
+ * What one journal must hold, derived from its writers' reports and compared with the disk after
+ * each crash. Records are identified by hashes, which the writer reports before it makes the call.
  */
 export class KillLedger {
   readonly counts: LedgerCounts = {
@@ -62,9 +62,10 @@ export class KillLedger {
   }
 
   /**
-   * Takes what a writer reported in one round, all of it.
+   * Takes all reports of a writer from one round.
    *
-   * @param options.mayFail whether its last call may have failed, because its disk was taken away from it.
+   * @param options.mayFail whether the writer's last call may have failed because its disk was
+   * taken away.
    */
   take(reports: ReadonlyArray<WriterReport | CommonReport>, { mayFail = false } = {}): void {
     for (const report of reports) {
@@ -76,11 +77,12 @@ export class KillLedger {
   }
 
   /**
-   * Holds what a static reader gives against what must be there, and makes sure that reading has changed
-   * nothing. What was found is what must be there from now on: SIGKILL takes nothing from the page cache.
+   * Compares what a static reader gives with what must be there, and checks that reading has
+   * changed nothing. What was found must be there from now on, since SIGKILL takes nothing from the
+   * page cache.
    *
-   * Leaves what was in flight open when the journal is empty, since the records alone do not tell where it
-   * stands.
+   * If the journal is empty, calls in flight stay undecided: without records, the journal's
+   * position is unknown.
    */
   async checkStaticRead(): Promise<void> {
     const before = await fingerprint(this.#path)
@@ -91,7 +93,10 @@ export class KillLedger {
     if (first !== undefined) this.#settle(first, first + entries.length - 1)
   }
 
-  /** Opens the journal here, holds it against what must be there, and closes it again, twice. */
+  /**
+   * Opens the journal in this process, compares it with what must be there and closes it. Does so
+   * twice.
+   */
   async checkOpen(): Promise<void> {
     await this.#checkOpenOnce(true)
     await this.#checkOpenOnce(false)
@@ -126,7 +131,9 @@ export class KillLedger {
     this.counts.unacknowledgedRecords -= hashes.length
   }
 
-  /** All of what is there: each record once, in order, byte for byte, nothing missing at either end. */
+  /**
+   * Checks all records: each occurs once, in order, byte for byte, with none missing at either end.
+   */
   #checkEntries(entries: ReadonlyArray<JournalEntry<unknown>>): void {
     const possible = hashesOf(this.#inFlight)
     const first = entries.at(0)?.sequence ?? this.#first
@@ -153,7 +160,7 @@ export class KillLedger {
     expect(last, context).toBeLessThanOrEqual(this.#last + hashesOf(call).length)
   }
 
-  /** What is there now is what must be there from now on. */
+  /** Records that what is there now must be there from now on. */
   #settle(first: number, last: number): void {
     this.#checkBounds(first, last)
     const hashes = hashesOf(this.#inFlight)
@@ -189,7 +196,8 @@ function hashesOf(call: Call | undefined): readonly string[] {
 }
 
 /**
- * Names, sizes and times of change of all files; the last one shows every write, even one of the same bytes.
+ * Names, sizes and change times of all files. The change time shows every write, even of the same
+ * bytes.
  */
 async function fingerprint(path: string): Promise<string[]> {
   const directory = dirname(path)

@@ -4,22 +4,23 @@ import { fileURLToPath } from 'node:url'
 
 import { type Deferred, deferred } from '../support/deferred.ts'
 
-/** What every child may report besides what is its own. */
+/** Reports that every child may make in addition to its own. */
 export type CommonReport =
   | { readonly type: 'ready' }
   | { readonly type: 'failed'; readonly code?: string; readonly cause?: string; readonly message: string }
 
 /**
- * A child process that runs a script of `processes/`, reports lines of JSON and is killed in the end.
+ * A child process that runs a script of `processes/`, reports lines of JSON, and is killed in the
+ * end.
  *
- * It loads the library at once and then waits to be told what to do, so that the time it needs to start is no
- * part of a round. What it has reported is complete: a pipe keeps what a killed process wrote into it.
+ * It loads the library at once and then waits for instructions, so its starting time is not part of
+ * a round. Its reports are complete: a pipe keeps what a killed process wrote into it.
  */
 export class KillableProcess<Report extends { readonly type: string }> {
-  /** All that it has reported, besides `ready`, oldest first. */
+  /** All reports except `ready`, oldest first. */
   readonly reports: Array<Report | CommonReport> = []
   readonly id: number
-  /** Called for each report as it comes in. */
+  /** Called for each report as it arrives. */
   onReport: (report: Report | CommonReport) => void = () => {}
   readonly #child: ChildProcess
   readonly #closed: Promise<unknown>
@@ -27,8 +28,8 @@ export class KillableProcess<Report extends { readonly type: string }> {
   #rest = ''
 
   /**
-   * @param options.before words to put before the command, such as a shell that sets limits and then executes
-   * it.
+   * @param options.before words to put before the command, such as a shell that sets limits and
+   * then executes the command.
    */
   constructor(script: string, options: { readonly before?: readonly string[] } = {}) {
     const path = fileURLToPath(new URL(`processes/${script}`, import.meta.url))
@@ -36,15 +37,16 @@ export class KillableProcess<Report extends { readonly type: string }> {
     this.#child = spawn(command[0] as string, command.slice(1), { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#closed = once(this.#child, 'close')
     this.id = this.#child.pid ?? -1
-    // It may be killed before it has read what it was told.
+    // The child may be killed before it has read its instructions.
     this.#child.stdin?.on('error', () => {})
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => this.#take(text))
     void this.#closed.then(() => this.#ready.reject(new Error(`${script} ended before it was ready`)))
-    // Whoever starts it waits for it; one that is never started is only killed.
+    // `start` waits for this promise. A child that is never started is only killed, so its
+    // rejection is ignored.
     this.#ready.promise.catch(() => {})
   }
 
-  /** Tells it what to do, once it is ready. */
+  /** Sends the child its instructions once it is ready. */
   async start(instructions: object): Promise<void> {
     await this.#ready.promise
     this.#child.stdin?.write(`${JSON.stringify(instructions)}\n`)
@@ -55,12 +57,14 @@ export class KillableProcess<Report extends { readonly type: string }> {
     this.#child.kill(name)
   }
 
-  /** Resolves when it has ended, by itself or by a signal, and all its reports are in. */
+  /**
+   * Resolves when the child has ended, by itself or by a signal, and all its reports have arrived.
+   */
   async ended(): Promise<void> {
     await this.#closed
   }
 
-  /** SIGKILL; resolves when it is gone and all its reports are in. */
+  /** Sends SIGKILL. Resolves when the child is gone and all its reports have arrived. */
   async kill(): Promise<void> {
     this.#child.kill('SIGKILL')
     await this.#closed
@@ -68,7 +72,7 @@ export class KillableProcess<Report extends { readonly type: string }> {
 
   #take(text: string): void {
     const lines = (this.#rest + text).split('\n')
-    // What is not whole was not reported.
+    // An incomplete line does not count as a report.
     this.#rest = lines.pop() ?? ''
     for (const line of lines) {
       const report = JSON.parse(line) as Report | CommonReport

@@ -11,7 +11,7 @@ import { KillLedger, type WriterReport } from './kill-ledger.ts'
 import { KillableProcess } from './kill-process.ts'
 
 const rounds = scaled(30, 2000)
-/** 30 rounds have few of them, and may by chance have none. */
+/** 30 rounds see few torn tails, and may by chance see none. */
 const leastTornTails = scaled(0, 10)
 const mebibyte = 2 ** 20
 
@@ -21,11 +21,14 @@ type Random = (limit: number) => number
 /** When the writer of a round is killed. */
 interface Moment {
   /**
-   * From when it is counted: the start, the end of opening, the report of a call, or the file's growing in
-   * it.
+   * The event from which the delay counts: the start, the end of opening, the report of a call, or
+   * the growth of the file during a call.
    */
   readonly after: 'start' | 'opened' | 'call' | 'growth'
-  /** Which call since the start, counted from 1; after `growth` only those count that write much at once. */
+  /**
+   * Which call since the start, counted from 1. For `growth`, only calls that write more than 128
+   * KiB count.
+   */
   readonly call: number
   readonly delayUs: number
 }
@@ -40,7 +43,8 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
   const calls = new Map<string, number>()
   const start = performance.now()
 
-  // A loaded machine catches fewer writers in the middle of a write: then it takes more kills, up to twice as many.
+  // On a loaded machine fewer kills hit the middle of a write. The test then makes more kills, up
+  // to twice as many.
   const isEnough = (round: number): boolean => round > rounds && ledger.counts.tornTails >= leastTornTails
   for (let round = 1; round <= 2 * rounds && !isEnough(round); round++) {
     const writer = spare.take()
@@ -50,7 +54,8 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
       seed: random(2 ** 32),
       options: { maxBytesPerSegment: 2 ** (12 + random(7)) },
       largePercent: moment.after === 'growth' ? 50 : 3,
-      // ext4 lets a write be interrupted, and shows its growth, between folios of up to some MiB.
+      // On ext4, a write can be interrupted, and its growth is visible, between folios of up to a
+      // few MiB.
       maxRecordBytes: (moment.after === 'growth' ? 8 : 1) * mebibyte,
       maxJournalBytes: mebibyte / 4,
     })
@@ -61,7 +66,8 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
 
     ledger.take(writer.reports)
     await ledger.checkStaticRead()
-    // In the other half the next writer is the first to open what this one has left, and may be killed in it.
+    // In the other half of the rounds, the next writer is the first to open the journal, and may be
+    // killed while opening it.
     if (random(2) === 0) {
       await ledger.checkOpen()
       await removeEvidence(path)
@@ -76,13 +82,13 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
       `${comparedRecords} compared, ${tornTails} torn tails of ${tornBytes} bytes in all; ` +
       `in flight: ${[...calls].map(([name, count]) => `${name} ${count}`).join(', ')}`,
   )
-  // Otherwise the kills come at moments that prove nothing.
+  // Without this floor, the kills might come at moments that prove nothing.
   expect(acknowledgedRecords).toBeGreaterThan(rounds)
   expect((calls.get('append') ?? 0) + (calls.get('appendAll') ?? 0)).toBeGreaterThan(rounds / 4)
   expect(tornTails).toBeGreaterThanOrEqual(leastTornTails)
 })
 
-/** Writers that are started while another one is at work: starting takes longer than a round. */
+/** Writers started in advance while another one works, since starting takes longer than a round. */
 class SpareWriters {
   readonly #ready: Writer[] = []
   readonly #all = new Set<Writer>()
@@ -91,7 +97,7 @@ class SpareWriters {
     onTestFinished(async () => {
       await Promise.all([...this.#all].map((writer) => writer.kill()))
     })
-    // One for each of the two cores that the tests are given.
+    // One for each of the two cores that the tests have.
     this.#add()
     this.#add()
   }
@@ -137,7 +143,7 @@ function killAt(writer: Writer, path: string, { after, call, delayUs }: Moment):
       if (after === 'start') return
       if (report.type === 'opened' && calls === 0) {
         clearTimeout(timer)
-        // The call that is waited for may not come for a while: no round takes longer than that.
+        // The awaited call may not come for a while. This timer bounds the length of a round.
         timer = setTimeout(kill, after === 'opened' ? delayUs / 1000 : after === 'call' ? 60 : 300)
       }
       if (after === 'opened' || report.type !== 'call') return
@@ -152,27 +158,30 @@ function killAt(writer: Writer, path: string, { after, call, delayUs }: Moment):
 }
 
 /**
- * Returns when a large write into the active segment has begun. Looks without giving the turn away, since the
- * write would be over by then; gives up after a while, as the call may be over too.
+ * Returns when a large write into the active segment has begun. Polls without yielding to the event
+ * loop, since the write would be over by then. Gives up after 30 ms, as the call may have ended.
  */
 function waitForGrowth(path: string): void {
   const end = performance.now() + 30
   let smallest = Infinity
   while (performance.now() < end) {
-    // A rotation may have it replaced by a shorter one, or by none for a moment.
+    // During a rotation the file may be replaced by a shorter one, or be missing for a moment.
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
     smallest = Math.min(smallest, size)
     if (size > smallest + 1024) return
   }
 }
 
-/** Waits without giving the turn away: timers know only whole milliseconds, in which a write is over. */
+/**
+ * Waits without yielding to the event loop. Timers count whole milliseconds, and a write takes less
+ * than one.
+ */
 function spin(microseconds: number): void {
   const end = performance.now() + microseconds / 1000
   while (performance.now() < end);
 }
 
-/** Deletes what recovery has put aside: of 2,000 rounds it would fill the disk. */
+/** Deletes evidence files that recovery saved. Those of 2,000 rounds would fill the disk. */
 async function removeEvidence(path: string): Promise<void> {
   const directory = dirname(path)
   for (const name of await readdir(directory)) {

@@ -11,19 +11,24 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { KillableProcess } from './kill-process.ts'
 
 const processes = 8
-/** Kills, of one process each; every `killsPerBout` of them all eight are killed at once besides. */
+/**
+ * How often a single process is killed. After every `killsPerBout` of these kills, all eight
+ * processes are killed at once.
+ */
 const kills = scaled(16, 160)
 const killsPerBout = 8
 
-/** What `processes/contender.js` reports. Times are nanoseconds of the clock that all processes share. */
+/**
+ * What `processes/contender.js` reports. Times are nanoseconds of a clock that all processes share.
+ */
 type ContenderReport =
   | {
       readonly type: 'begin'
       readonly turn: number
       readonly at: string
-      /** Attempts that were refused with `ERR_MINISTORE_LOCKED` since the turn before. */
+      /** Attempts refused with `ERR_MINISTORE_LOCKED` since the previous turn. */
       readonly refused: number
-      /** Who left the side file, when one was there. */
+      /** The process that left the side file; null if there was no side file. */
       readonly leftBy: string | null
       readonly last: number
     }
@@ -34,11 +39,14 @@ type ContenderReport =
 interface Contender {
   readonly number: number
   readonly process: KillableProcess<ContenderReport>
-  /** When SIGKILL was sent: until then it was surely alive. */
+  /** When SIGKILL was sent. Until then the process was certainly alive. */
   killedAt: bigint | undefined
 }
 
-/** When one process had the journal: no longer than it really had it. */
+/**
+ * A time in which one process held the journal. It starts no earlier and ends no later than the
+ * process held it.
+ */
 interface Turn {
   readonly contender: Contender
   readonly turn: number
@@ -94,7 +102,8 @@ describe.each([
         `${turns.filter(({ leftBy }) => leftBy !== null).length} side files left by the dead, ` +
         `${checkedRecords} records compared`,
     )
-    // Otherwise there was no contention, or the kills met nobody who had the lock.
+    // Without these floors, there might have been no contention, or no kill of a process that held
+    // the lock.
     expect(cutShort).toBeGreaterThan(kills / 4)
     expect(arena.refused()).toBeGreaterThan(kills)
     expect(owners).toBeGreaterThan(processes)
@@ -108,7 +117,7 @@ class Arena {
   readonly #random: (limit: number) => number
   readonly #removesLockFile: boolean
   #failure: Error | undefined
-  /** Told of each report: who waits for one is listening here. */
+  /** Called for each report. A caller that waits for a report listens here. */
   #onReport: (contender: Contender, report: ContenderReport) => void = () => {}
 
   constructor(path: string, random: (limit: number) => number, removesLockFile: boolean) {
@@ -124,9 +133,9 @@ class Arena {
   }
 
   /**
-   * Kills one process: mostly the one that has just become the owner, a random moment later, else any, which
-   * may be the owner, be opening, closing or waiting. That an owner comes at all shows that earlier kills
-   * freed the lock.
+   * Kills one process. Mostly this is the process that has just become the owner, a random moment
+   * later. Otherwise it is any process, which may own the journal or be opening, closing or
+   * waiting. That a new owner appears at all shows that earlier kills freed the lock.
    */
   async killOne(): Promise<void> {
     const owner = await this.#nextOwner()
@@ -192,7 +201,9 @@ async function kill(contender: Contender): Promise<void> {
   await contender.process.kill()
 }
 
-/** From its reports; a turn without an end lasted at least until it was killed. */
+/**
+ * The turns of a process, from its reports. A turn without an end lasted at least until the kill.
+ */
 function turnsOf(contender: Contender): Turn[] {
   const { reports } = contender.process
   return reports.flatMap((report) => {
@@ -217,7 +228,7 @@ function turnsOf(contender: Contender): Turn[] {
   })
 }
 
-/** One turn is over before the next begins: they are sorted. */
+/** Checks that each turn ends before the next begins. The turns are sorted. */
 function checkOverlap(turns: readonly Turn[]): void {
   for (const [index, turn] of turns.entries()) {
     const next = turns[index + 1]
@@ -225,31 +236,31 @@ function checkOverlap(turns: readonly Turn[]): void {
       expect.fail(`Two owners: ${describeTurn(turn)} and ${describeTurn(next)}`)
     }
     let last = turn.last
-    // Nobody writes in between.
+    // No other process writes during a turn.
     for (const sequence of turn.sequences) expect(sequence, describeTurn(turn)).toBe(++last)
   }
 }
 
-/** The side file that an owner found was left by one who had been killed before. */
+/** Checks that every side file found by an owner was left by a process killed earlier. */
 function checkSideFiles(turns: readonly Turn[], contenders: readonly Contender[]): void {
   for (const turn of turns) {
     if (turn.leftBy === null) continue
     const by = contenders.find(({ number }) => String(number) === turn.leftBy)
-    // A kill between making the file and writing into it leaves it empty.
+    // A kill between creating the file and writing into it leaves the file empty.
     if (turn.leftBy === '') continue
     expect(by?.killedAt, `${describeTurn(turn)} found the file of ${turn.leftBy}`).toBeLessThan(turn.begin)
   }
 }
 
-/** Opens with one attempt, right after every other process is gone. */
+/** Opens the journal with a single attempt, right after every other process is gone. */
 async function openAtOnce(path: string): Promise<Array<JournalEntry<Stored>>> {
   await using store = await MiniStore.open<Stored>(path)
   return await collect(store.entries())
 }
 
 /**
- * Every acknowledged record that was not truncated is there, under its number and by its owner; turns are not
- * mixed, and each has at most one record more than were acknowledged.
+ * Checks that every acknowledged record that was not truncated is there, with its number and its
+ * owner. Turns do not mix, and each turn has at most one record more than were acknowledged.
  */
 function checkFound(
   entries: ReadonlyArray<JournalEntry<Stored>>,
@@ -276,9 +287,9 @@ function checkFound(
     current = key
   }
   const last = Math.max(0, ...acknowledged.keys())
-  // The last owner of all may have had one in flight.
+  // The last turn's owner may have had one record in flight.
   expect(entries.at(-1)?.sequence ?? 0).toBeGreaterThanOrEqual(last)
-  // Nobody truncates above the last hundred.
+  // No process truncates within the last hundred records.
   expect(entries.at(0)?.sequence ?? 1).toBeLessThanOrEqual(Math.max(1, last - 99))
   const unacknowledged = new Map<string, number>()
   for (const { sequence, record } of entries) {

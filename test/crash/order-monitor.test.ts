@@ -45,7 +45,7 @@ function journal(): Play {
   return play
 }
 
-/** One that is rotated: two records in the first segment, an empty second one. */
+/** A rotated journal: two records in the first segment, and an empty second segment. */
 function rotated(): Play {
   const play = journal()
   play.make(`${path}.next`, second)

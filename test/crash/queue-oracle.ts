@@ -12,14 +12,14 @@ import {
 } from './queue-look.ts'
 import { type ExpectedQueue, matchOf, mismatch } from './queue-expected.ts'
 
-/** What a state of the disk held, and whether opening had to repair something. */
+/** What a state of the disk held, and whether opening it had to repair anything. */
 export interface FoundQueueState extends FoundQueue {
   readonly hasRecovered: boolean
 }
 
 /** The rules that hold for a queue whatever was done to it and wherever the crash came. */
 export class QueueOracle implements Oracle<ExpectedQueue, FoundQueueState> {
-  /** Messages that were found waiting, and as dead letters. */
+  /** How many messages were found waiting, over all states. */
   waiting = 0
   dead = 0
 
@@ -27,7 +27,7 @@ export class QueueOracle implements Oracle<ExpectedQueue, FoundQueueState> {
     const before = show(state)
     const found = await look(state)
     const hasRecovered = show(state) !== before
-    // Open has made durable all that it gives, so a crash right now takes none of it.
+    // Open makes everything it gives durable, so a crash at this moment takes none of it.
     const crashed = state.afterCrash({ keep: 'none' })
     if (keyOf(crashed) !== keyOf(state)) await assertLooks(crashed, found, 'a crash right after open')
     const once = show(state)
@@ -52,7 +52,7 @@ export class QueueOracle implements Oracle<ExpectedQueue, FoundQueueState> {
     await queue.close()
   }
 
-  /** Opening moves nothing here, so what was found must be found again. */
+  /** The oracle's opening moves no message, so the same content must be found again. */
   expectedInside(expected: ExpectedQueue, found: FoundQueueState): ExpectedQueue {
     const index = matchOf(found, expected) ?? 0
     return { ...expected, possible: expected.possible.slice(index, index + 1) }
@@ -67,7 +67,10 @@ async function assertLooks(state: SimulatedFileSystem, expected: FoundQueue, aft
   assert(left === right, `after ${after} there is ${left}, expected ${right}`)
 }
 
-/** New messages have new ids and come last, the dead can be redriven, what is acknowledged is gone for good. */
+/**
+ * Checks that the queue is usable: a new message has a new id and comes last, dead letters can be
+ * redriven, and acknowledged messages are gone for good.
+ */
 async function assertGoesOn(state: SimulatedFileSystem, { ids }: FoundQueue): Promise<void> {
   const clock = new SteppedClock(lookedAt)
   const queue = await openQuietly(state, clock)

@@ -9,9 +9,9 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const run = promisify(execFile)
 
-/** A file system of its own, mounted in a temporary directory. */
+/** A separate file system, mounted in a temporary directory. */
 export class Volume {
-  /** Where it is mounted. */
+  /** Where the volume is mounted. */
   readonly directory: string
   readonly #mount: readonly string[]
   #isMounted = false
@@ -22,15 +22,16 @@ export class Volume {
   }
 
   /**
-   * In memory, with so much space. Mounted; unmounted and gone when the test has finished, however it ends.
+   * Mounts a volume of this size in memory. It is unmounted and removed when the test has finished,
+   * however it ends.
    */
   static async inMemory(mebibytes: number): Promise<Volume> {
     return Volume.#mounted(await temporaryDirectory(), ['-t', 'tmpfs', '-o', `size=${mebibytes}m`, 'tmpfs'])
   }
 
   /**
-   * In a file, through a loop device. Mounted; unmounted and gone when the test has finished, however it
-   * ends.
+   * Mounts a volume of this size in a file, through a loop device. It is unmounted and removed when
+   * the test has finished, however it ends.
    */
   static async inImage(type: 'ext4' | 'xfs', mebibytes: number): Promise<Volume> {
     const directory = await temporaryDirectory()
@@ -45,7 +46,7 @@ export class Volume {
   static async #mounted(directory: string, mount: readonly string[]): Promise<Volume> {
     const volume = new Volume(join(directory, 'mounted'), mount)
     await mkdir(volume.directory)
-    // Runs before the temporary directory is removed: hooks run in reverse order.
+    // Runs before the temporary directory is removed, since hooks run in reverse order.
     onTestFinished(() => volume.unmount())
     await volume.mount()
     return volume
@@ -63,14 +64,15 @@ export class Volume {
   }
 
   /**
-   * Takes the power: `FS_IOC_SHUTDOWN` without flushing the log. From then on nothing reaches the disk,
-   * neither data nor metadata, and after mounting anew there is what had reached it before.
+   * Simulates a power failure with `FS_IOC_SHUTDOWN`, without flushing the log. From then on
+   * neither data nor metadata reaches the disk. After mounting again, the volume holds what had
+   * reached the disk before.
    *
-   * The same ioctl for ext4 and XFS: `XFS_IOC_GOINGDOWN`, `_IOR('X', 125, uint32_t)`, with
+   * ext4 and XFS share the ioctl: `XFS_IOC_GOINGDOWN`, `_IOR('X', 125, uint32_t)`, with
    * `XFS_FSOP_GOING_FLAGS_NOLOGFLUSH` (2), as in the kernel's fs/xfs/xfs_fs.h and fs/ext4/ext4.h.
    */
   async losePower(): Promise<void> {
-    // Never the file system that this directory itself is on.
+    // Must never shut down the file system that holds this directory itself.
     const [inner, outer] = await Promise.all([stat(this.directory), stat(dirname(this.directory))])
     if (inner.dev === outer.dev) throw new Error(`Nothing is mounted at ${this.directory}`)
     await run('perl', [
@@ -81,7 +83,7 @@ export class Volume {
   }
 }
 
-/** Why such a volume cannot be had here; undefined when it can. Installs nothing. */
+/** Returns why such a volume is not available here, or undefined if it is. Installs nothing. */
 export async function whyNoVolume(type: 'tmpfs' | 'ext4' | 'xfs'): Promise<string | undefined> {
   if (process.platform !== 'linux') return `it needs Linux, this is ${process.platform}`
   if (process.getuid?.() !== 0) return 'it needs root, to mount'
@@ -89,14 +91,17 @@ export async function whyNoVolume(type: 'tmpfs' | 'ext4' | 'xfs'): Promise<strin
     try {
       await run('sh', ['-c', 'command -v "$1"', 'sh', program])
     } catch {
-      // The only way in which it fails.
+      // A missing program is the only way in which this fails.
       return `there is no ${program}`
     }
   }
   return whyNoMount(type)
 }
 
-/** Tried, since containers may forbid it to root, and kernels may lack loop devices or the file system. */
+/**
+ * Tries to mount, since containers may forbid it to root, and kernels may lack loop devices or the
+ * file system.
+ */
 async function whyNoMount(type: 'tmpfs' | 'ext4' | 'xfs'): Promise<string | undefined> {
   const script = {
     tmpfs: 'mount -t tmpfs -o size=1m tmpfs "$d/m"',
@@ -113,7 +118,7 @@ async function whyNoMount(type: 'tmpfs' | 'ext4' | 'xfs'): Promise<string | unde
       exit $status`,
     ])
   } catch (error) {
-    // The first line repeats the command.
+    // The error's first line repeats the command; the last one has the reason.
     const said = error instanceof Error ? error.message.trim().split('\n').at(-1) : String(error)
     return `mounting ${type} is not possible: ${said}`
   }

@@ -16,7 +16,9 @@ import { Volume, whyNoVolume } from './real-disk-volumes.ts'
 
 const powerLosses = Number(process.env['MINISTORE_DISK_ROUNDS'] ?? 20)
 
-/** Skips the test, and says why, unless this is the full suite and the machine can do it. */
+/**
+ * Skips the test, with a reason, unless this is the full suite and the machine supports the test.
+ */
 async function needs(context: TestContext, type?: 'tmpfs' | 'ext4' | 'xfs'): Promise<void> {
   let reason: string | undefined
   if (!isFullCrashSuite) reason = 'it is part of the full crash suite only (npm run test:crash)'
@@ -46,7 +48,10 @@ describe('a disk that is really full', () => {
     const expected = new Map<number, string>()
     let refused = 0
 
-    /** Whether it was written; it can only be refused for want of space, and then nothing has changed. */
+    /**
+     * Returns whether the record was written. It may only be refused for lack of space, and then
+     * nothing has changed.
+     */
     const append = async (bytes: number): Promise<boolean> => {
       const before = store.lastSequence
       const text = `${before + 1} of cycle `.padEnd(bytes, 'ä')
@@ -71,10 +76,10 @@ describe('a disk that is really full', () => {
     for (let cycle = 1; cycle <= 3; cycle++) {
       while (await append(row.recordBytes));
       await append(row.recordBytes)
-      // May still find room.
+      // A small record may still fit.
       await append(10)
       await checkAll()
-      // A full disk can be closed, and opened again.
+      // On a full disk, a journal can be closed and opened again.
       await store.close()
       store = await MiniStore.open<string>(path, options)
       expect(store.recovery.torn, 'what was rolled back is gone').toBeUndefined()
@@ -104,15 +109,15 @@ describe('a limit on the size of files', () => {
     | { readonly type: 'closed' }
 
   test.for<{ name: string; bytes: number }>([
-    // Up to 128 KiB a write is made on the calling thread, beyond in the thread pool.
+    // Writes up to 128 KiB run on the calling thread, larger ones in the thread pool.
     { name: 'a write of 4 KB', bytes: 4000 },
     { name: 'a write of 100 KB', bytes: 100_000 },
     { name: 'a write of 400 KB', bytes: 400_000 },
   ])('refuses the append and takes smaller ones, and goes on by rotating ($name)', async (row, context) => {
     await needs(context)
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    // In units of 1024 bytes. Node ignores SIGXFSZ, so the system answers EFBIG, after a write up to the
-    // limit.
+    // In units of 1024 bytes. Node ignores SIGXFSZ, so the system writes up to the limit and then
+    // answers EFBIG.
     const limit = Math.ceil((row.bytes * 1.7) / 1024)
     const writer = new KillableProcess<LimitedReport>('limited-writer.js', {
       before: ['bash', '-c', `ulimit -f ${limit} && exec "$0" "$@"`],
@@ -134,20 +139,20 @@ describe('a limit on the size of files', () => {
     const texts = appended.map(({ text }) => text)
     expect(reports.find(({ type }) => type === 'replayed')).toEqual({ type: 'replayed', texts })
     expect(await MiniStore.replay(path)).toEqual(texts)
-    // Here there is no limit.
+    // This process has no such limit.
     await using store = await MiniStore.open<string>(path)
     expect(store.recovery.torn).toBeUndefined()
     expect(await store.append('x'.repeat(row.bytes * 2))).toBe(5)
   })
 })
 
-// What this cannot show: a drive's own volatile cache. What the file system has handed to the loop device
-// stays, as on a drive that loses nothing it has accepted; that a flush follows is for the order of system
-// calls to show.
+// This test cannot cover a drive's own volatile cache. What the file system has passed to the loop
+// device stays, as on a drive that keeps everything it has accepted. The tests of the order of
+// system calls show that a flush follows.
 describe('power loss', () => {
   test.for<{ type: 'ext4' | 'xfs'; mebibytes: number }>([
     { type: 'ext4', mebibytes: 64 },
-    // The smallest that mkfs.xfs makes.
+    // The smallest size that mkfs.xfs accepts.
     { type: 'xfs', mebibytes: 320 },
   ])(`on $type keeps what was acknowledged, ${powerLosses} times`, async ({ type, mebibytes }, context) => {
     await needs(context, type)
@@ -163,7 +168,8 @@ describe('power loss', () => {
 
     for (let round = 1; round <= powerLosses; round++) {
       const writer = new KillableProcess<WriterReport>('writer.js')
-      // Before the volume is unmounted: a process that has a file open there would keep it.
+      // Runs before the volume is unmounted, since a process with an open file there would block
+      // that.
       onTestFinished(() => writer.kill())
       const isBusy = acknowledgements(writer, random(4) === 0 ? 0 : 1 + random(30))
       await writer.start({
@@ -176,7 +182,8 @@ describe('power loss', () => {
       })
       await isBusy
       await after(random(6))
-      // Stopped it cannot notice; in the other rounds the disk goes away under a call, and it must stand the errors.
+      // A stopped writer cannot notice the failure. In the other rounds the disk vanishes during a
+      // call, and the writer must handle the errors.
       const isStopped = random(2) === 0
       if (isStopped) writer.signal('SIGSTOP')
       await volume.losePower()
@@ -213,10 +220,13 @@ describe('power loss', () => {
 })
 
 /**
- * The reports of a writer under which the disk went away, up to the call that the ioctl overlapped if that is not on the disk.
- * Of a sync that is under way then Linux may say that it has succeeded: a loop of `write` and `fdatasync` in C sees so too,
- * on a busy machine in one round of eight. When power is really lost nobody is left to be told. What the call is said to have
- * done may so be missing, as of one that was not acknowledged, and nothing else: from then on every call fails.
+ * The reports of a writer whose disk went away, up to the call that overlapped the ioctl if that
+ * call is not on the disk.
+ *
+ * Linux may report success for a sync that is in progress at that moment. A loop of `write` and
+ * `fdatasync` in C sees the same, in one round of eight on a busy machine. In a real power failure,
+ * no process survives to see that success. What this one call reported may therefore be missing, as
+ * if it had not been acknowledged. Nothing else may be missing: from then on every call fails.
  */
 async function withoutFalseSuccess<Report extends WriterReport | CommonReport>(
   reports: readonly Report[],
@@ -230,7 +240,7 @@ async function withoutFalseSuccess<Report extends WriterReport | CommonReport>(
   return lastSequence < done.last || firstSequence < done.first ? reports.slice(0, at) : reports
 }
 
-/** Resolves once so many calls were acknowledged, or the writer has failed. */
+/** Resolves once this many calls were acknowledged, or the writer has failed. */
 function acknowledgements(writer: KillableProcess<WriterReport>, count: number): Promise<void> {
   if (count === 0) return Promise.resolve()
   return new Promise((resolve) => {

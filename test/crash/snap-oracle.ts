@@ -12,7 +12,9 @@ export interface FoundSnaps {
 
 const keep = 2
 
-/** What must hold of snapshots wherever the crash came. Any damage at all is a finding, in harsh states too. */
+/**
+ * The rules for snapshots wherever the crash came. Any damage is a finding, in harsh states too.
+ */
 export class SnapOracle implements Oracle<ExpectedSnaps, FoundSnaps> {
   async find(state: SimulatedFileSystem): Promise<FoundSnaps> {
     const before = keyOf(state)
@@ -25,7 +27,7 @@ export class SnapOracle implements Oracle<ExpectedSnaps, FoundSnaps> {
     assertSame(await store.exists(), newest !== undefined, 'exists()')
     for (const { sequence } of all) await store.verify(sequence)
     assertSame(keyOf(state), before, 'the files after reading')
-    // What was given is durable, whoever wrote it and whether they saw to it or not.
+    // What `restore` gave is durable, even if its writer died before syncing it.
     const crashed = state.afterCrash({ keep: 'none' })
     const [durable] = await everyOne(new SnapStore(snapDirectory, { fileSystem: crashed }))
     assertSame(durable, newest, 'a crash right after restore()')
@@ -43,7 +45,7 @@ export class SnapOracle implements Oracle<ExpectedSnaps, FoundSnaps> {
     const there = possible.filter(({ sequence, json }) => found.get(sequence) === json).map(({ sequence }) => sequence)
     const whole = [...new Set([...acknowledged.keys(), ...there])].toSorted((left, right) => right - left)
     const added = whole.length - acknowledged.size
-    // Only one that has its own in place may have removed others.
+    // Only a call whose own snapshot is in place may have removed others.
     const kept = there.length === 0 ? expected.kept : Math.min(expected.keep, expected.kept + added)
     for (const sequence of whole.slice(0, kept)) {
       assert(found.has(sequence), `the snapshot ${sequence} is gone, and must be among the ${kept} kept`)
@@ -67,7 +69,10 @@ export class SnapOracle implements Oracle<ExpectedSnaps, FoundSnaps> {
     return { acknowledged, possible: [nextOf(all[0]?.sequence ?? 0)], kept: all.length, keep, most: Infinity }
   }
 
-  /** The next create leaves nothing of the crash, and so does a crash after it. */
+  /**
+   * Checks that the next create removes all remains of the crash, and that a crash right after it
+   * changes nothing.
+   */
   async #goOn(state: SimulatedFileSystem, store: SnapStore, all: readonly Known[]): Promise<void> {
     const next = nextOf(all[0]?.sequence ?? 0)
     await store.create(JSON.parse(next.json), next.sequence)
@@ -86,7 +91,7 @@ function nextOf(sequence: number): Known {
   return { sequence: sequence + 1, json: '{"after":"the crash"}' }
 }
 
-/** Each snapshot as `restore` gives it; none may be passed over. */
+/** Returns each snapshot as `restore` gives it. None may be skipped as damaged. */
 async function everyOne(store: SnapStore): Promise<Known[]> {
   const all: Known[] = []
   let found: RestoredSnapshot<unknown> | undefined

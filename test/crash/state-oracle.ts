@@ -5,9 +5,9 @@ import { type ExpectedState, type LogManager, openLog, snapshotsIn, stateDirecto
 
 /** What a state of the disk held. */
 export interface FoundState {
-  /** The log of the recovered state: one entry a mutation. */
+  /** The log of the recovered state: one entry per mutation. */
   readonly log: readonly string[]
-  /** From here on every past state is to be had. */
+  /** Every past state from this sequence number on is available. */
   readonly answersFrom: number
   readonly hasRecovered: boolean
 }
@@ -17,7 +17,7 @@ const keep = 2
 
 /** The rules that hold for a state manager whatever was applied and wherever the crash came. */
 export class StateOracle implements Oracle<ExpectedState, FoundState> {
-  /** Past states that were asked for. */
+  /** How many past states were requested. */
   pastStates = 0
 
   async find(state: SimulatedFileSystem): Promise<FoundState> {
@@ -35,7 +35,7 @@ export class StateOracle implements Oracle<ExpectedState, FoundState> {
     assert(recovery.replayed === sequence - (kept[0] ?? 0), `replayed ${recovery.replayed}`)
     const first = await assertChanges(manager, log)
     const answersFrom = await this.#askPast(manager, log, { first, kept })
-    // Open has made durable all that it gives, so a crash right now takes none of it.
+    // Open makes everything it gives durable, so a crash at this moment takes none of it.
     const crashed = state.afterCrash({ keep: 'none' })
     if (keyOf(crashed) !== keyOf(state)) await assertReopens(crashed, log, 'a crash right after open')
     await manager.close()
@@ -72,7 +72,10 @@ export class StateOracle implements Oracle<ExpectedState, FoundState> {
     return { ...expected, exactly: found.log.length }
   }
 
-  /** Every past state is right, or gone for the reason that what it is made of is. */
+  /**
+   * Checks that every past state is right, or gone because no snapshot and no records can build it.
+   * Returns the first sequence number from which all past states are available.
+   */
   async #askPast(
     manager: LogManager,
     log: readonly string[],
@@ -98,7 +101,10 @@ export class StateOracle implements Oracle<ExpectedState, FoundState> {
   }
 }
 
-/** The changes are the mutations of the state, from wherever the journal begins; gives that. */
+/**
+ * Checks that the changes are the state's mutations, from the start of the journal on. Returns the
+ * sequence number of the first one.
+ */
 async function assertChanges(manager: LogManager, log: readonly string[]): Promise<number> {
   const entries: string[] = []
   for await (const { sequence, record } of manager.changes()) entries.push(`${sequence}:${record.id}`)
@@ -115,8 +121,8 @@ async function assertReopens(state: SimulatedFileSystem, log: readonly string[],
 }
 
 /**
- * The second open changes nothing, the next mutation lands right behind, and a compaction leaves the directory clean and
- * the state as it was.
+ * Checks that the second open changes nothing, that the next mutation follows directly, and that a
+ * compaction leaves a clean directory and the same state.
  */
 async function assertGoesOn(state: SimulatedFileSystem, log: readonly string[]): Promise<void> {
   const before = show(state)

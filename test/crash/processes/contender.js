@@ -1,5 +1,5 @@
-// One of several processes that want the same journal. Tries until it has it, makes use of it for a moment,
-// gives it back and tries again, until it is killed. See ../lock-contention.test.ts.
+// One of several processes that compete for a journal. It tries until it owns the journal, uses it
+// for a moment, releases it and tries again, until it is killed. See ../lock-contention.test.ts.
 import { closeSync, openSync, readFileSync, rmSync, unlinkSync, writeSync } from 'node:fs'
 import { setTimeout as after } from 'node:timers/promises'
 
@@ -11,15 +11,15 @@ const random = seededRandom(seed)
 let refused = 0
 let turn = 0
 
-/** The clock that all processes of one machine share, in nanoseconds. */
+/** The clock that all processes of a machine share, in nanoseconds. */
 const now = () => String(process.hrtime.bigint())
 
-/** Now and then removes the lock file, as somebody who clears up might. */
+/** Occasionally removes the lock file, as an operator or a cleanup job might. */
 function clearUp() {
   if (removesLockFile && random(3) === 0) rmSync(`${path}.lock`, { force: true })
 }
 
-/** Resolves with a store; each attempt that is refused is counted. */
+/** Resolves with a store. Counts each refused attempt. */
 async function own() {
   for (;;) {
     try {
@@ -33,7 +33,9 @@ async function own() {
   }
 }
 
-/** Makes the side file, which only an owner touches; tells whose it was when one is there. */
+/**
+ * Creates the side file, which only an owner touches. Returns which process left an existing one.
+ */
 function takeSideFile() {
   let leftBy = null
   for (;;) {
@@ -62,7 +64,7 @@ try {
       report({ type: 'appended', turn, sequence })
     }
     clearUp()
-    // A rotation is the moment in which there is no active segment.
+    // During a rotation there is, for a moment, no active segment.
     if (removesLockFile) await store.rotate()
     if (store.lastSequence > 300) {
       if (random(4) === 0) await store.rotate()

@@ -1,4 +1,4 @@
-// Appends under a limit on the size of files, until an append is refused; then uses the store further, and
+// Appends under a limit on file size until an append is refused. Then it uses the store further and
 // ends by itself. See ../real-disk.test.ts, which sets the limit.
 import { MiniStore } from '../../../dist/index.js'
 import { fail, instructions, report } from './report.js'
@@ -11,7 +11,9 @@ try {
     const sequence = await store.append(text)
     report({ type: 'appended', sequence, text })
   }
-  /** Whether it was written; any refusal but of the system ends the process. */
+  /**
+   * Returns whether the record was written. Any refusal other than the system's ends the process.
+   */
   const tryAppend = async (text) => {
     try {
       await append(text)
@@ -25,7 +27,7 @@ try {
   let number = 0
   const next = (size) => `${++number} `.padEnd(size, 'x')
   while (await tryAppend(next(bytes)));
-  // What is larger than the limit never fits; what is small does, behind the last record.
+  // A record larger than the limit never fits. A small one does, right after the last record.
   if (await tryAppend(next(bytes * 2))) throw new Error('A record beyond the limit was taken')
   await append(next(10))
   await store.rotate()

@@ -1,5 +1,6 @@
-// A worker of a queue that enqueues and processes until it is killed, by its parent or by a message. It
-// reports whatever it does before it does it, and what is durable as soon as it is. See ../queue-kill.test.ts.
+// A queue worker that enqueues and processes messages until it is killed, by its parent or by a
+// message. It reports each action before taking it, and each durable result as soon as it has it.
+// See ../queue-kill.test.ts.
 import { subscribe } from 'node:diagnostics_channel'
 
 import { MiniQueue } from '../../../dist/miniqueue/index.js'
@@ -7,7 +8,7 @@ import { fail, instructions, report } from './report.js'
 
 const { directory, options, concurrency, jobs, isInOrder } = await instructions()
 
-/** A turn of the event loop. */
+/** Resolves after one turn of the event loop. */
 const turn = () => new Promise((resolve) => setImmediate(resolve))
 
 async function handle(job, { id, attempt }) {
@@ -18,7 +19,9 @@ async function handle(job, { id, attempt }) {
   report({ type: 'end', name: job.name })
 }
 
-/** What kills its process comes last, or nothing else would be done before it is dead. */
+/**
+ * Deadly messages come last, since otherwise nothing else would be processed before they end dead.
+ */
 const optionsOf = ({ kind }) => ({ priority: kind === 'deadly' && !isInOrder ? -1 : 0 })
 
 async function enqueue() {
@@ -32,7 +35,7 @@ async function enqueue() {
   }
 }
 
-/** Until nothing is left that could be processed. */
+/** Resolves when no message is left to process. */
 async function idle() {
   for (;;) {
     const { ready, delayed, inFlight } = queue.stats()

@@ -1,17 +1,18 @@
-// How a child process reports, and is told what to do.
+// How a child process reports and receives its instructions.
 import { writeSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 
 /**
- * Reports one thing, as a line of JSON on standard output. Synchronous: when it returns the bytes have left
- * this process, so SIGKILL cannot take them back, and nothing that follows can be seen before them.
+ * Reports one message as a line of JSON on standard output. The write is synchronous: when it
+ * returns, the bytes have left this process. SIGKILL cannot take them back, and no later action is
+ * visible before them.
  */
 export function report(message) {
   const bytes = Buffer.from(`${JSON.stringify(message)}\n`)
   for (let written = 0; written < bytes.length; ) written += writeSync(1, bytes, written)
 }
 
-/** Says that this process is ready, and resolves with what it is told to do. */
+/** Reports that this process is ready, and resolves with its instructions. */
 export async function instructions() {
   report({ type: 'ready' })
   const lines = createInterface({ input: process.stdin })
@@ -21,14 +22,17 @@ export async function instructions() {
   return JSON.parse(value)
 }
 
-/** Reports what went wrong, with the code of the system's error under it, and ends this process. */
+/** Reports an error, with the code of the underlying system error, and ends this process. */
 export function fail(error) {
   const message = String(error?.stack ?? error)
   report({ type: 'failed', code: error?.code, cause: error?.cause?.code, message })
   process.exit(1)
 }
 
-/** The generator of test/support/seeded-random.ts (mulberry32), which cannot be imported uncompiled. */
+/**
+ * The generator of test/support/seeded-random.ts (mulberry32). That file cannot be imported without
+ * compiling it.
+ */
 export function seededRandom(seed) {
   let state = seed >>> 0
   return (limit) => {

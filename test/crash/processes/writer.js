@@ -1,5 +1,6 @@
-// A writer that goes on until it is killed. It reports each call before it makes it, with a hash of every
-// record, and each acknowledgement as soon as it has it. See ../kill.test.ts and ../real-disk.test.ts.
+// A writer that runs until it is killed. It reports each call before making it, with a hash of
+// every record, and each acknowledgement as soon as it arrives. See ../kill.test.ts and
+// ../real-disk.test.ts.
 import { createHash } from 'node:crypto'
 
 import { MiniStore } from '../../../dist/index.js'
@@ -13,7 +14,10 @@ const unit = Array.from({ length: 200 }, () => pieces[random(pieces.length)] + r
 let store
 let calls = 0
 
-/** A record of about so many bytes, unlike every other: no call of any round repeats another's. */
+/**
+ * Makes a record of about this many bytes. It differs from all other records, so no call repeats
+ * another's.
+ */
 function makeRecord(bytes) {
   if (bytes < 24) return `${seed % 46_656}-${calls}-${random(1000)}`
   const from = random(unit.length)
@@ -21,9 +25,12 @@ function makeRecord(bytes) {
   return { seed, call: calls, salt: random(2 ** 32), nested: [null, true, -0.5, { text }] }
 }
 
-/** Mostly small, seldom of many KiB, and as often as asked for beyond 128 KiB, up to the limit. */
+/**
+ * Picks a size: mostly small, seldom many KiB, and in the requested share of calls more than 128
+ * KiB, up to the limit.
+ */
 function pickBytes() {
-  // Those writes go through the thread pool, and are long enough to be killed in the middle.
+  // These writes go through the thread pool and take long enough to be killed in the middle.
   if (random(100) < largePercent) return 132_000 + random(maxRecordBytes - 132_000)
   return random(4) === 0 ? 1000 + random(60_000) : 10 + random(1000)
 }
@@ -65,10 +72,10 @@ async function step() {
   const bytes = store.segments.reduce((sum, segment) => sum + segment.bytes, 0)
   const held = store.lastSequence - store.firstSequence
   const kind = random(100)
-  // Keeps the disk, and the reader's work after each round, small.
+  // Keeps the disk usage, and the reader's work after each round, small.
   if (bytes > maxJournalBytes) {
     if (random(3) === 0) await call({ name: 'rotate' }, () => store.rotate())
-    // Two records may already be more than the limit: there is no sequence 0 to go back to.
+    // Two records may already exceed the limit, and there is no sequence 0 to go back to.
     await truncate(Math.max(store.firstSequence, store.lastSequence + 1 - random(3)))
   } else if (kind < 70) await append()
   else if (kind < 88) await appendAll()

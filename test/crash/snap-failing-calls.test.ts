@@ -11,10 +11,12 @@ const harness = new CrashHarness<ExpectedSnaps, FoundSnaps>(new SnapOracle())
 const codes = new Map<string, number>()
 let faultyRuns = 0
 
-/** How the nth fitting operation, counted from 0, and perhaps all after it, go wrong. */
+/**
+ * How the nth matching operation, counted from 0, and perhaps all operations after it, go wrong.
+ */
 interface Kind {
   readonly name: string
-  /** The code of the system's error; undefined when no call fails. */
+  /** The code of the system's error; undefined if no call fails. */
   readonly code: string | undefined
   strike(files: SimulatedFileSystem, nth: number): Fault
 }
@@ -55,7 +57,10 @@ const kinds: readonly Kind[] = [
   },
 ]
 
-/** A process that goes on with the same store whatever is refused to it; gives how often that was. */
+/**
+ * Runs a process that continues with the same store whatever is refused. Returns the number of
+ * refusals.
+ */
 async function live(model: SnapModel, store: SnapStore, kind: Kind): Promise<number> {
   let failures = 0
   const attempt = async (task: () => Promise<unknown>): Promise<void> => {
@@ -63,7 +68,7 @@ async function live(model: SnapModel, store: SnapStore, kind: Kind): Promise<num
       await task()
     } catch (error) {
       failures += 1
-      // The model's own claims are plain errors and must come through.
+      // The model's own failures are plain errors and must come through.
       const isRefusal = error instanceof MiniStoreError && refusals.has(error.code)
       if (!isRefusal || !causes(error).includes(kind.code)) throw error
       codes.set(error.code, (codes.get(error.code) ?? 0) + 1)
@@ -85,7 +90,7 @@ async function live(model: SnapModel, store: SnapStore, kind: Kind): Promise<num
 
 const refusals: ReadonlySet<string> = new Set(['ERR_MINISTORE_IO', 'ERR_MINISTORE_OUTCOME_UNKNOWN'])
 
-/** The system's codes below an error. */
+/** The system's error codes among an error and its causes. */
 function causes(error: Error): unknown[] {
   const found: unknown[] = []
   for (let at: unknown = error; at instanceof Error; at = at.cause) found.push('code' in at ? at.code : undefined)
@@ -100,7 +105,8 @@ async function runWithFault(kind: Kind, nth: number): Promise<{ readonly hits: n
   let since = 0
   const isTaken = (): boolean => {
     if (fault.hits === 0) return false
-    // All of the first moments after the fault, then a few: what they add are states of a run without a fault.
+    // Takes all of the first moments after the fault, then a few. Later moments only add states of
+    // a run without a fault.
     since += 1
     return since <= 12 || since % 6 === 0
   }
@@ -123,7 +129,7 @@ describe('a failing call loses no snapshot that was acknowledged, and says what 
     for (; ; runs++) {
       const { hits, failures } = await runWithFault(kind, runs)
       if (hits === 0) break
-      // Short writes are continued, so they are no failure.
+      // Short writes are continued, so they are not failures.
       if (kind.code === undefined) expect(failures).toBe(0)
       if (runs > 1000) throw new Error('The run never came to its end without a fault')
     }

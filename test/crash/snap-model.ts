@@ -2,10 +2,15 @@ import { MiniStoreError, SnapStore } from '../../src/minisnap/index.ts'
 import type { SimulatedFileSystem } from '../../src/testing/index.ts'
 import type { Workload } from './harness.ts'
 
-/** Where the snapshots of the crash tests lie: two directories deep, so that making them is crashed too. */
+/**
+ * Directory of the snapshots in the crash tests: two levels deep, so that creating the directories
+ * is crashed too.
+ */
 export const snapDirectory = '/data/deep'
 
-/** A snapshot as a promise knows it. */
+/**
+ * A snapshot as the model and the oracle know it: its sequence number and the JSON of its state.
+ */
 export interface Known {
   readonly sequence: number
   readonly json: string
@@ -13,15 +18,24 @@ export interface Known {
 
 /** What a crash may leave of a directory of snapshots. */
 export interface ExpectedSnaps {
-  /** The JSON of the state of every sequence number that was acknowledged; the last one where it was replaced. */
+  /**
+   * The JSON of each acknowledged state, by sequence number. If a snapshot was replaced, this is
+   * the last one.
+   */
   readonly acknowledged: ReadonlyMap<number, string>
-  /** What may or may not be there: calls under way, and those whose outcome was unknown. */
+  /**
+   * Snapshots that may or may not be there: those of calls in progress, and those with an unknown
+   * outcome.
+   */
   readonly possible: readonly Known[]
-  /** How many of the newest were there when the last call ended, and must be until the next one has its own in place. */
+  /**
+   * How many of the newest snapshots were there when the last call ended. They must stay until the
+   * next call's own snapshot is in place.
+   */
   readonly kept: number
-  /** How many the call under way keeps. */
+  /** How many snapshots the current call keeps. */
   readonly keep: number
-  /** How many there may be. */
+  /** The most snapshots that may be there. */
   readonly most: number
 }
 
@@ -31,11 +45,11 @@ export class SnapModel {
   #possible: Known[] = []
   #keep = 1
   #kept = 0
-  /** How many there may be when no call is under way. */
+  /** The most snapshots that may be there while no call is in progress. */
   #most = 0
   #underway = 0
 
-  /** The expectation now, as {@link Workload.expected} wants it. */
+  /** The current expectation, in the form of {@link Workload.expected}. */
   readonly expected = (): ExpectedSnaps => ({
     acknowledged: new Map(this.#acknowledged),
     possible: [...this.#possible],
@@ -44,7 +58,7 @@ export class SnapModel {
     most: this.#most + (this.#underway > 0 ? 1 : 0),
   })
 
-  /** The newest sequence number that was ever tried. */
+  /** The newest sequence number ever attempted. */
   get newest(): number {
     return Math.max(0, ...this.#acknowledged.keys(), ...this.#possible.map(({ sequence }) => sequence))
   }
@@ -54,7 +68,7 @@ export class SnapModel {
     return new SnapStore(snapDirectory, { keep, fileSystem: files })
   }
 
-  /** Calls may overlap. */
+  /** Creates a snapshot. Calls may overlap. */
   async create(store: SnapStore, state: unknown, sequence: number): Promise<void> {
     const known = { sequence, json: JSON.stringify(state) }
     this.#possible.push(known)
@@ -64,10 +78,11 @@ export class SnapModel {
       this.#acknowledge(known)
       this.#most = store.keep
     } catch (error) {
-      // What was not removed stays, and what was may come back, until a call has worked.
+      // Until a call has succeeded, snapshots that were not removed stay, and removed ones may come
+      // back.
       this.#most = Infinity
       if (!(error instanceof MiniStoreError)) throw error
-      // The message is a promise as well.
+      // The error's message makes a promise too.
       if (error.message.includes('which is durable')) this.#acknowledge(known)
       else if (error.code !== 'ERR_MINISTORE_OUTCOME_UNKNOWN') this.#forget(known)
       throw error
@@ -76,7 +91,7 @@ export class SnapModel {
     }
   }
 
-  /** What was given is on stable storage from then on. */
+  /** Restores the newest snapshot. What `restore` gave is on stable storage from then on. */
   async restore(store: SnapStore): Promise<void> {
     const found = await store.restore()
     const newest = Math.max(0, ...this.#acknowledged.keys())
@@ -94,7 +109,7 @@ export class SnapModel {
     const isAnother = !this.#acknowledged.has(known.sequence)
     this.#kept = Math.min(this.#kept + (isAnother ? 1 : 0), this.#keep)
     this.#acknowledged.set(known.sequence, known.json)
-    // One of the same number that was called for later may still replace it.
+    // A snapshot with the same number from a later call may still replace this one.
     const place = this.#possible.findLastIndex(({ sequence, json }) => sequence === known.sequence && json === known.json)
     this.#possible = this.#possible.filter(({ sequence }, index) => sequence !== known.sequence || index > place)
   }
@@ -111,7 +126,7 @@ export function allowed({ acknowledged, possible }: ExpectedSnaps, sequence: num
   return json === undefined ? others : [json, ...others]
 }
 
-/** A workload of one model. */
+/** A workload on one model. */
 export function snapWorkload(
   name: string,
   run: (model: SnapModel, files: SimulatedFileSystem) => Promise<void>,

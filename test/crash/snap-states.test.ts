@@ -37,7 +37,7 @@ describe('every crash leaves the newest acknowledged snapshot or the one under w
     if (killed === undefined) throw new Error('There was no call after the rename')
     const next = model.open(killed, 1)
     expect(await next.restore()).toEqual({ state: 'second', sequence: 2, damaged: [] })
-    // Whoever was given it may have built on it.
+    // The caller that got this snapshot may have built on it, so it must survive.
     const crashed = model.open(killed.afterCrash({ keep: 'none' }), 1)
     expect(await crashed.restore()).toMatchObject({ state: 'second', sequence: 2 })
   })
@@ -59,7 +59,7 @@ describe('the suite', () => {
       const open = files.open.bind(files)
       files.open = async (path, mode) => {
         const file = await open(path, mode)
-        // That of a directory is syncDirectory.
+        // The sync of a directory is `syncDirectory`.
         return mode === 'directory' ? file : Object.assign(file, { sync: () => Promise.resolve() })
       }
     }

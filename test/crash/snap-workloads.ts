@@ -1,12 +1,15 @@
 import type { Workload } from './harness.ts'
 import { type ExpectedSnaps, snapDirectory, snapWorkload } from './snap-model.ts'
 
-/** States of several sizes: of one write, and of some that a simulated disk cuts in pieces. */
+/**
+ * A state of a size that depends on the sequence number, from a single write to several that a
+ * simulated disk may tear.
+ */
 function stateOf(sequence: number, salt: number): unknown {
   return { n: sequence, salt, text: 'ä€😀'.repeat((sequence * 7 + salt) % 11) }
 }
 
-/** Each with this many snapshots kept. */
+/** One workload for each kind of operation, with this many snapshots kept. */
 export function scriptedSnaps(keep: number, salt: number): ReadonlyArray<Workload<ExpectedSnaps>> {
   const name = (what: string): string => `${what}, ${keep} kept, salt ${salt}`
   const state = (sequence: number): unknown => stateOf(sequence, salt)

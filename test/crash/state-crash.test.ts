@@ -7,7 +7,7 @@ import { type ExpectedState, foldOf, openLog, StateModel, stateDirectory } from 
 import { type FoundState, StateOracle } from './state-oracle.ts'
 import { runStateGeneration, scriptedStateWorkloads } from './state-workloads.ts'
 
-// More states come from more seeds than from more states at one moment, and cost less.
+// More seeds give more states, at less cost, than more states at one moment.
 const limit = scaled(10, 40)
 const seeds = Array.from({ length: scaled(5, 60) }, (_, index) => index + 1)
 const floor = scaled(10_000, 120_000)

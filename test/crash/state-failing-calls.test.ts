@@ -11,10 +11,10 @@ const harness = new CrashHarness<ExpectedState, FoundState>(new StateOracle())
 const codes = new Map<string, number>()
 let faultyRuns = 0
 
-/** How the nth fitting call, counted from 0, and perhaps all after it, go wrong. */
+/** How the nth matching call, counted from 0, and perhaps all calls after it, go wrong. */
 interface Kind {
   readonly name: string
-  /** Whether no call fails by it. */
+  /** Whether the fault makes no call fail. */
   readonly isHarmless?: boolean
   strike(files: SimulatedFileSystem, nth: number): Fault
 }
@@ -38,7 +38,7 @@ function failing(
   }
 }
 
-/** What needs room on the disk. */
+/** Operations that need room on the disk. */
 const needsRoom = ({ operation, mode }: Operation): boolean =>
   operation === 'write' || operation === 'makeDirectory' || (operation === 'open' && mode === 'create')
 
@@ -69,7 +69,7 @@ const allowed: Readonly<Record<Doing, readonly MiniStoreErrorCode[]>> = {
   close: ['ERR_MINISTORE_IO'],
 }
 
-/** A process that goes on as well as it can. */
+/** A process that continues as well as it can. */
 class Process {
   readonly #model: StateModel
   readonly #files: SimulatedFileSystem
@@ -94,7 +94,7 @@ class Process {
     if (manager === undefined) return
     const attempt = async (doing: Doing, task: () => Promise<unknown>): Promise<void> => {
       await this.#attempt(doing, task)
-      // Whatever failed, memory shows what is acknowledged.
+      // Whatever failed, memory shows exactly what was acknowledged.
       model.assertState(manager)
     }
     await attempt('apply', () => model.apply(files, manager))
@@ -124,13 +124,16 @@ class Process {
 
   #count(doing: Doing, error: unknown): void {
     this.failures += 1
-    // The model's own claims are plain errors and must come through.
+    // The model's own failures are plain errors and must come through.
     if (!(error instanceof MiniStoreError) || !allowed[doing].includes(error.code)) throw error
     codes.set(error.code, (codes.get(error.code) ?? 0) + 1)
   }
 }
 
-/** One run with the fault at the nth call; afterwards the fault is gone and the state is used again. */
+/**
+ * Runs once with the fault at the nth call. Afterwards the fault is gone and the state is used
+ * again.
+ */
 async function runWithFault(kind: Kind, nth: number): Promise<number> {
   const files = new SimulatedFileSystem()
   const model = new StateModel()
@@ -139,7 +142,8 @@ async function runWithFault(kind: Kind, nth: number): Promise<number> {
   let since = 0
   const isTaken = (): boolean => {
     if (fault.hits === 0) return false
-    // The first moments after the fault, then a few: what they add are states of a run without a fault.
+    // Takes the first moments after the fault, then a few. Later moments only add states of a run
+    // without a fault.
     since += 1
     return since <= 6 || since % 12 === 0
   }
@@ -157,13 +161,13 @@ async function runWithFault(kind: Kind, nth: number): Promise<number> {
     { seed: nth + 1, limit: 3, insideEvery: 50, isTaken, epoch: () => fault.hits },
     files,
   )
-  // Short writes are continued, so they are no failure.
+  // Short writes are continued, so they are not failures.
   if (kind.isHarmless === true) expect(user.failures).toBe(0)
   return fault.hits
 }
 
 describe('a failing call loses nothing that was acknowledged, and leaves memory as it was', () => {
-  // The ordinary suite takes every fifth call, each kind beginning with another.
+  // The ordinary suite takes every fifth call. Each kind starts at a different one.
   const stride = scaled(5, 1)
   test.each(kinds.map((kind, index) => ({ kind, index, name: kind.name })))(
     '$name',

@@ -3,18 +3,23 @@ import { StateManager, type StateOptions } from '../../src/ministate/index.ts'
 import type { SimulatedFileSystem } from '../../src/testing/index.ts'
 import type { Workload } from './harness.ts'
 
-/** Where the states of the crash tests lie: two directories deep, so that making them is crashed too. */
+/**
+ * Directory of the states in the crash tests: two levels deep, so that creating the directories is
+ * crashed too.
+ */
 export const stateDirectory = '/data/deep'
 
-/** A mutation that says which one it is. Its text makes lines and snapshots longer. */
+/** A mutation that names itself by its id. Its text makes lines and snapshots longer. */
 export interface Step {
   readonly id: number
   readonly text?: string
-  /** Refused by `validate`. */
+  /** `validate` refuses it. */
   readonly isBad?: boolean
 }
 
-/** A state that tells, for every mutation in it, with which sequence number it was made part of it. */
+/**
+ * A state that records, for every mutation in it, the sequence number with which it was applied.
+ */
 export interface Log {
   readonly log: string[]
   text: string
@@ -43,24 +48,29 @@ function entryOf(sequence: number, id: number): string {
   return `${sequence}:${id}`
 }
 
-/** The log of the first so many of these mutations, by their ids. */
+/** The log after the first `count` of these mutations, given by their ids. */
 export function foldOf(ids: readonly number[], count: number = ids.length): string[] {
   return ids.slice(0, count).map((id, index) => entryOf(index + 1, id))
 }
 
 /** What a crash may leave of a state. */
 export interface ExpectedState {
-  /** Ids of the mutations that may be there, by sequence number from 1 on. */
+  /** Ids of the mutations that may be there, from sequence number 1 on. */
   readonly issued: readonly number[]
   /** The last sequence number that must be there. */
   readonly acknowledged: number
-  /** From `highest` on every state must be had; known when the step under way has ended. */
+  /**
+   * Every past state from `highest` on must be available. Known once the current step has ended.
+   */
   readonly floor: { readonly highest: number }
-  /** Set when exactly this must be found: the last sequence number. */
+  /** If set, the last sequence number that must be found. */
   readonly exactly?: number | undefined
 }
 
-/** A state as its user knows it: what was issued, what was acknowledged, what was dropped. Workloads go through it. */
+/**
+ * A state as its user knows it: what was issued, what was acknowledged and what was dropped.
+ * Workloads go through it.
+ */
 export class StateModel {
   #acknowledged: number[] = []
   #inFlight: number[] = []
@@ -70,22 +80,22 @@ export class StateModel {
   #hasDropped = false
   #hasFailed = false
 
-  /** The expectation now, as {@link Workload.expected} wants it. */
+  /** The current expectation, in the form of {@link Workload.expected}. */
   readonly expected = (): ExpectedState => ({
     issued: [...this.#acknowledged, ...this.#inFlight],
     acknowledged: this.#acknowledged.length,
     floor: this.#floor,
   })
 
-  /** A model that knows the same and goes on alone. */
+  /** Returns an independent model with the same knowledge. */
   fork(): StateModel {
     const copy = new StateModel()
     copy.#acknowledged = [...this.#acknowledged]
     copy.#inFlight = [...this.#inFlight]
     copy.#ids = this.#ids
-    // In the middle of a step the floor is filled in when that step ends, for the copy too.
+    // During a step the copy shares the floor, which is filled in when the step ends.
     copy.#floor = this.#steps > 0 ? this.#floor : { ...this.#floor }
-    // What a step under way drops is not known to the copy: it takes it for dropped.
+    // The copy never learns what the current step drops, so it assumes that records were dropped.
     copy.#hasDropped = this.#hasDropped || this.#steps > 0
     return copy
   }
@@ -101,14 +111,14 @@ export class StateModel {
     if (sequence < this.acknowledged || sequence > issued.length) {
       throw new Error(`Opened at ${sequence}, acknowledged ${this.acknowledged}, issued ${issued.length}`)
     }
-    // What was in flight before is either there by now, for good, or gone.
+    // Opening settles what was in flight: it is now there for good, or gone.
     this.#acknowledged = issued.slice(0, sequence)
     this.#inFlight = []
     this.assertState(manager)
     return manager
   }
 
-  /** Memory shows what is acknowledged, and nothing else. */
+  /** Checks that memory shows exactly what was acknowledged. */
   assertState(manager: LogManager): void {
     const [found, expected] = [manager.state.log, foldOf(this.#acknowledged)].map((log) => JSON.stringify(log))
     if (found !== expected) throw new Error(`The state is ${found}, acknowledged was ${expected}`)
@@ -128,13 +138,16 @@ export class StateModel {
       })
     } catch (error) {
       const isUnknown = error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_OUTCOME_UNKNOWN'
-      // Every other rejection says that nothing of it was written, or that what was is gone.
+      // Every other rejection means that nothing was written, or that what was written is gone.
       if (!isUnknown) this.#forget(id)
       throw error
     }
   }
 
-  /** Mutations that are refused: by `validate`, and for another sequence number. Nothing of them may ever show. */
+  /**
+   * Makes two mutations that must be refused: one by `validate`, one for its expected sequence
+   * number. Neither may ever show.
+   */
   async refuse(manager: LogManager): Promise<void> {
     const refused = await Promise.allSettled([
       manager.apply({ id: ++this.#ids, isBad: true }),
@@ -159,7 +172,7 @@ export class StateModel {
     })
   }
 
-  /** What is snapshot or dropped, and how far, is known when all that overlaps has ended. */
+  /** What a step snapshots or drops is known when all overlapping steps have ended. */
   async #step(files: SimulatedFileSystem, task: () => Promise<void>): Promise<void> {
     if (this.#steps === 0) this.#floor = { highest: Infinity }
     this.#steps += 1
@@ -175,7 +188,8 @@ export class StateModel {
   }
 
   #settleFloor(files: SimulatedFileSystem): void {
-    // A step that failed may have removed any snapshot but the newest, and dropped as much as that covers.
+    // A failed step may have removed any snapshot except the newest, and every record that the
+    // newest covers.
     const oldest = this.#hasFailed ? this.acknowledged : (snapshotsIn(files).at(-1) ?? 0)
     this.#floor.highest = this.#hasDropped ? oldest : 0
     this.#floor = { ...this.#floor }
@@ -187,7 +201,7 @@ export class StateModel {
   }
 }
 
-/** Sequence numbers of the snapshots that are visible, newest first. */
+/** Sequence numbers of the visible snapshots, newest first. */
 export function snapshotsIn(files: SimulatedFileSystem): number[] {
   const numbers = files.names(stateDirectory).map((name) => /^snapshot-(\d+)\.json$/.exec(name)?.[1])
   return numbers
@@ -195,7 +209,7 @@ export function snapshotsIn(files: SimulatedFileSystem): number[] {
     .toSorted((left, right) => right - left)
 }
 
-/** A workload of one model. */
+/** A workload on one model. */
 export function stateWorkload(
   name: string,
   run: (model: StateModel, files: SimulatedFileSystem) => Promise<void>,

@@ -6,7 +6,7 @@ import {
 } from './state-model.ts'
 import type { FoundState } from './state-oracle.ts'
 
-/** Every kind of thing a state manager does, each in a workload that is about it. */
+/** One workload for each kind of operation of a state manager. */
 export function scriptedStateWorkloads(): Array<Workload<ExpectedState>> {
   return [
     stateWorkload('made, applied to, closed, opened again', async (model, files) => {
@@ -89,15 +89,15 @@ async function applyEach(
   model.assertState(manager)
 }
 
-/** What a power failure has left, and what its user knows. */
+/** What a power failure has left, and what the state's user knows. */
 export interface StateGeneration {
   readonly model: StateModel
   readonly files: SimulatedFileSystem
 }
 
 /**
- * Runs a random workload, and lets the power fail at a moment of it: what is left then is where the next generation
- * begins, with what was acknowledged up to there.
+ * Runs a random workload and lets the power fail at one moment of it. The next generation starts
+ * from the disk that the failure left and the acknowledgements up to that moment.
  */
 export async function runStateGeneration(
   harness: CrashHarness<ExpectedState, FoundState>,

@@ -1,6 +1,6 @@
 import { createRandom } from '../../src/testing/random.ts'
 
-/** The first moment of every test's wall clock. */
+/** The time at which every test's wall clock starts. */
 export const beginning: number = Date.UTC(2030, 0, 1)
 
 interface Timer {
@@ -8,13 +8,16 @@ interface Timer {
   readonly callback: () => void
 }
 
-/** A clock of a queue that moves only when it is told to. */
+/** A queue's clock that moves only on request. */
 export class SteppedClock {
   #wall: number
   #monotonic: number
   readonly #timers = new Set<Timer>()
 
-  /** Every process counts from a moment of its own, so the monotonic clock begins anywhere. */
+  /**
+   * Every process counts from a moment of its own, so the monotonic clock starts at an arbitrary
+   * value.
+   */
   constructor(wallMs: number = beginning) {
     this.#wall = wallMs
     this.#monotonic = createRandom(wallMs % 1000).below(1_000_000)
@@ -30,12 +33,12 @@ export class SteppedClock {
     return () => void this.#timers.delete(timer)
   }
 
-  /** How many timers wait. */
+  /** How many timers are waiting. */
   get timers(): number {
     return this.#timers.size
   }
 
-  /** Lets time pass on both clocks. Timers fire in their order, each at its own moment. */
+  /** Lets time pass on both clocks. Timers fire in order, each at its own time. */
   advance(ms: number): void {
     const end = this.#monotonic + ms
     for (;;) {
@@ -48,7 +51,7 @@ export class SteppedClock {
     this.#pass(end - this.#monotonic)
   }
 
-  /** Sets the wall clock so much later, or earlier. */
+  /** Moves the wall clock forward by `ms`, or back if `ms` is negative. */
   jump(ms: number): void {
     this.#wall += ms
   }

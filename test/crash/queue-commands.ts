@@ -1,21 +1,21 @@
 import * as fc from 'fast-check'
 
-// What may be done to a queue, as plain data: so a failing sequence can be shrunk, printed and kept.
+// Commands on a queue as plain data, so that a failing sequence can be shrunk, printed and kept.
 
 /** A message to enqueue. */
 export interface Job {
   readonly delayMs?: number | undefined
   readonly priority?: number | undefined
   readonly key?: string | undefined
-  /** Longer than a segment, or the block of a reader. */
+  /** Whether the message is longer than a segment or a reader's block. */
   readonly isLong?: boolean | undefined
 }
 
-/** A call of a kind that may be made while another one is under way. */
+/** A call that may be made while another is in progress. */
 export type Call =
   | { readonly do: 'enqueue'; readonly job: Job }
   | { readonly do: 'enqueue-all'; readonly jobs: readonly Job[] }
-  /** Of a message that was received at some time, by this number: its lease may be over by now. */
+  /** Acks a message received earlier; this number picks which. Its lease may have ended. */
   | { readonly do: 'ack'; readonly pick: number }
   | {
       readonly do: 'nack'
@@ -30,16 +30,19 @@ export type Action =
   | Call
   | { readonly do: 'together'; readonly calls: readonly Call[] }
   | { readonly do: 'receive'; readonly max: number }
-  /** Of a dead letter, by this number, or of all, or of one that is none. */
+  /**
+   * Takes one dead letter, picked by this number; `all` takes all, and `none` names an id that does
+   * not exist.
+   */
   | { readonly do: 'redrive' | 'discard'; readonly pick: number | 'all' | 'none' }
   /** Time passes on both clocks. */
   | { readonly do: 'advance'; readonly ms: number }
   | { readonly do: 'reopen'; readonly options: Options }
-  /** Of which as many are delivered at once as somebody waits for. */
+  /** Enqueues messages while a receive waits; up to `max` of them are delivered at once. */
   | { readonly do: 'awaited'; readonly max: number; readonly jobs: readonly Job[] }
   /**
-   * Takes so many out of a stream of which more were fetched, with a pause after each, and leaves it; or lets it
-   * lie, and the queue is closed and opened again.
+   * Reads some messages from a stream that has prefetched more, with a pause after each. Then the
+   * stream is cancelled, or it stays open while the queue is closed and opened again.
    */
   | {
       readonly do: 'consume'
@@ -49,24 +52,30 @@ export type Action =
       readonly pauseMs: number
       readonly isLeft: boolean
     }
-  /** Handlers of which some throw, until nothing is ready. What a crash leaves is known of one at a time only. */
+  /**
+   * Runs handlers, some of which throw, until nothing is ready. For what a crash leaves, only one
+   * handler at a time is predictable.
+   */
   | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
 
-/** What of the disk is left: all, for a process that was killed, or what a power failure leaves. */
+/** What is left of the disk: everything after a killed process, or what a power failure leaves. */
 export type Loss = 'process' | 'power-none' | 'power-all' | { readonly pick: number }
 
 export type Command =
   | Action
   | { readonly do: 'extend'; readonly pick: number; readonly ms: number }
-  /** A receive on a queue that has nothing ready, and what ends its wait. */
+  /** A receive on a queue that has nothing ready, and the event that ends its wait. */
   | {
       readonly do: 'wait'
       readonly max: number
       readonly until: 'enqueue' | 'time' | 'jump' | 'timeout' | 'abort'
     }
-  /** Somebody sets the wall clock; then it is looked at, or half a minute passes. */
+  /** Sets the wall clock. Then a receive follows, or half a minute passes. */
   | { readonly do: 'jump'; readonly ms: number; readonly behind: 'receive' | 'half-a-minute' }
-  /** A stop before the operation that comes `after` so many, in this action or in the reopening behind it. */
+  /**
+   * A stop before the operation that comes after `after` others, in this action or in the reopening
+   * after it.
+   */
   | {
       readonly do: 'crash'
       readonly action: Action
@@ -75,8 +84,8 @@ export type Command =
       readonly options: Options
     }
   /**
-   * For the time of one action the disk is full, or no snapshot can be made, which only an explicit compaction
-   * may show; or one sync of it fails.
+   * During one action the disk is full, one sync fails, or no snapshot can be written. Only an
+   * explicit compaction may reject because of the last one.
    */
   | {
       readonly do: 'fault'
@@ -85,21 +94,24 @@ export type Command =
       readonly options: Options
     }
 
-/** Options that may be others at each opening. */
+/** Options that may differ at each opening. */
 export interface Options {
   readonly maxAttempts?: number | undefined
   readonly maxDepth?: number | undefined
   readonly dedupeWindowMs?: number | undefined
   readonly keepSnapshots?: number | undefined
-  /** How often a queue compacts by itself. */
+  /** When a queue compacts by itself. */
   readonly compaction?: { readonly minBytes: number; readonly ratio: number } | undefined
   readonly maxBytesPerSegment?: number | undefined
 }
 
-/** Keys of messages; few, so that they are used again. */
+/** Keys of messages. They are few, so that they are reused. */
 export const keys: readonly string[] = ['a', 'b', '__proto__', '1']
 
-/** Either due at once or not before the oracle's clock begins: what is delayed must show. */
+/**
+ * A message is due either at once or only after this delay. The oracle's clock starts early enough
+ * that a delay is visible.
+ */
 export const longDelayMs: number = 10 * 86_400_000
 
 const pick = fc.nat({ max: 30 })
@@ -166,7 +178,7 @@ function doesProcess(maxConcurrency: number): fc.Arbitrary<Extract<Action, { do:
   })
 }
 
-/** Anything that changes what is on the disk. */
+/** Any action that changes what is on the disk. */
 export const anyAction: fc.Arbitrary<Action> = fc.oneof(
   { weight: 10, arbitrary: call },
   {
@@ -204,7 +216,8 @@ export const anyAction: fc.Arbitrary<Action> = fc.oneof(
       prefetch: fc.integer({ min: 1, max: 4 }),
       take: fc.integer({ min: 1, max: 3 }),
       isAcked: fc.boolean(),
-      // As long as a lease, or what becomes due meanwhile comes behind what was fetched.
+      // Half a minute is the length of a lease. With any other pause, messages that become due
+      // meanwhile would come after the prefetched ones.
       pauseMs: fc.constantFrom(0, 0, 30_000),
       isLeft: fc.constantFrom(true, true, false),
     }),
@@ -217,10 +230,10 @@ const loss: fc.Arbitrary<Loss> = fc.oneof(
   fc.record({ pick: fc.nat({ max: 999 }) }),
 )
 
-/** Few for a write, more for a compaction. */
+/** A write takes few operations, a compaction more. */
 const operations = fc.oneof(fc.nat({ max: 3 }), fc.nat({ max: 12 }))
 
-/** Everything. */
+/** Any command. */
 export const anyCommand: fc.Arbitrary<Command> = fc.oneof(
   { weight: 12, arbitrary: anyAction },
   {

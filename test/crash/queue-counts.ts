@@ -1,6 +1,8 @@
 import { countsText } from './counts-text.ts'
 
-/** How much happened; a suite that tests less than it did shows here. */
+/**
+ * How much happened. The tests check these counts, so a suite that tests less than before fails.
+ */
 export class QueueCounts {
   opened = 0
   enqueued = 0
@@ -15,7 +17,7 @@ export class QueueCounts {
   purged = 0
   compacted = 0
   refused = 0
-  /** Crashes after which something was there that was not acknowledged. */
+  /** Crashes after which something unacknowledged was there. */
   survivors = 0
 
   add(other: QueueCounts): void {

@@ -3,19 +3,22 @@ import { describePlain, type PlainQueue } from './queue-plain.ts'
 
 /** What a crash may leave of a queue. */
 export interface ExpectedQueue {
-  /** The states there may be: the last one that was acknowledged, and after each step under way. */
+  /**
+   * The states that may be found: the last acknowledged one, and the one after each step in
+   * progress.
+   */
   readonly possible: readonly PlainQueue[]
-  /** Ids by name, as far as they are known; a message that is made known later is added. */
+  /** Known ids, by message name. An id that becomes known later is added. */
   readonly ids: ReadonlyMap<number, number>
   readonly wallMs: number
   /**
-   * Messages that may have one more attempt than is known: delivered, and not handed out yet. Whether they were
-   * or not, they may have forgotten a delay that was over.
+   * Messages that may have one more attempt than is known, since they may have been delivered but
+   * not yet handed out. Delivered or not, such a message may have lost a delay that had passed.
    */
   readonly unsure: ReadonlySet<number>
 }
 
-/** Which of the possible states was found, the newest if several are alike. */
+/** The index of the possible state that was found; the newest if several are alike. */
 export function matchOf(
   found: FoundQueue,
   { possible, unsure, wallMs, ids }: ExpectedQueue,
@@ -34,7 +37,9 @@ export function mismatch(found: FoundQueue, { possible }: ExpectedQueue): string
   return `found is ${found.text} ${keys}, ids ${ids}; expected ${expected.join(' or ')}`
 }
 
-/** With the attempts that were found where one more is allowed, and without a delay where that may be forgotten. */
+/**
+ * Takes over the found attempts where one more is allowed, and drops a delay where it may be lost.
+ */
 export function adjusted(plain: PlainQueue, found: FoundQueue, unsure: ReadonlySet<number>): PlainQueue {
   if (unsure.size === 0) return plain
   const messages = [...plain.messages].map(([name, message]) => {
@@ -47,7 +52,10 @@ export function adjusted(plain: PlainQueue, found: FoundQueue, unsure: ReadonlyS
   return { ...plain, messages: new Map(messages) }
 }
 
-/** Every id that is known is the one that was found; every key that counts still stands for its message. */
+/**
+ * Whether every known id is the one that was found, and every valid key still stands for its
+ * message.
+ */
 function areKeysRight(
   found: FoundQueue,
   plain: PlainQueue,

@@ -7,7 +7,7 @@ import { QueueRun, TroubleCounts } from './queue-run.ts'
 import { codeOf, QueueUser } from './queue-user.ts'
 import { type QueueScript, queueScripts } from './queue-workloads.ts'
 
-// Every so many calls, in the ordinary suite, with another beginning for each script.
+// In the ordinary suite every ninth call fails, from a different first call for each script.
 const step = scaled(9, 1)
 const counts = { runs: 0, rejected: 0, poisoned: 0, unseen: 0 }
 
@@ -45,7 +45,7 @@ test('the suite sees failures of every kind', () => {
     expect(counts[kind], kind).toBeGreaterThan(10)
 })
 
-/** One call fails, once. Gives whether there was such a call. */
+/** Runs a script in which one call fails once. Returns whether there was such a call. */
 async function runWithFault(
   { name, options, actions }: QueueScript,
   { nth, error }: { readonly nth: number; readonly error: SystemErrorCode },
@@ -60,7 +60,7 @@ async function runWithFault(
     for (const action of actions) await attempt(place, () => run.act(action))
     await attempt(place, () => user.close())
     files.clearFaults()
-    // What the next process finds.
+    // Checks what the next process finds.
     if (user.isOpen) await user.close()
     await user.open(files)
     await user.close()
@@ -77,7 +77,8 @@ interface Place {
 }
 
 /**
- * Makes a call that may fail, and goes on as its caller would: with the same queue if that is sound, or anew.
+ * Makes a call that may fail, and continues as its caller would: with the same queue if it is still
+ * usable, or with a new one.
  */
 async function attempt({ user, files, fault }: Place, call: () => Promise<void>): Promise<void> {
   const before = user.isOpen ? user.queue : undefined
@@ -102,7 +103,7 @@ async function attempt({ user, files, fault }: Place, call: () => Promise<void>)
     return user.checkStats()
   }
   counts.poisoned += 1
-  // It may have been opened, and found wanting, in the very call.
+  // The failed call itself may have opened the queue and found it unusable.
   for (const queue of [before, user.isOpen ? user.queue : undefined]) await queue?.close().catch(() => {})
   user.leave()
   await user.open(files)

@@ -13,7 +13,7 @@ const maxAttempts = 5
 
 interface Job {
   readonly name: number
-  /** `deadly` kills its process whenever it is processed, `failing` throws twice. */
+  /** `deadly` kills its process whenever it is processed. `failing` throws twice. */
   readonly kind: 'plain' | 'failing' | 'deadly'
   readonly turns: number
 }
@@ -32,10 +32,13 @@ interface Known {
   readonly job: Job
   isEnqueued: boolean
   isAcked: boolean
-  /** Attempt of the newest delivery that was handled. */
+  /** The attempt of the newest delivery that was handled. */
   attempt: number
   begun: number
-  /** Its handler was done when its process was killed: an acknowledgement may have become durable unseen. */
+  /**
+   * Whether its handler had returned when its process was killed. Its acknowledgement may have
+   * become durable without a report.
+   */
   mayBeAcked: boolean
 }
 
@@ -47,13 +50,14 @@ test(`a worker killed with SIGKILL while it handles messages loses none, ${round
   const workers = new Workers()
   const counts = { killed: 0, suicides: 0, finished: 0 }
 
-  // Rounds that a deadly message has ended do not count. What has killed five processes is dead, so in the end
-  // a worker finds nothing more to do.
+  // Rounds that a deadly message ended do not count. A message that has killed five processes is
+  // dead, so in the end a worker finds nothing left to do.
   let isDeadlyMade = false
   for (let round = 1; counts.killed < rounds || ledger.mayBeLeft || !isDeadlyMade; round++) {
     if (round > 6 * rounds + 40) throw new Error('The queue never becomes empty')
     const isLast = counts.killed >= rounds
-    // The kills may have used up the attempts of every deadly one: the first round without them has one more.
+    // The kills may have used up the attempts of every deadly message. The first round without
+    // kills therefore adds one more.
     const isFirstOfLast = isLast && !isDeadlyMade
     isDeadlyMade ||= isLast
     const isDeadly = isFirstOfLast || 5 * ledger.deadly <= counts.killed
@@ -87,7 +91,7 @@ test(`a worker killed with SIGKILL while it handles messages loses none, ${round
     `queue kill: ${counts.killed} killed, ${counts.suicides} killed by a message, ` +
       `${counts.finished} finished; ${ledger.summary}, ${letters.length} dead letters`,
   )
-  // Otherwise the kills come at moments that prove nothing.
+  // Without these floors, the kills might come at moments that prove nothing.
   expect(ledger.redelivered).toBeGreaterThan(rounds / 3)
   expect(counts.suicides).toBeGreaterThanOrEqual(maxAttempts)
   expect(letters.length).toBeGreaterThan(0)
@@ -120,7 +124,7 @@ test('a message that kills its process every time ends dead, and the next one is
   expect(queue.stats()).toMatchObject({ ready: 0, delayed: 0, inFlight: 0 })
 })
 
-/** Workers that are started while another one is at work: starting takes longer than a round. */
+/** Workers started in advance while another one works, since starting takes longer than a round. */
 class Workers {
   #next: Worker | undefined
 
@@ -136,11 +140,11 @@ class Workers {
   }
 }
 
-/** What the workers were told and told, of all rounds. */
+/** What all workers were told to do and what they reported, over all rounds. */
 class Ledger {
   readonly #known = new Map<number, Known>()
   readonly #names = new Map<number, number>()
-  /** Whether the last worker was killed, so that something may be left to do. */
+  /** Whether the last worker was killed, so that messages may be left to process. */
   mayBeLeft = false
   redelivered = 0
   deadly = 0
@@ -165,7 +169,8 @@ class Ledger {
         this.make(random(5) === 0 ? 'failing' : 'plain', random(6)),
       ),
     )
-    // It is enqueued first, so that it is there, and has the lowest priority, so that others are processed.
+    // The deadly message is enqueued first so that it is certainly there. It has the lowest
+    // priority so that others are processed before it.
     return isDeadly ? [[this.make('deadly', 0)], ...groups] : groups
   }
 
@@ -173,7 +178,7 @@ class Ledger {
     return report?.type === 'begin' && this.#of(report.name).job.kind === 'deadly'
   }
 
-  /** Takes what a worker reported, all of it. */
+  /** Takes all reports of a worker. */
   take(reports: ReadonlyArray<WorkerReport | CommonReport>): { readonly isClosed: boolean } {
     for (const known of this.#known.values()) known.mayBeAcked &&= !known.isAcked
     for (const report of reports) {
@@ -250,7 +255,10 @@ function killAt(
   }
 }
 
-/** Waits without giving the turn away: timers know only whole milliseconds, in which a message is handled. */
+/**
+ * Waits without yielding to the event loop. Timers count whole milliseconds, and handling a message
+ * takes less than one.
+ */
 function spin(microseconds: number): void {
   const end = performance.now() + microseconds / 1000
   while (performance.now() < end);

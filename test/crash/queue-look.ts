@@ -4,12 +4,12 @@ import { beginning, SteppedClock } from './queue-clock.ts'
 import { keys, type Options } from './queue-commands.ts'
 import { describe } from './queue-plain.ts'
 
-/** Where the queues of the crash tests lie. */
+/** Directory of the queues in the crash tests. */
 export const queueDirectory = '/data/jobs'
 
-/** What every message of the crash tests carries. */
+/** The payload of every message in the crash tests. */
 export interface Payload {
-  /** Its name: unique in a test, so that a message is known whatever its id. */
+  /** The message's name. It is unique in a test, so it identifies the message whatever its id. */
   readonly n: number
   readonly text: string
 }
@@ -19,18 +19,21 @@ export type TestedMessage = Message<Payload>
 
 /** What a look at a disk has found. */
 export interface FoundQueue {
-  /** As `describePlain` says it. */
+  /** The content, in the form of `describePlain`. */
   readonly text: string
-  /** By name. */
+  /** Ids of all messages, by name. */
   readonly ids: ReadonlyMap<number, number>
   readonly attempts: ReadonlyMap<number, number>
-  /** Names of what waits without a delay. */
+  /** Names of messages that wait without a delay. */
   readonly undelayed: ReadonlySet<number>
-  /** The ids that keys stand for at the beginning of time. */
+  /** The ids that keys stand for at the time {@link lookedAt}. */
   readonly keys: ReadonlyMap<string, number>
 }
 
-/** Earlier than any test: whatever was delayed is not due, and every key that was kept counts. */
+/**
+ * A time before any test's, in milliseconds: no delayed message is due, and every kept key is
+ * valid.
+ */
 export const lookedAt: number = beginning - 30 * 86_400_000
 export const allDueAfterMs: number = 100 * 86_400_000
 const everything = 1_000_000
@@ -46,7 +49,7 @@ export function openQueue(
   return MiniQueue.open<Payload>(queueDirectory, { ...others, journal, clock, fileSystem })
 }
 
-/** An opening that moves nothing: no message has had too many attempts. */
+/** Opens a queue without moving any message: no message has had too many attempts. */
 export function openQuietly(files: SimulatedFileSystem, clock: SteppedClock): Promise<TestedQueue> {
   return openQueue(files, clock, {
     maxAttempts: Number.MAX_SAFE_INTEGER,
@@ -54,7 +57,7 @@ export function openQuietly(files: SimulatedFileSystem, clock: SteppedClock): Pr
   })
 }
 
-/** Opens a queue and tells all there is to see from outside. Changes the disk by opening only. */
+/** Opens a queue and returns everything visible from outside. Only the opening changes the disk. */
 export async function look(files: SimulatedFileSystem): Promise<FoundQueue> {
   const queue = await openQuietly(files, new SteppedClock(lookedAt))
   const { ready, delayed, inFlight, dead } = queue.stats()
@@ -94,7 +97,7 @@ export async function look(files: SimulatedFileSystem): Promise<FoundQueue> {
   }
 }
 
-/** All that waits, once it is due. */
+/** All waiting messages, once they are due. */
 async function receiveAll(files: SimulatedFileSystem): Promise<TestedMessage[]> {
   const clock = new SteppedClock(lookedAt)
   const queue = await openQuietly(files, clock)
@@ -104,7 +107,7 @@ async function receiveAll(files: SimulatedFileSystem): Promise<TestedMessage[]> 
   return messages
 }
 
-/** What waits without a delay, and the ids that keys stand for. */
+/** Messages that wait without a delay, and the ids that keys stand for. */
 async function receiveEarly(files: SimulatedFileSystem): Promise<{
   readonly undelayed: ReadonlySet<number>
   readonly keyed: ReadonlyMap<string, number>
@@ -121,7 +124,7 @@ async function receiveEarly(files: SimulatedFileSystem): Promise<{
   return { undelayed: new Set(messages.map(({ payload }) => payload.n)), keyed }
 }
 
-/** Long texts by their length: a description is to be read. */
+/** Replaces a long text with its length, so that descriptions stay readable. */
 export function shorten(text: string): string {
   return text === '' ? '' : `…${text.length}`
 }

@@ -2,7 +2,7 @@ import type { MixCaller } from './queue-mix-caller.ts'
 import { anyOf, pick, takeAny } from './queue-mix-chance.ts'
 import { MixReceiver, MixStream, type MixUser, MixWorker } from './queue-mix-users.ts'
 
-/** Everybody who uses a queue while it is open. */
+/** All users of a queue while it is open. */
 export class MixCrowd {
   readonly caller: MixCaller
   readonly workers: MixWorker[] = []
@@ -18,10 +18,10 @@ export class MixCrowd {
   }
 }
 
-/** Something that may happen, by chance, at any time. */
+/** An action that may happen at any time, by chance. */
 export interface MixAction {
   readonly name: string
-  /** How often, among all. */
+  /** How often the action is chosen, relative to the others. */
   readonly weight: number
   readonly act: (crowd: MixCrowd) => void
 }
@@ -80,7 +80,7 @@ const actions: readonly MixAction[] = [
   },
 ]
 
-/** As often as they are to be chosen. */
+/** Each action as often as its weight says. */
 export const weightedActions: readonly MixAction[] = actions.flatMap((action) =>
   Array<MixAction>(action.weight).fill(action),
 )

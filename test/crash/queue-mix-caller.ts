@@ -9,14 +9,14 @@ import { codeOf } from './queue-user.ts'
 
 export const visibilityTimeoutMs = 1000
 
-/** What is different from run to run. */
+/** What differs from run to run. */
 export interface MixMode {
   readonly maxAttempts: number
   readonly fillsDisk: boolean
   readonly compacts: boolean
 }
 
-/** What a run has from its beginning to its end, with one queue after another. */
+/** What a run has from beginning to end, with one queue after another. */
 export interface MixWorld {
   readonly mode: MixMode
   readonly random: Random
@@ -25,25 +25,25 @@ export interface MixWorld {
   readonly log: MixLog
   readonly counts: MixCounts
   readonly ledger: MixLedger
-  /** Absent when compactions take away what it reads. */
+  /** Absent if compactions remove the records that it reads. */
   readonly durable: DurableAttempts | undefined
 }
 
 /**
- * Makes calls of a queue, writes down what each of them means for the ledger, and knows with what they may
- * fail. No call of it rejects.
+ * Makes calls of a queue, tells the ledger what each of them means, and knows with which errors
+ * they may fail. None of its methods rejects.
  */
 export class MixCaller {
   readonly queue: MiniQueue<string>
   readonly world: MixWorld
-  /** Messages that were received or read, to be settled some time. */
+  /** Messages that were received or read, to be settled later. */
   readonly held: Array<Message<string>> = []
   isClosing = false
-  /** What was handed out and may be in flight. */
+  /** Messages that were handed out and may be in flight. */
   #handed: Array<Message<string>> = []
-  /** When the leases of what was handed out end at the earliest, on the monotonic clock. */
+  /** The earliest time at which each message's lease may end, on the monotonic clock. */
   readonly #leaseEnds = new WeakMap<Message<string>, number>()
-  /** Messages whose handlers have returned, and how often the disk had been full then. */
+  /** Messages whose handlers have returned, and how often the disk had been full by then. */
   readonly #returned: Array<{ readonly message: Message<string>; readonly fullDisks: number }> = []
   readonly #begun: Array<Promise<void>> = []
   readonly #faults: Fault[] = []
@@ -54,12 +54,12 @@ export class MixCaller {
     this.world = world
   }
 
-  /** Calls of the disk that found it full. */
+  /** How many disk calls found the disk full. */
   get fullDisks(): number {
     return this.#faults.reduce((sum, { hits }) => sum + hits, 0)
   }
 
-  /** Keeps a call that nobody waits for. */
+  /** Keeps a call that is not awaited yet. */
   begin(call: Promise<void>): void {
     this.#begun.push(call)
   }
@@ -68,7 +68,7 @@ export class MixCaller {
     await Promise.all(this.#begun)
   }
 
-  /** Somebody was given a message. */
+  /** Notes that a user was given a message. */
   take(message: Message<string>, by: string): void {
     const { ledger, clock, durable, files, log } = this.world
     const { payload: name, attempt, id } = message
@@ -80,7 +80,10 @@ export class MixCaller {
     log.claim(counted >= attempt, `${by} got ${name} with attempt ${attempt}, and ${counted} are durable`)
   }
 
-  /** Its lease was to begin when it was handed out, at this time by the monotonic clock or later. */
+  /**
+   * Checks that a lease has its full length. It began when the message was handed out, at
+   * `handedAt` on the monotonic clock or later.
+   */
   checkLease({ payload, leaseEndsInMs }: Message<string>, { handedAt }: { readonly handedAt: number }): void {
     const { clock, log } = this.world
     const least = visibilityTimeoutMs - (clock.monotonicMs() - handedAt)
@@ -88,10 +91,13 @@ export class MixCaller {
     log.claim(isWhole, `the lease of ${payload} begins with ${leaseEndsInMs} ms`)
   }
 
-  /** When nothing goes on by itself, in flight is what somebody has, and what may lie in streams. */
+  /**
+   * Checks the count of messages in flight once nothing runs by itself: those that users hold, and
+   * those that may lie in streams.
+   */
   checkInFlight(inFlight: number, { fetched }: { readonly fetched: number }): void {
     const { mode, log } = this.world
-    // What could not be buried is in flight until it can.
+    // While the disk is full, a message that cannot become a dead letter stays in flight.
     const mayBeDying = this.fullDisks > 0 ? mode.maxAttempts : Infinity
     const isLeased = (message: Message<string>): boolean => message.leaseEndsInMs > 0
     this.#handed = this.#handed.filter((message) => isLeased(message) || message.attempt >= mayBeDying)
@@ -132,14 +138,17 @@ export class MixCaller {
     }
   }
 
-  /** A handler has returned: its run acks the message, unless the lease is over. */
+  /** Notes that a handler has returned. Its run acks the message unless the lease has ended. */
   returned(message: Message<string>): void {
     if (message.leaseEndsInMs === 0) return
     this.world.ledger.beginAck(message.payload)
     this.#returned.push({ message, fullDisks: this.fullDisks })
   }
 
-  /** When nothing goes on by itself any more that is done, if there was time and room for it. */
+  /**
+   * Counts returned messages as acked, once nothing runs by itself any more, if there was time and
+   * room for the ack.
+   */
   noteReturned(): void {
     const { ledger, clock, counts } = this.world
     for (const { message, fullDisks } of this.#returned.splice(0)) {
@@ -159,7 +168,7 @@ export class MixCaller {
     }
   }
 
-  /** Receives one without waiting, in whatever step. */
+  /** Receives without waiting, and holds what it gets. */
   async receive(by: string): Promise<void> {
     try {
       for (const message of await this.queue.receive()) this.hold(message, by)
@@ -168,7 +177,7 @@ export class MixCaller {
     }
   }
 
-  /** Keeps a message to be settled some time. */
+  /** Keeps a message to be settled later. */
   hold(message: Message<string>, by: string): void {
     this.take(message, by)
     this.held.push(message)
@@ -204,14 +213,14 @@ export class MixCaller {
     }
   }
 
-  /** Lets some writes that come soon find no room, or ends that. */
+  /** Makes some of the next writes find no room, or ends that. */
   fillOrEmptyDisk(): void {
     const { random } = this.world
     if (this.#isFilled) this.emptyDisk()
     else this.fillDisk({ nth: 1 + random.below(3), times: 1 + random.below(4) })
   }
 
-  /** Lets these of the writes that come find no room. */
+  /** Makes the given writes find no room. */
   fillDisk(writes: Pick<OperationMatch, 'nth' | 'times'>): void {
     this.#faults.push(this.world.files.failOn({ operation: 'write', path: /journal/, ...writes }, 'ENOSPC'))
     this.#isFilled = true
@@ -222,7 +231,7 @@ export class MixCaller {
     this.#isFilled = false
   }
 
-  /** Does something in the middle of an operation of the disk that comes soon. */
+  /** Runs an action inside one of the next operations of the disk. */
   inOperation(act: () => void): void {
     const { random, files } = this.world
     let before = random.below(6)
@@ -233,7 +242,7 @@ export class MixCaller {
     })
   }
 
-  /** Writes down a failure, and whether it may be. */
+  /** Notes a failure, and checks that it is allowed. */
   judge(what: string, error: unknown, ...others: readonly string[]): void {
     const { log, counts } = this.world
     const code = codeOf(error) ?? ''

@@ -1,20 +1,23 @@
 import type { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { journalFile } from '../miniqueue/support.ts'
 
-/** What of a record of the journal counts attempts. */
+/** The fields of a journal record that count attempts. */
 interface Step {
   readonly op: string
   readonly ids?: readonly number[]
   readonly steps?: readonly Step[]
 }
 
-/** How many attempts of each message a power failure would leave, of a queue that is never compacted. */
+/**
+ * How many attempts of each message a power failure would leave, for a queue that is never
+ * compacted.
+ */
 export class DurableAttempts {
   readonly #attempts = new Map<number, number>()
   #lines = 0
   #takenBack = 0
 
-  /** Attempts that were taken back, as far as was looked. */
+  /** Attempts taken back, in the records read so far. */
   get takenBack(): number {
     return this.#takenBack
   }

@@ -1,34 +1,34 @@
 import type { DeadLetter, Message } from '../../src/miniqueue/index.ts'
 import type { MixLog } from './queue-mix-log.ts'
 
-/** What may have removed messages, though nobody knows: an ack or a purge. */
+/** An ack or a purge that may have removed messages, with an unknown result. */
 export interface Doubt {
-  /** Whether it may still remove one that is handed out now, when its lease has ended. */
+  /** Whether it may still remove a message that is handed out now, after its lease has ended. */
   isPending: boolean
 }
 
 interface Entry {
-  /** Not to be handed out before, by the wall clock. */
+  /** The message must not be handed out before this time on the wall clock. */
   readonly dueAt: number
   id: number | undefined
-  /** The last one that was handed out; 0 after a redrive. */
+  /** The last attempt that was handed out; 0 after a redrive. */
   attempts: number
-  /** Acknowledged, or seen to be missing: it must not come back. */
+  /** Acknowledged, or seen to be missing. It must not come back. */
   isGone: boolean
   readonly doubts: Set<Doubt>
   /** A redrive that was called and has not been seen to succeed. */
   redrive: object | undefined
 }
 
-/** What a disk has, by the names of the messages: how many attempts are counted. */
+/** The content of a disk: how many attempts are counted for each message, by name. */
 export interface FoundMessages {
   readonly messages: ReadonlyMap<string, number>
   readonly dead: ReadonlyMap<string, number>
 }
 
 /**
- * What must be true of each message, by its payload: its name, given before it is enqueued. So one that is
- * handed out before its enqueue has resolved is known.
+ * What must be true of each message. The payload is the message's name, given before the enqueue. A
+ * message handed out before its enqueue resolves is therefore known.
  */
 export class MixLedger {
   readonly #log: MixLog
@@ -41,7 +41,7 @@ export class MixLedger {
     this.#maxAttempts = maxAttempts
   }
 
-  /** A name for a message that is about to be enqueued. */
+  /** Makes a name for a message that is about to be enqueued. */
   name({ dueAt }: { readonly dueAt: number }): string {
     const name = `m${++this.#names}`
     const nothing = { id: undefined, attempts: 0, isGone: false, redrive: undefined }
@@ -53,7 +53,7 @@ export class MixLedger {
     for (const [index, name] of names.entries()) this.#identify(name, ids[index] as number)
   }
 
-  /** Nothing of them was written. */
+  /** Forgets messages of which nothing was written. */
   refused(names: readonly string[]): void {
     for (const name of names) this.#entries.delete(name)
   }
@@ -63,16 +63,18 @@ export class MixLedger {
     if (entry === undefined) return
     this.#log.claim(!entry.isGone, `${name} came back`)
     this.#log.claim(at >= entry.dueAt, `${name} came ${entry.dueAt - at} ms early`)
-    // It may be seen before the redrive resolves. Then that has been counted, and a later one is another.
+    // The message may be seen before the redrive resolves. This redrive then counts as done, and a
+    // later one is separate.
     if (attempt === 1 && entry.redrive !== undefined) this.#reset(entry)
     this.#log.claim(attempt === entry.attempts + 1, `${name} has attempt ${attempt} after ${entry.attempts}`)
     this.#log.claim(attempt <= this.#maxAttempts, `${name} has attempt ${attempt} of ${this.#maxAttempts}`)
     entry.attempts = attempt
-    // Who has it now shows that it was there, and nobody else can ack it.
+    // The message was still there, and only its new holder can ack it. Earlier doubts are settled
+    // unless a purge is pending.
     for (const doubt of entry.doubts) if (!doubt.isPending) entry.doubts.delete(doubt)
   }
 
-  /** Somebody has begun to ack it. */
+  /** Notes that an ack of the message has begun. */
   beginAck(name: string): Doubt {
     const doubt = { isPending: false }
     this.#entries.get(name)?.doubts.add(doubt)
@@ -84,19 +86,25 @@ export class MixLedger {
     if (entry !== undefined) entry.isGone = true
   }
 
-  /** All that was enqueued before may be purged: nobody knows what is in flight when its turn comes. */
+  /**
+   * Notes that everything enqueued so far may be purged: what will be in flight when the purge runs
+   * is unknown.
+   */
   beginPurge(): Doubt {
     const doubt = { isPending: true }
     for (const { doubts } of this.#entries.values()) doubts.add(doubt)
     return doubt
   }
 
-  /** What was doubted has not happened. */
+  /** Notes that the doubted removal has not happened. */
   dispel(doubt: Doubt): void {
     for (const { doubts } of this.#entries.values()) doubts.delete(doubt)
   }
 
-  /** Gives what ends the redrive; undefined while one of this message is under way. */
+  /**
+   * Returns functions that end the redrive; undefined while another redrive of this message is in
+   * progress.
+   */
   beginRedrive({ payload: name }: DeadLetter<string>): { done(): void; failed(): void } | undefined {
     const entry = this.#entries.get(name)
     this.#log.claim(entry !== undefined && !entry.isGone, `${name} is dead, and should be gone`)
@@ -115,9 +123,10 @@ export class MixLedger {
   }
 
   /**
-   * Compares with what the disk has after a close, and goes on with that.
+   * Compares the ledger with the disk after a close, and continues with what the disk has.
    *
-   * @param options.isExact whether all attempts that nobody has made could be taken back.
+   * @param options.isExact whether every attempt of a prefetched message that was never handed out
+   * could be taken back.
    */
   compare({ messages, dead }: FoundMessages, { isExact }: { readonly isExact: boolean }): void {
     for (const name of [...messages.keys(), ...dead.keys()]) {

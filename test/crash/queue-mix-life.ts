@@ -4,7 +4,7 @@ import { MixCrowd, weightedActions } from './queue-mix-actions.ts'
 import { MixCaller, type MixWorld, visibilityTimeoutMs } from './queue-mix-caller.ts'
 import { pick } from './queue-mix-chance.ts'
 
-/** One opening of a queue: everybody uses it at once, and it is closed in the middle of that. */
+/** One opening of a queue. All users use it at once, and it is closed in the middle of that. */
 export class MixLife {
   readonly #name: string
   readonly #world: MixWorld
@@ -34,7 +34,7 @@ export class MixLife {
     return new MixLife(name, world, opened)
   }
 
-  /** Gives whether the disk had room for all that was to be written at the end. */
+  /** Returns whether the disk had room for everything to be written at the end. */
   async run(): Promise<{ readonly hadRoom: boolean }> {
     const { random, log, counts } = this.#world
     const steps = 20 + random.below(40)
@@ -53,7 +53,7 @@ export class MixLife {
     return { hadRoom }
   }
 
-  /** Does some things one right after the other, or with a few microtasks between them. */
+  /** Does some actions directly one after the other, or with a few microtasks between them. */
   async #step(name: string): Promise<void> {
     const { random, log } = this.#world
     for (let calls = 1 + random.below(3); calls > 0; calls--) {
@@ -64,7 +64,10 @@ export class MixLife {
     }
   }
 
-  /** Waits until nothing goes on by itself. Then nobody may wait for what is ready, or for what is over. */
+  /**
+   * Waits until nothing runs by itself. Then no user may still wait for a ready message, or past
+   * its own time limit.
+   */
   async #look(): Promise<void> {
     const { log, clock, counts } = this.#world
     await quiet()
@@ -89,7 +92,7 @@ export class MixLife {
     }
   }
 
-  /** Of what failed with nobody waiting for it. */
+  /** Checks failures that no call waited for. */
   #checkTold(): void {
     for (const error of this.#told.splice(0)) this.#caller.judge('what nobody waited for', error)
   }
@@ -147,7 +150,7 @@ async function microtasks(count: number): Promise<void> {
   for (let left = count; left > 0; left--) await Promise.resolve()
 }
 
-/** As many turns as anything takes that goes on by itself. */
+/** Waits more turns of the event loop than any background work takes. */
 async function quiet(): Promise<void> {
   for (let turns = 0; turns < 12; turns++) await turn()
 }

@@ -1,7 +1,7 @@
 import { countsText } from './counts-text.ts'
 import { assertThat } from './model-assert.ts'
 
-/** How much happened; a test that does less than it did shows here. */
+/** How much happened. The tests check these counts, so a test that does less than before fails. */
 export class MixCounts {
   runs = 0
   lives = 0
@@ -9,23 +9,23 @@ export class MixCounts {
   handlers = 0
   received = 0
   streamed = 0
-  /** Handlers that have returned in time. */
+  /** Handlers that returned in time. */
   returned = 0
   acked = 0
   nacked = 0
   redriven = 0
   purged = 0
-  /** By a call: it also happens by itself. */
+  /** Compactions by a call. They also happen without one. */
   compacted = 0
   aborted = 0
   /** Acks and nacks that came too late. */
   leasesLost = 0
-  /** Attempts that nobody has made, and that the journal takes back. */
+  /** Attempts that the journal takes back, since their messages were never handed out. */
   takenBack = 0
   fullDisks = 0
   /** Closes that found the disk full. */
   fullCloses = 0
-  /** Moments at which nobody may wait while something is ready. */
+  /** Moments at which no user may wait while a message is ready. */
   looks = 0
 
   toString(): string {
@@ -34,8 +34,8 @@ export class MixCounts {
 }
 
 /**
- * What happened in a run, and what of it was wrong. Who is called by the queue cannot throw what is wrong: the
- * queue would take it for the failure of a handler.
+ * What happened in a run, and what was wrong. Code that the queue calls must not throw a finding,
+ * since the queue would take it for a failed handler.
  */
 export class MixLog {
   readonly #lines: string[] = []
@@ -45,7 +45,7 @@ export class MixLog {
     this.#lines.push(line)
   }
 
-  /** Keeps what is wrong unless the claim holds. */
+  /** Records a finding unless the claim holds. */
   claim(holds: boolean, otherwise: string): void {
     if (holds) return
     this.#wrong.push(otherwise)

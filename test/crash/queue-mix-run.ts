@@ -10,10 +10,13 @@ import { MixLife } from './queue-mix-life.ts'
 import { type MixCounts, MixLog } from './queue-mix-log.ts'
 
 const lives = 3
-/** Longer than any delay: then all is due. */
+/** Longer than any delay, so afterwards everything is due. */
 const allDueAfterMs = 86_400_000
 
-/** One queue, opened and closed several times, and what is on its disk after each. Throws what is wrong. */
+/**
+ * Opens and closes one queue several times, and checks the disk after each close. Throws what is
+ * wrong.
+ */
 export async function runQueueMix(seed: number, counts: MixCounts): Promise<void> {
   const random = createRandom(seed)
   const mode = modeOf(random)
@@ -55,7 +58,7 @@ async function live(name: string, world: MixWorld): Promise<void> {
   world.log.throwIfWrong()
 }
 
-/** What the next process finds. */
+/** Returns what the next process finds. */
 async function find({ files, clock }: MixWorld): Promise<FoundMessages> {
   const { queue } = await openQueue({
     files: files.afterKill(),

@@ -18,7 +18,7 @@ interface Running {
   readonly end: (ending: Ending) => void
 }
 
-/** Somebody who uses the queue, until it is over. */
+/** A user of the queue, until it is over. */
 export abstract class MixUser {
   readonly name: string
   isOver = false
@@ -30,7 +30,7 @@ export abstract class MixUser {
     this.caller = caller
   }
 
-  /** Whether it is to get what is ready. */
+  /** Whether a ready message must go to this user. */
   abstract get isWaiting(): boolean
 
   get isStopped(): boolean {
@@ -49,12 +49,12 @@ export abstract class MixUser {
   }
 
   protected failed(error: unknown): void {
-    // Who has stopped is told so.
+    // A stopped user gets its own abort reason.
     if (!this.isStopped || error !== this.signal.reason) this.caller.judge(this.name, error)
   }
 }
 
-/** A run of `process`, of which the handlers wait to be ended, or do something and end at once. */
+/** A run of `process`. Its handlers wait to be ended, or do something and end at once. */
 export class MixWorker extends MixUser {
   readonly #concurrency: number
   readonly #endsAtOnce: boolean
@@ -91,7 +91,10 @@ export class MixWorker extends MixUser {
     for (const { end } of this.#running) end(pick(this.caller.world.random, endings))
   }
 
-  /** When messages cannot be had any more it waits for its handlers, of which those with a lease are told. */
+  /**
+   * Whether the run may have failed. A run that can get no more messages waits for its handlers,
+   * and the signals of those with a lease are aborted.
+   */
   get #mayHaveFailed(): boolean {
     const signals = [...this.#running].map(({ message }) => message.signal)
     if (signals.some(({ aborted, reason }) => aborted && !isLost(reason))) return true
@@ -123,7 +126,7 @@ export class MixWorker extends MixUser {
     if (!this.#endsAtOnce) return this.#wait(message)
     const deed = pick(random, deeds)
     this.#do(deed, message)
-    // Its nack is under way. Should that fail before the run looks, the run acks it.
+    // Its nack is in progress. If the nack fails before the run checks, the run acks the message.
     if (deed === 'nack') this.caller.world.ledger.beginAck(message.payload)
     else this.caller.returned(message)
     return undefined
@@ -169,7 +172,7 @@ export class MixWorker extends MixUser {
 
 /** A `receive` that waits. */
 export class MixReceiver extends MixUser {
-  /** On the monotonic clock. */
+  /** When its wait ends, on the monotonic clock. */
   readonly #endsAt: number
 
   constructor(name: string, caller: MixCaller, { max, waitMs }: { readonly max: number; readonly waitMs: number }) {
@@ -206,7 +209,7 @@ export class MixReceiver extends MixUser {
   }
 }
 
-/** A stream that is read now and then. */
+/** A stream that is read from time to time. */
 export class MixStream extends MixUser {
   readonly #prefetch: number
   readonly #reader: ReadableStreamDefaultReader<Message<string>>
@@ -216,7 +219,7 @@ export class MixStream extends MixUser {
     super(name, caller)
     this.#prefetch = prefetch
     this.#reader = caller.queue.consume({ prefetch, signal: this.signal }).getReader()
-    // Whoever reads is told.
+    // The error reaches the caller of `read`.
     this.#reader.closed.catch(() => {})
   }
 
@@ -228,19 +231,19 @@ export class MixStream extends MixUser {
     return this.#isReading
   }
 
-  /** How many messages may lie in it, when nothing goes on by itself. */
+  /** How many messages may lie in the stream once nothing runs by itself. */
   get fetched(): number {
     return this.isOver || this.isStopped || this.#isReading ? 0 : this.#prefetch - 1
   }
 
-  /** Reads one message, if nobody does. */
+  /** Reads one message, unless a read is in progress. */
   read(): void {
     if (this.#isReading || this.isOver) return
     this.#isReading = true
     this.caller.begin(this.#read())
   }
 
-  /** Lets go of it without an abort. */
+  /** Cancels the stream without an abort. */
   cancel(): void {
     if (this.isOver) return
     this.isOver = true

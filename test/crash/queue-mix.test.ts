@@ -7,7 +7,7 @@ import { runQueueMix } from './queue-mix-run.ts'
 
 const runs = scaled(250, 5000)
 
-/** How much is to happen in a run, on the average: less than half of what does. */
+/** The least that must happen in an average run: less than half of what does happen. */
 const least: Readonly<Record<keyof Omit<MixCounts, 'toString'>, number>> = {
   runs: 1,
   lives: 3,
@@ -33,7 +33,7 @@ describe('a queue that many use at once', { timeout: scaled(120_000, 1_800_000) 
   test('loses nothing, repeats nothing and lets nobody wait, whatever comes in whatever order', async () => {
     const seed = pickSeed('queue mix')
     const counts = new MixCounts()
-    // Each run has a seed of its own, with which it can be repeated alone.
+    // Each run has its own seed, which repeats that run alone.
     for (let run = 0; run < runs; run++) await runQueueMix(seed + run, counts)
     console.log(`queue mix: ${counts.toString()}`)
     for (const [name, count] of Object.entries(counts)) {

@@ -8,7 +8,10 @@ import { anyCommand } from './queue-commands.ts'
 import { QueueCounts } from './queue-counts.ts'
 import { runQueueModel, TroubleCounts } from './queue-run.ts'
 
-/** A failing run is shrunk for so long at most, and then prints what it has; vitest must not end it first. */
+/**
+ * The longest time for shrinking a failing run, in milliseconds; it then prints what it has. The
+ * test's own timeout must be longer.
+ */
 const limitMs = scaled(120_000, 1_800_000)
 
 describe('a queue does what a plain one in memory does', { timeout: limitMs * 1.5 }, () => {
@@ -25,7 +28,7 @@ describe('a queue does what a plain one in memory does', { timeout: limitMs * 1.
       plugins: [fc.interruptAfterTimeLimit(limitMs, { failOnInterrupt: true })],
     })
     console.log(`queue model: ${trouble.toString()}; ${calls.toString()}`)
-    // A model that never sees trouble proves nothing.
+    // A model that never meets trouble proves nothing.
     for (const [name, count] of [...Object.entries(trouble), ...Object.entries(calls)]) {
       expect(count, name).toBeGreaterThan(2)
     }

@@ -1,21 +1,26 @@
-/** What a queue holds, as plain values: every step gives a new one and leaves the old as it was. */
+/**
+ * The content of a queue as plain values. Every step returns a new value and leaves the old one
+ * unchanged.
+ */
 export interface PlainQueue {
-  /** Waiting or in flight, by name. */
+  /** Messages that are waiting or in flight, by name. */
   readonly messages: ReadonlyMap<number, PlainMessage>
   readonly dead: ReadonlyMap<number, PlainDead>
-  /** Which message a key stands for, and until when; as long as it lives: `Infinity`. */
+  /**
+   * Which message a key stands for, and until when. `until` is `Infinity` while the message lives.
+   */
   readonly keys: ReadonlyMap<string, PlainKey>
   readonly nextOrder: number
 }
 
 export interface PlainMessage {
-  /** Unique in a test, and part of the payload: known before the queue has given an id. */
+  /** Unique in a test, and part of the payload, so it is known before the queue has given an id. */
   readonly name: number
   readonly text: string
   readonly priority: number
   readonly order: number
   readonly enqueuedAt: number
-  /** On the wall clock; 0 when it was never delayed. */
+  /** In milliseconds on the wall clock; 0 if it was never delayed. */
   readonly dueAt: number
   /** Deliveries so far. */
   readonly attempts: number
@@ -24,7 +29,7 @@ export interface PlainMessage {
 
 export interface PlainDead extends PlainMessage {
   readonly diedAt: number
-  /** Absent when the queue chooses the words. */
+  /** Absent if the queue chooses the text. */
   readonly reason: string | undefined
 }
 
@@ -61,7 +66,7 @@ export function delivered(names: readonly number[]): Step {
   return changed(names, (message) => ({ ...message, attempts: message.attempts + 1, dueAt: 0 }))
 }
 
-/** @param keysUntil to when the keys of what is gone still count. */
+/** @param keysUntil until when the keys of acknowledged messages stay valid. */
 export function acked(names: readonly number[], keysUntil: number): Step {
   return (queue) => keysKept({ ...queue, messages: without(queue.messages, names) }, names, keysUntil)
 }
@@ -94,7 +99,7 @@ export function redriven(names: readonly number[], wall: number): Step {
       const message = { ...of(queue.dead, name), attempts: 0, dueAt: 0, order: nextOrder++ }
       messages.set(name, message)
       const { key } = message
-      // Another message may live under its key by now, or have left it not long ago.
+      // Another message may use its key by now, or may have released it recently.
       if (key !== undefined && !((keys.get(key)?.until ?? 0) > wall)) keys.set(key, { name, until: Infinity })
     }
     return { ...queue, messages, keys, nextOrder, dead: without(queue.dead, names) }
@@ -105,12 +110,12 @@ export function discarded(names: readonly number[]): Step {
   return (queue) => ({ ...queue, dead: without(queue.dead, names) })
 }
 
-/** Messages that wait, in the order in which they are delivered once all of them are due. */
+/** Waiting messages, in the order in which they are delivered once all of them are due. */
 export function inOrder(messages: Iterable<PlainMessage>): PlainMessage[] {
   return [...messages].toSorted((left, right) => right.priority - left.priority || left.order - right.order)
 }
 
-/** What a look into a queue tells, as text: the same for the same queue. */
+/** The visible content of a queue as text; equal for equal content. */
 export function describePlain(queue: PlainQueue): string {
   const waiting = inOrder(queue.messages.values()).map((message) => ({
     ...message,
@@ -119,7 +124,7 @@ export function describePlain(queue: PlainQueue): string {
   return describe(waiting, [...queue.dead.values()])
 }
 
-/** As {@link describePlain}, of anything that tells as much. */
+/** Like {@link describePlain}, for any values with the same fields. */
 export function describe(
   waiting: ReadonlyArray<Told & { readonly isDelayed: boolean }>,
   dead: ReadonlyArray<Told & Pick<PlainDead, 'diedAt'>>,

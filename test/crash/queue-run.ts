@@ -26,7 +26,7 @@ export class TroubleCounts {
   }
 }
 
-/** Does commands to a queue and to the model, and throws at the first difference. */
+/** Runs commands on a queue and on the model, and throws at the first difference. */
 export class QueueRun {
   readonly #user: QueueUser
   readonly #counts: TroubleCounts
@@ -38,12 +38,12 @@ export class QueueRun {
     this.#counts = counts
   }
 
-  /** Opens, does all, closes, and opens once more. */
+  /** Opens the queue, runs all commands, closes it, and opens it once more. */
   async run(commands: readonly Command[]): Promise<void> {
     this.#counts.runs += 1
     await this.#user.open(this.#files)
     for (const [index, command] of commands.entries()) {
-      // Without an end of the turn what was opened in it could never be freed.
+      // Memory opened in one turn of the event loop is freed only after the turn ends.
       await turn()
       await named(`command ${index + 1}, ${command.do}`, this.execute(command))
       this.#user.checkStats()
@@ -99,7 +99,7 @@ export class QueueRun {
     }
   }
 
-  /** A receive that finds nothing, and what ends its waiting. */
+  /** A receive that finds nothing, and the event that ends its wait. */
   async #wait({ max, until }: Extract<Command, { do: 'wait' }>): Promise<void> {
     const user = this.#user
     if (user.deliverable.length > 0) return
@@ -125,14 +125,14 @@ export class QueueRun {
     else if (until === 'time' && next !== undefined) await user.advance(Math.max(0, next))
     else if (until === 'jump' && user.nextDueAt !== undefined && user.inFlight === 0) {
       user.jump(user.nextDueAt - user.clock.wallMs())
-      // Nobody tells of a clock that was set: it is looked at twice a minute.
+      // The queue gets no event when the wall clock is set. It checks the clock twice a minute.
       for (let seconds = 0; !state.isOver && seconds < 30; seconds++) await user.advance(1000)
       assert(state.isOver, 'a receive has slept through a clock that was set')
     }
     const ready = user.deliverable
     if (ready.length > 0) {
       const messages = await waiting
-      // After a jump more may have become due since it was looked at.
+      // After a jump, more messages may have become due since the queue checked the clock.
       const names = until === 'jump' ? messages.map(({ payload }) => payload.n) : ready.slice(0, max)
       assert(names.length > 0 && names.every((name) => ready.includes(name)), `received ${names.join()}`)
       user.note(delivered(names))
@@ -155,7 +155,7 @@ export class QueueRun {
     if (user.deliverable.length > 0) return
     const stop = new AbortController()
     const waiting = user.queue.receive({ max, waitMs: Infinity, signal: stop.signal })
-    // It is aborted when nothing comes.
+    // The receive is aborted if nothing arrives, and then rejects.
     waiting.catch(() => {})
     await turn()
     user.isAwaited = true
@@ -189,7 +189,7 @@ export class QueueRun {
     await user.settleAttempts()
   }
 
-  /** Takes messages out of a stream and lets it lie. */
+  /** Takes messages out of a stream and leaves the stream open. */
   async #take(
     stream: MessageStream<Payload>,
     { take, isAcked, pauseMs }: Extract<Action, { do: 'consume' }>,
@@ -201,10 +201,11 @@ export class QueueRun {
       const [name] = user.deliverable.slice(0, 1) as [number]
       user.note(delivered([name]))
       const [handed] = user.take([message], [name])
-      // What is taken out makes room for the next ones to be fetched.
+      // Taking a message out makes room to prefetch the next ones.
       user.doubtAttempts(user.deliverable)
       if (isAcked) await user.ack(handed)
-      // What was fetched ahead may lose its lease, and what was taken out too: then it comes again.
+      // A prefetched message may lose its lease, and so may one that was taken out. Such a message
+      // comes again.
       await user.advance(pauseMs)
       user.doubtAttempts(user.deliverable)
       wanted -= 1
@@ -221,7 +222,8 @@ export class QueueRun {
     const finish = (): void => {
       if (running === 0 && user.deliverable.length === 0) idle.resolve()
     }
-    // A delivery is durable before its handler is called, with what became of the message before.
+    // A delivery is durable before its handler is called, together with the outcome of the previous
+    // message.
     user.doubtAttempts(user.deliverable)
     const working = user.queue.process(
       async (payload, message) => {
@@ -252,7 +254,7 @@ export class QueueRun {
       stop.abort()
       await working
     } catch (error) {
-      // The queue goes on, and only what was told has failed.
+      // The queue keeps working; only the reported failure has happened.
       if (codeOf(error) === 'ERR_MINISTORE_IO') user.endSettling()
       throw error
     }
@@ -281,7 +283,8 @@ export class QueueRun {
     await turn()
     if (this.#files.isStopped) this.#counts.crashes += 1
     else this.#files.stopAt(this.#files.operations)
-    // A reopening in the action may have been the one that stopped: then the queue is another one, or none.
+    // The stop may have hit a reopening inside the action. Then the queue is a different one, or
+    // none is open.
     await queue.close().catch(() => {})
     user.errors.length = 0
     this.#files = left(this.#files, loss)
@@ -293,10 +296,12 @@ export class QueueRun {
     const user = this.#user
     const separate = separable(wanted)
     const action = separate.do === 'consume' ? { ...separate, pauseMs: 0 } : separate
-    // What is done behind the scenes, at the end of a lease too, is not told to whoever calls; it has tests of its own.
+    // Failures in the background, such as at the end of a lease, do not reach the caller. Other
+    // tests cover them.
     if (action.do === 'advance' || action.do === 'reopen') return await this.act(action)
     if (action.do === 'consume' && !action.isLeft) return await this.act(action)
-    // Whether there is room for a call depends then on which of those before it have failed, which only the queue knows.
+    // Whether a call finds room would depend on which earlier calls have failed, which only the
+    // queue knows.
     if (kind === 'full-disk' && action.do === 'together' && user.isLimited) return await this.act(action)
     const { queue } = user
     const fault = this.#files.failOn(...faults[kind])
@@ -322,7 +327,7 @@ export class QueueRun {
         failure === undefined || (isAsked && code === 'ERR_MINISTORE_IO'),
         `no snapshot: ${String(failure)}`,
       )
-      // Nobody is told of a failure that did not happen, and of one that did somebody is.
+      // A failure is reported exactly if it happened.
       const told = user.errors.length + (failure === undefined ? 0 : 1)
       assert(told > 0 === fault.hits > 0, `${fault.hits} snapshots failed, and ${told} were told`)
     }
@@ -351,7 +356,7 @@ const faults: Record<Extract<Command, { do: 'fault' }>['kind'], readonly [Operat
     'failed-sync': [{ operation: ['sync', 'dataSync'], nth: 1 }, 'EIO'],
   }
 
-/** Without calls made at once of which one would do something else because the one before it has failed. */
+/** Leaves out simultaneous calls whose effect depends on whether an earlier one has failed. */
 function separable(action: Action): Action {
   if (action.do !== 'together') return action
   const calls = action.calls.flatMap((call): Call[] => {
@@ -382,7 +387,7 @@ async function named(what: string, step: Promise<void>): Promise<void> {
   }
 }
 
-/** A run of its own on a fresh disk. */
+/** Runs commands on a fresh disk. */
 export async function runQueueModel(
   commands: readonly Command[],
   files: SimulatedFileSystem,

@@ -52,37 +52,40 @@ interface OpenQueue {
 }
 
 export const visibilityTimeoutMs = 30_000
-/** Unless an opening says otherwise: what is tested is that it happens, in any call. */
+/** The default of an opening. It is small so that compactions happen, in any call. */
 const smallCompaction = { minBytes: 200, ratio: 1 }
 export const backoffMs = (attempt: number): number => 1000 * attempt
 
 /**
- * A queue and whoever uses it: makes calls, knows what each of them must give, and what a crash may leave at
- * any moment. Its own picture is a {@link PlainQueue}; leases and what is ready are kept beside it, as they do
- * not survive.
+ * A queue and its user: makes calls, knows what each must return, and knows what a crash may leave
+ * at any moment. Its picture of the disk is a {@link PlainQueue}. Leases and ready messages are
+ * kept separately, since they do not survive the process.
  */
 export class QueueUser {
   readonly counts = new QueueCounts()
   #certain: PlainQueue = emptyQueue
-  /** Steps that were begun and not acknowledged, in their order. */
+  /** Steps that were begun and not acknowledged, in order. */
   #doubtful: Doubt[] = []
   #names = 0
   readonly #ids = new Map<number, number>()
   #wall = beginning
   readonly #unsure = new Set<number>()
-  /** What handlers have left, and is being written. */
+  /** Results of handlers that are still being written. */
   readonly #settling: Array<{ readonly handed: Handed; readonly step: Step }> = []
-  /** Somebody waits for what is enqueued: it may be delivered at once. */
+  /** Whether a receive waits for what is enqueued, so that it may be delivered at once. */
   isAwaited = false
 
   #open: OpenQueue | undefined
   #handed: Handed[] = []
   readonly #leases = new Map<number, Handed>()
-  /** Names of messages that have become due, though the wall clock may have gone back since. */
+  /** Names of messages that have become due, even if the wall clock has gone back since. */
   readonly #due = new Set<number>()
-  /** What the queue told of what failed with nobody waiting for it. */
+  /** Errors that the queue reported for failures no call waited for. */
   readonly errors: unknown[] = []
-  /** A call of the disk has failed since the queue was opened: how much lies on it need not be known. */
+  /**
+   * Whether a disk call has failed since the queue was opened. The queue then need not know how
+   * many bytes lie on the disk.
+   */
   hasDiskFailed = false
 
   readonly expected = (): ExpectedQueue => ({
@@ -92,7 +95,7 @@ export class QueueUser {
     unsure: new Set(this.#unsure),
   })
 
-  /** A user who knows the same and goes on alone, after a crash of this moment. */
+  /** Returns an independent user with the same knowledge, for use after a crash at this moment. */
   fork(): QueueUser {
     const copy = new QueueUser()
     copy.#certain = this.#certain
@@ -108,7 +111,7 @@ export class QueueUser {
     return this.#open?.options ?? {}
   }
 
-  /** Whether the queue may be full. */
+  /** Whether the queue has a limit on its depth and may be full. */
   get isLimited(): boolean {
     return this.#open?.options.maxDepth !== undefined
   }
@@ -132,7 +135,7 @@ export class QueueUser {
     return this.#open.clock
   }
 
-  /** With all that was begun, as if it had succeeded. */
+  /** The content if every step begun so far succeeds. */
   get #latest(): PlainQueue {
     return this.#doubtful.at(-1)?.after ?? this.#certain
   }
@@ -141,7 +144,7 @@ export class QueueUser {
     return this.#open?.options.maxAttempts ?? 5
   }
 
-  /** Messages that can be received now, in their order. */
+  /** Names of messages that can be received now, in order. */
   get deliverable(): number[] {
     this.#noteDue()
     const ready = [...this.#latest.messages.values()].filter(
@@ -150,7 +153,7 @@ export class QueueUser {
     return inOrder(ready).map(({ name }) => name)
   }
 
-  // A process
+  // The life of a process
 
   async open(files: SimulatedFileSystem, options: Options = {}): Promise<void> {
     if (this.#doubtful.length > 0 || this.#unsure.size > 0) this.#resolve(await look(files.afterKill()))
@@ -187,7 +190,7 @@ export class QueueUser {
     this.checkStats()
   }
 
-  /** Forgets the process: it was closed, or has crashed. */
+  /** Forgets the process, after it was closed or has crashed. */
   leave(): void {
     if (this.#open !== undefined) this.#wall = this.#open.clock.wallMs()
     this.#open = undefined
@@ -204,7 +207,7 @@ export class QueueUser {
     try {
       await queue.close()
     } finally {
-      // It is closed all the same.
+      // The queue is closed even when `close` rejects.
       this.leave()
     }
     await this.settleAttempts(files)
@@ -215,7 +218,10 @@ export class QueueUser {
     }
   }
 
-  /** When nobody is to be given anything any more it is known that nothing counts but what was handed out. */
+  /**
+   * Checks that only messages that were handed out have used up an attempt. Must be called when no
+   * message can be handed out any more.
+   */
   async settleAttempts(files: SimulatedFileSystem = this.#files): Promise<void> {
     const isKnown = !this.hasDiskFailed && !files.isStopped && this.errors.length === 0
     if (this.#unsure.size === 0 || !isKnown) return
@@ -252,7 +258,7 @@ export class QueueUser {
   async enqueueAll(wanted: readonly Job[]): Promise<void> {
     const jobs = wanted.map((job) => this.#tellable(job))
     const messages = jobs.map((job) => this.#newMessage(job))
-    // Of two of one key in the same call the first counts.
+    // If several messages in one call share a key, the first one counts.
     const firsts = new Map<string, number>()
     const added: NewMessage[] = []
     const results = messages.map((message, index) => {
@@ -287,7 +293,7 @@ export class QueueUser {
     return this.take(messages, names)
   }
 
-  /** Takes over what was handed out, as it was expected, and holds each message against what it must be. */
+  /** Takes over messages that were handed out. Checks their order and the content of each. */
   take(messages: readonly TestedMessage[], names: readonly number[]): Handed[] {
     const got = messages.map(({ payload }) => payload.n)
     assert(got.join() === names.join(), `received ${got.join()}, expected ${names.join()}`)
@@ -314,7 +320,7 @@ export class QueueUser {
     })
   }
 
-  /** A message that was handed out by this process, whatever has become of it. */
+  /** A message that this process was given, whatever its state is now. */
   handed(pick: number): Handed | undefined {
     return this.#handed[pick % Math.max(1, this.#handed.length)]
   }
@@ -351,7 +357,7 @@ export class QueueUser {
     try {
       await this.#durable([step], call)
     } catch (error) {
-      // The lease goes on, and the call may be made again.
+      // The lease continues, and the call may be made again.
       handed.state = 'leased'
       throw error
     }
@@ -368,11 +374,11 @@ export class QueueUser {
       return
     }
     assert(refusal === undefined, `extend is not refused with ${refusal}`)
-    // Never shorter than it was.
+    // An extension never makes a lease shorter.
     handed.leaseEnd = Math.max(handed.leaseEnd, this.clock.monotonicMs() + ms)
   }
 
-  /** One dead letter, all of them, or one that is none. */
+  /** Redrives or discards one dead letter, all of them, or an id that does not exist. */
   async endDead(how: 'redrive' | 'discard', pick: number | 'all' | 'none'): Promise<void> {
     const names = [...this.#latest.dead.keys()].toSorted((left, right) => left - right)
     const chosen =
@@ -408,7 +414,7 @@ export class QueueUser {
     this.counts.compacted += 1
   }
 
-  /** Calls that are made at once, none awaited before the next. */
+  /** Makes calls at once, without awaiting one before the next. */
   async together(calls: readonly Call[]): Promise<void> {
     const results = await Promise.allSettled(calls.map((call) => this.call(call)))
     for (const result of results) if (result.status === 'rejected') throw result.reason
@@ -433,7 +439,10 @@ export class QueueUser {
 
   // Time
 
-  /** When the next lease ends or message becomes due, as a duration from now; undefined when nothing will. */
+  /**
+   * The duration until the next lease ends or message becomes due, in milliseconds; undefined if
+   * nothing will.
+   */
   nextEventMs(): number | undefined {
     const now = this.clock.monotonicMs()
     const wall = this.clock.wallMs()
@@ -446,7 +455,7 @@ export class QueueUser {
     return next === Infinity ? undefined : next
   }
 
-  /** On the wall clock; undefined when nothing is delayed. */
+  /** When the next delayed message becomes due, on the wall clock; undefined if none is delayed. */
   get nextDueAt(): number | undefined {
     this.#noteDue()
     const delayed = [...this.#latest.messages.values()].filter(
@@ -459,7 +468,7 @@ export class QueueUser {
     return this.#leases.size
   }
 
-  /** Time passes; leases end one moment after the other. */
+  /** Lets time pass. Leases end one moment after the other. */
   async advance(ms: number): Promise<void> {
     const end = this.clock.monotonicMs() + ms
     for (;;) {
@@ -478,7 +487,8 @@ export class QueueUser {
     const steps = tired.length === 0 ? [] : [buried(tired, { diedAt: wall, reason: undefined })]
     await this.#durable(steps, async () => {
       this.clock.advance(at - this.clock.monotonicMs())
-      // What a lease's end does nobody waits for, and nothing on a simulated disk outlasts a turn.
+      // No call waits for the work at the end of a lease. Nothing on a simulated disk takes longer
+      // than a turn.
       await turn()
       assert(this.errors.length === 0, `an error behind the scenes: ${String(this.errors[0])}`)
       const { dead } = this.queue.stats()
@@ -499,9 +509,12 @@ export class QueueUser {
       assert(!message.signal.aborted, `message ${message.id} lost its lease too early`)
   }
 
-  // What is known
+  // What the user knows
 
-  /** What is ready, delayed, in flight and dead, as the queue says it. */
+  /**
+   * Checks the queue's counts of ready, delayed, in-flight and dead messages, its oldest age and
+   * its bytes.
+   */
   checkStats(): void {
     const { ready, delayed, inFlight, dead, oldestAgeMs, bytesOnDisk } = this.queue.stats()
     const { messages } = this.#latest
@@ -521,7 +534,7 @@ export class QueueUser {
     const [oldest] = [...messages.values()].toSorted((one, other) => one.name - other.name)
     const ageMs = oldest && Math.max(0, this.clock.wallMs() - oldest.enqueuedAt)
     assert(oldestAgeMs === ageMs, `the oldest is ${oldestAgeMs} ms old, expected ${ageMs}`)
-    // Nothing goes on behind the scenes while nobody has a message or waits for one.
+    // Without a lease or a waiting receive, no timer may run in the background.
     assert(this.#leases.size > 0 || this.clock.timers === 0, `${this.clock.timers} timers wait for nothing`)
   }
 
@@ -541,14 +554,17 @@ export class QueueUser {
     }
   }
 
-  /** Perhaps these are delivered, and not handed out: nobody can tell whether an attempt was counted. */
+  /**
+   * Notes that these messages may have been delivered without being handed out. Whether an attempt
+   * was counted is unknown.
+   */
   doubtAttempts(names: readonly number[]): void {
     for (const name of names) this.#unsure.add(name)
   }
 
   /**
-   * Sets the wall clock. A key that was kept may have been forgotten when it was free, or be kept again now that
-   * it is earlier: nobody can tell.
+   * Sets the wall clock. After a step back, it is unknown whether a kept key was forgotten when it
+   * became free or is valid again at the earlier time.
    */
   jump(ms: number): void {
     this.#noteDue()
@@ -560,13 +576,13 @@ export class QueueUser {
     this.note((queue) => ({ ...queue, keys: new Map(keys) }))
   }
 
-  /** A step that is known to be durable already. */
+  /** Notes a step that is already durable. */
   note(step: Step): void {
     this.#begin([step])
     this.#acknowledge([step])
   }
 
-  /** A handler has ended well: nobody tells when that is durable. */
+  /** Notes that a handler has succeeded. When its ack becomes durable is not reported. */
   beginAck(handed: Handed): void {
     this.#beginSettling(handed, acked([handed.name], this.#keysUntil()))
   }
@@ -581,7 +597,7 @@ export class QueueUser {
     )
   }
 
-  /** What handlers have left is written by now, or has failed: then their leases go on. */
+  /** Settles what handlers left: it is written by now, or it failed and the leases continue. */
   endSettling(): void {
     for (const { handed, step } of this.#settling.splice(0)) {
       if (handed.message.leaseEndsInMs === 0) this.#acknowledge([step])
@@ -600,7 +616,7 @@ export class QueueUser {
     this.#leases.delete(handed.name)
   }
 
-  /** After a crash: which of the possible states it is. */
+  /** Finds out which of the possible states a crash has left. */
   #resolve(found: FoundQueue): void {
     const expected = this.expected()
     const index = matchOf(found, expected)
@@ -612,7 +628,7 @@ export class QueueUser {
     for (const [name, id] of found.ids) this.#ids.set(name, id)
   }
 
-  /** Makes a call that takes these steps, all of them or none. */
+  /** Makes a call that takes either all of these steps or none. */
   async #durable<T>(steps: readonly Step[], call: () => Promise<T>): Promise<T> {
     this.#begin(steps)
     try {
@@ -620,7 +636,7 @@ export class QueueUser {
       this.#acknowledge(steps)
       return result
     } catch (error) {
-      // Whoever is told so may rely on it: nothing was written.
+      // This error promises that nothing was written.
       if (codeOf(error) === 'ERR_MINISTORE_IO') this.#withdraw(steps)
       throw error
     }
@@ -630,7 +646,7 @@ export class QueueUser {
     for (const step of steps) this.#doubtful.push({ step, after: step(this.#latest) })
   }
 
-  /** These steps are durable, and so is all that was begun before. */
+  /** Notes that these steps are durable, and with them every step begun before. */
   #acknowledge(steps: readonly Step[]): void {
     const last = this.#doubtful.findIndex(({ step }) => step === steps.at(-1))
     const { after = this.#certain } = this.#doubtful[last] ?? {}
@@ -666,7 +682,7 @@ export class QueueUser {
     }
   }
 
-  /** The job, without a key of which nobody can tell whether it is free. */
+  /** The job, without its key if it is unknown whether that key is free. */
   #tellable(job: Job): Job {
     const isUnknown = job.key !== undefined && Number.isNaN(this.#latest.keys.get(job.key)?.until)
     return isUnknown ? { ...job, key: undefined } : job
@@ -682,7 +698,7 @@ export class QueueUser {
     return known !== undefined && known.until > this.clock.wallMs() ? known.name : undefined
   }
 
-  /** To when the keys of what is acknowledged now count; 0: they are free at once. */
+  /** Until when the keys of messages acknowledged now stay valid; 0 frees them at once. */
   #keysUntil(): number {
     const windowMs = this.#open?.options.dedupeWindowMs ?? 0
     return windowMs === 0 ? 0 : this.clock.wallMs() + windowMs
@@ -719,7 +735,10 @@ export function codeOf(error: unknown): string | undefined {
   return error instanceof MiniStoreError ? error.code : undefined
 }
 
-/** What is not delayed is due at any time, also when the clock has gone back. */
+/**
+ * When a message is due. Without a delay the result is 0, so it is due even after the clock goes
+ * back.
+ */
 function dueAtOf(wallMs: number, delayMs: number): number {
   return delayMs === 0 ? 0 : wallMs + delayMs
 }

@@ -28,14 +28,14 @@ function consume(
   return { do: 'consume', isAcked: true, pauseMs: 0, isLeft: true, ...how }
 }
 
-/** What is done to a queue, from its making on. */
+/** Actions on a queue, from its creation on. */
 export interface QueueScript {
   readonly name: string
   readonly options: Options
   readonly actions: readonly Action[]
 }
 
-/** Every kind of thing a queue does, each in a script that is about it. */
+/** One script for each kind of operation of a queue. */
 export function queueScripts(): QueueScript[] {
   return [
     script('enqueue, deliver, acknowledge, one after the other', small, [
@@ -219,7 +219,7 @@ function script(name: string, options: Options, actions: readonly Action[]): Que
   return { name, options, actions }
 }
 
-/** The scripts as workloads, each with a user of its own. */
+/** The scripts as workloads, each with its own user. */
 export function scriptedQueueWorkloads(): Array<Workload<ExpectedQueue>> {
   return queueScripts().map(({ name, options, actions }) => {
     const user = new QueueUser()
@@ -248,15 +248,15 @@ async function live(
   if (isClosed) await user.close()
 }
 
-/** What a power failure has left, and what its user knows. */
+/** What a power failure has left, and what the queue's user knows. */
 export interface QueueGeneration {
   readonly user: QueueUser
   readonly files: SimulatedFileSystem
 }
 
 /**
- * Runs random actions, and lets the power fail at a moment of them: what is left then is where the next
- * generation begins, with what was acknowledged up to there.
+ * Runs random actions and lets the power fail at one moment of them. The next generation starts
+ * from the disk that the failure left and the acknowledgements up to that moment.
  */
 export async function runQueueGeneration(
   harness: CrashHarness<ExpectedQueue, FoundQueueState>,

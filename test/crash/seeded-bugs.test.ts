@@ -19,11 +19,12 @@ const table: string[] = []
 
 const textOf = ({ check, why }: Finding): string => `${check}: ${why}`
 
-/** What the suite finds, up to the finding that is this defect's. */
+/** The findings of the suite, up to the one that matches this defect. */
 async function findingsOf({ name, patches, sabotage = none, finding }: Defect): Promise<readonly string[]> {
   const isPatched = patches !== undefined
   const checks = isPatched ? await loadPatched(await temporaryDirectory(), patches) : { findDefects }
-  // A defect of what stands on the journal is looked for by the checks of the same name only: others take long.
+  // A defect of a brick above the journal is searched only by the checks of the same name, since
+  // the others take long.
   const [brick = ''] = /^\w+: /.exec(name) ?? []
   const { findings } = await checks.findDefects(
     sabotage,
@@ -42,7 +43,7 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
     const { findings, distinctStates } = await findDefects(none)
     expect(findings).toEqual([])
     console.log(`seeded bugs: the suite opens ${distinctStates} distinct states`)
-    // A floor: a suite that looks at little is green as well.
+    // A suite that tests little is green as well, so this floor is checked.
     expect(distinctStates).toBeGreaterThan(2000)
   })
 

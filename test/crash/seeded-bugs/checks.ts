@@ -11,24 +11,30 @@ import type { Sabotage } from './sabotage.ts'
 import { snapChecks } from './snap-checks.ts'
 import { stateChecks } from './state-checks.ts'
 
-/** What a check found wrong: its name and the first words of why. */
+/** What a check found wrong: the check's name and the first line of the reason. */
 export interface Finding {
   readonly check: string
   readonly why: string
 }
 
-/** What the checks share: one harness, so that a state which comes up in several is opened once. */
+/**
+ * What the checks share. They use one harness, so that a state that several of them meet is opened
+ * once.
+ */
 export interface CheckContext {
-  /** A fresh disk, sabotaged. */
+  /** Makes a fresh, sabotaged disk. */
   readonly newFiles: () => SimulatedFileSystem
   readonly sabotage: Sabotage
   readonly harness: CrashHarness<ExpectedJournal, FoundJournal>
 }
 
-/** Throws when the library does not keep its promise. */
+/** A check, which throws when the library breaks its promise. */
 export type Check = readonly [name: string, run: (context: CheckContext) => Promise<void>]
 
-/** An oracle whose own opening of a state is sabotaged too: a defect of recovery must show in it. */
+/**
+ * An oracle that sabotages its own opening of a state too, so that a defect of recovery shows in
+ * it.
+ */
 class SabotagedOracle extends JournalOracle {
   readonly #sabotage: Sabotage
 
@@ -49,14 +55,14 @@ class SabotagedOracle extends JournalOracle {
 }
 
 /**
- * Runs the compact crash suite, each check up to the first thing it finds, and gives what was found: nothing
- * when the library is sound.
+ * Runs the compact crash suite, each check up to its first finding. Returns the findings, which are
+ * none if the library is sound.
  *
- * It works with whatever library lies in `src` three directories above this file. In the checkout that is the
- * real one, in a patched copy the one with the defect.
+ * It tests the library in `src` three directories above this file. In the checkout that is the real
+ * library; in a patched copy it is the one with the defect.
  *
  * @param isEnough ends the suite at a finding; without it every check runs.
- * @param isTried chooses checks by their names; without it all of them.
+ * @param isTried chooses checks by their names; without it all checks run.
  */
 export async function findDefects(
   sabotage: Sabotage,
@@ -83,13 +89,13 @@ export async function findDefects(
   return { findings, distinctStates: harness.counts.distinct }
 }
 
-/** Without the place it comes from and the disk, which take a page. */
+/** The reason of an error, without the moment and the disk, which take a page. */
 function reasonOf(error: unknown): string {
   const { cause } = error instanceof Error ? error : {}
   return String(cause ?? error).split('\n')[0] ?? ''
 }
 
-// Small: the suite runs once for each defect.
+// Small limits, since the suite runs once for each defect.
 const options = { seed: 1, limit: 24, insideEvery: 40 }
 
 /** A scripted workload, crashed before every operation. */
@@ -197,7 +203,7 @@ function pastThreeDigits(): Workload<ExpectedJournal> {
 }
 
 const half = '{"n":'
-/** Files beside the journal by the ending of their names. */
+/** Files beside the journal, by the ending of their names. */
 const found: ReadonlyArray<readonly [name: string, files: Record<string, string>, records: string[]]> = [
   ['a torn tail', { '': `${header}1\n2\n${half}` }, ['1', '2']],
   ['a torn tail that parses', { '': `${header}1\n2\n12` }, ['1', '2']],
@@ -229,8 +235,9 @@ const recoveryChecks: readonly Check[] = found.map(([name, content, records]) =>
 
 const directChecks: readonly Check[] = [
   [
-    // The oracle judges one opening. After a crash in the middle the next one may find nothing torn any more,
-    // and the oracle then asks for no evidence: whether it was saved first can only be seen here.
+    // The oracle judges one opening. After a crash in the middle of a recovery, the next opening
+    // may find nothing torn. The oracle then asks for no evidence, so only this check sees whether
+    // the evidence was saved first.
     'at every crash in a recovery the torn bytes are in the journal or in the evidence',
     async ({ newFiles }) => {
       const files = newFiles()
@@ -311,7 +318,10 @@ const directChecks: readonly Check[] = [
   ],
 ]
 
-/** The disk as one more process sees it: what is kept by file system in memory does not know the others. */
+/**
+ * The disk as another process sees it. State that the library keeps in memory per file system
+ * object does not include that process.
+ */
 function process(files: SimulatedFileSystem): FileSystem {
   return {
     open: (path, mode) => files.open(path, mode),

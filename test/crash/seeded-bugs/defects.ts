@@ -8,7 +8,7 @@ import { snapDefects } from './snap-defects.ts'
 import { stateDefects } from './state-defects.ts'
 
 /**
- * A deliberate defect: a file system that does less than was asked of it, or a library patched to ask for
+ * A deliberate defect: a file system that does less than asked, or a library patched to ask for
  * less.
  */
 export interface Defect {
@@ -16,8 +16,8 @@ export interface Defect {
   readonly sabotage?: Sabotage
   readonly patches?: readonly Patch[]
   /**
-   * Fits one of the findings. Anything red would be no proof: a patch that merely breaks the library is red
-   * as well.
+   * Must match one of the findings. Any failure at all would prove nothing, since a patch that
+   * merely breaks the library fails too.
    */
   readonly finding: RegExp
 }

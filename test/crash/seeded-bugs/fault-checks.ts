@@ -3,7 +3,7 @@ import type { Fault, Operation, SimulatedFileSystem } from '../../../src/testing
 import { JournalModel } from '../journal-model.ts'
 import type { Check, CheckContext } from './checks.ts'
 
-/** Sets the fault at the nth fitting call, counted from 0. */
+/** Sets the fault at the nth matching call, counted from 0. */
 type Strike = (files: SimulatedFileSystem, nth: number) => Fault
 
 /** More calls than a run makes. */
@@ -37,7 +37,7 @@ function strikeAt(fits: (operation: Operation) => boolean, code: 'EIO'): Strike 
   }
 }
 
-/** One run for every call that the fault can hit, and a crash at moments from there on. */
+/** One run for every call that the fault can hit, crashed at moments from the fault on. */
 function faultCheck(name: string, strike: Strike): Check {
   return [
     name,
@@ -49,7 +49,7 @@ function faultCheck(name: string, strike: Strike): Check {
   ]
 }
 
-/** Whether the fault was hit. */
+/** Runs with the fault. Returns whether the fault was hit. */
 async function runWithFault(
   { harness, newFiles }: CheckContext,
   { name, strike, nth }: { readonly name: string; readonly strike: Strike; readonly nth: number },
@@ -60,7 +60,8 @@ async function runWithFault(
   let since = 0
   const isTaken = (): boolean => {
     if (fault.hits === 0) return false
-    // Soon after it, most of what a fault leaves can still be lost; later on a few moments will do.
+    // Right after the fault, most of what it leaves can still be lost. Later on a few moments
+    // suffice.
     since += 1
     return since <= 8 || since % 8 === 0
   }
@@ -77,7 +78,7 @@ async function runWithFault(
   return fault.hits > 0
 }
 
-/** A process that goes on with its journal whatever is refused to it. */
+/** A process that keeps using its journal whatever is refused. */
 async function live(model: JournalModel, files: SimulatedFileSystem): Promise<void> {
   const store = await attempt(() => model.open(files, { maxBytesPerSegment: 75, maxSegments: 3 }))
   if (store === undefined) return
@@ -92,11 +93,15 @@ async function use(model: JournalModel, store: MiniStore): Promise<void> {
   const both = [model.append(store, { c: 1 }), model.append(store, { d: 2 })]
   await Promise.all(both.map((append) => attempt(() => append)))
   await attempt(() => model.truncateBefore(store, Math.max(1, model.acknowledged - 3)))
-  // Longer in all than the first record of the next session, so that what a lost cut brings back shows behind it.
+  // Together longer than the first record of the next session, so bytes that a lost cut brings back
+  // show behind that record.
   await attempt(() => model.appendAll(store, ['v', 'w', 'x', 'y', 'z']))
 }
 
-/** Undefined when the store refused. The model's own claims are plain errors and come through. */
+/**
+ * Returns undefined if the store refused. The model's own failures are plain errors and come
+ * through.
+ */
 async function attempt<T>(task: () => Promise<T>): Promise<T | undefined> {
   try {
     return await task()

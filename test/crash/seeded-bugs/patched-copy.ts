@@ -4,11 +4,14 @@ import { join } from 'node:path'
 
 import type * as Checks from './checks.ts'
 
-/** One change of a source file of the library. */
+/** One change to a source file of the library. */
 export interface Patch {
-  /** Below `src`. */
+  /** The path of the file below `src`. */
   readonly file: string
-  /** What is replaced. It occurs exactly once, or the defect could go missing without a word. */
+  /**
+   * The text to replace. It must occur exactly once, since otherwise the defect could vanish
+   * unnoticed.
+   */
   readonly find: string
   readonly by: string
 }
@@ -16,8 +19,8 @@ export interface Patch {
 const checkout = fileURLToPath(new URL('../../../', import.meta.url))
 
 /**
- * The checks on a copy of the library, patched, in an empty directory. The copy holds harness and model too:
- * they import the library by relative paths, so all of them get the patched one.
+ * Loads the checks on a patched copy of the library in an empty directory. The copy includes
+ * harness and model. They import the library by relative paths, so all of them use the patched one.
  */
 export async function loadPatched(directory: string, patches: readonly Patch[]): Promise<typeof Checks> {
   await cp(join(checkout, 'src'), join(directory, 'src'), { recursive: true })
@@ -37,7 +40,7 @@ export async function loadPatched(directory: string, patches: readonly Patch[]):
   return (await import(/* @vite-ignore */ join(target, 'seeded-bugs/checks.ts'))) as typeof Checks
 }
 
-/** @throws {Error} unless it occurs exactly once. */
+/** @throws {Error} unless `find` occurs exactly once in the text. */
 export function replaceOnce(text: string, { find, by }: Omit<Patch, 'file'>): string {
   const [before, after, ...more] = text.split(find)
   if (before === undefined || after === undefined || more.length > 0) {

@@ -3,12 +3,13 @@ import { QueueOracle } from '../queue-oracle.ts'
 import { scriptedQueueWorkloads } from '../queue-workloads.ts'
 import type { Check } from './checks.ts'
 
-/** Each has a harness of its own: what a queue holds is nothing that a journal's oracle could say. */
+/** Each check has its own harness, since a journal's oracle cannot describe what a queue holds. */
 export const queueChecks: readonly Check[] = scriptedQueueWorkloads().map(({ name, ...script }): Check => [
   `queue: ${name}`,
   ({ newFiles }) => {
     let moments = 0
-    // Opening a queue and trying all that it can takes a while: every third moment will do here.
+    // Opening a queue and trying everything it can do takes a while, so every third moment is
+    // tested.
     const isTaken = (): boolean => ++moments % 3 === 0
     const options = { seed: 1, limit: 3, nesting: 0, isTaken }
     return new CrashHarness(new QueueOracle()).run({ name, ...script }, options, newFiles())

@@ -1,13 +1,14 @@
 import type { File, Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
 
 /**
- * Makes a file system do less than its port promises, as a library that forgot to ask for it would see it.
+ * Makes a file system do less than its port promises, as if the library had forgotten to ask for
+ * it.
  */
 export type Sabotage = (files: SimulatedFileSystem) => void
 
 /**
- * Leaves out a sync of a directory when the names changed since the last one say so. What is pending then
- * stays so until the next sync that is not left out.
+ * Skips a directory sync if the name changes since the previous sync match. Pending changes then
+ * stay pending until the next sync that is not skipped.
  */
 export function withoutDirectorySync(isLeftOut: (changes: readonly Operation[]) => boolean): Sabotage {
   return (files) => {
@@ -29,13 +30,14 @@ function changesNames({ operation, mode }: Operation): boolean {
   return operation === 'makeDirectory' || operation === 'rename' || operation === 'unlink'
 }
 
-/** Gives every file that is opened other methods; those that it has are passed in, bound. */
+/** Replaces methods of every opened file. `change` gets the original methods, bound to the file. */
 export function withFiles(change: (file: Bound) => Partial<File>): Sabotage {
   return (files) => {
     const open = files.open.bind(files)
     files.open = async (path, mode) => {
       const file = await open(path, mode)
-      // Changed in place, since the simulated lock wants one of its own files.
+      // The file is changed in place, since the simulated lock accepts only files of its own file
+      // system.
       return Object.assign(file, change(bound(file)))
     }
   }
@@ -54,7 +56,9 @@ function bound(file: File): Bound {
   }
 }
 
-/** `dataSync` resolves at once and is done before the next call that changes the file or closes it. */
+/**
+ * `dataSync` resolves at once. The sync runs before the next call that changes or closes the file.
+ */
 export const acknowledgesFirst: Sabotage = withFiles(({ write, truncate, sync, dataSync, close }) => {
   let isDue = false
   const settle = async (): Promise<void> => {
@@ -75,13 +79,13 @@ export const acknowledgesFirst: Sabotage = withFiles(({ write, truncate, sync, d
   }
 })
 
-/** A sync that fails is tried once more. */
+/** A failed sync is tried once more. */
 export const retriesSync: Sabotage = withFiles(({ sync, dataSync }) => ({
   sync: () => sync().catch(() => sync()),
   dataSync: () => dataSync().catch(() => dataSync()),
 }))
 
-/** A write that was short passes for a whole one. */
+/** A short write is reported as complete. */
 export const endsShortWrites: Sabotage = withFiles(({ write }) => ({
   write: (bytes, position) => {
     const written = write(bytes, position)
@@ -89,12 +93,12 @@ export const endsShortWrites: Sabotage = withFiles(({ write }) => ({
   },
 }))
 
-/** A read that fails passes for the end of the file. */
+/** A failed read is reported as the end of the file. */
 export const readsErrorsAsEnd: Sabotage = withFiles(({ read }) => ({
   read: (buffer, position) => read(buffer, position).catch(() => 0),
 }))
 
-/** Every lock is given to everybody. */
+/** Every attempt to lock succeeds. */
 export const locksNothing: Sabotage = (files) => {
   files.lock = () => Promise.resolve(true)
 }

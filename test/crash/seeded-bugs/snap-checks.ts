@@ -6,7 +6,7 @@ import { SnapOracle } from '../snap-oracle.ts'
 import { scriptedSnaps } from '../snap-workloads.ts'
 import type { Check, CheckContext } from './checks.ts'
 
-/** Each has a harness of its own: what a state of snapshots holds is nothing that a journal's oracle could say. */
+/** Each check has its own harness, since a journal's oracle cannot describe what snapshots hold. */
 export const snapChecks: readonly Check[] = [
   ...[1, 2].flatMap((keep) => scriptedSnaps(keep, 1)).map((script): Check => [
     `snapshots: ${script.name}`,
@@ -60,7 +60,7 @@ async function twoSnapshots({ newFiles }: CheckContext): Promise<{
   return { files, store }
 }
 
-/** One run for every sync that can fail, and crashes from there on. */
+/** One run for every sync that can fail, crashed from there on. */
 async function syncsThatFail({ newFiles }: CheckContext): Promise<void> {
   const harness = new CrashHarness(new SnapOracle())
   for (let nth = 1; ; nth++) {

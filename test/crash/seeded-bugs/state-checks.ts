@@ -5,7 +5,7 @@ import { StateOracle } from '../state-oracle.ts'
 import { scriptedStateWorkloads } from '../state-workloads.ts'
 import type { Check, CheckContext } from './checks.ts'
 
-/** Each has a harness of its own: what a state holds is nothing that a journal's oracle could say. */
+/** Each check has its own harness, since a journal's oracle cannot describe what a state holds. */
 export const stateChecks: readonly Check[] = [
   [
     'state: what is not durable does not show',
@@ -50,7 +50,8 @@ export const stateChecks: readonly Check[] = [
       `state: ${script.name}`,
       ({ newFiles }) => {
         let moments = 0
-        // Opening a state and asking for all its past takes a while: every third moment will do here.
+        // Opening a state and asking for its whole past takes a while, so every third moment is
+        // tested.
         const isTaken = (): boolean => ++moments % 3 === 0
         const options = { seed: 1, limit: 3, nesting: 0, isTaken }
         return new CrashHarness(new StateOracle()).run(script, options, newFiles())

@@ -1,17 +1,20 @@
-/** What came out of something iterable until it ended, and the error it ended with, if it did. */
+/** What an iterable gave until it ended, and the error it ended with, if any. */
 export interface Outcome<T> {
   readonly items: T[]
   readonly error: unknown
 }
 
-/** Everything an async iterable gives, as `Array.fromAsync` does. */
+/** Collects everything an async iterable gives, like `Array.fromAsync`. */
 export async function collect<T>(source: AsyncIterable<T>): Promise<T[]> {
   const items: T[] = []
   for await (const item of source) items.push(item)
   return items
 }
 
-/** As {@link collect}, but an error is a part of the outcome: what came before it is told too. */
+/**
+ * Like {@link collect}, but returns an error as part of the outcome, together with the items before
+ * it.
+ */
 export async function outcomeOf<T>(source: AsyncIterable<T>): Promise<Outcome<T>> {
   const items: T[] = []
   try {
@@ -22,7 +25,7 @@ export async function outcomeOf<T>(source: AsyncIterable<T>): Promise<Outcome<T>
   return { items, error: undefined }
 }
 
-/** Takes so many items and leaves the iterator where it is. */
+/** Takes `count` items and leaves the iterator open. */
 export async function take<T>(iterator: AsyncIterator<T>, count: number): Promise<T[]> {
   const items: T[] = []
   while (items.length < count) {
@@ -33,7 +36,7 @@ export async function take<T>(iterator: AsyncIterator<T>, count: number): Promis
   return items
 }
 
-/** Lets everything that is ready run: a whole turn of the event loop. */
+/** Resolves after a whole turn of the event loop, so that everything that is ready has run. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve))
 }

@@ -1,4 +1,4 @@
-/** A promise with the functions that settle it; `Promise.withResolvers` comes with Node 22 only. */
+/** A promise with the functions that settle it. `Promise.withResolvers` needs Node 22. */
 export interface Deferred<T> {
   readonly promise: Promise<T>
   readonly resolve: (value: T) => void

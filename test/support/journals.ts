@@ -4,8 +4,8 @@ import { crc32 } from 'node:zlib'
 import { MiniStore, type OpenOptions } from '../../src/index.ts'
 
 /**
- * Writes a journal and closes it: one segment for each list of records, the last one active. An empty last
- * list leaves the active segment empty.
+ * Writes a journal and closes it. Each list of records becomes one segment, and the last one is
+ * active. An empty last list leaves the active segment empty.
  */
 export async function writeJournal(
   path: string,
@@ -20,7 +20,7 @@ export async function writeJournal(
   await store.close()
 }
 
-/** Writes one segment file from lines, without the library: header and whatever the lines are. */
+/** Writes one segment file without the library: a header and the given lines. */
 export async function writeSegment(
   path: string,
   header: string,
@@ -38,14 +38,14 @@ export async function editFile(path: string, edit: (content: Buffer) => Uint8Arr
   await writeFile(path, edit(await readFile(path)))
 }
 
-/** The CRC-32 of a file as headers and seals write it. */
+/** The CRC-32 of a file, in the form that headers and seals use. */
 export async function crc32Of(path: string): Promise<string> {
   return crc32(await readFile(path))
     .toString(16)
     .padStart(8, '0')
 }
 
-/** Adds bytes to a file behind everybody's back. */
+/** Appends bytes to a file without the library. */
 export async function addBytes(path: string, bytes: string | Uint8Array): Promise<void> {
   await appendFile(path, bytes)
 }

@@ -4,38 +4,42 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 
 /**
- * The code of a Markdown text: found, and run as a reader would run it.
+ * Finds the code blocks of a Markdown text and runs them as a reader would.
  *
- * Finding is pure. Running happens in a {@link Workspace}: a fresh directory that looks like the project of
- * somebody who installed packages, with a place of its own for the files that the code makes.
+ * Finding is pure. Code runs in a {@link Workspace}: a fresh directory that looks like a project
+ * with the packages installed, with a separate place for files that the code creates.
  */
 
 /** A fenced code block. */
 export interface CodeBlock {
-  /** Text of the nearest heading above it; empty above the first one. */
+  /** Text of the nearest heading above; empty if there is none. */
   readonly heading: string
-  /** Line of the opening fence in the Markdown text, from 1; the code begins on the next one. */
+  /** Line of the opening fence in the Markdown text, from 1. The code begins on the next line. */
   readonly line: number
-  /** First word after the fence; empty when there is none. */
+  /** First word after the fence; empty if there is none. */
   readonly language: string
   /** The other words after the fence, such as `run`. */
   readonly flags: readonly string[]
   readonly code: string
 }
 
-/** What a block says it prints. */
+/** The output that a block claims to print. */
 export interface ClaimedOutput {
-  /** The texts of all `// → text` (in a shell: `# → text`) comments, in order. */
+  /** The texts of all `// → text` comments (in a shell: `# → text`), in order. */
   readonly lines: readonly string[]
-  /** Whether that is all it prints, so that nothing else may come between: no `console.log` is without. */
+  /**
+   * Whether these lines are the whole output, with nothing in between: every `console.log` has a
+   * comment.
+   */
   readonly isComplete: boolean
 }
 
 /**
- * Every fenced code block of a Markdown text, in order: fences of backticks and of tildes, of any length,
- * also indented in a list item; a fence inside of a longer one is text, as CommonMark has it.
+ * Returns every fenced code block of a Markdown text, in order. Fences may be of backticks or
+ * tildes, of any length, and indented in a list item. As in CommonMark, a fence inside a longer one
+ * is text.
  *
- * @throws {Error} when a fence is never closed, for everything below it would silently be code.
+ * @throws {Error} if a fence is never closed, since everything below it would silently become code.
  */
 export function codeBlocks(markdown: string): CodeBlock[] {
   const blocks: CodeBlock[] = []
@@ -66,7 +70,7 @@ export function codeBlocks(markdown: string): CodeBlock[] {
   return blocks
 }
 
-/** A line without at most `count` leading spaces: code in a list item is indented as its fence is. */
+/** Removes at most `count` leading spaces. Code in a list item is indented like its fence. */
 function withoutIndent(line: string, count: number): string {
   let at = 0
   while (at < count && line[at] === ' ') at++
@@ -74,8 +78,8 @@ function withoutIndent(line: string, count: number): string {
 }
 
 /**
- * What a block says it prints: one line for every `→` comment, at the end of a line or on a line of its own,
- * so that a `console.log` in a loop can have one comment for each turn.
+ * Returns what a block claims to print: one line for every `→` comment, at the end of a line or on
+ * its own line. A `console.log` in a loop can therefore have one comment for each turn.
  */
 export function claimedOutput(code: string): ClaimedOutput {
   const lines = [...code.matchAll(/(?:\/\/|#) → (.*)$/gm)].map(([, text = '']) => text.trim())
@@ -84,10 +88,10 @@ export function claimedOutput(code: string): ClaimedOutput {
 }
 
 /**
- * Compares what was printed with what was claimed: gives what is wrong, or nothing when the claim holds.
+ * Compares the output with the claim. Returns what is wrong, or undefined if the claim holds.
  *
- * A complete claim must be the whole output; another one must occur in it in order, with anything between.
- * Spaces at both ends of a line do not count.
+ * A complete claim must be the whole output. Any other claim must occur in the output in order,
+ * with anything in between. Spaces at both ends of a line do not count.
  */
 export function outputMismatch(claim: ClaimedOutput, stdout: string): string | undefined {
   const printed = stdout.trimEnd().split('\n').map((line) => line.trim())
@@ -107,7 +111,7 @@ function indented(lines: readonly string[]): string {
   return lines.map((line) => `  ${line}`).join('\n')
 }
 
-/** The command lines of a shell block: no comments, no empty lines, no `$ ` prompt. */
+/** The command lines of a shell block, without comments, empty lines and `$ ` prompts. */
 export function shellCommands(code: string): string[] {
   return code
     .split('\n')
@@ -116,8 +120,8 @@ export function shellCommands(code: string): string[] {
 }
 
 /**
- * The script of package.json that an install-and-run command such as `npm ci && npm run demo` ends in.
- * `undefined` for any other command: one that does not begin with an install, or ends in something else.
+ * The package.json script at the end of an install-and-run command such as `npm ci && npm run
+ * demo`. Undefined if the command does not begin with an install or ends in anything else.
  */
 export function scriptOfCommand(command: string): string | undefined {
   const [install = '', ...others] = command.split('&&').map((part) => part.trim())
@@ -128,23 +132,28 @@ export function scriptOfCommand(command: string): string | undefined {
     .find((script) => script !== undefined)
 }
 
-/** The packages and commands that the code in a {@link Workspace} may use. */
+/** The packages and commands that code in a {@link Workspace} may use. */
 export interface Installed {
-  /** Directories of packages by name, as `node_modules` would have them. */
+  /** Directories of packages by name, as in `node_modules`. */
   readonly packages: Readonly<Record<string, string>>
-  /** JavaScript files of commands by name, as `node_modules/.bin` would have them. */
+  /** JavaScript files of commands by name, as in `node_modules/.bin`. */
   readonly commands: Readonly<Record<string, string>>
-  /** The compiler, a JavaScript file: it checks the types of a TypeScript block and removes them. */
+  /**
+   * The compiler, as a JavaScript file. It checks the types of a TypeScript block and removes them.
+   */
   readonly compiler: string
-  /** How long one program may take, in milliseconds, before it is killed and the run fails. */
+  /**
+   * The longest run of one program, in milliseconds. After it the program is killed and the run
+   * fails.
+   */
   readonly timeoutMs: number
 }
 
 /**
- * A fresh directory below the system's temporary one, to run code blocks in.
+ * A fresh directory below the system's temporary directory, for running code blocks.
  *
- * The code runs in `directory`, which is empty at first; the program itself and `node_modules` lie beside
- * it, so code that looks around finds only what it made. Call `remove` when done.
+ * The code runs in `directory`, which is empty at first. The program itself and `node_modules` lie
+ * beside it, so code that lists its directory finds only its own files. Call `remove` when done.
  */
 export class Workspace {
   readonly #root: string
@@ -165,7 +174,8 @@ export class Workspace {
       await symlink(target, join(modules, name), 'junction')
     }
     for (const [name, target] of Object.entries(installed.commands)) {
-      // Not a link: the build makes no file executable, npm does that when it installs a package.
+      // A script instead of a link: npm makes commands executable at installation, the build does
+      // not.
       const script = `#!/bin/sh\nexec ${quoted(process.execPath)} ${quoted(target)} "$@"\n`
       await writeFile(join(modules, '.bin', name), script)
       await chmod(join(modules, '.bin', name), 0o755)
@@ -173,22 +183,24 @@ export class Workspace {
     return new Workspace(root, installed)
   }
 
-  /** Where the code runs and leaves its files. */
+  /** The directory in which the code runs and leaves its files. */
   get directory(): string {
     return join(this.#root, 'work')
   }
 
   /**
-   * Runs a `ts`, `js` or `sh` block and resolves with what it printed on standard output.
+   * Runs a `ts`, `js` or `sh` block and resolves with its standard output.
    *
-   * A `ts` block is compiled first, with the strict options of a careful user: an example with a type error
-   * is as wrong as one that throws.
+   * A `ts` block is first compiled with strict options: an example with a type error is as wrong as
+   * one that throws.
    *
-   * @throws {Error} with all that was printed, when types are wrong, the exit code is not 0 or time is up.
+   * @throws {Error} with the whole output, if a type is wrong, the exit code is not 0 or the time
+   * is up.
    */
   async run(block: CodeBlock): Promise<string> {
     if (block.language === 'sh') return this.#execute('bash', ['-euo', 'pipefail', '-c', block.code])
-    // As many lines above the code as in the Markdown text: a message about a line names the right one.
+    // Puts as many lines above the code as in the Markdown text, so that messages name the right
+    // line.
     const source = '\n'.repeat(block.line) + block.code
     await writeFile(join(this.#root, block.language === 'ts' ? 'README.mts' : 'README.mjs'), source)
     if (block.language === 'ts') await this.#compile()
@@ -219,7 +231,7 @@ export class Workspace {
     const bin = join(this.#root, 'node_modules', '.bin')
     const env = {
       ...process.env,
-      // What the test runner set for itself would change what the code prints.
+      // Variables that the test runner sets for itself would change the output.
       NODE_OPTIONS: undefined,
       NODE_ENV: undefined,
       FORCE_COLOR: undefined,
@@ -241,7 +253,7 @@ export class Workspace {
   }
 }
 
-/** A word that a shell takes as it is. */
+/** A word quoted so that a shell takes it literally. */
 function quoted(text: string): string {
   return `'${text.replaceAll("'", String.raw`'\''`)}'`
 }

@@ -1,5 +1,5 @@
-// Replays a journal in a process of its own and reports by how much its memory grew: the most that any sample
-// showed, not the last one. Run with --expose-gc.
+// Replays a journal in a separate process and reports how much its memory grew: the maximum of all
+// samples, not the last one. Run with --expose-gc.
 import { MiniStore } from '../../dist/index.js'
 
 const [path, way] = process.argv.slice(2)
@@ -14,7 +14,7 @@ const walk = async (options, onRecord) => {
   for (let read = await reader.read(); !read.done; read = await reader.read()) onRecord(read.value)
 }
 
-// Code, shapes and pools are there before the measuring begins.
+// Warms up first, so that code, shapes and pools exist before the measurement begins.
 await walk({ to: 50_000 }, () => {})
 globalThis.gc()
 const before = process.memoryUsage.rss()

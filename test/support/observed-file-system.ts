@@ -10,21 +10,24 @@ export interface Call {
   readonly path: string
 }
 
-/** Told of each call before it is made; holds it back with a promise, makes it fail by throwing. */
+/**
+ * Called before each call is made. It delays the call by returning a promise, or fails it by
+ * throwing.
+ */
 export type Hook = (call: Call) => void | Promise<void>
 
 /**
- * The real file system, watched: counts what is open and shows every call to a hook.
+ * The real file system under observation: counts open files and shows every call to a hook.
  *
- * Since writers are found per file system object, a reader with one of these never finds a writer on
- * `nodeFileSystem`: it reads the disk, as a reader in another process does.
+ * Writers are found by file system object. A reader with an observed file system therefore never
+ * finds a writer on `nodeFileSystem`, and reads the disk like a reader in another process.
  */
 export class ObservedFileSystem implements FileSystem {
   hook: Hook
   calls = 0
   opened = 0
   closed = 0
-  /** Directory watches that were not stopped yet. */
+  /** Directory watches that have not been stopped yet. */
   watching = 0
   readonly #inner = nodeFileSystem
   #pending = 0
@@ -38,8 +41,8 @@ export class ObservedFileSystem implements FileSystem {
   }
 
   /**
-   * Resolves when only so many files are open, no directory is watched and no call is under way: an abort
-   * closes behind the scenes.
+   * Resolves when at most `count` files are open, no directory is watched and no call is in
+   * progress. After an abort, files close in the background.
    */
   async untilOpen(count: number): Promise<void> {
     while (this.openFiles > count || this.watching > 0 || this.#pending > 0) await turn()
@@ -56,7 +59,7 @@ export class ObservedFileSystem implements FileSystem {
     }
   }
 
-  /** Shows a call to the hook; without a promise unless the hook gives one. */
+  /** Shows a call to the hook. Returns no promise unless the hook returns one. */
   tell(call: Call): void | Promise<void> {
     this.calls++
     return this.hook(call)
@@ -166,12 +169,12 @@ class ObservedFile implements File {
   }
 }
 
-/** A gate for hooks: calls wait at it until it is opened. */
+/** A gate for hooks: calls wait at it until it opens. */
 export class Gate {
   readonly #opened = deferred()
   readonly #reached = deferred()
 
-  /** Resolves when something waits, or has waited, at the gate. */
+  /** Resolves once a call has reached the gate. */
   get reached(): Promise<void> {
     return this.#reached.promise
   }
@@ -186,7 +189,10 @@ export class Gate {
   }
 }
 
-/** How many descriptors of this process lead to a directory or into it; 0 where there is no /proc to tell. */
+/**
+ * How many descriptors of this process lead to a directory or into it; 0 on systems other than
+ * Linux.
+ */
 export function descriptorsIn(directory: string): number {
   if (process.platform !== 'linux') return 0
   let count = 0
@@ -201,7 +207,7 @@ function targetOf(descriptor: string): string | undefined {
   try {
     return readlinkSync(`/proc/self/fd/${descriptor}`)
   } catch {
-    // The descriptor with which the directory was listed is closed by now.
+    // The descriptor that listed the directory is closed by now.
     return undefined
   }
 }

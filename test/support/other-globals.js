@@ -1,6 +1,6 @@
 /**
- * Uses the built package where the globals are not those of Node: errors of the system are no instances of `Error`, signals
- * are of a class that Node refuses, and timers are numbers. Prints what came of it.
+ * Uses the built package with globals that are not Node's own: system errors are not instances of
+ * `Error`, signals are of a class that Node rejects, and timers are numbers. Prints the results.
  */
 import { join } from 'node:path'
 import { runInNewContext } from 'node:vm'

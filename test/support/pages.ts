@@ -4,12 +4,14 @@ import { join, posix } from 'node:path'
 
 import { codeBlocks } from './markdown-code.ts'
 
-/** The Markdown pages of the repository, what git knows of it, and the links on a page. */
+/**
+ * Finds the Markdown pages of the repository, the files that git knows, and the links on a page.
+ */
 
-/** Directories that hold no page of ours, beside those whose names begin with a dot. */
+/** Directories without pages to check, in addition to those whose names begin with a dot. */
 const SKIPPED = /^(?:node_modules|dist|work-.*|\..*)$/
 
-/** Every Markdown file below a directory, relative to it with `/`, sorted. */
+/** Every Markdown file below a directory, as sorted relative paths with `/`. */
 export function pagesIn(root: string): string[] {
   const found: string[] = []
   const visit = (folder: string): void => {
@@ -24,8 +26,8 @@ export function pagesIn(root: string): string[] {
 }
 
 /**
- * What git tracks and what it would take with `git add --all`, so that a fault is found before it is committed.
- * Where git cannot say, such as in an unpacked archive, the reason.
+ * Files that git tracks or would add with `git add --all`, so that a mistake is found before the
+ * commit. If git cannot tell, such as in an unpacked archive, returns the reason.
  */
 export function filesOfRepository(
   root: string,
@@ -35,9 +37,9 @@ export function filesOfRepository(
     cwd: root,
     encoding: 'utf8',
   })
-  // No git, or a checkout that belongs to another user, which git refuses to read.
+  // Git is missing, or the checkout belongs to another user and git refuses to read it.
   if (git.status !== 0) return { unknown: git.error?.message ?? git.stderr.trim() }
-  // A file deleted but not yet committed is still listed.
+  // A file that was deleted but not yet committed is still listed.
   return { files: git.stdout.split('\0').filter((path) => path !== '' && existsSync(join(root, path))) }
 }
 
@@ -45,11 +47,14 @@ export function filesOfRepository(
 export interface PageLink {
   /** Line of the link in the page, from 1. */
   readonly line: number
-  /** As written: `../a.md#part`, `#part`. */
+  /** The target as written: `../a.md#part`, `#part`. */
   readonly target: string
 }
 
-/** The links and images of a page that do not lead to the web. Code, in blocks and in lines, has none. */
+/**
+ * The links and images of a page that do not lead to the web. Code blocks and code spans are
+ * ignored.
+ */
 export function relativeLinks(markdown: string): PageLink[] {
   return proseLines(markdown).flatMap((text, index) => {
     const inline = [...text.matchAll(/\]\(\s*<?([^)\s>]+)/g)]
@@ -65,7 +70,7 @@ export function headingAnchors(markdown: string): Set<string> {
   const anchors = new Set<string>()
   const lines = markdown.split(/\r?\n/)
   for (const [index, prose] of proseLines(markdown).entries()) {
-    // A heading may hold code, whose text counts.
+    // A heading may contain code, whose text counts.
     const text = prose.startsWith('#') ? /^#{1,6}\s+(.*?)\s*#*$/.exec(lines[index] ?? '')?.[1] : undefined
     if (text === undefined) continue
     const anchor = text.toLowerCase().replaceAll(/[^\p{L}\p{M}\p{N}\s_-]/gu, '').replaceAll(/\s/g, '-')
@@ -84,7 +89,7 @@ export interface LinkTargets {
   textOf(path: string): string
 }
 
-/** Every link of a page that leads nowhere, with its line. */
+/** Every broken link of a page, with its line. */
 export function brokenLinks(page: string, targets: LinkTargets): string[] {
   return relativeLinks(targets.textOf(page)).flatMap(({ line, target }) => {
     const [file = '', anchor] = target.split('#')
@@ -96,11 +101,11 @@ export function brokenLinks(page: string, targets: LinkTargets): string[] {
   })
 }
 
-/** The lines of a page with every code block and every span of code taken out. */
+/** The lines of a page without code blocks and code spans. */
 function proseLines(markdown: string): string[] {
   const lines = markdown.split(/\r?\n/)
   for (const { line, code } of codeBlocks(markdown)) {
-    // The fences too; the code ends in a line feed unless it is empty.
+    // Removes the fences too. The code ends in a line feed unless it is empty.
     lines.fill('', line - 1, line + code.split('\n').length)
   }
   return lines.map((text) => text.replaceAll(/(`+)[^`]*?\1/g, ''))

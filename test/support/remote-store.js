@@ -1,5 +1,6 @@
-// A writer in another process or in a worker thread: takes commands, answers each when it is done. See
-// remote-store.ts, which starts it. Plain JavaScript, since it runs uncompiled, on what was built.
+// A writer in another process or a worker thread. It takes commands and answers each when it is
+// done. See remote-store.ts, which starts it. It is plain JavaScript, since it runs uncompiled on
+// the build.
 import { appendFileSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
 
@@ -18,7 +19,8 @@ const commands = {
   truncateBefore: (sequence) => store.truncateBefore(sequence),
   close: () => store.close(),
   replay: (path) => MiniStore.replay(path),
-  // Dies as a crash in the middle of a write leaves it: some bytes are in the file, the rest never comes.
+  // Dies as in a crash in the middle of a write: some bytes are in the file, and the rest never
+  // comes.
   tear: (bytes) => {
     appendFileSync(store.path, Buffer.from(bytes))
     process.kill(process.pid, 'SIGKILL')

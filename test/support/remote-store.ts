@@ -9,7 +9,7 @@ import { type Deferred, deferred } from './deferred.ts'
 
 const script = fileURLToPath(new URL('remote-store.js', import.meta.url))
 
-/** What a command to the other side is answered with. */
+/** The answer to a command. */
 interface Answer {
   readonly id: number
   readonly result?: unknown
@@ -17,8 +17,8 @@ interface Answer {
 }
 
 /**
- * A `MiniStore` in another process or thread, driven from here: each call is answered when it is done there,
- * so nothing has to be waited for by the clock. Ended when the test is.
+ * A `MiniStore` in another process or thread, controlled from this one. Each call is answered when
+ * it is done there, so tests need no timers to wait. It ends with the test.
  */
 export class RemoteStore {
   readonly #post: (message: object) => void
@@ -42,7 +42,7 @@ export class RemoteStore {
     const child = fork(script, {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
       execArgv: [],
-      // Keeps `undefined` and bytes as they are.
+      // Preserves `undefined` and bytes.
       serialization: 'advanced',
     })
     return new RemoteStore(child, {
@@ -97,14 +97,17 @@ export class RemoteStore {
     return this.#call('replay', path)
   }
 
-  /** Writes bytes behind the writer's back and kills its process at once, as a crash in a write would. */
+  /**
+   * Writes bytes without the writer's knowledge and kills its process at once, like a crash during
+   * a write.
+   */
   async tear(bytes: string | Uint8Array): Promise<void> {
     const died = this.#call('tear', bytes)
     await died.catch(() => {})
     await this.kill()
   }
 
-  /** SIGKILL for a process, `terminate` for a thread; resolves when it is gone. */
+  /** Sends SIGKILL to a process, or terminates a thread. Resolves when it is gone. */
   async kill(): Promise<void> {
     if (this.#hasEnded) return
     await this.#stop()

@@ -1,4 +1,4 @@
-/** A seed for this run: `MINISTORE_SEED` repeats one that was printed. */
+/** Returns a seed for this run. `MINISTORE_SEED` repeats a printed one. */
 export function pickSeed(name: string): number {
   const given = process.env['MINISTORE_SEED']
   const seed = given === undefined ? Math.floor(Math.random() * 2 ** 32) : Number.parseInt(given, 10)
@@ -6,7 +6,10 @@ export function pickSeed(name: string): number {
   return seed
 }
 
-/** Random whole numbers from 0 up to, not including, a limit; the same for the same seed (mulberry32). */
+/**
+ * Random whole numbers from 0 up to, but not including, a limit. Equal seeds give equal numbers
+ * (mulberry32).
+ */
 export function seededRandom(seed: number): (limit: number) => number {
   let state = seed >>> 0
   return (limit) => {

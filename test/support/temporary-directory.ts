@@ -4,7 +4,9 @@ import { join } from 'node:path'
 
 import { onTestFinished } from 'vitest'
 
-/** A fresh, empty directory on the real disk; removed with all that is in it when the test has finished. */
+/**
+ * A fresh, empty directory on the real disk, removed with its content when the test has finished.
+ */
 export async function temporaryDirectory(): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'ministore-'))
   onTestFinished(() => rm(directory, { recursive: true, force: true }))

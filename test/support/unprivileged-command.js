@@ -1,5 +1,5 @@
-// Runs commands as a user without rights, which a process of root can become but not leave: hence a process of its
-// own. Reports what each printed and how it ended.
+// Runs commands as an unprivileged user and reports what each printed and how it ended. A root
+// process can become such a user but not change back, so this is a separate process.
 import { Readable } from 'node:stream'
 
 import { commands } from '../../dist/cli/commands.js'

@@ -1,5 +1,5 @@
-// Tries a journal as a user without rights, which a process of root can become but not leave: hence a process
-// of its own. Reports the outcome of each attempt.
+// Tries a journal as an unprivileged user and reports the outcome of each attempt. A root process
+// can become such a user but not change back, so this is a separate process.
 import { MiniStore } from '../../dist/index.js'
 
 const [user, ...paths] = process.argv.slice(2)

@@ -9,7 +9,7 @@ async function createFile(files: SimulatedFileSystem, path: string, ...writes: s
   return file
 }
 
-/** Every state as text: `name=content` for each file, in the order of names. */
+/** Every state as text: `name=content` for each file, sorted by name. */
 function states(files: SimulatedFileSystem, options: CrashOptions = { tornVariants: [] }): string[] {
   return [...files.crashStates(options)].map(textOf)
 }
@@ -121,7 +121,7 @@ describe('torn writes', () => {
 
   test('garbage: has no newline either where an older write, torn too, has left one there', async () => {
     const files = new SimulatedFileSystem()
-    // As a write that lost its beginning leaves it; then it is written again.
+    // A write that lost its beginning leaves these bytes. The same write is then made again.
     files.writeFile('/a', '\0\0\0\0\0\0\0\0\n')
     const file = await files.open('/a', 'write')
     await file.write(Buffer.from('abcdefgh\n'), 0)
@@ -133,7 +133,7 @@ describe('torn writes', () => {
 
   test('garbage-newline: the same, but the line seems whole', async () => {
     const torn = await tornStates('garbage-newline')
-    // Garbage of one byte is the newline that belongs there.
+    // One byte of garbage is the final newline itself.
     expect(torn).toHaveLength(5)
     for (const text of torn) expect(text).toMatch(/^[^]{8}\n$/)
     expect(torn[0]).not.toMatch(/^a/)
@@ -421,7 +421,7 @@ describe('the choice of states', () => {
   test('below the limit every state is given', async () => {
     const files = new SimulatedFileSystem()
     for (const name of ['/a', '/b', '/c']) await createFile(files, name, 'x')
-    // Each file is missing, empty or whole, each alone.
+    // Each file is missing, empty or whole, independently of the others.
     expect(states(files)).toHaveLength(27)
     expect(states(files, { tornVariants: [], limit: 64 })).toHaveLength(27)
   })
@@ -463,7 +463,7 @@ describe('the choice of states', () => {
 
   test('states are made as they are taken', async () => {
     const files = await busyDisk()
-    // More than nine million states: only a lazy generator comes back.
+    // More than nine million states: only a lazy generator returns here.
     for (const state of files.crashStates({ limit: Infinity, tornVariants: [] })) {
       expect(textOf(state)).toBe('')
       break

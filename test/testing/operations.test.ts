@@ -2,7 +2,7 @@ import { Buffer } from 'node:buffer'
 import { expect, test } from 'vitest'
 import { type Operation, SimulatedFileSystem, SimulatedStopError } from '../../src/testing/index.ts'
 
-/** Makes a file by atomic replace, as careful code does, and acknowledges when it is done. */
+/** Creates a file by a careful atomic replace, and acknowledges when it is done. */
 async function replaceCarefully(files: SimulatedFileSystem): Promise<void> {
   const file = await files.open('/next', 'create')
   await file.write(Buffer.from('new'), 0)

@@ -29,7 +29,7 @@ export function testRandomWorkloads(range: {
   const oracle = new JournalOracle()
   const harness = new CrashHarness<ExpectedJournal, FoundJournal>(oracle)
 
-  describe('every crash of a random workload, and of those that go on with what it left', () => {
+  describe('every crash of a random workload, and of workloads that continue from what it left', () => {
     const fresh = 1_000_000 + Math.floor(Math.random() * 1_000_000)
     test.each([...seeds, fresh])('seed %i', { timeout: scaled(120_000, 600_000) }, async (seed) => {
       if (seed === fresh) console.log(`crash states: random workload with the fresh seed ${seed}`)

@@ -43,7 +43,7 @@ describe('recovery itself', () => {
   const torn: Array<[string, Record<string, string>]> = [
     ['a torn tail', { '': `${header}1\n2\n{"n":` }],
     [
-      'a torn tail and evidence of an earlier one of the same number',
+      'a torn tail and evidence of an earlier torn tail with the same number',
       { '': `${header}1\n2\n{"n":`, '.torn-3': 'other' },
     ],
     ['a torn tail and half-made evidence', { '': `${header}1\n2\n{"n":`, '.torn-3.tmp': '{"' }],
@@ -52,7 +52,7 @@ describe('recovery itself', () => {
   ]
 
   test.each(torn)(
-    '%s: every crash inside it is recovered from, and a crash inside that',
+    '%s: the journal recovers from every crash inside it, and from a crash inside that recovery',
     async (name, content) => {
       const files = new SimulatedFileSystem()
       for (const [ending, text] of Object.entries(content)) files.writeFile(journalPath + ending, text)
@@ -86,11 +86,11 @@ afterAll(() => {
   )
 })
 
-describe('a journal whose process is killed again and again', () => {
+describe('a journal whose process is killed repeatedly', () => {
   // The first kill hits a rotation whose first rename is visible but not durable. The second kill
   // hits the recovery after it removed `.next`, which is not durable either. Then the power fails
   // in the second recovery. Its rename must not reach the disk without the first one.
-  test('killed in a rotation, then in recovery, it survives a power failure in the next recovery', async () => {
+  test('killed in a rotation and then in recovery, survives a power failure in the next recovery', async () => {
     const model = new JournalModel()
     const files = new SimulatedFileSystem()
     const store = await model.open(files)
@@ -147,7 +147,7 @@ describe('the suite', () => {
     expect(oracle.toleratedDamage).toBeLessThan(harness.counts.judged / 50)
   })
 
-  test.each(['dataSync', 'sync', 'syncDirectory'] as const)('finds out that %s does nothing', async (lie) => {
+  test.each(['dataSync', 'sync', 'syncDirectory'] as const)('detects a %s that does nothing', async (lie) => {
     const files = new SimulatedFileSystem()
     if (lie === 'syncDirectory') files.syncDirectory = () => Promise.resolve()
     else {
@@ -170,7 +170,7 @@ describe('the suite', () => {
     )
   })
 
-  test('finds a lost record, a phantom and a wrong one: the oracle can fail', async () => {
+  test('the oracle can fail: it finds a lost record, a phantom record and a wrong record', async () => {
     const claims = (issued: string[], acknowledged: number): Workload<ExpectedJournal> => ({
       name: 'claims',
       expected: () => ({ issued, acknowledged, floor: { lowest: 1, highest: 1 }, isManyLines: false }),

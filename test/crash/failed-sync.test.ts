@@ -5,7 +5,7 @@ import { SimulatedFileSystem } from '../../src/testing/index.ts'
 
 const path = '/journal.jsonl'
 
-test('a record whose fsync failed and that could not be cut off is durable once the next open has shown it', async () => {
+test('a record whose fsync and rollback failed is durable once the next open has shown it', async () => {
   const disk = new SimulatedFileSystem()
   const store = await MiniStore.open<number>(path, { fileSystem: disk })
   await store.append(1)
@@ -23,7 +23,7 @@ test('a record whose fsync failed and that could not be cut off is durable once 
   await again.close()
 })
 
-test('a record whose fsync failed is cut off, so that no open takes it for durable', async () => {
+test('a record whose fsync failed is cut off, so that no open treats it as durable', async () => {
   const disk = new SimulatedFileSystem()
   const store = await MiniStore.open<number>(path, { fileSystem: disk })
   await store.append(1)
@@ -42,11 +42,11 @@ async function expectInEveryCrash(disk: SimulatedFileSystem, records: readonly u
   }
 }
 
-describe('a cut whose fsync failed is made again by the next open, before anything is appended behind it', () => {
+describe('the next open repeats a cut whose fsync failed, before anything is appended after it', () => {
   // How many of the three lines' 18 bytes were written: none, part of a line, one line, lines and a
   // part, or all but the last byte.
   test.each(Array.from({ length: 18 }, (_, written) => written))(
-    'the cut that rolls back a write of which %i bytes were written',
+    'the cut that rolls back a write after %i bytes',
     async (bytesFirst) => {
       const disk = new SimulatedFileSystem()
       const store = await MiniStore.open(path, { fileSystem: disk })
@@ -63,7 +63,7 @@ describe('a cut whose fsync failed is made again by the next open, before anythi
     },
   )
 
-  test('the cut that takes off a torn tail', async () => {
+  test('the cut that removes a torn tail', async () => {
     const disk = new SimulatedFileSystem()
     const store = await MiniStore.open(path, { fileSystem: disk })
     await store.append('a')

@@ -67,7 +67,7 @@ describe.each([
   { what: 'lock contention', removesLockFile: false },
   { what: 'lock contention, lock file removed', removesLockFile: true },
 ])('$what', ({ what, removesLockFile }) => {
-  test(`${processes} processes that want a journal never own it together, through ${kills} kills`, { timeout: scaled(120_000, 3_000_000) }, async () => {
+  test(`${processes} processes that compete for a journal never own it at the same time, through ${kills} kills`, { timeout: scaled(120_000, 3_000_000) }, async () => {
     const seed = pickSeed(what)
     const random = seededRandom(seed)
     const path = join(await temporaryDirectory(), 'state/journal.jsonl')

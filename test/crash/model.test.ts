@@ -60,7 +60,7 @@ const onSimulatedDisk =
   (commands: readonly Command[]): Promise<void> =>
     runModel(commands, { path: '/data/journal.jsonl', files: new SimulatedFileSystem() }, counts)
 
-describe('a journal does what a plain array does', { timeout: limitMs * 1.5 }, () => {
+describe('a journal behaves like a plain array', { timeout: limitMs * 1.5 }, () => {
   test('on a disk that crashes, fills up and fails, for random commands', async () => {
     const seed = pickSeed('model on the simulated disk')
     const counts = new ModelCounts()
@@ -70,7 +70,7 @@ describe('a journal does what a plain array does', { timeout: limitMs * 1.5 }, (
     for (const [name, count] of Object.entries(counts)) expect(count, name).toBeGreaterThan(10)
   })
 
-  test('on the disk of this machine, for random commands', async () => {
+  test('on a real disk, for random commands', async () => {
     const seed = pickSeed('model on the real disk')
     const counts = new ModelCounts()
     const directory = await temporaryDirectory()
@@ -85,7 +85,7 @@ describe('a journal does what a plain array does', { timeout: limitMs * 1.5 }, (
   })
 
   for (const { bug, seed, commands } of earlierFinds) {
-    test(`where it once did not: ${bug}`, async () => {
+    test(`where it once failed: ${bug}`, async () => {
       const run = onSimulatedDisk(new ModelCounts())
       if (seed !== undefined) await checkAlways(anyCommand, run, { seed, numRuns: 6000 })
       await expect(run(commands ?? [])).resolves.toBeUndefined()

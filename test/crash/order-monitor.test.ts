@@ -57,7 +57,7 @@ function rotated(): Play {
   return play
 }
 
-test('nothing is said of a writer that keeps the order', () => {
+test('a writer that keeps the order causes no findings', () => {
   const play = rotated()
   play.acknowledge(1, ['1', '2'])
   play.settled('rotate')
@@ -77,7 +77,7 @@ const doctored: ReadonlyArray<readonly [name: string, play: () => OrderRules, br
     play.acknowledge(3, ['3'])
     return play
   }, /acknowledged before its bytes are synced/],
-  ['an acknowledgement of what a failed sync has lost', () => {
+  ['an acknowledgement of a record lost in a failed sync', () => {
     const play = journal()
     play.add(path, header.length + 4, '3\n')
     play.sync(path)(false)
@@ -86,7 +86,7 @@ const doctored: ReadonlyArray<readonly [name: string, play: () => OrderRules, br
     play.acknowledge(3, ['3'])
     return play
   }, /acknowledged before its bytes are synced/],
-  ['an acknowledgement of something else', () => {
+  ['an acknowledgement of a different record', () => {
     const play = journal()
     play.acknowledge(2, ['3'])
     return play
@@ -117,7 +117,7 @@ const doctored: ReadonlyArray<readonly [name: string, play: () => OrderRules, br
     play.move(`${path}.next`, path)
     return play
   }, /before the change of names before it is durable/],
-  ['two renames of a rotation with no sync between', () => {
+  ['two renames of a rotation without a sync in between', () => {
     const play = journal()
     play.make(`${path}.next`, second)
     play.synced(`${path}.next`)
@@ -156,7 +156,7 @@ const doctored: ReadonlyArray<readonly [name: string, play: () => OrderRules, br
     play.unlink(`${path}.001`)()
     return play
   }, /removed before the active segment is durable/],
-  ['a deletion before the one before it is durable, and one out of order', () => {
+  ['a deletion before the previous one is durable, and a deletion out of order', () => {
     const play = rotated()
     play.exists(`${path}.002`, Buffer.from(second), Buffer.from(second))
     play.unlink(`${path}.002`)()
@@ -210,7 +210,7 @@ test.each(doctored)('%s is found', (_, play, breach) => {
   expect(play().breaches.join('\n')).toMatch(breach)
 })
 
-test('it hears of a real store: a disk whose directory sync is skipped by the store is out of order', async () => {
+test('a real store is observed: acknowledging a record that was never written is out of order', async () => {
   const files = new SimulatedFileSystem()
   const model = new JournalModel()
   const store = await model.open(files)

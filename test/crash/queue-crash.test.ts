@@ -25,7 +25,7 @@ describe('no crash loses a message, brings one back, or forgets a delivery', () 
 
   const fresh = 1_000_000 + Math.floor(Math.random() * 1_000_000)
   test.each([...seeds, fresh])(
-    'random actions, seed %i, and what goes on with what they left',
+    'random actions with seed %i, and actions that continue from what they left',
     { timeout: scaled(60_000, 600_000) },
     async (seed) => {
       if (seed === fresh) console.log(`queue crashes: random actions with the fresh seed ${seed}`)
@@ -57,7 +57,7 @@ describe('the suite', () => {
     expect(oracle.dead).toBeGreaterThan(floor / 10)
   })
 
-  test('finds what is lost, back again, delivered in secret or out of order: the oracle can fail', async () => {
+  test('the oracle can fail: it finds messages lost, resurrected, delivered unnoticed or out of order', async () => {
     const files = new SimulatedFileSystem()
     const user = new QueueUser()
     await user.open(files, { maxAttempts: 1 })

@@ -20,7 +20,7 @@ const cases = queueScripts().flatMap((script, index) =>
   })),
 )
 
-describe('whatever call of the disk fails, nothing is lost and nothing comes back', () => {
+describe('whichever disk call fails, no message is lost and none comes back', () => {
   test.each(cases)(
     '$name: $error',
     { timeout: scaled(60_000, 600_000) },

@@ -97,7 +97,7 @@ test(`a worker killed with SIGKILL while it handles messages loses none, ${round
   expect(letters.length).toBeGreaterThan(0)
 })
 
-test('a message that kills its process every time ends dead, and the next one is processed', async () => {
+test('a message that kills its process every time becomes a dead letter, and the next one is processed', async () => {
   const directory = join(await temporaryDirectory(), 'jobs')
   const ledger = new Ledger()
   const workers = new Workers()

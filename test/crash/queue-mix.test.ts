@@ -29,8 +29,8 @@ const least: Readonly<Record<keyof Omit<MixCounts, 'toString'>, number>> = {
   looks: 35,
 }
 
-describe('a queue that many use at once', { timeout: scaled(120_000, 1_800_000) }, () => {
-  test('loses nothing, repeats nothing and lets nobody wait, whatever comes in whatever order', async () => {
+describe('a queue with many simultaneous users', { timeout: scaled(120_000, 1_800_000) }, () => {
+  test('loses nothing, repeats nothing and leaves no user waiting, for random actions in any order', async () => {
     const seed = pickSeed('queue mix')
     const counts = new MixCounts()
     // Each run has its own seed, which repeats that run alone.

@@ -14,7 +14,7 @@ import { runQueueModel, TroubleCounts } from './queue-run.ts'
  */
 const limitMs = scaled(120_000, 1_800_000)
 
-describe('a queue does what a plain one in memory does', { timeout: limitMs * 1.5 }, () => {
+describe('a queue behaves like a plain queue in memory', { timeout: limitMs * 1.5 }, () => {
   test('with crashes, full disks, failed syncs and a wall clock that jumps, for random commands', async () => {
     const seed = pickSeed('queue model')
     const trouble = new TroubleCounts()

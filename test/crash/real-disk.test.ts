@@ -36,7 +36,7 @@ describe('a disk that is really full', () => {
     { name: 'tmpfs, records larger than a segment', type: 'tmpfs', mebibytes: 4, recordBytes: 300_000 },
     { name: 'ext4, records of two pages', type: 'ext4', mebibytes: 16, recordBytes: 8000 },
     { name: 'ext4, records larger than a segment', type: 'ext4', mebibytes: 16, recordBytes: 300_000 },
-  ])('refuses the append and goes on when there is space again ($name)', async (row, context) => {
+  ])('refuses the append and continues when there is space again ($name)', async (row, context) => {
     await needs(context, row.type)
     const { type, mebibytes } = row
     const isInMemory = type === 'tmpfs'
@@ -113,7 +113,7 @@ describe('a limit on the size of files', () => {
     { name: 'a write of 4 KB', bytes: 4000 },
     { name: 'a write of 100 KB', bytes: 100_000 },
     { name: 'a write of 400 KB', bytes: 400_000 },
-  ])('refuses the append and takes smaller ones, and goes on by rotating ($name)', async (row, context) => {
+  ])('refuses the append, accepts smaller ones, and continues after a rotation ($name)', async (row, context) => {
     await needs(context)
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     // In units of 1024 bytes. Node ignores SIGXFSZ, so the system writes up to the limit and then

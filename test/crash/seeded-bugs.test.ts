@@ -39,7 +39,7 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
     console.log(`seeded bugs: defect → the finding that caught it\n${table.join('\n')}`)
   })
 
-  test('without a defect the suite is green', async () => {
+  test('the suite passes without a defect', async () => {
     const { findings, distinctStates } = await findDefects(none)
     expect(findings).toEqual([])
     console.log(`seeded bugs: the suite opens ${distinctStates} distinct states`)
@@ -47,14 +47,14 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
     expect(distinctStates).toBeGreaterThan(2000)
   })
 
-  test('on a copy without a patch the suite is green', async () => {
+  test('the suite passes on an unpatched copy', async () => {
     const copy = await loadPatched(await temporaryDirectory(), [])
     expect(copy.findDefects).not.toBe(findDefects)
     const { findings } = await copy.findDefects(none)
     expect(findings).toEqual([])
   })
 
-  test.each(defects)('it is red with: $name', async (defect) => {
+  test.each(defects)('fails with: $name', async (defect) => {
     const began = performance.now()
     const found = await findingsOf(defect)
     const fitting = found.find((text) => defect.finding.test(text))
@@ -65,7 +65,7 @@ describe.skipIf(!isFullCrashSuite)('the test of the tests', () => {
 })
 
 describe('a patch', () => {
-  test('of every defect fits the library as it is', async () => {
+  test('of every defect fits the current library', async () => {
     for (const { name, patches = [] } of defects) {
       for (const { file, ...patch } of patches) {
         const text = await readFile(new URL(`../../src/${file}`, import.meta.url), 'utf8')
@@ -74,7 +74,7 @@ describe('a patch', () => {
     }
   })
 
-  test('applies where its text occurs once, and nowhere else', () => {
+  test('applies only if its text occurs exactly once', () => {
     expect(replaceOnce('a b c', { find: 'b', by: '$&' })).toBe('a $& c')
     expect(() => replaceOnce('a b b', { find: 'b', by: 'x' })).toThrow('exactly one occurrence, got 2')
     expect(() => replaceOnce('a', { find: 'b', by: 'x' })).toThrow('exactly one occurrence, got 0')

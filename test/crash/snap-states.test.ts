@@ -15,14 +15,14 @@ const scripted = salts.flatMap((salt) =>
   [1, 2, 3].flatMap((keep) => scriptedSnaps(keep, salt).map((script) => ({ name: script.name, script, salt }))),
 )
 
-describe('every crash leaves the newest acknowledged snapshot or the one under way, whole', () => {
+describe('every crash leaves the newest acknowledged snapshot or the one in progress, complete', () => {
   test.each(scripted)('$name', { timeout: scaled(60_000, 600_000) }, async ({ script, salt }) => {
     const before = harness.counts.judged
     await harness.run(script, { seed: salt, limit, insideEvery: scaled(30, 6) })
     expect(harness.counts.judged - before).toBeGreaterThan(50)
   })
 
-  test('a writer that is killed after the rename, then the power fails', async () => {
+  test('a snapshot restored after its writer was killed after the rename survives a power failure', async () => {
     const model = new SnapModel()
     const files = new SimulatedFileSystem()
     const store = model.open(files, 1)
@@ -44,7 +44,7 @@ describe('every crash leaves the newest acknowledged snapshot or the one under w
 })
 
 describe('the suite', () => {
-  test('looks at as much as it did', () => {
+  test('has at least its expected size', () => {
     const { distinct, judged, killed, recoveries } = harness.counts
     expect(distinct).toBeGreaterThan(scaled(4500, 30_000))
     expect(judged).toBeGreaterThan(scaled(25_000, 150_000))
@@ -52,7 +52,7 @@ describe('the suite', () => {
     expect(recoveries[0]).toBeGreaterThan(scaled(50, 500))
   })
 
-  test.each(['sync', 'syncDirectory'] as const)('finds out that %s does nothing', async (lie) => {
+  test.each(['sync', 'syncDirectory'] as const)('detects a %s that does nothing', async (lie) => {
     const files = new SimulatedFileSystem()
     if (lie === 'syncDirectory') files.syncDirectory = () => Promise.resolve()
     else {
@@ -71,7 +71,7 @@ describe('the suite', () => {
     await expect(run).rejects.toThrow(CrashFinding)
   })
 
-  test('finds a lost snapshot, a wrong one, one too many and one that is damaged: the oracle can fail', async () => {
+  test('the oracle can fail: it finds a lost, a wrong, a surplus and a damaged snapshot', async () => {
     const claims = (expected: ExpectedSnaps): Workload<ExpectedSnaps> => ({
       name: 'claims',
       expected: () => expected,

@@ -25,7 +25,7 @@ describe('every crash leaves a state that is the fold of an acknowledged prefix'
 
   const fresh = 1_000_000 + Math.floor(Math.random() * 1_000_000)
   test.each([...seeds, fresh])(
-    'random, seed %i, and what goes on with what it left',
+    'random workload with seed %i, and workloads that continue from what it left',
     { timeout: scaled(120_000, 600_000) },
     async (seed) => {
       if (seed === fresh) console.log(`state crashes: random workload with the fresh seed ${seed}`)
@@ -56,7 +56,7 @@ describe('the suite', () => {
     expect(oracle.pastStates).toBeGreaterThan(5 * floor)
   })
 
-  test('finds a lost mutation, a phantom, a wrong one and a past that is gone: the oracle can fail', async () => {
+  test('the oracle can fail: it finds a lost, a phantom and a wrong mutation, and a missing past', async () => {
     const written = new SimulatedFileSystem()
     const manager = await openLog(written)
     for (const id of [1, 2, 3]) await manager.apply({ id })
@@ -78,7 +78,7 @@ describe('the suite', () => {
     await expect(claim([1, 2, 3], 3, 2)).rejects.toThrow(CrashFinding)
   })
 
-  test('finds a mutation that is in the state twice', async () => {
+  test('finds a mutation that was applied twice', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile(`${stateDirectory}/journal.jsonl`, '// MINISTORE JOURNAL v0.2.0 seq=1\n{"id":1}\n')
     await expect(oracle.find(files.afterKill())).resolves.toMatchObject({ log: foldOf([1]) })

@@ -80,20 +80,20 @@ describe('codeBlocks', () => {
     expect(codeBlocks('# Title\n\nWords.\n')).toEqual([])
   })
 
-  test('refuses a fence that is never closed, for it would swallow the rest', () => {
+  test('refuses a fence that is never closed, since it would swallow the rest', () => {
     const text = 'a\n\n```ts\ncode\n~~~\n``\n'
     expect(() => codeBlocks(text)).toThrow('The code fence of line 3 is never closed')
   })
 })
 
 describe('claimedOutput', () => {
-  test('takes one line from every arrow comment, in code and in a shell', () => {
+  test('takes one line from every arrow comment, in code and in shell commands', () => {
     const code = `console.log(a) // → 1\nfor (;;) console.log(b)\n// → { b: 2 }\n// no claim\n`
     expect(claimedOutput(code)).toEqual({ lines: ['1', '{ b: 2 }'], isComplete: true })
     expect(claimedOutput('ls # → a\n# → b\n')).toEqual({ lines: ['a', 'b'], isComplete: false })
   })
 
-  test('is incomplete when something is printed without a comment, and empty without any', () => {
+  test('is incomplete if a console.log has no comment, and empty without comments', () => {
     const code = 'console.log(a)\nconsole.log(b) // → 1\n'
     expect(claimedOutput(code)).toEqual({ lines: ['1'], isComplete: false })
     expect(claimedOutput('console.log(a)\n')).toEqual({ lines: [], isComplete: false })
@@ -101,14 +101,14 @@ describe('claimedOutput', () => {
 })
 
 describe('outputMismatch', () => {
-  test('gives nothing when a complete claim is the whole output', () => {
+  test('finds nothing wrong if a complete claim is the whole output', () => {
     expect(outputMismatch({ lines: ['1', '2'], isComplete: true }, '1\n  2\n')).toBeUndefined()
   })
 
   test.each([
     ['a line is wrong', '1\n3\n', 'never printed in its place: → 2'],
     ['a line is missing', '1\n', 'never printed in its place: → 2'],
-    ['the order is another', '2\n1\n', 'never printed in its place: → 1'],
+    ['the order differs', '2\n1\n', 'never printed in its place: → 1'],
     ['a line comes between', '1\nx\n2\n', 'never printed in its place: → 2'],
     ['a line comes after', '1\n2\n3\n', 'more was printed than claimed'],
     ['nothing is printed', '', 'never printed in its place: → 1'],
@@ -116,7 +116,7 @@ describe('outputMismatch', () => {
     expect(outputMismatch({ lines: ['1', '2'], isComplete: true }, stdout)).toContain(reason)
   })
 
-  test('an incomplete claim must occur in order, with anything between', () => {
+  test('an incomplete claim must occur in order, with anything in between', () => {
     const claim = { lines: ['1', '2'], isComplete: false }
     expect(outputMismatch(claim, 'x\n1\ny\n2\nz\n')).toBeUndefined()
     expect(outputMismatch(claim, '2\n1\n')).toContain('never printed in its place: → 2')
@@ -150,7 +150,7 @@ describe('scriptOfCommand', () => {
 })
 
 describe('Workspace', () => {
-  test('runs TypeScript without its types, with `await using` also where node does not know it', async () => {
+  test('runs TypeScript without its types, and `await using` even where node does not support it', async () => {
     const workspace = await createWorkspace()
     const code = `
       interface Point { readonly x: number }
@@ -163,7 +163,7 @@ describe('Workspace', () => {
     expect(await workspace.run(blockOf('ts', code))).toBe('{ x: 1 } object\nfreed\n')
   })
 
-  test('runs JavaScript as it is', async () => {
+  test('runs JavaScript unchanged', async () => {
     const workspace = await createWorkspace()
     expect(await workspace.run(blockOf('js', `console.log(await Promise.resolve('here'))`))).toBe('here\n')
   })
@@ -178,7 +178,7 @@ describe('Workspace', () => {
     expect(await workspace.run(blockOf('ts', code))).toBe('Ada\n')
   })
 
-  test('starts code in an empty directory, and a shell sees what the code before it left there', async () => {
+  test('starts code in an empty directory, where a shell sees the files of earlier code', async () => {
     const workspace = await createWorkspace()
     expect(readdirSync(workspace.directory)).toEqual([])
     const code = `
@@ -190,15 +190,15 @@ describe('Workspace', () => {
     expect(await workspace.run(blockOf('sh', 'ls\ncat left.txt'))).toBe('left.txt\nbehind')
   })
 
-  test('gives a shell the commands of the package', async () => {
+  test('makes the commands of the package available to a shell', async () => {
     const workspace = await createWorkspace()
     expect(await workspace.run(blockOf('sh', 'compiler --version'))).toMatch(/^Version \d/)
   })
 
   test.each([
     ['code that throws', 'js', `throw new Error('the reason')`, 'the reason'],
-    ['code that exits with another code than 0', 'js', 'process.exit(3)', 'Command failed'],
-    ['a rejected promise that nobody waits for', 'js', `Promise.reject(new Error('lost'))`, 'lost'],
+    ['code that exits with a code other than 0', 'js', 'process.exit(3)', 'Command failed'],
+    ['an unhandled rejection', 'js', `Promise.reject(new Error('lost'))`, 'lost'],
     ['a package that is not installed', 'js', `import 'no-such-package'`, 'no-such-package'],
     ['a shell command that fails before the last one', 'sh', 'false\ntrue', 'Command failed'],
     ['an unset shell variable', 'sh', 'echo "$NO_SUCH_VARIABLE"', 'unbound variable'],

@@ -7,7 +7,7 @@ import { brokenLinks, headingAnchors, pagesIn, relativeLinks } from './pages.ts'
 import { temporaryDirectory } from './temporary-directory.ts'
 
 describe('pagesIn', () => {
-  test('finds pages at every depth, and none of packages, of the build or of hidden folders', async () => {
+  test('finds pages at every depth, except in packages, the build and hidden folders', async () => {
     const root = await temporaryDirectory()
     const pages = ['README.md', 'src/a/README.md', 'src/a/FORMAT.md', 'test/x/deep/page.md']
     const others = ['node_modules/p/README.md', 'src/node_modules/p/README.md', 'dist/README.md', '.git/x.md', 'bench/work-1/x.md', 'a.ts']
@@ -20,7 +20,7 @@ describe('pagesIn', () => {
 })
 
 describe('relativeLinks', () => {
-  test('gives links, images and references with their lines, and nothing of the web or of code', () => {
+  test('returns links, images and references with their lines, except web links and code', () => {
     const page = [
       '[a](a.md), [`b`](../b.md#part), ![c](c.svg) and [web](https://example.com)',
       '`[not](code.md)`',
@@ -41,7 +41,7 @@ describe('relativeLinks', () => {
 })
 
 describe('headingAnchors', () => {
-  test('are those of GitHub: lower case, without punctuation, numbered when they repeat', () => {
+  test('match those of GitHub: lower case, without punctuation, numbered when they repeat', () => {
     const page = '# Types, schemas & codecs\n\n## `MiniStore.open`\n\n## Errors ##\n\n## Errors\n\n```sh\n# not one\n```\n'
     expect([...headingAnchors(page)]).toEqual(['types-schemas--codecs', 'ministoreopen', 'errors', 'errors-1'])
   })
@@ -54,7 +54,7 @@ describe('brokenLinks', () => {
   }
   const targets = { has: (path: string) => path in texts, textOf: (path: string) => texts[path] ?? '' }
 
-  test('names each link to a file or a heading that is not there', () => {
+  test('names each link to a missing file or heading', () => {
     expect(brokenLinks('README.md', targets)).toEqual([
       'README.md, line 4: src/b.md',
       'README.md, line 4: src/a/README.md#two',
@@ -62,7 +62,7 @@ describe('brokenLinks', () => {
     ])
   })
 
-  test('follows links from where the page lies', () => {
+  test('resolves links relative to the page', () => {
     expect(brokenLinks('src/a/README.md', targets)).toEqual(['src/a/README.md, line 3: ../../test/x.ts'])
   })
 })

@@ -46,7 +46,7 @@ describe('what a crash keeps of a file', () => {
     expect(states(files)).toEqual(['a=one', 'a=onetwo'])
   })
 
-  test('a truncation is in doubt until a sync, in its place among the writes', async () => {
+  test('a truncation is in doubt until a sync, in order with the writes', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'abcdef')
     const file = await files.open('/a', 'write')
@@ -65,7 +65,7 @@ describe('what a crash keeps of a file', () => {
     expect(states(files).toSorted()).toEqual(['a= b=', 'a= b=2', 'a=1 b=', 'a=1 b=2'])
   })
 
-  test('a sync that was started but not waited for has done nothing yet', async () => {
+  test('a sync that was started but not awaited has done nothing yet', async () => {
     const files = new SimulatedFileSystem()
     const file = await createFile(files, '/a', 'one')
     const syncs = [file.sync(), files.syncDirectory('/')]
@@ -93,7 +93,7 @@ describe('torn writes', () => {
     expect(await tornStates('cut')).toEqual(['a', 'ab', 'abcd', 'abcdefg', 'abcdefgh'])
   })
 
-  test('zeros: the length is there, the bytes are NUL from a point on, which may be the start', async () => {
+  test('zeros: the length is right, and the bytes are NUL from some point on, possibly the start', async () => {
     const torn = await tornStates('zeros')
     expect(torn).toHaveLength(6)
     expect(torn[0]).toBe('\0'.repeat(9))
@@ -108,7 +108,7 @@ describe('torn writes', () => {
     expect(torn).toContain(`${'\0'.repeat(8)}\n`)
   })
 
-  test('garbage: the length is there, with other bytes from a point on and no newline', async () => {
+  test('garbage: the length is right, with other bytes from some point on and no newline', async () => {
     const torn = await tornStates('garbage')
     expect(torn).toHaveLength(6)
     for (const text of torn) {
@@ -119,7 +119,7 @@ describe('torn writes', () => {
     expect(torn[1]).not.toMatch(/^ab/)
   })
 
-  test('garbage: has no newline either where an older write, torn too, has left one there', async () => {
+  test('garbage: has no newline even where an older torn write left one', async () => {
     const files = new SimulatedFileSystem()
     // A write that lost its beginning leaves these bytes. The same write is then made again.
     files.writeFile('/a', '\0\0\0\0\0\0\0\0\n')
@@ -131,7 +131,7 @@ describe('torn writes', () => {
     for (const text of torn) expect(text).toMatch(/^a=(abcdefgh\n|[^\n]+)$/)
   })
 
-  test('garbage-newline: the same, but the line seems whole', async () => {
+  test('garbage-newline: the same, but the line looks complete', async () => {
     const torn = await tornStates('garbage-newline')
     // One byte of garbage is the final newline itself.
     expect(torn).toHaveLength(5)
@@ -139,7 +139,7 @@ describe('torn writes', () => {
     expect(torn[0]).not.toMatch(/^a/)
   })
 
-  test('by default there are all kinds but garbage-newline', async () => {
+  test('the default is every variant except garbage-newline', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', '')
     const file = await files.open('/a', 'write')
@@ -150,7 +150,7 @@ describe('torn writes', () => {
     expect(states(files, { tornVariants: [] })).toHaveLength(2)
   })
 
-  test('a write over bytes that were there leaves the old ones where it did not come, not NUL', async () => {
+  test('a torn overwrite leaves old bytes, not NUL, where it did not reach', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'OLDOLD')
     const file = await files.open('/a', 'write')
@@ -192,7 +192,7 @@ describe('what a crash keeps of names', () => {
     expect(states(files)).toEqual(['a=one'])
   })
 
-  test('a durable name whose bytes were never synced may lead to an empty file', async () => {
+  test('a durable name with unsynced bytes may lead to an empty file', async () => {
     const files = new SimulatedFileSystem()
     await createFile(files, '/a', 'one')
     await files.syncDirectory('/')
@@ -218,7 +218,7 @@ describe('what a crash keeps of names', () => {
     expect(states(files)).toEqual([''])
   })
 
-  test('any subset of the pending changes of names may survive, a later without an earlier', async () => {
+  test('any subset of the pending name changes may survive, even a later one without an earlier one', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', '1')
     files.writeFile('/b', '2')
@@ -236,7 +236,7 @@ describe('what a crash keeps of names', () => {
     expect(states(files).toSorted()).toEqual(['log.1=old', 'log=new', 'log=new log.1=old', 'log=old'])
   })
 
-  test('a write with rename and no sync of the file may leave the new name with nothing in it', async () => {
+  test('a rename without a sync of the file may leave an empty file under the new name', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/now', 'old')
     await createFile(files, '/next', 'new')
@@ -245,7 +245,7 @@ describe('what a crash keeps of names', () => {
     expect(states(files)).toEqual(['now=', 'now=new'])
   })
 
-  test('a directory that was made but not synced into its parent takes everything in it away', async () => {
+  test('a directory whose parent was not synced may vanish with everything in it', async () => {
     const files = new SimulatedFileSystem()
     await files.makeDirectory('/d')
     const file = await createFile(files, '/d/a', 'one')
@@ -256,7 +256,7 @@ describe('what a crash keeps of names', () => {
     expect(states(files)).toEqual(['d/a=one'])
   })
 
-  test('a name in a directory that was just made is in doubt apart from the directory', async () => {
+  test('a name in a new directory is in doubt separately from the directory', async () => {
     const files = new SimulatedFileSystem()
     await files.makeDirectory('/d')
     await createFile(files, '/d/a')
@@ -268,7 +268,7 @@ describe('what a crash keeps of names', () => {
     ])
   })
 
-  test('half of two renames may leave one file with two names, other than two equal files', async () => {
+  test('half of two renames may leave one file with two names, unlike two equal files', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', '')
     await files.rename('/a', '/b')
@@ -295,7 +295,7 @@ describe('what a crash keeps of names', () => {
 })
 
 describe('after a crash', () => {
-  test('keep none leaves what is durable, keep all what is visible, and both are durable then', async () => {
+  test('keep none leaves what is durable, keep all what is visible, and the result is durable', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'one')
     const file = await files.open('/a', 'write')
@@ -309,7 +309,7 @@ describe('after a crash', () => {
     expect(states(all)).toEqual(['a=onetwo b='])
   })
 
-  test('a killed process leaves all that is visible and pending, nothing open or locked', async () => {
+  test('a killed process leaves everything visible and pending, and nothing open or locked', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'one')
     const file = await files.open('/a', 'write')
@@ -345,7 +345,7 @@ describe('after a crash', () => {
     expect(textOf(files)).toBe('d/a=ZZZtwo')
   })
 
-  test('what is synced in one state or in the original is durable nowhere else', async () => {
+  test('a sync in one state or in the original makes nothing durable elsewhere', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'one')
     await createFile(files, '/b')
@@ -374,7 +374,7 @@ describe('after a crash', () => {
     expect(textOf(state)).toBe('a=one')
   })
 
-  test('states are those of the moment of the call, however late they are taken', async () => {
+  test('states reflect the moment of the call, however late they are taken', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'one')
     const file = await files.open('/a', 'write')
@@ -386,7 +386,7 @@ describe('after a crash', () => {
     expect([...later].map(textOf)).toEqual(['a=one', 'a=onetwo'])
   })
 
-  test('a state has no faults, no lock, no stop and no count from the original', async () => {
+  test('a state inherits no faults, lock, stop or operation count from the original', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'one')
     expect(await files.lock(await files.open('/a', 'write'))).toBe(true)
@@ -418,7 +418,7 @@ describe('the choice of states', () => {
     }
   })
 
-  test('below the limit every state is given', async () => {
+  test('below the limit every state is returned', async () => {
     const files = new SimulatedFileSystem()
     for (const name of ['/a', '/b', '/c']) await createFile(files, name, 'x')
     // Each file is missing, empty or whole, independently of the others.
@@ -426,7 +426,7 @@ describe('the choice of states', () => {
     expect(states(files, { tornVariants: [], limit: 64 })).toHaveLength(27)
   })
 
-  test('above the limit there are that many states, the least and the most among them', async () => {
+  test('above the limit there are exactly that many states, including those that keep least and most', async () => {
     const files = await busyDisk()
     const sample = states(files, { limit: 200 })
     expect(sample).toHaveLength(200)
@@ -434,7 +434,7 @@ describe('the choice of states', () => {
     expect(sample).toContain(textOf(files.afterCrash({ keep: 'all' })))
   })
 
-  test('a seed gives the same states again, another seed others', async () => {
+  test('equal seeds give equal states, other seeds give others', async () => {
     const files = await busyDisk()
     const sample = states(files, { limit: 200, seed: 7 })
     expect(states(files, { limit: 200, seed: 7 })).toEqual(sample)
@@ -442,7 +442,7 @@ describe('the choice of states', () => {
     expect(states(files, { limit: 200, seed: 8 })).not.toEqual(sample)
   })
 
-  test('garbage comes from the seed', async () => {
+  test('garbage depends on the seed', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', '')
     await (await files.open('/a', 'write')).write(Buffer.from('abcdefgh\n'), 0)
@@ -461,7 +461,7 @@ describe('the choice of states', () => {
     }
   })
 
-  test('states are made as they are taken', async () => {
+  test('states are made lazily', async () => {
     const files = await busyDisk()
     // More than nine million states: only a lazy generator returns here.
     for (const state of files.crashStates({ limit: Infinity, tornVariants: [] })) {
@@ -471,7 +471,7 @@ describe('the choice of states', () => {
     expect.assertions(1)
   })
 
-  test('options that make no sense are refused at the call', () => {
+  test('invalid options are refused at the call', () => {
     const files = new SimulatedFileSystem()
     expect(() => files.crashStates({ limit: 0 })).toThrow('`limit`')
     expect(() => files.crashStates({ seed: 0.5 })).toThrow('`seed`')

@@ -14,7 +14,7 @@ function durableText(files: SimulatedFileSystem): string {
 }
 
 describe('failing operations', () => {
-  test('by default the first operation that matches fails, without effect, and no other', async () => {
+  test('by default only the first matching operation fails, without effect', async () => {
     const { files, file } = await withFile()
     const fault = files.failOn({ operation: 'write' }, 'EIO')
     expect(fault.hits).toBe(0)
@@ -24,7 +24,7 @@ describe('failing operations', () => {
     expect(fault.hits).toBe(1)
   })
 
-  test('nth counts the operations that match from now on, times how many fail from there', async () => {
+  test('nth counts matching operations from now on, and times is how many fail from there', async () => {
     const { files, file } = await withFile()
     files.failOn({ operation: 'truncate', nth: 3, times: 2 }, 'EIO')
     const outcomes: string[] = []
@@ -117,7 +117,7 @@ describe('failing operations', () => {
     expect(await files.lock(await files.open('/a', 'write'))).toBe(true)
   })
 
-  test('of several faults on one operation the first counts, and all of them count on', async () => {
+  test('of several faults on one operation the first one applies, and all of them keep counting', async () => {
     const { files, file } = await withFile()
     files.failOn({ operation: 'truncate' }, 'EIO')
     files.failOn({ operation: 'truncate', times: 2 }, 'EFBIG')
@@ -126,7 +126,7 @@ describe('failing operations', () => {
     await expect(file.truncate(1)).resolves.toBeUndefined()
   })
 
-  test('fault rules that make no sense are refused', () => {
+  test('invalid fault rules are refused', () => {
     const files = new SimulatedFileSystem()
     expect(() => files.failOn({ nth: 0 }, 'EIO')).toThrow('`nth`')
     expect(() => files.failOn({ times: 0 }, 'EIO')).toThrow('`times`')
@@ -139,7 +139,7 @@ describe('failing operations', () => {
 })
 
 describe('the shape of errors', () => {
-  test('is that of Node, on paths and on open files', async () => {
+  test('matches that of Node, on paths and on open files', async () => {
     const { files, file } = await withFile()
     files.failOn({ times: 'always' }, 'ENOSPC')
     await expect(files.open('/b', 'create')).rejects.toMatchObject({
@@ -168,7 +168,7 @@ describe('the shape of errors', () => {
     })
   })
 
-  test('names a negative errno for every code there is', async () => {
+  test('has a negative errno for every code', async () => {
     const { files, file } = await withFile()
     const codes: SystemErrorCode[] = [
       ...(['EACCES', 'EBADF', 'EBUSY', 'EDQUOT', 'EEXIST', 'EFBIG', 'EINTR', 'EINVAL', 'EIO'] as const),
@@ -186,7 +186,7 @@ describe('the shape of errors', () => {
     expect(numbers.size).toBe(codes.length)
   })
 
-  test('an Error of the test is thrown as it is', async () => {
+  test('an Error passed by the test is thrown unchanged', async () => {
     const { files } = await withFile()
     const mine = new Error('mine')
     files.failOn({ operation: 'unlink' }, mine)
@@ -239,7 +239,7 @@ describe('a failed sync', () => {
     }
   })
 
-  test('of the lost bytes a crash may have kept any part', async () => {
+  test('a crash may have kept any part of the lost bytes', async () => {
     const { files, file } = await withFile()
     await file.write(Buffer.from('1'), 0)
     await file.write(Buffer.from('2'), 1)
@@ -250,7 +250,7 @@ describe('a failed sync', () => {
     expect(states.map((state) => state.readFile('/a').toString())).toEqual(['', '1', '12'])
   })
 
-  test('leaves a hole before what is written and synced after it', async () => {
+  test('leaves a hole before bytes that are written and synced after it', async () => {
     const { files, file } = await withFile('one')
     await file.write(Buffer.from('two'), 3)
     files.failOn({ operation: 'sync' }, 'EIO')
@@ -271,7 +271,7 @@ describe('a failed sync', () => {
     expect([...files.crashStates()].map((state) => state.readFile('/a').toString())).toEqual(['onetwo'])
   })
 
-  test('stays lost when the process is killed and another one syncs', async () => {
+  test('loses the bytes for good, even if the process is killed and another one syncs', async () => {
     const { files, file } = await withFile('one')
     await file.write(Buffer.from('two'), 3)
     files.failOn({ operation: 'sync' }, 'EIO')
@@ -282,7 +282,7 @@ describe('a failed sync', () => {
     expect(durableText(killed)).toBe('one')
   })
 
-  test('keeps what is pending when it is told to', async () => {
+  test('keeps pending bytes on request', async () => {
     const { files, file } = await withFile('one')
     await file.write(Buffer.from('two'), 3)
     files.failOn({ operation: 'sync' }, 'EIO', { dropsPending: false })
@@ -292,7 +292,7 @@ describe('a failed sync', () => {
     expect(durableText(files)).toBe('onetwo')
   })
 
-  test('of a directory keeps what is pending, unless it is told to lose it', async () => {
+  test('of a directory keeps pending changes, unless asked to lose them', async () => {
     for (const dropsPending of [undefined, true]) {
       const { files } = await withFile()
       await files.rename('/a', '/b')
@@ -307,7 +307,7 @@ describe('a failed sync', () => {
 })
 
 describe('a full disk', () => {
-  test('takes what fits and then fails with ENOSPC, until there is room', async () => {
+  test('accepts what fits and then fails with ENOSPC, until there is room', async () => {
     const files = new SimulatedFileSystem({ capacityBytes: 10 })
     files.writeFile('/b', 'four')
     const file = await files.open('/a', 'create')
@@ -320,7 +320,7 @@ describe('a full disk', () => {
     expect(files.readFile('/a').toString()).toBe('ABCDEFgh')
   })
 
-  test('takes bytes in the place of others', async () => {
+  test('accepts bytes that overwrite others', async () => {
     const files = new SimulatedFileSystem({ capacityBytes: 10 })
     const file = await files.open('/a', 'create')
     await file.write(Buffer.alloc(10, 'a'), 0)

@@ -12,7 +12,7 @@ async function replaceCarefully(files: SimulatedFileSystem): Promise<void> {
   await files.syncDirectory('/')
 }
 
-test('listeners hear of every operation before it is applied, with all about it', async () => {
+test('listeners get every operation, with all its details, before it is applied', async () => {
   const files = new SimulatedFileSystem()
   const heard: Array<Partial<Operation>> = []
   const names: string[][] = []
@@ -33,7 +33,7 @@ test('listeners hear of every operation before it is applied, with all about it'
   expect(files.operations).toBe(6)
 })
 
-test('a listener that was removed hears nothing, and helpers are no operations', async () => {
+test('a removed listener gets nothing, and helpers do not count as operations', async () => {
   const files = new SimulatedFileSystem()
   let heard = 0
   const stop = files.onOperation(() => {
@@ -50,7 +50,7 @@ test('a listener that was removed hears nothing, and helpers are no operations',
   expect(files.operations).toBe(2)
 })
 
-test('an operation that fails has been heard and counts', async () => {
+test('a failing operation reaches listeners and counts', async () => {
   const files = new SimulatedFileSystem()
   const heard: string[] = []
   files.onOperation(({ operation }) => heard.push(operation))
@@ -74,7 +74,7 @@ test('a crash before every operation of a careful replace leaves the old file or
   expect(files.afterCrash({ keep: 'none' }).readFile('/now').toString()).toBe('new')
 })
 
-test('a process stopped at any operation has done those before it and nothing after', async () => {
+test('a process stopped at any operation has done the earlier ones and nothing after', async () => {
   for (let index = 0; index <= 6; index += 1) {
     const files = new SimulatedFileSystem()
     const done: string[] = []
@@ -94,7 +94,7 @@ test('a process stopped at any operation has done those before it and nothing af
   }
 })
 
-test('a stop does nothing to what is pending', async () => {
+test('a stop leaves pending changes as they are', async () => {
   const files = new SimulatedFileSystem()
   files.writeFile('/a', 'one')
   const file = await files.open('/a', 'write')
@@ -109,7 +109,7 @@ test('a stop does nothing to what is pending', async () => {
   expect(killed.afterCrash({ keep: 'none' }).readFile('/a').toString()).toBe('onetwo')
 })
 
-test('a listener can stop the process before the operation it hears of', async () => {
+test('a listener can stop the process before the operation it is called for', async () => {
   const files = new SimulatedFileSystem()
   files.onOperation(({ operation, index }) => {
     if (operation === 'rename') files.stopAt(index)
@@ -118,6 +118,6 @@ test('a listener can stop the process before the operation it hears of', async (
   expect(files.names('/')).toEqual(['next'])
 })
 
-test('stopAt refuses what is no index', () => {
+test('stopAt refuses an invalid index', () => {
   expect(() => new SimulatedFileSystem().stopAt(-1)).toThrow('`index`')
 })

@@ -12,7 +12,7 @@ async function textOf(files: SimulatedFileSystem, path: string): Promise<string>
 }
 
 describe('files', () => {
-  test('what is written is read back, in pieces and at any position', async () => {
+  test('written bytes can be read back, in pieces and at any position', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
     expect(await file.write(Buffer.from('hello'), 0)).toBe(5)
@@ -29,7 +29,7 @@ describe('files', () => {
     expect((await file.stat()).size).toBe(8)
   })
 
-  test('write answers at once, with a number', async () => {
+  test('write returns a number synchronously', async () => {
     const file = await new SimulatedFileSystem().open('/a', 'create')
     expect(file.write(Buffer.from('abc'), 0)).toBe(3)
   })
@@ -70,7 +70,7 @@ describe('files', () => {
     expect(files.readFile('/a').toString()).toBe('kept')
   })
 
-  test('a file opened for reading takes no change', async () => {
+  test('a file opened for reading refuses changes', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/a', 'abc')
     const file = await files.open('/a', 'read')
@@ -81,7 +81,7 @@ describe('files', () => {
     expect(files.readFile('/a').toString()).toBe('abc')
   })
 
-  test('a closed file answers EBADF to everything', async () => {
+  test('every call on a closed file fails with EBADF', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
     await file.close()
@@ -96,7 +96,7 @@ describe('files', () => {
     await expect(files.lock(file)).rejects.toMatchObject(badFile)
   })
 
-  test('a directory that is held open can be looked at, synced and closed, and nothing else', async () => {
+  test('an open directory supports stat, sync and close, and nothing else', async () => {
     const files = new SimulatedFileSystem()
     files.addDirectory('/d')
     const directory = await files.open('/d', 'directory')
@@ -116,7 +116,7 @@ describe('files', () => {
     }
   })
 
-  test('calls that overlap on one file are refused, but close waits for the call under way', async () => {
+  test('overlapping calls on one file are refused, but close waits for the call in progress', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
     await file.write(Buffer.from('abc'), 0)
@@ -130,7 +130,7 @@ describe('files', () => {
     expect(applied).toEqual(['sync', 'close'])
   })
 
-  test('positions that are no positions are EINVAL', async () => {
+  test('invalid positions fail with EINVAL', async () => {
     const file = await new SimulatedFileSystem().open('/a', 'create')
     await expect(file.write(Buffer.from('x'), -1)).rejects.toMatchObject({ code: 'EINVAL' })
     await expect(file.read(Buffer.alloc(1), Number.NaN)).rejects.toMatchObject({ code: 'EINVAL' })
@@ -139,7 +139,7 @@ describe('files', () => {
 })
 
 describe('names', () => {
-  test('directories nest, list their names and are told from files', async () => {
+  test('directories nest, list their names and are distinct from files', async () => {
     const files = new SimulatedFileSystem()
     await files.makeDirectory('/d')
     await files.makeDirectory('/d/e')
@@ -158,7 +158,7 @@ describe('names', () => {
     await expect(files.syncDirectory('/x')).rejects.toMatchObject({ code: 'ENOENT' })
   })
 
-  test('paths are normalised and realPath gives the normal form of what exists', async () => {
+  test('paths are normalised, and realPath returns the normal form of an existing path', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/d/a', 'x')
     expect(await files.realPath('/d/../d//./a')).toBe('/d/a')
@@ -166,7 +166,7 @@ describe('names', () => {
     await expect(files.realPath('/d/b')).rejects.toMatchObject({ code: 'ENOENT', syscall: 'realpath' })
   })
 
-  test('rename replaces the target in one step and leaves the inode', async () => {
+  test('rename replaces the target in one step and keeps the inode', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/new', 'new')
     files.writeFile('/old', 'old')
@@ -214,7 +214,7 @@ describe('names', () => {
     expect(buffer.toString()).toBe('second')
   })
 
-  test('an inode number is used again, but not while the file is open', async () => {
+  test('an inode number is reused, but not while the file is open', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
     const { inode } = await file.stat()
@@ -226,7 +226,7 @@ describe('names', () => {
     expect((await files.stat('/c')).inode).toBe(inode)
   })
 
-  test('two file systems, a crash state among them, never share a device number', async () => {
+  test('no two file systems share a device number, crash states included', async () => {
     const files = new SimulatedFileSystem()
     const others = [files.afterKill(), files.afterCrash({ keep: 'all' }), new SimulatedFileSystem()]
     const devices = [files, ...others].map(async (each) => (await each.stat('/')).device)
@@ -270,7 +270,7 @@ describe('locks', () => {
 })
 
 describe('watching', () => {
-  test('changes of names and bytes are told later, once for many, until it is stopped', async () => {
+  test('reports changes of names and bytes later, one report for many, until it is stopped', async () => {
     const files = new SimulatedFileSystem()
     files.addDirectory('/d')
     files.addDirectory('/other')
@@ -334,7 +334,7 @@ describe('helpers', () => {
     )
   })
 
-  test('snapshot, readFile, names and exists show what is visible, as copies', async () => {
+  test('snapshot, readFile, names and exists return copies of what is visible', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/a', 'create')
     await file.write(Buffer.from('abc'), 0)

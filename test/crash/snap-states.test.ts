@@ -22,7 +22,7 @@ describe('every crash leaves the newest acknowledged snapshot or the one in prog
     expect(harness.counts.judged - before).toBeGreaterThan(50)
   })
 
-  test('a snapshot restored after its writer was killed after the rename survives a power failure', async () => {
+  test('a restored snapshot survives a power failure, though its writer died after the rename', async () => {
     const model = new SnapModel()
     const files = new SimulatedFileSystem()
     const store = model.open(files, 1)

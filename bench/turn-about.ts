@@ -31,7 +31,8 @@ export async function turnAbout<Result>(
  * - Up to three warm-up rounds run first and do not count. V8 compiles hot code while the code
  *   runs, which slows down the first thousands of calls.
  * - Only young garbage is collected before each slice. A full collection discards code compiled for
- *   objects that do not exist at that moment, so each slice would start cold.
+ *   objects that do not exist at that moment (`--trace-deopt` calls them weak objects), so each
+ *   slice would start cold. With slices of 0.2 s, an enqueue then had a p99 of 3 ms, not 0.5 ms.
  */
 export async function warmTurnAbout<Result>(
   runners: ReadonlyArray<Runner<Result>>,

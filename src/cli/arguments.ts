@@ -5,7 +5,12 @@ import { nearest } from '../options.ts'
 import type { Command } from './command.ts'
 import { UsageError } from './exit-codes.ts'
 
-/** The arguments of a command. Values are checked when the command asks for them. */
+/**
+ * The arguments of a command. Values are checked when the command asks for them.
+ *
+ * They are parsed with `node:util`, which can do all that is needed, so that installing the library
+ * brings no further package.
+ */
 export class Arguments {
   readonly #values: Readonly<Record<string, unknown>>
   readonly #positionals: readonly string[]

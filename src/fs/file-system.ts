@@ -40,7 +40,8 @@ export interface FileSystem {
    * A file that this call creates gets the permissions in `access` and, where the system permits
    * it, the owner. Until then only its creator can open it. If the group cannot be set, the group
    * permissions are left out. Without `access`, and on a file system that does not support it, the
-   * defaults of the system apply.
+   * defaults of the system apply. No separate call sets them, so no caller can get the order wrong:
+   * restricted first, then the owner, then the permissions.
    */
   open(path: string, mode: OpenMode, access?: FileAccess): Promise<File>
   /**
@@ -131,7 +132,8 @@ export interface File {
   read(buffer: Uint8Array, position: number): Promise<number>
   /**
    * Writes bytes at `position` and returns the number of bytes written. A short write is not an
-   * error.
+   * error. With a position, unlike with `O_APPEND`, the rest of a short write and a write after a
+   * rollback land exactly where they must.
    *
    * May return without a promise for small writes. These end in the page cache, so this saves a hop
    * through the thread pool.

@@ -11,7 +11,7 @@ import {
 /**
  * Largest write, in bytes, that runs on the calling thread (128 KiB). Copying so few bytes into the
  * page cache takes less time than a hop through the thread pool and back. Larger writes would block
- * the event loop.
+ * the event loop. A sync waits for the disk, so it never runs on the calling thread.
  */
 const maxInlineWriteBytes = 128 * 1024
 

@@ -263,7 +263,7 @@ export class Delivery<T> implements QueueListener, LeaseOwner, LeaseOffice {
   }
 }
 
-/** A failed burial, for example on a full disk, is retried after this time. */
+/** Time until a failed burial is retried. Its message stays in flight: it has had its last attempt. */
 const buryAgainMs = 30_000
 
 /** The operations of the delivery that the settlement calls. */

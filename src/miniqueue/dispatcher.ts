@@ -36,7 +36,13 @@ export interface LeaseOffice {
   grant(ids: readonly number[], options: { readonly isHanded: boolean }): Lease[]
   /** Called when messages become ready or in flight. */
   changed(): void
-  /** Called when messages go back whose attempt is written but was never made. */
+  /**
+   * Called when messages go back whose attempt is written but was never made.
+   *
+   * The attempt is taken back at once, not when the queue closes. A program that a signal ends may
+   * never close its queue, and with few attempts its messages would become dead letters unseen. The
+   * price is one write for each `break` or abort.
+   */
   returnLater(): void
   /** Called when the ends of waits have changed. */
   rearm(): void

@@ -64,6 +64,9 @@ export function entryOfMessage(message: unknown, limits: Limits): Entry {
 /**
  * Decides by their keys which of the messages are new. A key may be held by a message in the queue,
  * or by an earlier message of the same call.
+ *
+ * This and the check of the depth run in the turn of the call, not in `validate`: they need a
+ * clock, and the result may be that nothing is written.
  */
 export function planEnqueue(
   entries: readonly Entry[],

@@ -11,7 +11,13 @@ export class Lease {
   /** Number of this delivery; 1 for the first. */
   readonly attempt: number
   phase: 'held' | 'settling' | 'settled' | 'lost' = 'held'
-  /** Whether a receiver got the message. A prefetched message may never reach one. */
+  /**
+   * Whether a receiver got the message. A prefetched message may never reach one.
+   *
+   * The lease of a prefetched message begins again when the message is handed out, so a slow
+   * consumer loses nothing in its own buffer. It has a lease before that too, so a consumer that
+   * hangs does not hold the message forever.
+   */
   isHanded: boolean
   /** When the lease ends, on the monotonic clock. */
   endsAt: number
@@ -91,7 +97,10 @@ export class Leases {
     this.#byEnd.push(lease)
   }
 
-  /** Stops the time of a lease while its message is being settled. */
+  /**
+   * Stops the time of a lease while its message is being settled. An ack may wait for seconds, for
+   * example for a compaction. The lease must not end because of that.
+   */
   freeze(lease: Lease, now: number): void {
     this.#stop(lease)
     lease.frozenMs = lease.endsAt - now

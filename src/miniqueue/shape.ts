@@ -158,7 +158,8 @@ export interface EncodedPayload {
 
 /**
  * Most levels of nesting in a payload. Real data has far fewer, and `JSON.stringify` and snapshots
- * can handle far more.
+ * can handle far more. Without a limit, `enqueue` could accept a payload on which every snapshot,
+ * with less of the stack left, would fail.
  */
 const maxLevels = 500
 

@@ -133,7 +133,7 @@ export function mutationOf(steps: readonly QueueStep[]): QueueMutation {
 
 /**
  * The property name of a key in `QueueState.keys`. The prefix is needed because a key such as
- * `__proto__` cannot be a property name by itself.
+ * `__proto__` or `7` by itself is not the name of an ordinary property.
  */
 export function keyName(key: string): string {
   return `key:${key}`

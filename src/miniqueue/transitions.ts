@@ -155,7 +155,8 @@ function bury(
     diedAt: at,
     ...(key !== undefined && { key }),
   }
-  // A dead letter holds no key, so the same message can be enqueued again.
+  // A dead letter holds no key, so the same message can be enqueued again after a repair. Otherwise
+  // `enqueue` would report the id of a message that is never delivered.
   if (key !== undefined) releaseKey(state, key, id)
   state.dead[id] = letter
   outcome.dead++

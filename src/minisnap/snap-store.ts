@@ -185,6 +185,8 @@ export class SnapStore<Output = unknown, Input = Output> {
     // leave neither.
     await this.#files.settle(directory, snapshot)
     const limits = { keep: this.keep, damaged: this.#damaged }
+    // A failed removal rejects although the new snapshot is durable. Otherwise old snapshots would
+    // fill the disk unnoticed. Calling again is harmless.
     const doing = `remove what is older than the snapshot of sequence number ${sequence}, which is durable, from`
     await this.#files.remove((all) => superseded(all, limits), doing)
     return { sequence, path, bytes }

@@ -23,7 +23,8 @@ export interface EncodedState {
  *
  * The state is stored as given, as the schema's input, and the schema checks that same object. A
  * journal instead checks a copy of each record, as it will be read back. For a large state, such a
- * copy would double the cost.
+ * copy would double the cost. It would also show nothing new: without a codec, a state that JSON
+ * would change is refused.
  */
 export class StateCodec<Output, Input> {
   readonly #codec: Codec<Input, unknown> | undefined

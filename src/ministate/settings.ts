@@ -255,6 +255,9 @@ export function foreignRecord(expected: number, sequence: number): MiniStoreErro
 /**
  * Makes every part of a type read-only at all depths: objects, arrays, tuples, maps and sets.
  * Functions and dates stay as they are. Only the compiler enforces this; nothing is frozen.
+ *
+ * `validate` gets the state in this type, but the mutation in its own: a mutation with read-only
+ * arrays would not fit the types that callers have.
  */
 export type DeepReadonly<T> = unknown extends T
   ? T

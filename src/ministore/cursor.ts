@@ -38,7 +38,10 @@ export class JournalCursor<T> {
   readonly #stop = new AbortController()
   /** The view from the last survey, used to find the next segment. */
   #view: JournalView | undefined
-  /** Where the replay ends: as of the first view or, for a follower, of the last view. */
+  /**
+   * Where the replay ends: as of the first view or, for a follower, of the last view. It names its
+   * segment, because the view may be newer: its checkpoints must not be used for another segment.
+   */
   #tail: JournalTail | undefined
   #reader: SegmentReader<T> | undefined
   /** The segment before the current one, or before the one to be opened next. */

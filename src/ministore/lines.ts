@@ -2,7 +2,10 @@ import { constants, isAscii, isUtf8, transcode } from 'node:buffer'
 
 import type { File } from '../fs/file-system.ts'
 
-/** Largest block in bytes, unless one line is longer. The text of 64 KiB stays in the CPU cache. */
+/**
+ * Largest block in bytes, unless one line is longer. The text of 64 KiB stays in the CPU cache;
+ * smaller blocks cost more calls.
+ */
 export const blockBytes: number = 64 * 1024
 /**
  * Bytes per read once a file has proved longer than one block, so that one read serves four blocks.
@@ -22,8 +25,8 @@ export type SpareBuffers = Buffer[]
  * or half a character.
  *
  * The next blocks are read while the current ones are processed, which saves a fifth of the time of
- * a replay. This takes two buffers of 256 KiB, or one as long as the longest line. A file of up to
- * 64 KiB takes one buffer of that size.
+ * a replay: each read wakes two threads. This takes two buffers of 256 KiB, or one as long as the
+ * longest line. A file of up to 64 KiB takes one buffer of that size.
  */
 export class LineBlocks {
   readonly #file: File

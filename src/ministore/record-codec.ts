@@ -29,7 +29,12 @@ export interface EncodedRecords {
  */
 const pieceLength = 1024 * 1024
 
-/** A copy of a record that later changes of the record do not affect. */
+/**
+ * A copy of a record that later changes of the record do not affect.
+ *
+ * The state manager passes `stored` to its journal, which encodes it again. That costs microseconds
+ * and lets the interface `Journal` take records instead of lines, so that any log can implement it.
+ */
 export interface SettledRecord<Output> {
   /** Encodes to the same line as the given record and has its type. May be appended at any time. */
   readonly stored: unknown

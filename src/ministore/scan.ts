@@ -10,7 +10,8 @@ import { damaged, type Segment } from './segments.ts'
 
 /**
  * What a scan of a segment's bytes found. Only the last line of a segment can be torn. An unclean
- * line before it is damage. No record is parsed.
+ * line before it is damage. No record is parsed: with another codec, or none, an intact record may
+ * not parse, and would then be cut off as torn.
  */
 export interface SegmentScan {
   /** All whole, clean lines before the first line that is not. Includes the header. */
@@ -29,7 +30,8 @@ export interface SegmentScan {
  *
  * **Invariant.** Only the last line can be torn, because a crash can damage only the last write. An
  * unclean line at the end is torn, whether or not it ends in `\n`. An unclean line with bytes after
- * it is damage. A line is clean if it is not blank, holds no NUL byte and is UTF-8.
+ * it is damage. A line is clean if it is not blank, holds no NUL byte and is UTF-8. No writer writes
+ * an unclean line. Left at the end, it would become damage with the next append.
  *
  * Changes nothing. A torn end of more than {@link longLineBytes} is read in pieces, so it does not
  * have to fit into memory.

@@ -269,7 +269,8 @@ export type UncleanLine = (reason: string, at: LinePosition) => MiniStoreError
  * the readable side of split2, so a record costs no stream event.
  *
  * split2 gets whole lines, because it would treat an unterminated end as a line. It gets text,
- * because it would silently replace bytes that are not UTF-8 with U+FFFD.
+ * because it would silently replace bytes that are not UTF-8 with U+FFFD, and decodes them slowly.
+ * Only a block with an unclean line is passed as bytes, and only its lines that are clean.
  */
 export class LineParser<T> {
   readonly #decode: DecodeLine<T>

@@ -24,7 +24,8 @@ export interface OpenOptions<Input = unknown, Output = Input> extends FileSystem
   readonly maxBytesPerSegment?: number | undefined
   /**
    * Number of segments to keep, including the active one. When a rotation makes more, the oldest
-   * segments are deleted with all their records. Opening a journal deletes none.
+   * segments are deleted with all their records. Opening a journal deletes none, because deletion
+   * belongs to a rotation, which the caller sees.
    *
    * @default Infinity; minimum 1
    */

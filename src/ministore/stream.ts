@@ -77,8 +77,8 @@ type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'clos
  * underlying stream.
  *
  * The reader and the iterator take items directly from the cursor, because the queue of the stream
- * costs Node several times as much. Items stay in order because {@link pull} puts an item into the
- * queue only when one was asked for.
+ * costs Node several times as much: about as much as parsing a record. Items stay in order because
+ * {@link pull} puts an item into the queue only when one was asked for.
  */
 export class ReplaySource<Item> implements UnderlyingSource<Item> {
   readonly #cursor: ReplayCursor

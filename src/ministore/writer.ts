@@ -269,7 +269,7 @@ export class JournalWriter {
   /**
    * Cuts off what a failed write may have left, durably, so that the file again ends where the last
    * acknowledged append ended. Returns the error for the caller. If the cut fails, poisons the
-   * writer.
+   * writer and returns `ERR_MINISTORE_OUTCOME_UNKNOWN`, because some lines may be on disk.
    */
   async #rollBack(cause: unknown): Promise<MiniStoreError> {
     const { file, prefix, segment } = this.#active
@@ -312,6 +312,8 @@ export class JournalWriter {
 
   async #sealAndBegin(): Promise<void> {
     const from = this.#active
+    // Numbers only order the files, so they begin with 1 again once no sealed segment is left. What
+    // identifies a segment is the sequence number in its header.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
     const context = {
       path: this.files.path,

@@ -72,6 +72,8 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
 }
 
 /**
+ * Refuses a deletion after which the state beside the journal could not be opened.
+ *
  * @throws {CommandFailure} if the state or its oldest whole snapshot needs records that would be
  *   deleted.
  */

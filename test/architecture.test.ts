@@ -8,8 +8,8 @@ import { parseAst } from 'vitest/node'
 /**
  * Which parts of src may import which others: the import direction of the design, as data.
  *
- * A part is a folder of src, or a file that lies directly in it, by its name without extension.
- * A part always may import from itself. What is not in the table may not be in src.
+ * A part is a folder of src, or a file directly in src, named without its extension.
+ * A part may always import from itself. A part missing from the table may not exist in src.
  */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   errors: [],
@@ -17,26 +17,29 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   async: ['errors', 'options'],
   schema: ['errors', 'options', 'async'],
   fs: ['errors', 'options'],
-  // What any log may be, and the records that it gives.
+  // The interface of any log, and the records that it returns.
   journal: [],
   ministore: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
-  // Inspecting, verifying and repairing stands on the journal and is no part of it.
+  // Inspecting, verifying and repairing use the journal and are not part of it.
   maintenance: ['errors', 'options', 'async', 'schema', 'fs', 'ministore'],
   minisnap: ['errors', 'options', 'async', 'schema', 'fs'],
   ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
   miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],
-  // The face of the module `ministore`, which is the package itself.
+  // The public entry of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'fs', 'journal', 'ministore'],
   cli: [
     'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'index',
   ],
-  // Published for users' own crash tests: it stands beside the bricks and must not lean on them.
+  // Published for users' own crash tests: it must not depend on the bricks.
   testing: ['errors', 'fs'],
 }
 
 const MAX_LINES_PER_FILE = 450
 
-/** What no source may ask a value for its class by: only classes that the file declares or imports from src, and not this one. */
+/**
+ * Classes that `instanceof` may not use, since an error may come from another copy of the library.
+ * A source may use `instanceof` only with other classes that it declares or imports from src.
+ */
 const MAY_BE_ANOTHERS = ['MiniStoreError']
 
 const ROOT = join(import.meta.dirname, '..')
@@ -66,7 +69,7 @@ describe('src', () => {
     expect(importCycles(sources)).toEqual([])
   })
 
-  test('tells nothing by its class that may come from another realm or another copy of the library', () => {
+  test('uses instanceof only for classes that cannot come from another realm or another copy of the library', () => {
     expect(foreignClasses(sources)).toEqual([])
   })
 
@@ -133,7 +136,7 @@ describe('the checks themselves', () => {
     ])
   })
 
-  test('a folder that the table does not know is reported, even when it imports nothing', () => {
+  test('a folder missing from the table is reported, even when it imports nothing', () => {
     expect(wrongDirections(treeOf({ 'utils/misc.ts': '' }))).toEqual([
       'utils/misc.ts: utils is not in the table of what may import what',
     ])
@@ -184,7 +187,7 @@ describe('the checks themselves', () => {
     expect(importCycles(treeOf({ 'fs/a.ts': `export * from './a.ts'` }))).toEqual(['fs/a.ts → fs/a.ts'])
   })
 
-  test('a cycle that is erased with the types is none, nor is a file reached on two ways', () => {
+  test('an erased cycle of type imports is not reported, nor is a file reached by two paths', () => {
     const tree = treeOf({
       'fs/a.ts': `import { b } from './b.ts'\nimport { c } from './c.ts'`,
       'fs/b.ts': `import { c } from './c.ts'\nimport type { A } from './a.ts'`,
@@ -193,7 +196,7 @@ describe('the checks themselves', () => {
     expect(importCycles(tree)).toEqual([])
   })
 
-  test('instanceof is reported for a global class, for that of a package and for our error, and for no class of src', () => {
+  test('instanceof is reported for global classes, package classes and MiniStoreError, and for no other class of src', () => {
     const tree = treeOf({
       'options.ts': `
         import { MiniStoreError, FromCaller } from './errors.ts'
@@ -216,7 +219,7 @@ describe('the checks themselves', () => {
     ])
   })
 
-  test('a file with one line too many is reported, one with just as many is not', () => {
+  test('a file over the line limit is reported, a file exactly at the limit is not', () => {
     const lines = (count: number) => 'x\n'.repeat(count)
     expect(longFiles(treeOf({ 'errors.ts': lines(450), 'options.ts': lines(451) }))).toEqual([
       'options.ts: 451 lines',
@@ -231,9 +234,9 @@ interface Source {
 }
 
 interface Import {
-  /** As written: relative, a package or `node:…`. */
+  /** The specifier as written: relative, a package or `node:…`. */
   readonly specifier: string
-  /** Whether the compiler removes it, so that it cannot be part of a cycle at run time. */
+  /** Whether the compiler removes the import, so that it cannot be part of a run-time cycle. */
   readonly isTypeOnly: boolean
 }
 
@@ -253,10 +256,10 @@ function treeOf(texts: Readonly<Record<string, string>>): Tree {
 }
 
 /**
- * Everything that a TypeScript source imports, in the order of the text.
+ * Returns everything that a TypeScript source imports, in text order.
  *
- * Vite's parser is used, by way of vitest, because a regular expression cannot tell code from comments and
- * strings, and typescript 7 has no parser to call yet.
+ * Uses Vite's parser through vitest, because a regular expression cannot tell code from comments
+ * and strings, and typescript 7 has no parser API yet.
  */
 function importsOf(text: string): Import[] {
   const found: Import[] = []
@@ -269,7 +272,7 @@ function importsOf(text: string): Import[] {
   return found
 }
 
-/** Calls back with every node of a TypeScript source, in the order of the text, parents before what is in them. */
+/** Calls back with every node of a TypeScript source, in text order, parents before children. */
 function visitNodes(text: string, onNode: (node: Record<string, unknown>) => void): void {
   const visit = (node: unknown): void => {
     if (Array.isArray(node)) {
@@ -279,11 +282,11 @@ function visitNodes(text: string, onNode: (node: Record<string, unknown>) => voi
       for (const child of Object.values(node)) visit(child)
     }
   }
-  // oxlint-disable-next-line typescript/no-deprecated -- its successor is in vite, which is not ours
+  // oxlint-disable-next-line typescript/no-deprecated -- its successor is in vite, not in vitest
   visit(parseAst(text, { lang: 'ts' }))
 }
 
-/** A node of an ESTree; `source` is what it imports from, on all kinds of nodes that import. */
+/** An ESTree node; `source` is the imported module, on every kind of node that imports. */
 function isNode(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -336,8 +339,9 @@ function packageOf(specifier: string): string {
 /**
  * The cycles of imports that exist at run time, each reported once.
  *
- * A depth-first walk: an import of a file that is on the current path closes a cycle. A finished file is
- * never entered again, so each closing import is met once, and at least one cycle of every knot is found.
+ * A depth-first walk: an import of a file on the current path closes a cycle. A finished file is
+ * never entered again, so each closing import is found once. At least one cycle of every strongly
+ * connected group of files is found.
  */
 function importCycles(tree: Tree): string[] {
   const cycles: string[] = []

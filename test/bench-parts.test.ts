@@ -17,8 +17,8 @@ import { type Section, withSection } from '../bench/results.ts'
 import { median, percentiles, type Spread, spread, waitsInTurn } from '../bench/statistics.ts'
 import { orderIn, turnAbout, warmTurnAbout } from '../bench/turn-about.ts'
 
-describe('turn about', () => {
-  test('every runner has one slice a round, and not always behind the same one', async () => {
+describe('alternating runners', () => {
+  test('every runner has one slice a round, and not always after the same runner', async () => {
     const log: string[] = []
     const runners = ['a', 'b', 'c'].map((name) => ({
       name,
@@ -36,13 +36,13 @@ describe('turn about', () => {
     expect(log.join('')).toBe('abcacbcabcba')
   })
 
-  test('the rounds that warm up are not among the results', async () => {
+  test('warm-up rounds are not in the results', async () => {
     let slices = 0
     const results = await warmTurnAbout([{ name: 'a', run: async () => ++slices }], 7)
     expect(results.get('a')).toEqual([4, 5, 6, 7, 8, 9, 10])
   })
 
-  test('two runners of one name are refused', async () => {
+  test('two runners with the same name are refused', async () => {
     const runner = { name: 'a', run: async () => 1 }
     await expect(turnAbout([runner, runner], 1)).rejects.toThrow('names of their own')
   })
@@ -55,7 +55,7 @@ describe('turn about', () => {
 })
 
 describe('statistics', () => {
-  test('lie between two values in proportion', () => {
+  test('interpolate between two values', () => {
     expect(median([4, 1, 3, 2])).toBe(2.5)
     expect(spread([1, 2, 3, 4, 5])).toEqual({ median: 3, p25: 2, p75: 4 })
     const descending = Array.from({ length: 101 }, (_, index) => 100 - index)
@@ -95,7 +95,7 @@ describe('statistics', () => {
     expect(latencies[0]).toBeGreaterThan(4.9e6)
   })
 
-  test('an event loop that stands still throughout is seen', async () => {
+  test('an event loop that is blocked throughout is detected', async () => {
     const { result, watch } = await watchEventLoop(async () => {
       const end = performance.now() + 20
       while (performance.now() < end);
@@ -158,7 +158,7 @@ describe('the report', () => {
     expect(resultsText([], [])).toMatch(/^# Results\n[^]*Nothing has been measured yet\.\n$/)
   })
 
-  test('explains every peer that is ahead, and calls chance what rounds disagree about', () => {
+  test('explains every peer that is ahead, and marks results as chance when rounds disagree', () => {
     const page = resultsText([sectionWith({ median: 0.9, p25: 0.8, p75: 0.95 })], [])
     expect(page).toContain('- peer takes 0.900 (0.800–0.950) of our time: it does less.')
     expect(page).toContain('| **ours** | **2.00** (2.00–2.00) | 1.00 | 2.00 µs |')
@@ -180,7 +180,7 @@ describe('the report', () => {
     expect(filesOf({ ...section, comparisons, plots: ['ratios'] })).toEqual(['plots/a-ratios.svg'])
   })
 
-  test('puts a section in the place of an earlier one of its name', () => {
+  test('replaces an earlier section with the same name', () => {
     const section = sectionWith({ median: 1, p25: 1, p75: 1 })
     const named = (name: string, seconds: number): Section => ({ ...section, name, seconds })
     const order = ['a', 'b', 'c']
@@ -235,7 +235,7 @@ describe('what is measured', () => {
     expect(Object.keys(before)).toHaveLength(keys)
   })
 
-  test('the file system is that of the nearest mount, the last one where several are', () => {
+  test('the file system is that of the nearest mount, or of the last mount at the same place', () => {
     const mounts = ['/dev/a / ext4', 'tmpfs /tmp tmpfs', '/dev/b /tmp xfs', '/dev/c /a\\040b btrfs']
     const table = mounts.map((mount) => `${mount} rw 0 0\n`).join('')
     expect(mountedAt(table, '/tmpfoo')).toBe('ext4')

@@ -12,7 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Comparison, readResults, type Section } from '../bench/results.ts'
 
 const BENCH = join(import.meta.dirname, '../bench')
-/** Which package real records come from. */
+/** The package that provides the real records. */
 const DATA_PACKAGES = new Map([
   ['webhook payloads', '@octokit/webhooks-examples'],
   ['flights-200k', 'vega-datasets'],
@@ -21,13 +21,13 @@ const DATA_PACKAGES = new Map([
 const PEERS = ['better-sqlite3', 'node:sqlite', 'classic-level', 'lmdb']
 const STATE_PEERS = ['better-sqlite3', 'node:sqlite', 'write-file-atomic', 'lowdb']
 const QUEUE_PEERS = ['better-sqlite3', 'node:sqlite', 'plainjob', 'liteque']
-/** Peers that may be installed and not work, because better-sqlite3 had to be compiled and was not. */
+/** Peers that may be installed but not work, because better-sqlite3 failed to compile. */
 const COMPILED_PEERS = new Set(['better-sqlite3', 'plainjob', 'liteque'])
 
-/** Several times what it takes when two other test files run beside it, and time to install the peers. */
+/** Several times the duration beside two other test files, plus time to install the peers. */
 const TIMEOUT_MS = 240_000
 
-/** What a process wrote, and how it ended. */
+/** The output of a process, and how it ended. */
 interface Outcome {
   readonly exitCode: number | null
   readonly stdout: string
@@ -65,9 +65,9 @@ describe('a quick run', () => {
     ['start-stop', ['import in a fresh process', 'open and close']],
     ['state', ['keys=100 ', 'keys=10000 '], STATE_PEERS],
     ['queue', ['enqueue', 'drain, one at a time', 'drain, up to 32', 'end to end'], QUEUE_PEERS],
-  ])('of %s compares floor, ours and every peer that is installed', (name, everything, peers = PEERS) => {
+  ])('of %s compares the floor, this library and every installed peer', (name, everything, peers = PEERS) => {
     const { comparisons, missing } = sectionOf(name)
-    // Real records come in packages; where one is not installed, it must be said.
+    // Real records come from packages; the output must name a package that is not installed.
     const isThere = (label: string): boolean => {
       const source = DATA_PACKAGES.get(label)
       return source === undefined || isInstalled(source)
@@ -116,7 +116,7 @@ describe('a quick run', () => {
     const states = ['state=0.1MB', 'state=0.2MB', 'state=0.4MB']
     expect(names).toEqual([['mutations=2000', 'mutations=4000', 'mutations=8000'], states, states])
     for (const { rows } of figures) {
-      // Stalls may be too short to be seen, and memory cannot be told everywhere.
+      // Stalls may be too short to detect, and memory cannot be measured on every platform.
       for (const { cells } of rows) expect(Number(cells[0]) * Number(cells[1])).toBeGreaterThan(0)
     }
   })
@@ -130,7 +130,7 @@ describe('a quick run', () => {
     expect(figures.map(({ rows }) => rows.map(({ name }) => name).toSorted())).toEqual([names.toSorted()])
   })
 
-  test('of durability counts one sync for each append of ours, or says why it cannot', () => {
+  test('of durability counts one sync for each append of this library, or says why it cannot', () => {
     const { figures, missing } = sectionOf('durability')
     const [ours] = figures.flatMap(({ rows }) => rows.filter(({ name }) => name === 'ministore'))
     if (ours === undefined) expect(missing.map(({ name }) => name).join()).toContain('strace')
@@ -177,7 +177,7 @@ describe('a quick run', () => {
     const told = new Set(sectionOf(section).missing.map(({ name }) => name))
     for (const peer of peers) {
       const isMeasured = rows.some(({ name, role }) => role === 'peer' && name.includes(peer))
-      // What needs no compiler cannot be missing where it is installed; the others say why, or are there.
+      // A peer that needs no compiler must run where it is installed. The others may say why not.
       const mustBe = peer === 'node:sqlite' ? isBuiltin(peer) : !COMPILED_PEERS.has(peer) && isInstalled(peer)
       expect(isMeasured, `${peer}, ${label}`).toBe(mustBe || !told.has(peer))
     }

@@ -11,27 +11,30 @@ import { SimulatedFileSystem } from '../src/testing/index.ts'
 import { SteppedClock } from './crash/queue-clock.ts'
 import { openQueue } from './miniqueue/support.ts'
 
-/** Who calls. Each test makes overlapping calls, each in a context of its own, and looks whose context functions run in. */
+/**
+ * Holds the number of the caller. Each test makes overlapping calls, each in its own context, and
+ * checks the context in which functions run.
+ */
 const caller = new AsyncLocalStorage<number>()
 const callers = [1, 2, 3, 4, 5, 6, 7, 8]
 
-/** Makes overlapping calls, one for each caller and in its context. */
+/** Makes overlapping calls, one for each caller, in that caller's context. */
 async function callAll(call: (who: number) => Promise<unknown>): Promise<void> {
   await caller.run(0, () => Promise.all(callers.map((who) => caller.run(who, () => call(who)))))
 }
 
-/** Notes whose context functions run in. */
+/** Records the context in which each function runs. */
 class Notes {
   readonly #all = new Map<string, Set<string>>()
 
-  /** @param whose the caller whose context it should be, as far as it is known. */
+  /** @param whose the caller whose context is expected, if known. */
   note(what: string, whose: unknown): void {
     const seen = this.#all.get(what) ?? new Set()
     const actual = caller.getStore()
     this.#all.set(what, seen.add(actual === whose ? String(actual) : `${actual} instead of ${String(whose)}`))
   }
 
-  /** Forgets what was noted until now. */
+  /** Drops all notes so far. */
   clear(): void {
     this.#all.clear()
   }
@@ -41,12 +44,12 @@ class Notes {
   }
 }
 
-/** The notes when each of these ran for all callers, each time in the context of the right one. */
+/** The expected notes if each of these ran for every caller, in that caller's context. */
 function rightFor(...names: string[]): object {
   return Object.fromEntries(names.map((name) => [name, callers.map(String)]))
 }
 
-/** A schema that notes whose context it is asked in. */
+/** A schema that notes the context in which it is called. */
 function schemaThatNotes(notes: Notes, whose: (value: unknown) => unknown, isAsync: boolean): StandardSchemaV1<number> {
   const validate = (value: unknown): StandardSchemaV1.Result<number> | Promise<StandardSchemaV1.Result<number>> => {
     notes.note('schema', whose(value))
@@ -81,7 +84,7 @@ describe('overlapping calls of a journal', () => {
           return Number(line)
         },
       },
-      // So that each one rotates.
+      // So that each append rotates.
       maxBytesPerSegment: 1,
       fileSystem: new SimulatedFileSystem(),
     }
@@ -92,7 +95,7 @@ describe('overlapping calls of a journal', () => {
       on(`tracing:ministore:append:${event}`, () => {
         notes.note(`append ${event}`, store.lastSequence + (event === 'start' || event === 'end' ? 0 : -1))
       })
-      // The record that makes it rotate is the next one.
+      // The next record is the one that triggers the rotation.
       on(`tracing:ministore:rotate:${event}`, () => notes.note(`rotate ${event}`, store.lastSequence))
     }
     await callAll((who) => store.append(who))
@@ -115,7 +118,7 @@ describe('overlapping calls of a journal', () => {
     expect(notes.all).toEqual(rightFor('write', 'error'))
   })
 
-  test('poison it in the context of the one that fails', async () => {
+  test('poison the journal in the context of the failing call', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     const seen: unknown[] = []
@@ -129,7 +132,7 @@ describe('overlapping calls of a journal', () => {
 })
 
 describe('streams of a journal', () => {
-  test('run codec, schema and salvage in the context in which each was made, whoever reads', async () => {
+  test('run codec, schema and salvage in the context that created the stream, regardless of the reader', async () => {
     const files = new SimulatedFileSystem()
     const store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     await store.appendAll([1, 2])
@@ -159,7 +162,7 @@ describe('streams of a journal', () => {
     expect(notes.all).toEqual(rightFor('decode', 'salvage', 'schema', 'schema later'))
   })
 
-  test('append through a writable in the context in which it was made, whoever writes', async () => {
+  test('append through a writable in the context that created it, regardless of the writer', async () => {
     const notes = new Notes()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: new SimulatedFileSystem() })
     await callAll(async (who) => {
@@ -304,7 +307,7 @@ describe('overlapping calls of a queue', () => {
     await queue.close()
   })
 
-  test('run handlers, their backoff and what onError is told in the context of process, whoever enqueued', async () => {
+  test('run handlers, backoff and onError in the context of process, regardless of the enqueuer', async () => {
     const seen = { handler: new Set(), backoff: new Set(), onError: new Set(), dead: new Set() }
     const note = (what: keyof typeof seen): unknown => seen[what].add(caller.getStore())
     const stop = new AbortController()

@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest'
 
 import { brokenLinks, filesOfRepository, pagesIn } from './support/pages.ts'
 
-/** What package.json must say for these tests; anything else in it is publint's and attw's business. */
+/** The fields of package.json that these tests check; publint and attw check the others. */
 interface Manifest {
   readonly name: string
   readonly version: string
@@ -39,7 +39,7 @@ describe('exports', () => {
   })
 
   test.each(entries)('%s can be imported by its public name and exports something', (name) => {
-    // In a process of its own, where node resolves the name as it does for a user; here vite would do it.
+    // In a child process, where node resolves the name as for a user; here vite would resolve it.
     const program = `console.log(Object.keys(await import('${posix.join(manifest.name, name)}')).join())`
     const node = spawnSync(process.execPath, ['--input-type=module', '--eval', program], { cwd: ROOT })
     expect(node.stderr.toString()).toBe('')
@@ -131,7 +131,7 @@ describe('the pages', () => {
 })
 
 describe('the files of the repository', () => {
-  // Put together from parts, or this file would hold what it looks for.
+  // Built from parts, because otherwise this file would contain the text that it searches for.
   const registries = [['registry', 'npmjs', 'org'].join('.'), ['registry', 'yarnpkg', 'com'].join('.')]
   const homes = ['root', 'work', 'home', 'Users']
 
@@ -160,7 +160,7 @@ describe('the files of the repository', () => {
     }
   })
 
-  /** The registries and absolute home paths in a text, each with its line. */
+  /** Finds the registries and absolute home paths in a text, each with its line. */
   function leaksIn(text: string): string[] {
     const hosts = registries.map((host) => host.replaceAll('.', '\\.')).join('|')
     const pattern = new RegExp(`${hosts}|(?<![\\w.~@})-])/(?:${homes.join('|')})/`, 'g')
@@ -174,10 +174,10 @@ function textOf(path: string): string {
   return readFileSync(join(ROOT, path), 'utf8')
 }
 
-/** What `npm pack` puts into the package, as npm itself lists it. */
+/** The files that `npm pack` puts into the package, as npm lists them. */
 function packedFiles(): Set<string> {
   const args = ['pack', '--dry-run', '--json', '--ignore-scripts', '--silent']
-  // On Windows npm is a script, which only a shell runs.
+  // On Windows npm is a script that needs a shell.
   const npm = spawnSync('npm', args, { cwd: ROOT, encoding: 'utf8', shell: process.platform === 'win32' })
   if (npm.status !== 0) throw new Error(`npm pack failed: ${npm.error?.message ?? npm.stderr}`)
   const packages = JSON.parse(npm.stdout) as ReadonlyArray<{ readonly files: ReadonlyArray<{ readonly path: string }> }>
@@ -188,12 +188,12 @@ function built(target: string): string {
   return `${target} is missing: run \`npm run build\` first`
 }
 
-/** The version in the first second-level heading that holds one, brackets or not. */
+/** The version in the first second-level heading that contains one, with or without brackets. */
 function topVersion(changelog: string): string | undefined {
   return /^## \[?v?(\d+\.\d+\.\d+[^\s\]]*)/m.exec(changelog)?.[1]
 }
 
-/** Package version constants of the sources, by path; none is fine, a stale one is not. */
+/** Package version constants in the sources, by path. None is allowed; a stale one is not. */
 function versionConstants(): Record<string, string> {
   const found: Record<string, string> = {}
   for (const name of readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })) {

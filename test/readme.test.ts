@@ -14,7 +14,7 @@ import {
 } from './support/markdown-code.ts'
 import { filesOfRepository, pagesIn } from './support/pages.ts'
 
-/** Languages whose blocks are shown, not run; a `sh` block runs only when its fence says `sh run`. */
+/** Languages whose blocks are not run; a `sh` block runs only when its fence says `sh run`. */
 const SHOWN_LANGUAGES = new Set(['sh', 'text', 'json', 'jsonl'])
 
 const ROOT = join(import.meta.dirname, '..')
@@ -25,10 +25,10 @@ const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as
 }
 
 interface Page {
-  /** Relative to the root, with `/`. */
+  /** Path relative to the root, with `/`. */
   readonly path: string
   readonly blocks: readonly CodeBlock[]
-  /** Those of its blocks that are run. */
+  /** The blocks of the page that are run. */
   readonly runnable: readonly CodeBlock[]
 }
 
@@ -94,7 +94,7 @@ describe.each(pagesWithCode)('every program of $path runs, and prints what its c
   test.each(runnable.map((block) => [`${block.heading} (line ${block.line})`, block] as const))(
     '%s',
     async (_name, block) => {
-      // A shell block works on what the program before it on its page left behind: `cat` on a journal, say.
+      // A shell block uses the files of the program before it on the page: `cat` on a journal, say.
       const workspace = isRunnableShell(block) ? workspaces.at(-1) : await createWorkspace()
       if (workspace === undefined) throw new Error('A `sh run` block needs a ts or js block before it')
       if (!workspaces.includes(workspace)) workspaces.push(workspace)
@@ -118,7 +118,7 @@ describe('README.md', () => {
 
     test('include the one that .ci/run runs', () => {
       const ci = readFileSync(join(ROOT, '.ci/run'), 'utf8')
-      // Flags that only quiet npm may differ.
+      // Flags that only silence npm may differ.
       const run = /^\{ (.*); \} 2>&1/m.exec(ci)?.[1]?.replaceAll(/ --\S+/g, '')
       expect(commands).toContain(run)
     })
@@ -137,7 +137,7 @@ function isRunnableShell({ language, flags }: CodeBlock): boolean {
   return language === 'sh' && flags.length === 1 && flags[0] === 'run'
 }
 
-/** A project that has installed this checkout, and what its examples may use besides. */
+/** A project that has installed this checkout and the other packages of the examples. */
 function createWorkspace(): Promise<Workspace> {
   const installed = ['zod', 'valibot', '@types/node', '@octokit/webhooks-examples']
   return Workspace.create({

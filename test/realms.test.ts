@@ -15,8 +15,8 @@ import { openSums } from './ministate/support.ts'
 import { temporaryDirectory } from './support/temporary-directory.ts'
 
 /**
- * Another realm: its Error, Promise and all else are classes of their own, as in Jest, jsdom and happy-dom. It has a
- * hand-made AbortController besides, such as a polyfill brings.
+ * Another realm: its Error, Promise and other built-ins are classes of their own, as in Jest, jsdom
+ * and happy-dom. It also has a hand-made AbortController, like that of a polyfill.
  */
 const realm = createContext({})
 runInContext(
@@ -53,7 +53,7 @@ const foreignError = realm['errorLike'] as (error: object) => object
 const foreignRejection = realm['refuse'] as (reason: unknown) => Promise<never>
 const foreignPromise = realm['late'] as <T>(value: T) => Promise<T>
 
-/** A file system whose errors and promises are those of the other realm. */
+/** A file system whose errors and promises come from the other realm. */
 function foreignFileSystem(files: object): FileSystem {
   return new Proxy(files, {
     get(target, name) {
@@ -91,12 +91,12 @@ async function errorOf(failing: Promise<unknown>): Promise<{ readonly code?: str
 }
 
 describe('errors of another realm', () => {
-  test('are none of the global class, or these tests would prove nothing', () => {
+  test('are not instances of the global class: otherwise these tests would prove nothing', () => {
     expect(foreignError(new Error('x')) instanceof Error).toBe(false)
     expect(foreignPromise(1) instanceof Promise).toBe(false)
   })
 
-  test('a journal is made, written, rotated, read and opened again on a file system that gives them', async () => {
+  test('a journal is created, written, rotated, read and reopened on a file system that throws them', async () => {
     const fileSystem = foreignFileSystem(new SimulatedFileSystem())
     const store = await MiniStore.open('/new/journal.jsonl', { fileSystem })
     expect(await store.append('a')).toBe(1)
@@ -148,7 +148,7 @@ describe('errors of another realm', () => {
   })
 })
 
-/** A manager over a journal of which some methods are others. */
+/** A manager over a journal with some methods replaced. */
 async function openOver(others: { append: () => Promise<number> }): Promise<{ manager: StateManager<number, number> }> {
   const fileSystem = new SimulatedFileSystem()
   const store = await MiniStore.open<number>('/journal.jsonl', { fileSystem })
@@ -219,7 +219,7 @@ describe('a signal of another realm', () => {
 describe('a promise where a value is due', () => {
   const load = { here: () => Promise.resolve({ a: 1 }), 'of another realm': () => foreignPromise({ a: 1 }) }
   const failing = { 'that rejects': () => Promise.reject(new Error('late')), 'that rejects elsewhere': () => foreignRejection(new Error('late')) }
-  // As plain JavaScript gives them: the compiler would refuse them.
+  // As plain JavaScript may pass them: the compiler would refuse them.
   const promises = Object.entries({ ...load, ...failing }) as unknown as Array<[string, () => never]>
   const refused = { code: 'ERR_MINISTORE_NOT_SERIALIZABLE', message: /promise.*await/ }
 

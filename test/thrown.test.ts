@@ -8,7 +8,7 @@ import { type FileSystem, SimulatedFileSystem } from '../src/testing/index.ts'
 import { openQueue } from './miniqueue/support.ts'
 import { openSums } from './ministate/support.ts'
 
-/** Whatever may be thrown, how messages show it, and whether it must be made anew for each test. */
+/** Thrown values of every kind, and how messages show them. */
 const things: ReadonlyArray<{ readonly what: string; readonly thrown: unknown; readonly shown: RegExp }> = [
   { what: 'an error', thrown: new Error('plain'), shown: /plain/ },
   { what: 'an error whose message is an object', thrown: withMessage({ a: 1 }), shown: /a: 1/ },
@@ -51,7 +51,10 @@ function revoked(): object {
   return proxy
 }
 
-/** What a promise rejects with. Said in a box, since `expect` and `await` look into what they are given. */
+/**
+ * Resolves with the reason of a rejection. The reason is wrapped in an object because `expect` and
+ * `await` inspect the values they are given.
+ */
 async function rejectionOf(call: Promise<unknown>): Promise<{ readonly reason: unknown }> {
   return call.then(
     () => expect.unreachable('it was expected to reject'),
@@ -59,12 +62,12 @@ async function rejectionOf(call: Promise<unknown>): Promise<{ readonly reason: u
   )
 }
 
-/** `rejects.toBe` for things that `expect` cannot print. */
+/** `rejects.toBe` for values that `expect` cannot print. */
 async function rejectsWith(call: Promise<unknown>, thrown: unknown): Promise<void> {
   expect(Object.is((await rejectionOf(call)).reason, thrown)).toBe(true)
 }
 
-/** A file system one of whose methods rejects with this, or whose files' does. */
+/** A file system where a method of this name, its own or of its files, rejects with this value. */
 function failing(target: object, method: string, reject: () => { readonly thrown: unknown } | undefined): FileSystem {
   return new Proxy(target, {
     get(files, name) {
@@ -192,7 +195,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
       await expectWrapped(Promise.reject(told[0]), 'ERR_MINISTORE_CODEC')
       await manager.close()
     }
-    // A warning that Node could not show would end the process.
+    // A warning that Node cannot display would end the process.
     expect(warn).toHaveBeenCalledTimes(2)
     for (const [warning] of warn.mock.calls) {
       const text: unknown = typeof warning === 'string' ? warning : warning.stack

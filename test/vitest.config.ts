@@ -14,9 +14,9 @@ export default defineConfig({
     hookTimeout: 30_000,
     reporters: ['default', './support/count-reporter.ts'],
     unstubGlobals: true,
-    // An unhandled rejection here is a lost durability error: it fails the run, whatever the tests say.
+    // An unhandled rejection here is a lost durability error, so it always fails the run.
     dangerouslyIgnoreUnhandledErrors: false,
-    // A forgotten `.only` would shrink the suite without a word.
+    // A forgotten `.only` would silently shrink the suite.
     allowOnly: false,
     passWithNoTests: false,
   },

@@ -21,7 +21,7 @@ async function journal(): Promise<string> {
   return path
 }
 
-// What vitest gives here is `any`.
+// The matcher that vitest returns here has type `any`.
 const containing = (part: string): unknown => expect.stringContaining(part) as unknown
 const matching = (pattern: RegExp): unknown => expect.stringMatching(pattern) as unknown
 
@@ -39,7 +39,7 @@ async function verified(path: string): Promise<Verified> {
 }
 
 describe('verify', () => {
-  test('finds a sound journal sound, of any version', async () => {
+  test('passes a sound journal of any version', async () => {
     expect(await ministore(['verify', await journal()])).toEqual({
       code: 0,
       stdout: 'ok: 8 records (1 to 8) in 3 segments, 146 B\n',
@@ -122,7 +122,7 @@ describe('verify', () => {
     })
   })
 
-  test('notes a missing active segment, as a crash in a rotation leaves it', async () => {
+  test('notes a missing active segment, as left by a crash during rotation', async () => {
     const path = await journal()
     await unlink(path)
     await unlink(`${path}.seal`)
@@ -231,7 +231,7 @@ describe('inspect', () => {
     ])
   })
 
-  test('of the Rust crate: versions, and a chain that nobody wrote', async () => {
+  test('of a Rust crate journal shows versions, and that no chain was written', async () => {
     const directory = await temporaryDirectory()
     await cp(join(fixtures, 'rust-v0.1.4'), directory, { recursive: true })
     const { stdout } = await ministore(['inspect', join(directory, 'journal.jsonl'), '--json'])
@@ -248,7 +248,7 @@ describe('inspect', () => {
     expect([records, seal]).toMatchObject([9, { state: 'missing' }])
   })
 
-  test('shows what is empty, what is torn and a seal that cannot be read', async () => {
+  test('shows an empty segment, a torn end and an unreadable seal', async () => {
     const path = await journal()
     await using store = await MiniStore.open(path)
     await store.rotate()
@@ -265,14 +265,14 @@ describe('inspect', () => {
     expect(found).toMatch(/^torn +4 B at offset \d+: .* \(an append under way, or the next open cuts it off\)$/m)
   })
 
-  test('draws bars only where there is room for them', async () => {
+  test('draws bars only when the terminal is wide enough', async () => {
     const path = await journal()
     const barsOf = async (columns: number): Promise<number[]> => {
       const { stdout } = await ministore(['inspect', path], { columns, env: { NO_COLOR: '1' } })
       expect(Math.max(...stdout.split('\n').slice(2, 6).map((line) => line.length))).toBeLessThan(columns)
       return stdout.split('\n').slice(3, 6).map((line) => /[█▏▎▍▌▋▊▉]*$/.exec(line)?.[0].length ?? 0)
     }
-    // The table has 81 columns, and two are between it and the bars.
+    // The table has 81 columns, and two columns separate it from the bars.
     expect(await barsOf(200)).toEqual([30, 30, 20])
     expect(await barsOf(95)).toEqual([11, 11, 8])
     expect(await barsOf(92)).toEqual([8, 8, 6])
@@ -325,20 +325,20 @@ describe('the command line itself', () => {
     expect(tail).toMatch(/^ {2}--sequence {2,}prints/m)
   })
 
-  test('takes the greatest number that an option allows', async () => {
+  test('accepts the greatest number that an option allows', async () => {
     const path = await journal()
     expect(await ministore(['append', path, '--batch', '100000'], '9\n')).toMatchObject({ code: 0, stdout: '9\n' })
     expect(await ministore(['cat', path, '--to', '9007199254740991', '--from', '9'])).toMatchObject({ code: 0, stdout: '9\n' })
   })
 
-  test('takes what stands behind -- for a path', async () => {
+  test('treats an argument after -- as a path', async () => {
     const directory = await temporaryDirectory()
     const { code, stderr } = await ministore(['cat', '--', `${directory}/--help`])
     expect([code, stderr]).toEqual([1, containing(`There is no journal at ${directory}/--help`)])
     expect((await ministore(['cat', '--', '--help'])).stderr).toContain('/--help. Give')
   })
 
-  test('knows its version', async () => {
+  test('prints its version', async () => {
     expect((await ministoreProcess(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
   })
 
@@ -397,7 +397,7 @@ describe('the command line itself', () => {
     expect(there).toEqual(here)
   })
 
-  test('tells programs of errors as an object', async () => {
+  test('reports errors to programs as an object', async () => {
     const { stderr } = await ministore(['cat', '--json', '--nope', 'x'])
     expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'ERR_USAGE' } })
   })
@@ -411,7 +411,7 @@ const hasScript = await new Promise<boolean>((resolve) => {
   probe.on('close', () => resolve(said.includes('util-linux')))
 })
 
-test('a file system that counts tells of every byte that was read, and does the rest as the other', async () => {
+test('the counting file system reports every byte read, and passes on all other calls', async () => {
   const path = await journal()
   let bytes = 0
   const file = await countingFileSystem((read) => (bytes += read)).open(path, 'write')
@@ -439,22 +439,22 @@ describe('on a terminal', () => {
     expect(await onTerminal(['inspect', path], { NO_COLOR: '' })).toContain('\u001B[32mok\u001B[39m')
   })
 
-  test('verify draws a progress bar with rate and time left, and take it away', async (context) => {
+  test('verify draws a progress bar with rate and time left, and removes it', async (context) => {
     if (!hasScript) context.skip('there is no script of util-linux here, to make a pseudo-terminal')
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeJournal(path, [Array.from({ length: 5000 }, (_, index) => ({ index, text: 'x'.repeat(300) }))])
-    // So that a small journal takes long enough: each look at the clock takes a second.
+    // Each read of the clock advances it by a second, so that a small journal takes long enough.
     const clock = 'const { now } = performance; let looks = 0; performance.now = () => now.call(performance) + 1000 * looks++'
     const preload = `data:text/javascript,${encodeURIComponent(clock)}`
     const shown = await onTerminal(['verify', path], { NODE_OPTIONS: `--import ${preload}` })
     expect(shown).toMatch(/verify {2}[█░]{24} {2} *\d+ % {2}[\d.]+ KiB of 1\.\d MiB {2}[\d.]+ [KM]iB\/s/)
     expect(shown).toMatch(/\d+ s left/)
-    // oxlint-disable-next-line no-control-regex -- that is how a line of a terminal is wiped
+    // oxlint-disable-next-line no-control-regex -- the sequence that clears a terminal line
     expect(shown).toMatch(/\r\u001B\[K(?:\u001B\[32m)?ok/)
   })
 })
 
-/** What a command prints on a pseudo-terminal of 120 columns. */
+/** Resolves with the output of a command on a pseudo-terminal of 120 columns. */
 async function onTerminal(args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
   const command = ['stty cols 120;', ...[process.execPath, main, ...args].map((word) => `'${word}'`)].join(
     ' ',

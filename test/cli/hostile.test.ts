@@ -11,23 +11,26 @@ import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../supp
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore, type Outcome } from './run-command.ts'
 
-/** What does something to a terminal, or hides there. Line feeds are looked at apart. */
+/** Characters that control a terminal or are invisible in it. Line feeds are tested separately. */
 const unseen = new RegExp(
   String.raw`[\0-\t\v-\x1F\x7F-\x9F\u061C\u115F\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF\u{E0000}-\u{E007F}]`,
   'u',
 )
 
-/** One of each kind; a file may be called so. */
+/** One character of each kind; the text is a valid file name. */
 const hostile = 'a\u001B[2J\u009B1m\u202Eb\u2066c\u200Ed\u061Ce\u200B\u200Df\u2060\uFEFF\u2028g\u0085'
 
-/** A directory whose name is hostile too. */
+/** A directory with a hostile name. */
 async function hostileDirectory(): Promise<string> {
   const directory = join(await temporaryDirectory(), hostile)
   await mkdir(directory)
   return directory
 }
 
-/** Two good records, a damaged line between them, a torn end and evidence of another, all hostile, as is the header. */
+/**
+ * A journal of two good records, a damaged line between them, a torn end, and evidence of another
+ * torn end. Hostile are both names, the damaged line, the second record and the torn end.
+ */
 async function hostileJournal(name = `${hostile}.jsonl`): Promise<string> {
   const path = join(await hostileDirectory(), name)
   await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', `${hostile}"`, `"${hostile.replaceAll('\u001B', '')}"`])
@@ -36,7 +39,7 @@ async function hostileJournal(name = `${hostile}.jsonl`): Promise<string> {
   return path
 }
 
-/** Two segments, the second of which does not begin as it should. */
+/** A journal of two segments; the header of the active segment is damaged and hostile. */
 async function hostileHeader(): Promise<string> {
   const path = join(await hostileDirectory(), `${hostile}.jsonl`)
   await writeJournal(path, [numbers(1, 3), numbers(4, 6)])
@@ -44,7 +47,7 @@ async function hostileHeader(): Promise<string> {
   return path
 }
 
-/** A message and a dead letter with hostile payloads, a reason, and a snapshot that is none. */
+/** A queue with a ready message and a dead letter: hostile payloads and a hostile reason. */
 async function hostileQueue(): Promise<string> {
   const directory = await hostileDirectory()
   await using queue = await MiniQueue.open(directory, { maxAttempts: 1 })
@@ -55,6 +58,7 @@ async function hostileQueue(): Promise<string> {
   return directory
 }
 
+/** A state with a sound snapshot, an invalid one with hostile text, and a hostile journal. */
 async function hostileState(): Promise<string> {
   const directory = await hostileDirectory()
   await new SnapStore(directory).create({}, 3)
@@ -64,7 +68,7 @@ async function hostileState(): Promise<string> {
 }
 
 describe.skipIf(process.platform === 'win32')('a terminal is not at the mercy of a text', () => {
-  // Never does a moment pass, so that no progress bar is drawn.
+  // The clock never advances, so no progress bar is drawn.
   beforeEach(() => {
     const spy = vi.spyOn(performance, 'now').mockReturnValue(0)
     return () => spy.mockRestore()
@@ -118,7 +122,7 @@ describe.skipIf(process.platform === 'win32')('a terminal is not at the mercy of
     for (const line of `${json.stdout}${json.stderr}`.split('\n').slice(0, -1)) expect(() => JSON.parse(line) as unknown).not.toThrow()
   })
 
-  test('what it would have seen stands there as an escape', async () => {
+  test('the control characters appear as escapes', async () => {
     const path = await hostileJournal('journal.jsonl')
     const shown = String.raw`a\x1b[2J\x9b1m\u202eb\u2066c\u200ed\u061ce\u200b\u200df\u2060\ufeff\u2028g\x85`
     const { stdout } = await ministore(['verify', path])
@@ -157,7 +161,7 @@ describe('a forged queue', () => {
   const message = { payload: { n: 1 }, bytes: 7 }
   const enqueue = (field: string, value: string): string =>
     `{"op":"enqueue","at":1,"messages":[{"payload":1,"bytes":1,"${field}":${value}}]}`
-  /** Journals behind two messages and a dead letter. */
+  /** Journals after two messages and a dead letter. */
   const lines: readonly string[] = [
     'null', '7', '"deliver"', '[]', '{}', '{"op":null}', '{"op":"__proto__"}', '{"op":"constructor"}', '{"op":["ack"]}',
     '{"op":"deliver","ids":["__proto__"]}', '{"op":"deliver","ids":["constructor"]}', '{"op":"deliver","ids":7}', '{"op":"deliver"}',
@@ -212,7 +216,7 @@ describe('a forged queue', () => {
   ]
 
   test.each(forgeries.map(([what, text, make]) => [what, text.slice(0, 100), make] as const))(
-    'is harmless, whatever the command: the %s %s',
+    'is harmless with every command: the %s %s',
     async (_what, _text, make) => {
       const before = prototypes()
       let isRefused: boolean | undefined
@@ -236,12 +240,12 @@ describe('a forged queue', () => {
   )
 })
 
-/** What everything inherits from, as it is. */
+/** The keys of the built-in prototypes: an equal list before and after shows no pollution. */
 function prototypes(): unknown[] {
   return [Object.prototype, Array.prototype, Number.prototype, String.prototype].map((prototype) => Reflect.ownKeys(prototype))
 }
 
-/** A snapshot as it would be written, of whatever state. */
+/** A snapshot file with the given state, in the format that a store writes. */
 async function forgeSnapshot(directory: string, state: string): Promise<void> {
   await writeFile(join(directory, 'snapshot-4.json'), `${formatHead({ sequence: 4, crc32: crc32(state) })}${state}}\n`)
   await writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.2.0 seq=5', [])

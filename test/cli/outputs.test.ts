@@ -15,7 +15,7 @@ import { main, ministore, type Outcome, outcomeOf, type Running, start, textUnti
 
 const noFullDevice = existsSync('/dev/full') ? undefined : 'there is no /dev/full here'
 
-/** So many records with a damaged line behind every hundredth. */
+/** A journal of this many records, with a damaged line after every hundredth record. */
 async function damagedJournal(records: number): Promise<string> {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   const lines = Array.from({ length: records }, (_, index) => {
@@ -26,17 +26,17 @@ async function damagedJournal(records: number): Promise<string> {
   return path
 }
 
-/** What a stream on a full disk says. */
+/** The error message of a stream on a full disk. */
 const stdoutFailure = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
 
-/** Where nothing can be written: the device of a full disk. */
+/** The device that reports a full disk on every write. */
 async function fullDisk(): Promise<FileHandle> {
   const handle = await open('/dev/full', 'w')
   onTestFinished(() => handle.close())
   return handle
 }
 
-/** Runs a command with one of its outputs on a full disk; that one is empty in what resolves. */
+/** Runs a command with one of its outputs on a full disk; that output is empty in the result. */
 async function runOnFullDisk(full: 'stdout' | 'stderr', args: readonly string[], input = ''): Promise<Outcome> {
   const { fd } = await fullDisk()
   const outputs = full === 'stdout' ? ([fd, 'pipe'] as const) : (['pipe', fd] as const)
@@ -52,7 +52,7 @@ async function runOnFullDisk(full: 'stdout' | 'stderr', args: readonly string[],
   return { code, stdout, stderr }
 }
 
-/** What there is to see of a command whose standard output is closed. */
+/** The observable outcome of a command whose standard output is closed. */
 async function ending(child: Running): Promise<Pick<Outcome, 'code' | 'stderr'>> {
   const [stderr, [code]] = await Promise.all([
     text(child.stderr),
@@ -61,23 +61,23 @@ async function ending(child: Running): Promise<Pick<Outcome, 'code' | 'stderr'>>
   return { code, stderr }
 }
 
-describe('standard error that cannot be written changes nothing of the work and its exit code', () => {
-  test('cat --salvage prints every record where nobody reads of the damage', async () => {
+describe('an unwritable standard error changes neither the work nor the exit code', () => {
+  test('cat --salvage prints every record when standard error is closed', async () => {
     const child = start(['cat', await damagedJournal(20_000), '--salvage'])
     child.stderr.destroy()
     const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, 'exit') as Promise<[number]>])
     expect([stdout.split('\n').length - 1, code]).toEqual([20_000, 1])
   })
 
-  test.skipIf(noFullDevice)('nor does one on a full disk', async () => {
+  test.skipIf(noFullDevice)('cat --salvage prints every record when standard error is on a full disk', async () => {
     const { code, stdout } = await runOnFullDisk('stderr', ['cat', await damagedJournal(20_000), '--salvage'])
     expect([stdout.split('\n').length - 1, code]).toEqual([20_000, 1])
     expect(await runOnFullDisk('stderr', ['cat'])).toMatchObject({ code: 2, stdout: '' })
   })
 })
 
-describe('standard output that nobody reads on', () => {
-  test('ends no verify: its exit code tells of all damage', async () => {
+describe('a standard output closed by its reader', () => {
+  test('does not end verify: its exit code still covers all damage', async () => {
     const child = start(['verify', await damagedJournal(30_000)])
     child.stdout.destroy()
     expect(await ending(child)).toEqual({ code: 1, stderr: '' })
@@ -86,7 +86,7 @@ describe('standard output that nobody reads on', () => {
     expect(await ending(sound)).toEqual({ code: 0, stderr: '' })
   })
 
-  test.each(['inspect', 'repair', 'stats'])('nor does it take the damage out of the exit code of %s', async (name) => {
+  test.each(['inspect', 'repair', 'stats'])('does not remove the damage from the exit code of %s', async (name) => {
     const path = await damagedJournal(100)
     if (name === 'inspect') await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('seq=1', 'seq=x')))
     await writeFile(join(dirname(path), 'snapshot-1.json'), 'no snapshot')
@@ -95,7 +95,7 @@ describe('standard output that nobody reads on', () => {
     expect(await ending(child)).toEqual({ code: 1, stderr: '' })
   })
 
-  test.each([['cat --salvage'], ['tail']])('ends %s quietly with 0: what it was to do is over', async (words) => {
+  test.each([['cat --salvage'], ['tail']])('ends %s quietly with exit code 0: no more output is needed', async (words) => {
     const child = start([...words.split(' '), await damagedJournal(150)])
     child.stdout.destroy()
     child.stderr.resume()
@@ -103,7 +103,7 @@ describe('standard output that nobody reads on', () => {
   })
 })
 
-test('messages of more than one line are shown as they are, but for what could do things to a terminal', async () => {
+test('messages of more than one line are shown unchanged, except for terminal control characters', async () => {
   const { code, stderr } = await ministore(['cat', '--from', '-1', 'a\u001B[2Jb'])
   expect(code).toBe(2)
   expect(stderr).toMatch(/^ministore: .* argument is ambiguous\.\nDid you forget .*\n.*\nTry: ministore cat --help\n$/)
@@ -114,7 +114,7 @@ test('messages of more than one line are shown as they are, but for what could d
 })
 
 describe('the demo whose output', () => {
-  test('nobody reads on ends quietly, with its child processes', async () => {
+  test('is closed by its reader ends quietly, with its child processes', async () => {
     const child = start(['demo'])
     await textUntil(child.stdout, '2. A child process')
     child.stdout.destroy()
@@ -191,7 +191,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     expect((await once(child, 'exit'))[0]).toBe(143)
   })
 
-  test('also of standard error', async () => {
+  test('cat --salvage, which waits for the reader of its standard error', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = [...Array<string>(6000).fill('bad'), '"the last"']
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
@@ -208,7 +208,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143, stderr: '' })
   })
 
-  test('and nothing is begun behind it', async () => {
+  test('and nothing starts afterwards', async () => {
     const reason = new Interrupted('SIGINT')
     let starts = 0
     const begin = async (): Promise<void> => void starts++
@@ -218,7 +218,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     expect(starts).toBe(1)
   })
 
-  test('reading a journal for what it is before anything is printed', async () => {
+  test('reading the outline of a journal before anything is printed', async () => {
     const stop = new AbortController()
     const reading = outlineOf(await damagedJournal(100), { signal: stop.signal })
     const reason = new Interrupted('SIGTERM')

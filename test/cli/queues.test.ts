@@ -10,7 +10,7 @@ import { SnapStore } from '../../src/minisnap/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore, ministoreProcess } from './run-command.ts'
 
-/** Two ready, one of them urgent, one delayed for an hour, one dead. */
+/** Two ready messages, one of them urgent; one message delayed for an hour; one dead letter. */
 async function someQueue(): Promise<string> {
   const directory = join(await temporaryDirectory(), 'jobs')
   await using queue = await MiniQueue.open<{ job: string }>(directory, { maxAttempts: 1 })
@@ -29,7 +29,7 @@ const lines = (text: string): unknown[] =>
     .slice(0, -1)
     .map((line) => JSON.parse(line) as unknown)
 
-describe('what is shown of a queue', () => {
+describe('the displayed messages of a queue', () => {
   const message = { payload: 1, bytes: 1, priority: 0, enqueuedAt: 0, attempts: 0 }
   const state = {
     ...emptyQueue(),
@@ -43,7 +43,7 @@ describe('what is shown of a queue', () => {
     dead: { 10: { ...message, reason: 'x', diedAt: 0 }, 9: { ...message, reason: 'y', diedAt: 0 } },
   }
 
-  test('is in the order in which it is delivered: priority, then place; what is delayed by its time', () => {
+  test('are in delivery order: ready ones by priority, then place; delayed ones by due time', () => {
     const next = nextMessages(state, 9, 1000)
     expect(next.map(({ id, state: kind }) => `${id} ${kind}`)).toEqual(['5 waiting', '3 waiting', '1 waiting', '4 delayed', '2 delayed'])
     expect(next.map(({ reason }) => reason)).toEqual([null, null, 'busy', null, null])
@@ -55,7 +55,7 @@ describe('what is shown of a queue', () => {
     expect(deadLetters(state, 1).map(({ id }) => id)).toEqual([9])
   })
 
-  test('is counted by a clock that may have been set back', () => {
+  test('are counted correctly when the clock has been set back', () => {
     const facts = { waiting: 3, delayed: 2, dead: 2, oldestAgeMs: 1000, bytesOnDisk: 7 }
     expect(statsOf(state, { now: 1000, bytes: 7, directory: 'jobs' })).toMatchObject(facts)
     expect(statsOf(state, { now: -1000, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: 0 })
@@ -81,7 +81,7 @@ describe('queue', () => {
     expect(await readdir(directory)).toEqual(names)
   })
 
-  test('peeks at what is delivered next, urgent ones first, delayed ones last', async () => {
+  test('peeks at the next messages, urgent ones first, delayed ones last', async () => {
     const directory = await someQueue()
     const { stdout } = await ministore(['queue', directory, 'peek', '--json'])
     expect(lines(stdout)).toMatchObject([
@@ -107,7 +107,7 @@ describe('queue', () => {
     expect(await ministore(['queue', directory, 'redrive', '99'])).toMatchObject({ code: 1, stdout: '' })
   })
 
-  test('looks at a queue that is open, and names who holds it when it would change it', async () => {
+  test('reads a queue that is open, and names the lock holder when asked to change it', async () => {
     const directory = await someQueue()
     await using queue = await MiniQueue.open(directory)
     await queue.enqueue({ job: 'new' })
@@ -172,7 +172,7 @@ describe('queue', () => {
     expect(reopened.stats()).toMatchObject({ ready: 1, dead: 0 })
   })
 
-  test('of the state of something else says so, and so does an id that is no number', async () => {
+  test('reports a state that is not a queue, and an id that is not a number', async () => {
     const directory = await temporaryDirectory()
     await new SnapStore(directory).create(null, 0)
     const { code, stderr } = await ministore(['queue', directory])
@@ -183,9 +183,9 @@ describe('queue', () => {
   })
 
   test.each([
-    ['a date that is none', { op: 'enqueue', at: 1e300, messages: [{ payload: 1, bytes: 1 }] }],
+    ['an invalid date', { op: 'enqueue', at: 1e300, messages: [{ payload: 1, bytes: 1 }] }],
     ['an id that is the name of a prototype', { op: 'deliver', ids: ['__proto__'] }],
-  ])('of a journal with %s says so in a line, whatever it is asked', async (_, mutation) => {
+  ])('reports a journal with %s in one line, for every subcommand', async (_, mutation) => {
     const directory = await temporaryDirectory()
     const record = JSON.stringify(mutation)
     await writeFile(join(directory, 'journal.jsonl'), `// MINISTORE JOURNAL v0.2.0 seq=1\n${record}\n`)
@@ -196,7 +196,7 @@ describe('queue', () => {
     expect((await ministore(['queue', directory, 'redrive', 'all'])).code).toBe(1)
   })
 
-  test('of a directory without one says so, and makes none', async () => {
+  test('reports a directory without a queue, and creates none', async () => {
     const directory = join(await temporaryDirectory(), 'missing')
     const { code, stderr } = await ministore(['queue', directory])
     expect(code).toBe(1)

@@ -15,7 +15,7 @@ import { main, ministore, type Outcome, outcomeOf, start, textUntil } from './ru
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 
-/** A copy of a fixture's journal: what reads it must not change it, and a repair would. */
+/** A copy of a fixture's journal: reading must not change it, and a repair would. */
 async function fixture(name: string): Promise<string> {
   const directory = await temporaryDirectory()
   await cp(join(fixtures, name), directory, { recursive: true })
@@ -96,12 +96,12 @@ describe('cat', () => {
     )
   })
 
-  test('ends quietly with exit code 0 when nobody reads on, and does not read on itself', async () => {
+  test('ends quietly with exit code 0 when its output is closed, and stops reading', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeJournal(path, [
       Array.from({ length: 2000 }, (_, index) => ({ index, text: 'x'.repeat(1000) })),
     ])
-    // What lies behind the first records would be an error.
+    // Reading past the first records would report an error.
     const handle = await open(path, 'r+')
     await handle.write('\0', 1_500_000)
     await handle.close()
@@ -122,7 +122,7 @@ describe('cat', () => {
   })
 
   test.each(['cat', 'tail', 'inspect', 'verify', 'repair', 'compact'])(
-    '%s of a journal that is not there says so and makes nothing',
+    '%s of a missing journal says so and creates nothing',
     async (name) => {
       const directory = await temporaryDirectory()
       const more = name === 'compact' ? ['--before', '1'] : []
@@ -134,7 +134,7 @@ describe('cat', () => {
   )
 
   test.skipIf(process.platform === 'win32').each(['cat', 'tail', 'inspect', 'verify', 'repair', 'append'])(
-    '%s refuses at once a FIFO in the place of the seal or of a sealed segment',
+    '%s refuses at once a FIFO in place of the seal or of a sealed segment',
     async (name) => {
       for (const ending of ['.seal', '.001']) {
         const path = await sealedJournal()
@@ -147,7 +147,7 @@ describe('cat', () => {
     },
   )
 
-  test('and others take an empty file for an empty journal, as a crash may leave it', async () => {
+  test('and other commands treat an empty file as an empty journal, as a crash may leave it', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeFile(path, '')
     for (const name of ['cat', 'tail', 'inspect', 'verify', 'repair']) {
@@ -167,7 +167,7 @@ describe('tail', () => {
     expect((await ministore(['tail', '-n', '0', path])).stdout).toBe('')
   })
 
-  test('prints what there is of a journal that has fewer records than asked for, wherever it begins', async () => {
+  test('prints all records of a journal that has fewer than requested, wherever it begins', async () => {
     const path = await sealedJournal()
     await using store = await MiniStore.open(path)
     await store.truncateBefore(7)
@@ -193,9 +193,9 @@ describe('tail', () => {
     }
   })
 
-  test('does not read the segments before', async () => {
+  test('does not read earlier segments', async () => {
     const path = await sealedJournal()
-    // A long hole behind the header of a segment: whoever read it would find damage.
+    // A long hole after the header of a segment: reading the segment would report damage.
     const handle = await open(`${path}.002`, 'r+')
     await handle.truncate(2 ** 34)
     await handle.close()
@@ -220,7 +220,7 @@ describe('tail', () => {
     const path = await sealedJournal()
     const child = start(['tail', '-n', '0', '-f', path, '--sequence'])
     await using store = await MiniStore.open<string>(path)
-    // It may not be looking yet: what it sees first tells.
+    // The follower may not be watching yet: its first output shows where it started.
     const seen = textUntil(child.stdout, '\n')
     const state = { isSeen: false }
     const done = seen.finally(() => (state.isSeen = true))
@@ -234,14 +234,14 @@ describe('tail', () => {
 
 const isWindows = process.platform === 'win32'
 
-/** Every command with the words it needs, by what it is given: the path of a journal, or a directory. */
+/** Every command with its required words, grouped by argument: a journal path or a directory. */
 const journalCommands = [
   'append', 'cat', 'cat --salvage', 'tail', 'tail -f', 'inspect', 'inspect --quick', 'verify', 'repair', 'repair --write',
   'repair --drop-damaged --write', 'repair --truncate-at 1', 'compact --before 1', 'compact --before 1 --write',
 ]
 const directoryCommands = ['stats', 'queue', 'queue . peek', 'queue . dead', 'queue . redrive all', 'queue . discard 1']
 
-/** What may lie where a journal or a directory should, and what is said of it. */
+/** What may be in place of a journal or a directory, and the message about it. */
 const places: ReadonlyArray<readonly [kind: string, make: (path: string) => Promise<unknown>, said: RegExp]> = [
   ['a FIFO', (path) => promisify(execFile)('mkfifo', [path]), / is a FIFO, expected a regular file$|ENOTDIR/],
   ['a device', deviceAt, / is a character device, expected a regular file$|ENOTDIR/],
@@ -254,20 +254,20 @@ const places: ReadonlyArray<readonly [kind: string, make: (path: string) => Prom
   ['bytes', (path) => writeFile(path, '\x89PNG\r\n\x1A\n\0\0\xFF\xFE'), /got ".*PNG\\?r?"|ENOTDIR/],
 ]
 
-/** As root one of its own, for an error here could replace it. */
+/** As root, makes a device node of its own, because an error here could replace the real one. */
 async function deviceAt(path: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('mknod', [path, 'c', '1', '5'])
   else await symlink('/dev/zero', path)
 }
 
-/** Listens there until the test has finished. */
+/** Listens at this path until the test has finished. */
 async function socketAt(path: string): Promise<void> {
   const server = createServer().listen(path)
   await once(server, 'listening')
   onTestFinished(() => void server.close())
 }
 
-/** An error is one line that names the place, perhaps one of advice, and never a stack. */
+/** Expects one line that names the path, optionally a line of advice, and never a stack. */
 function expectOneLine(
   { code, stdout, stderr }: Outcome,
   { place, said }: { readonly place: string; readonly said: RegExp },
@@ -275,7 +275,7 @@ function expectOneLine(
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
   expect(stderr).toMatch(/^ministore: .*\n(?:To see all damage: .*\n)?$/)
   expect(stderr.split('\n')[0]).toMatch(said)
-  // Of a link to a device, where it leads.
+  // For a link to a device, the message names the target.
   if (!stderr.includes('/dev/zero')) expect(stderr).toContain(place)
 }
 
@@ -293,7 +293,7 @@ describe.skipIf(isWindows)('of what is no journal an error says so in one line, 
   test.each(cases)('$words of $kind', async ({ words, kind, make, said, isDirectory }) => {
     const directory = await temporaryDirectory()
     const [command = '', ...more] = words.split(' ')
-    // A state's or queue's directory may be wrong itself, or hold what is no journal.
+    // A state's or queue's directory may be wrong itself, or hold something other than a journal.
     for (const name of isDirectory ? ['state', 'journal.jsonl'] : ['journal.jsonl']) {
       const place = join(directory, name)
       await make(place)
@@ -305,7 +305,7 @@ describe.skipIf(isWindows)('of what is no journal an error says so in one line, 
       if (makesOne) expect(outcome).toEqual({ code: 0, stdout: '0\n', stderr: '' })
       else if (tellsDamage) expect(outcome.stdout + outcome.stderr).not.toMatch(/^ +at /m)
       else expectOneLine(outcome, { place: isDirectory ? directory : place, said })
-      // What is to be lost is the user's choice, and one of two is none here.
+      // `repair --write` lacks the choice of what to lose, and a cut at 1 is no valid choice here.
       const isChoice = tellsDamage && ['repair --write', 'repair --truncate-at 1'].includes(words)
       expect(outcome.code).toBe(makesOne ? 0 : isChoice ? 2 : 1)
       if (makesOne) return
@@ -319,7 +319,7 @@ describe.skipIf(isWindows)('of what is no journal an error says so in one line, 
     }
   })
 
-  test('as of a journal that may not be read, or lies where nobody may look', async (context) => {
+  test('as of an unreadable journal, or a journal in an unreadable directory', async (context) => {
     for (const [locked, mode] of [['journal.jsonl', 0o000], ['.', 0o000]] as const) {
       const directory = await temporaryDirectory()
       const path = join(directory, 'journal.jsonl')
@@ -343,7 +343,10 @@ describe.skipIf(isWindows)('of what is no journal an error says so in one line, 
   })
 })
 
-/** Runs commands as somebody who is not root: in this process, unless that is root's. Undefined when that cannot be. */
+/**
+ * Runs commands without root's rights: in this process, or in a child process if this one runs as
+ * root. Resolves with undefined if no such process can be started.
+ */
 async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<Outcome[] | undefined> {
   if (process.getuid?.() !== 0) {
     const outcomes: Outcome[] = []
@@ -358,7 +361,7 @@ async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<O
   return messages[0]
 }
 
-/** A user without rights and without files. */
+/** The id of a user without rights and without files. */
 const nobody = 65_534
 
 async function shell(script: string, journal: string): Promise<{ code: number | null; stderr: string }> {

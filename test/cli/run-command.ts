@@ -11,10 +11,10 @@ import type { Io } from '../../src/cli/io.ts'
 import { Output } from '../../src/cli/output.ts'
 import { run } from '../../src/cli/run.ts'
 
-/** The built command, as a user starts it. */
+/** The path of the built command, as a user starts it. */
 export const main: string = join(import.meta.dirname, '../../dist/cli/main.js')
 
-/** What a process printed, and how it ended. */
+/** The output and exit code of a process. */
 export interface Outcome {
   readonly code: number | null
   readonly stdout: string
@@ -23,37 +23,37 @@ export interface Outcome {
 
 export type Running = ChildProcessByStdio<Writable, Readable, Readable>
 
-/** Starts it; killed when the test has finished, if it is still there. */
+/** Starts the command in a child process. The process is killed if it outlives the test. */
 export function start(args: readonly string[], options: { readonly env?: NodeJS.ProcessEnv } = {}): Running {
   const child = spawn(process.execPath, [main, ...args], {
     env: { ...process.env, NO_COLOR: '', ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],
   })
-  // A command may end before it has read its input.
+  // The command may end before it has read its input, which makes a write to it fail.
   child.stdin.on('error', () => {})
   onTestFinished(() => void child.kill('SIGKILL'))
   return child
 }
 
-/** Runs it to its end in a process of its own: for what only a process can show. */
+/** Runs the command to its end in a child process, for behaviour that needs a real process. */
 export async function ministoreProcess(args: readonly string[], input: string | Uint8Array = ''): Promise<Outcome> {
   const child = start(args)
   child.stdin.end(input)
   return outcomeOf(child)
 }
 
-/** What a command that runs in this process is given besides its words. */
+/** Options of a command that runs in this process. */
 export interface Surroundings {
   readonly input?: string | Uint8Array
-  /** Both outputs are a terminal of so many columns. */
+  /** Makes both outputs a terminal of this many columns. */
   readonly columns?: number
   readonly env?: Io['env']
   readonly signal?: AbortSignal
-  /** How every write to standard output fails. */
+  /** The error of every write to standard output. */
   readonly stdoutFailure?: Error
 }
 
-/** Runs it to its end in this process, as its `main` would. */
+/** Runs the command to its end in this process, as `main` would. */
 export async function ministore(
   args: readonly string[],
   given: string | Uint8Array | Surroundings = {},
@@ -91,7 +91,7 @@ export async function outcomeOf(child: Running): Promise<Outcome> {
   return { code, stdout, stderr }
 }
 
-/** Resolves with what a stream has given as soon as that holds a text. */
+/** Resolves with the output of a stream so far, as soon as it contains this text. */
 export async function textUntil(stream: Readable, wanted: string): Promise<string> {
   let seen = ''
   stream.setEncoding('utf8')

@@ -9,7 +9,7 @@ import { addBytes, editFile } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { ministore } from './run-command.ts'
 
-/** Snapshots of 2 and 3 mutations, one more behind them. */
+/** Snapshots of 2 and 3 mutations, and one more mutation after them. */
 async function fixture(): Promise<string> {
   const directory = await temporaryDirectory()
   await cp(join(import.meta.dirname, '../fixtures/state-v0.3.0'), directory, { recursive: true })
@@ -94,7 +94,7 @@ describe('stats', () => {
 })
 
 describe('compact', () => {
-  test('refuses to delete what a snapshot of the state still needs', async () => {
+  test('refuses to delete records that a snapshot of the state still needs', async () => {
     const directory = await fixture()
     const path = join(directory, 'journal.jsonl')
     const refused = await ministore(['compact', path, '--before', '4', '--write'])
@@ -106,7 +106,7 @@ describe('compact', () => {
     expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
   })
 
-  test('looks for snapshots where a link leads', async () => {
+  test('looks for snapshots beside the target of a link', async () => {
     const directory = await fixture()
     const elsewhere = await temporaryDirectory()
     const links = [join(elsewhere, 'journal.jsonl'), join(directory, 'other.jsonl')]
@@ -128,7 +128,7 @@ describe('compact', () => {
 })
 
 describe('repair', () => {
-  /** Makes a line of a segment one that is not JSON. */
+  /** Replaces a line of a segment with text that is not JSON. */
   const spoil = (path: string, line: number): Promise<void> =>
     editFile(path, (bytes) => {
       const lines = bytes.toString().split('\n')
@@ -140,7 +140,7 @@ describe('repair', () => {
     return (JSON.parse(stdout) as { unfitSnapshots: unknown }).unfitSnapshots
   }
 
-  test('says which snapshots a cut leaves ahead of the journal; without them the state opens', async () => {
+  test('names the snapshots that a cut leaves ahead of the journal; without them the state opens', async () => {
     const directory = await fixture()
     const path = join(directory, 'journal.jsonl')
     const told = '  state  move snapshot-3.json away: ahead of the journal, and the state does not open beside it\n'
@@ -156,7 +156,7 @@ describe('repair', () => {
     expect((await ministore(['stats', '--json', directory])).stdout).toContain('"problem":null')
   })
 
-  test('says which snapshots no longer fit when records get other numbers', async () => {
+  test('names the snapshots that no longer fit when records are renumbered', async () => {
     const directory = await fixture()
     const path = join(directory, 'journal.jsonl')
     await new SnapStore(directory, { keep: 9 }).create({}, 4)
@@ -178,13 +178,13 @@ describe('repair', () => {
     })
   })
 
-  test('leaves a snapshot alone that covers what is lost in front of it', async () => {
+  test('keeps a snapshot that covers the records lost before it', async () => {
     const path = join(await fixture(), 'journal.jsonl')
     for (const line of [2, 3, 4]) await spoil(`${path}.001`, line)
     expect(await snapshotsIn(path, '--drop-damaged')).toEqual([])
   })
 
-  test('looks for snapshots where the journal really lies, and only beside one of a state', async () => {
+  test('looks for snapshots beside the real journal file, and only if it is the journal of a state', async () => {
     const directory = await fixture()
     const path = join(directory, 'journal.jsonl')
     const link = join(await temporaryDirectory(), 'link.jsonl')

@@ -10,14 +10,14 @@ import { jsonLine, styleFor, visible, visibleJson, visibleLines } from '../../sr
 import { excerpt, formatTable, padded, widthOf } from '../../src/cli/terminal/table.ts'
 import { countText, durationText, plural, sizeText } from '../../src/cli/terminal/units.ts'
 
-/** Each does something to a terminal or hides something in it. */
+/** Each character controls a terminal or hides text in it. */
 const unseenCharacters = Array.from(
   '\0\u0007\b\t\n\r\u001B\u007F\u0080\u0085\u009B\u009F' +
     '\u061C\u200B\u200C\u200D\u200E\u200F\u2028\u2029\u202A\u202B\u202C\u202D\u202E' +
     '\u2060\u2066\u2067\u2068\u2069\uFEFF\u00AD\u180E\u115F\u3164\u{E0001}\u{E0041}\u{E0100}',
 )
 
-/** A stream that keeps what it is given. */
+/** A stream that keeps everything written to it. */
 function stream(isTTY: boolean) {
   const seen: string[] = []
   const write = (text: string, done: () => void): boolean => {
@@ -28,7 +28,7 @@ function stream(isTTY: boolean) {
   return { seen, output: new Output({ write, on: () => {}, isTTY, columns: 60 }) }
 }
 
-/** On a terminal whose every write fails. */
+/** An output on a terminal where every write fails. */
 function brokenOutput(): Output {
   const write = (_text: string, done: (error: Error) => void): boolean => {
     done(new Error('broken'))
@@ -38,7 +38,7 @@ function brokenOutput(): Output {
 }
 
 describe('a progress bar', () => {
-  test('is drawn after a while, no more than ten times a second, and taken away', () => {
+  test('is drawn after a delay, at most ten times a second, and removed at the end', () => {
     const { seen, output } = stream(true)
     let now = 0
     const bar = new ProgressBar(output, 'verify', () => now)
@@ -52,7 +52,7 @@ describe('a progress bar', () => {
     expect(drawn.at(-1)).toBe('\r\u001B[K')
   })
 
-  test('is not drawn where there is no terminal', () => {
+  test('is not drawn without a terminal', () => {
     const { seen, output } = stream(false)
     let now = 0
     const bar = new ProgressBar(output, 'verify', () => now)
@@ -62,7 +62,7 @@ describe('a progress bar', () => {
     expect(seen).toEqual([])
   })
 
-  test('that cannot be drawn is no reason to fail', async () => {
+  test('that cannot be drawn does not cause a failure', async () => {
     let now = 0
     const bar = new ProgressBar(brokenOutput(), 'verify', () => now)
     for (now = 100; now < 1000; now += 100) {
@@ -111,7 +111,7 @@ describe('texts', () => {
     expect([barOf(0, { most: 8, columns: 4 }), barOf(0, { most: 0, columns: 4 })]).toEqual(['', ''])
   })
 
-  test('from a file can do nothing to a terminal', () => {
+  test('from a file cannot control a terminal', () => {
     expect(visible('a\u001B[2Jb\n\u009Bc')).toBe('a\\x1b[2Jb\\x0a\\x9bc')
     expect(visible('a\u202Eb\u{E0041}c')).toBe('a\\u202eb\\u{e0041}c')
     for (const character of unseenCharacters) expect(visible(character)).toMatch(/^[\x20-\x7E]{4,9}$/)
@@ -119,7 +119,7 @@ describe('texts', () => {
     expect(visibleLines('a\u001B[2Jb\r\n\u009Bc')).toBe('a\\x1b[2Jb\\x0d\n\\x9bc')
   })
 
-  test('of JSON keep their value when they are made fit for a terminal', () => {
+  test('of JSON keep their value when they are escaped for a terminal', () => {
     const value = { [`\u202E${unseenCharacters.join('')}`]: ['\u{E0041}\t', 'é🚀'] }
     const line = jsonLine(value)
     expect(line.slice(0, -1)).toMatch(/^[^\p{C}\u2028\u2029\u115F]*$/u)
@@ -148,7 +148,7 @@ describe('texts', () => {
     ['ab\u001B[2J', 9, 'ab\\x1b[2J'],
     [`a${flag}`, 20, 'a…'],
     [`a${'\u0301'.repeat(40)}b`, 20, '…'],
-  ])('%j in %i columns is cut between what people see as characters: %j', (text, columns, cut) => {
+  ])('%j in %i columns is cut between user-perceived characters: %j', (text, columns, cut) => {
     expect(excerpt(text, columns)).toBe(cut)
   })
 
@@ -200,7 +200,7 @@ describe('output', () => {
   test('does not make its writer wait when the process is asked to end, before and after', async () => {
     const seen: string[] = []
     const stop = new AbortController()
-    // Its reader takes nothing.
+    // The reader never reads.
     const output = new Output({ write: (text) => seen.push(text) < 0, on: () => {} }, stop.signal)
     const writing = output.write('x'.repeat(64 * 1024))
     const flushing = output.flush()
@@ -213,7 +213,7 @@ describe('output', () => {
     expect(seen.at(-1)).toBe('last words')
   })
 
-  test('keeps its first failure for whoever writes next', async () => {
+  test('keeps its first failure and reports it to the next writer', async () => {
     const output = brokenOutput()
     void output.write('a')
     await new Promise(setImmediate)
@@ -222,7 +222,7 @@ describe('output', () => {
     await expect(output.flush()).rejects.toThrow('broken')
   })
 
-  test('of several failures keeps the first', async () => {
+  test('keeps the first of several failures', async () => {
     let writes = 0
     const output = new Output({ write: (_text, done) => (done(new Error(`failure ${++writes}`)), false), on: () => {} })
     output.tellAtOnce('a')
@@ -236,7 +236,7 @@ describe('output', () => {
     await expect(slow.flush()).rejects.toThrow('failure 0')
   })
 
-  test('is flushed only when what was passed on before is out', async () => {
+  test('is flushed only when everything passed on before is written', async () => {
     const waiting: Array<() => void> = []
     const output = new Output({ write: (_text, done) => waiting.push(done) < 0, on: () => {} })
     output.tellAtOnce('a')
@@ -264,7 +264,7 @@ describe('output', () => {
     expect([columnsOf(true, 60), columnsOf(true), columnsOf(false, 60)]).toEqual([60, 80, 80])
   })
 
-  test('that a writer only tells something to never troubles it, and fails for who flushes', async () => {
+  test('given by tell() never fails the caller; flush() reports the failure', async () => {
     const output = brokenOutput()
     output.tell('a')
     await new Promise(setImmediate)
@@ -273,12 +273,12 @@ describe('output', () => {
     output.tell('b')
   })
 
-  test('that holds nothing has nothing to fail with', async () => {
+  test('that is empty cannot fail', async () => {
     const output = brokenOutput()
     await expect(output.flush()).resolves.toBeUndefined()
   })
 
-  test('of a stream that throws fails as any other', async () => {
+  test('to a stream that throws fails like any other', async () => {
     const write = (): boolean => {
       throw new Error('broken')
     }

@@ -21,7 +21,7 @@ async function emptyPath(): Promise<string> {
   return join(await temporaryDirectory(), 'journal.jsonl')
 }
 
-/** Segments 1 to 3, 4 to 6, 7 and 8. */
+/** A journal of three segments, with records 1 to 3, 4 to 6, and 7 and 8. */
 async function journal(): Promise<string> {
   const path = await emptyPath()
   await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
@@ -46,7 +46,7 @@ async function contents(path: string): Promise<Map<string, string>> {
 }
 
 describe('append', () => {
-  test('stores lines as they come and prints the last sequence number', async () => {
+  test('stores lines as they arrive and prints the last sequence number', async () => {
     const path = await emptyPath()
     const lines = '{"a": 1,  "b":1e400}\n\n"é"\r\n   \n\t\r\nnull'
     expect(await ministore(['append', path], lines)).toEqual({ code: 0, stdout: '3\n', stderr: '' })
@@ -81,7 +81,7 @@ describe('append', () => {
     },
   )
 
-  test('takes the longest line there may be, with either line ending', async () => {
+  test('accepts a line of the maximum length, with either line ending', async () => {
     const path = await emptyPath()
     const longest = `"${'x'.repeat(16 * 1024 * 1024 - 2)}"`
     const spy = vi.spyOn(MiniStore.prototype, 'appendAll')
@@ -90,7 +90,7 @@ describe('append', () => {
     expect(spy, 'each is a batch: it has 16 MiB').toHaveBeenCalledTimes(2)
   })
 
-  test('tells programs the line and what is durable', async () => {
+  test('reports to programs the refused line and the durable records', async () => {
     const path = await emptyPath()
     const { stderr } = await ministore(['append', path, '--json'], '1\nx\n')
     expect(JSON.parse(stderr)).toMatchObject({
@@ -131,7 +131,7 @@ describe('append', () => {
     )
   })
 
-  test('when interrupted tells programs what is durable', async () => {
+  test('when interrupted reports to programs the durable records', async () => {
     const path = await emptyPath()
     await writeJournal(path, [[0]])
     const child = start(['append', path, '--json'])
@@ -221,7 +221,7 @@ describe('append', () => {
 })
 
 describe('compact', () => {
-  test('shows what would go, and does it with --write', async () => {
+  test('shows what would be deleted, and deletes it with --write', async () => {
     const path = await journal()
     const before = await contents(path)
     const plan = await ministore(['compact', path, '--before', '6'])
@@ -240,7 +240,7 @@ describe('compact', () => {
     )
   })
 
-  test('needs a mark, and one that is not beyond the next number', async () => {
+  test('needs a sequence number that is not beyond the next one', async () => {
     const path = await journal()
     expect(await ministore(['compact', path])).toMatchObject({ code: 2 })
     expect((await ministore(['compact', path, '--before', '10'])).stderr).toContain('at most 9')
@@ -266,7 +266,7 @@ describe('repair', () => {
     expect(await contents(path)).toEqual(before)
   })
 
-  test('is misuse, and changes nothing, while nobody has chosen what is to be lost', async () => {
+  test('without a valid choice of what to lose is misuse, and changes nothing', async () => {
     const path = await damagedJournal()
     const before = await contents(path)
     for (const args of [
@@ -283,7 +283,7 @@ describe('repair', () => {
     expect(await contents(path)).toEqual(before)
   })
 
-  test('drops, keeps copies, and what is left is sound', async () => {
+  test('drops damaged lines, keeps copies, and leaves a sound journal', async () => {
     const path = await damagedJournal()
     const before = await contents(path)
     const { code, stdout } = await ministore(['repair', path, '--drop-damaged', '--write'])
@@ -300,7 +300,7 @@ describe('repair', () => {
     })
   })
 
-  test('cuts, and tells programs what was lost', async () => {
+  test('cuts, and reports the loss to programs', async () => {
     const path = await damagedJournal()
     const { code, stdout } = await ministore(['repair', path, '--truncate-at', '5', '--write', '--json'])
     expect(code).toBe(0)
@@ -317,7 +317,7 @@ describe('repair', () => {
     expect((await ministore(['cat', path])).stdout).toBe('1\n2\n3\n4\n')
   })
 
-  test('mends what loses nothing without a choice', async () => {
+  test('needs no choice for changes that lose nothing', async () => {
     const path = await journal()
     await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('prev', 'perv')))
     expect(await ministore(['repair', path, '--write'])).toMatchObject({ code: 0 })
@@ -339,7 +339,7 @@ describe('repair', () => {
     expect((await ministore(['cat', path])).stdout).toBe(lines)
   })
 
-  test('says of records that were gone before that they are gone', async () => {
+  test('reports records that were already missing', async () => {
     const path = await journal()
     await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n8\n', '\n')))
     const gone = '  gone   1 record: lost before, and no repair brings it back\n'
@@ -352,7 +352,7 @@ describe('repair', () => {
     expect(stdout).toContain('ok: verified, what is left is sound\n')
   })
 
-  test('does not take a journal of another codec for damage from end to end', async () => {
+  test('does not treat a journal of another codec as damaged throughout', async () => {
     const path = await emptyPath()
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['no', 'json', 'here'])
     const refused = await ministore(['repair', path, '--drop-damaged', '--write'])
@@ -364,7 +364,7 @@ describe('repair', () => {
     expect((await ministore(['cat', path, '--no-json'])).stdout).toBe('no\njson\nhere\n"more"\n')
   })
 
-  test('prints commands that a shell takes as they are, whatever the path', async () => {
+  test('prints commands that can be pasted into a shell, whatever the path', async () => {
     const directory = await temporaryDirectory()
     for (const [name, word] of [
       ['a b.jsonl', `'${directory}/a b.jsonl'`],
@@ -381,7 +381,7 @@ describe('repair', () => {
     }
   })
 
-  test('behind which damage is left says so, with exit code 1', async () => {
+  test('that leaves damage behind says so, with exit code 1', async () => {
     const path = await damagedJournal()
     const renameAsEver = nodeFileSystem.rename.bind(nodeFileSystem)
     const spy = vi.spyOn(nodeFileSystem, 'rename').mockImplementation(async (from, to) => {
@@ -394,7 +394,7 @@ describe('repair', () => {
     expect(stdout).toMatch(new RegExp(`\n\n\\d+ damages? left: ministore verify ${path}\n$`))
   })
 
-  test('that is interrupted when the journal is changed says what it has done, and that it is not verified', async () => {
+  test('interrupted after changing the journal reports its changes, and that they are not verified', async () => {
     const text = await damagedJournal()
     const told = await interruptedRepair([text, '--drop-damaged', '--write'], text)
     expect(told).toMatchObject({ code: 130, stderr: '' })
@@ -414,7 +414,7 @@ describe('repair', () => {
     })
   })
 
-  test('says all of what a cut does, and what it did', async () => {
+  test('lists everything that a cut will do, and everything that it did', async () => {
     const path = await journal()
     const plan = await ministore(['repair', path, '--truncate-at', '5'])
     expect(plan).toEqual({
@@ -445,7 +445,7 @@ describe('repair', () => {
     expect(done.stdout).toMatch(/^No damage stays .*\n\nDone:\n {2}lost .*\n {2}stay .*\n {2}kept .*\n\nok: verified, the journal is sound\n$/)
   })
 
-  test('of several lost records speaks of them, and shows no more findings than fit', async () => {
+  test('uses the plural for several lost records, and limits the number of findings shown', async () => {
     const path = await journal()
     await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n8\n', '\n')))
     expect((await ministore(['repair', path])).stdout).toContain('2 records: lost before, and no repair brings them back\n')
@@ -465,7 +465,7 @@ describe('repair', () => {
     expect((await ministore(['repair', many])).stdout).toContain('\n… and 1 more\n')
   })
 
-  test('that cannot begin gives no advice to do what was just done, and makes nothing', async () => {
+  test('that cannot begin does not advise the same command again, and creates nothing', async () => {
     const directory = await temporaryDirectory()
     const { code, stderr } = await ministore(['repair', join(directory, 'no', 'journal.jsonl'), '--write'])
     expect([code, stderr]).toEqual([1, expect.stringMatching(/^ministore: There is no journal at .*\n$/)])
@@ -486,7 +486,7 @@ describe('repair', () => {
   })
 })
 
-/** Runs it in this process and asks it to end as soon as the active segment has been replaced. */
+/** Runs the command in this process and interrupts it once the active segment has been replaced. */
 async function interruptedRepair(args: readonly string[], active: string): Promise<Outcome> {
   const stop = new AbortController()
   const renameAsEver = nodeFileSystem.rename.bind(nodeFileSystem)

@@ -6,7 +6,7 @@ import { openQueue, receiveOne } from './support.ts'
 
 const names = ['enqueue', 'deliver', 'ack', 'nack', 'dead'] as const
 
-/** What is published from now on, as [channel, message]. */
+/** Collects the messages published from now on, as [channel, message]. */
 function listen(): unknown[] {
   const seen: unknown[] = []
   for (const name of names) {
@@ -17,7 +17,7 @@ function listen(): unknown[] {
   return seen
 }
 
-test('tells of every step of a message once it is durable', async () => {
+test('publishes every step of a message once it is durable', async () => {
   const seen = listen()
   const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
   const directory = '/jobs'
@@ -42,7 +42,7 @@ test('tells of every step of a message once it is durable', async () => {
   await queue.close()
 })
 
-test('tells of a delivery whose attempt was counted before, and of none that was not handed out', async () => {
+test('publishes a delivery whose attempt was already counted, and no delivery that was not handed out', async () => {
   const { queue, files } = await openQueue()
   await queue.enqueue('a')
   const seen = listen()

@@ -38,7 +38,7 @@ describe('the clock of this machine', () => {
 })
 
 describe('Alarm', () => {
-  test('rings in time, for the earliest that it was set for', () => {
+  test('rings on time, for the earliest time that was set', () => {
     const clock = new SteppedClock()
     let rings = 0
     const alarm = new Alarm(clock, () => (rings += 1))
@@ -52,7 +52,7 @@ describe('Alarm', () => {
     expect([rings, clock.timers]).toEqual([1, 0])
   })
 
-  test('never asks for more than a timer can, less than nothing, or a part of a millisecond', () => {
+  test('never sets a timer longer than the maximum, negative, or fractional', () => {
     const asked: number[] = []
     const clock = { wallMs: () => 0, monotonicMs: () => 0, setTimer: (ms: number) => (asked.push(ms), () => {}) }
     for (const ms of [Number.POSITIVE_INFINITY, 2 ** 31, -5, 0.25]) new Alarm(clock, () => {}).set(ms, { keepsAlive: false })
@@ -60,7 +60,7 @@ describe('Alarm', () => {
   })
 })
 
-test('a timer keeps the process alive only while somebody waits', async () => {
+test('a timer keeps the process alive only while a call waits', async () => {
   const clock = new SteppedClock()
   const kept: boolean[] = []
   const observed = {
@@ -84,7 +84,7 @@ test('a timer keeps the process alive only while somebody waits', async () => {
   await queue.close()
 })
 
-describe('a clock or a random source that is none', () => {
+describe('an invalid clock or random source', () => {
   const late = (): never => Promise.reject(new Error('late')) as never
 
   test.each([late, () => Number.NaN])('is refused in the call that asks for the time, and nothing is written', async (wallMs) => {
@@ -98,7 +98,7 @@ describe('a clock or a random source that is none', () => {
     await queue.close()
   })
 
-  test('may give a promise for a timer, which then cannot be cancelled and whose failure harms nothing', async () => {
+  test('may return a promise for a timer, which cannot be cancelled and whose rejection is harmless', async () => {
     const clock = new SteppedClock()
     Object.assign(clock, { setTimer: late })
     const { queue } = await openQueue({ clock })

@@ -14,7 +14,7 @@ function snapshotsIn({ files }: TestQueue): string[] {
 }
 
 describe('compaction', () => {
-  test('keeps the files within a small multiple of what lives, however much goes through', async () => {
+  test('keeps the files within a small multiple of the live messages, however many pass through', async () => {
     const opened = await openQueue({ compaction })
     let most = 0
     for (let n = 0; n < 300; n++) {
@@ -22,13 +22,13 @@ describe('compaction', () => {
       await (await receiveOne(opened.queue)).ack()
       most = Math.max(most, bytesIn(opened))
     }
-    // Two snapshots of nearly nothing, two periods of minBytes, the records that crossed the line, and headers.
+    // Two almost empty snapshots, two periods of minBytes, the records that exceed it, and headers.
     expect(most).toBeLessThan(2 * compaction.minBytes + 2000)
     expect(most).toBeGreaterThan(compaction.minBytes)
     await opened.queue.close()
   })
 
-  test('with much that lives, the ratio decides', async () => {
+  test('uses the ratio when there are many live messages', async () => {
     const opened = await openQueue({ compaction, maxAttempts: 1000 })
     await opened.queue.enqueueAll(Array.from({ length: 100 }, () => ({ payload: 'x'.repeat(100) })))
     let before = 0
@@ -36,13 +36,13 @@ describe('compaction', () => {
       before = bytesIn(opened)
       await (await receiveOne(opened.queue)).nack({ delayMs: 0, reason: 'x'.repeat(100) })
     }
-    // As JSON a message is some 200 bytes, so all are ten times minBytes.
+    // A message is about 200 bytes of JSON, so all of them are ten times minBytes.
     expect(before).toBeGreaterThan(2 * 100 * 200)
     expect(before).toBeLessThan(3 * 100 * 250)
     await opened.queue.close()
   })
 
-  test('happens in the call that crosses the line, after its own effect is durable', async () => {
+  test('happens in the call that crosses the limit, after its own effect is durable', async () => {
     const opened = await openQueue({ compaction: { minBytes: 300, ratio: 1 } })
     const trace: string[] = []
     opened.files.onOperation(({ operation, path, changesDisk }) => {
@@ -58,7 +58,7 @@ describe('compaction', () => {
     await opened.queue.close()
   })
 
-  test('that fails does not fail the call; it is told once, and tried again after minBytes more', async () => {
+  test('that fails does not fail the call; it is reported once and retried after minBytes more', async () => {
     const opened = await openQueue({ compaction: { minBytes: 1000, ratio: 1 } })
     const { queue, files, told } = opened
     const full = files.failOn({ operation: 'write', path: /snapshot/, times: 'always' }, 'ENOSPC')
@@ -72,7 +72,7 @@ describe('compaction', () => {
     }
     expect(hits).toBeGreaterThanOrEqual(3)
     expect(told[0]).toMatchObject({ code: 'ERR_MINISTORE_IO' })
-    // About 210 bytes each time round.
+    // About 210 bytes per iteration.
     for (const [index, n] of appended.slice(1).entries()) expect(n - (appended[index] as number)).toBeGreaterThanOrEqual(4)
     full.remove()
     for (let n = 0; n < 10; n++) await queue.enqueue('x'.repeat(100))
@@ -82,7 +82,7 @@ describe('compaction', () => {
     await queue.close()
   })
 
-  test('that failed puts off none once another one has succeeded', async () => {
+  test('that failed causes no delay once another compaction has succeeded', async () => {
     const opened = await openQueue({ compaction: { minBytes: 1000, ratio: 1 } })
     const { queue, files } = opened
     const rounds = async (count: number): Promise<void> => {
@@ -95,13 +95,13 @@ describe('compaction', () => {
     await rounds(60)
     full.remove()
     const { sequence } = await queue.compact()
-    // About 210 bytes each time round: far less than the journal had.
+    // About 210 bytes per iteration: far less than the journal had.
     await rounds(10)
     expect(snapshotsIn(opened).at(-1)).not.toBe(`snapshot-${sequence}.json`)
     await queue.close()
   })
 
-  test('is not put off for ever by a process that dies often', async () => {
+  test('is not postponed forever by a process that dies often', async () => {
     let opened = await openQueue({ compaction })
     for (let life = 0; life < 20; life++) {
       for (let n = 0; n < 5; n++) {
@@ -123,7 +123,7 @@ describe('compaction', () => {
       files.failOn({ operation: 'write', path: /snapshot/ }, 'ENOSPC')
       expect(await codeOf(queue.compact())).toBe('ERR_MINISTORE_IO')
     }],
-  ])('happens once for each minBytes that are appended, and no more often, %s', async (_, before) => {
+  ])('happens once for every minBytes appended, and not more often, %s', async (_, before) => {
     const opened = await openQueue({ compaction: { minBytes: 2000, ratio: 1 } })
     await opened.queue.enqueueAll(Array.from({ length: 5 }, () => ({ payload: 'x'.repeat(500), delayMs: 1000 })))
     await before(opened)
@@ -138,13 +138,13 @@ describe('compaction', () => {
       await (await receiveOne(opened.queue)).ack()
       appended += round + 2 * `{"op":"deliver","ids":[${id}]}`.length
     }
-    // What lives is somewhat more than minBytes.
+    // The live messages are slightly larger than minBytes.
     expect(snapshots).toBeLessThanOrEqual(appended / 2000)
     expect(snapshots).toBeGreaterThanOrEqual(Math.floor(appended / 5000))
     await opened.queue.close()
   })
 
-  test('dead letters and kept keys count as living', async () => {
+  test('counts dead letters and kept keys as live data', async () => {
     const opened = await openQueue({ compaction: { minBytes: 1, ratio: 3 }, maxAttempts: 1, dedupeWindowMs: 1_000_000 })
     const { queue } = opened
     await queue.enqueueAll(Array.from({ length: 20 }, (_, n) => ({ payload: 'x', dedupeKey: `${n}`.repeat(50) })))
@@ -157,7 +157,7 @@ describe('compaction', () => {
     await queue.close()
   })
 
-  test('keepSnapshots says how many snapshots stay, and they can be fallen back to', async () => {
+  test('keeps keepSnapshots snapshots, each of which can be opened from', async () => {
     const opened = await openQueue({ keepSnapshots: 3 })
     for (const payload of ['a', 'b', 'c', 'd']) {
       await opened.queue.enqueue(payload)
@@ -171,7 +171,7 @@ describe('compaction', () => {
     await Promise.all([opened.queue.close(), again.queue.close()])
   })
 
-  test('compact() reports, and rejects with what fails', async () => {
+  test('compact() returns a report, and rejects with the error of a failure', async () => {
     const { queue, files, told } = await openQueue()
     await queue.enqueue('x')
     files.failOn({ operation: 'write', path: /snapshot/ }, 'ENOSPC')

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** A moment after the fixture was written. */
+/** A wall-clock time shortly after the fixture was written. */
 const clock = {
   wallMs: (): number => Date.UTC(2026, 10, 21, 0, 0, 2),
   monotonicMs: (): number => 0,
@@ -14,8 +14,8 @@ const clock = {
 }
 
 /**
- * A queue that a process of version 0.3.0 has left: two messages ready that were tried before, a new one with a key, one
- * delayed, a dead one, and the key of one that is done.
+ * A queue left by a process of version 0.3.0: two ready messages with earlier attempts, a new one
+ * with a key, a delayed one, a dead letter, and the kept key of an acked message.
  */
 test('a queue of version 0.3.0 opens with every message, attempt, key and dead letter', async () => {
   const directory = await temporaryDirectory()
@@ -36,10 +36,11 @@ test('a queue of version 0.3.0 opens with every message, attempt, key and dead l
 })
 
 /**
- * A queue whose journal has batches: a message was enqueued for somebody who waited, a handler's end made room for the next
- * message; and one was fetched ahead, and returned on close.
+ * A queue whose journal has batches. One batch enqueues a message and delivers it to a waiting
+ * receive; another settles a handler's message and delivers the next one. A prefetched message was
+ * returned on close.
  */
-test('a queue of version 0.3.0 opens with what was written together, and what was returned', async () => {
+test('a queue of version 0.3.0 opens with its batches and its returned messages', async () => {
   const directory = await temporaryDirectory()
   await cp(join(import.meta.dirname, '../fixtures/queue-v0.3.0-together'), directory, { recursive: true })
   await using queue = await MiniQueue.open<{ job: string }>(directory, { clock, maxAttempts: 2 })

@@ -19,7 +19,7 @@ function opsOf({ files }: TestQueue): string[] {
 }
 
 describe('consume', () => {
-  test('gives what is ready and what comes, in order, each on a lease', async () => {
+  test('delivers ready and new messages in order, each with a lease', async () => {
     const { queue } = await openWith(['a', 'b'])
     const seen: string[] = []
     for await (const message of queue.consume()) {
@@ -33,7 +33,7 @@ describe('consume', () => {
     await queue.close()
   })
 
-  test('fetches nothing before it is read, and one by one without prefetch', async () => {
+  test('fetches nothing before the first read, and one message at a time without prefetch', async () => {
     const opened = await openWith(['a', 'b'])
     const reader = opened.queue.consume().getReader()
     await turn()
@@ -44,7 +44,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('fetches prefetch messages with one record, which are in flight', async () => {
+  test('fetches `prefetch` messages with one record; all of them are in flight', async () => {
     const opened = await openWith(['a', 'b', 'c', 'd'])
     const reader = opened.queue.consume({ prefetch: 3 }).getReader()
     for (const payload of ['a', 'b', 'c']) expect((await reader.read()).value?.payload).toBe(payload)
@@ -53,7 +53,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('leaving it gives back what was not taken, at once, and takes back the attempts', async () => {
+  test('leaving it returns prefetched messages at once, and takes back their attempts', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
       expect(countsOf(opened.queue)).toEqual([0, 0, 3, 0])
@@ -69,7 +69,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('an abort ends it with its reason, and gives back what was not taken', async () => {
+  test('an abort ends it with its reason, and returns prefetched messages', async () => {
     const { queue } = await openWith(['a', 'b', 'c'])
     const controller = new AbortController()
     const reason = new Error('enough')
@@ -99,7 +99,7 @@ describe('consume', () => {
     await queue.close()
   })
 
-  test('cancelling while it waits leaves nobody waiting', async () => {
+  test('cancelling while it waits ends the wait', async () => {
     const { queue, clock } = await openQueue()
     const reader = queue.consume().getReader()
     const read = reader.read()
@@ -111,7 +111,7 @@ describe('consume', () => {
     await queue.close()
   })
 
-  test('cancelling while the delivery is written gives back what it brings', async () => {
+  test('cancelling while a delivery is written returns its messages', async () => {
     const opened = await openWith(['a'])
     const reader = opened.queue.consume().getReader()
     let cancelled: Promise<void> | undefined
@@ -126,7 +126,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('cancelling at the very moment of the delivery gives back what it brings', async () => {
+  test('cancelling at the exact moment of a delivery returns its messages', async () => {
     const opened = await openWith(['a'])
     const reader = opened.queue.consume().getReader()
     const cancelled: Array<Promise<void>> = []
@@ -142,7 +142,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('lets go of its signal, however it ends', async () => {
+  test('removes its listener from its signal, however it ends', async () => {
     const { queue } = await openWith(['a'])
     const { signal } = new AbortController()
     for await (const message of queue.consume({ signal })) {
@@ -167,7 +167,7 @@ describe('consume', () => {
     await queue.close()
   })
 
-  test('what lies fetched for longer than a lease goes back: nobody who is stuck holds up the others', async () => {
+  test('a prefetched message goes back after its lease: a stuck reader does not block the others', async () => {
     const opened = await openWith(['a', 'b', 'c'], { maxAttempts: 1 })
     const reader = opened.queue.consume({ prefetch: 2 }).getReader()
     const first = await reader.read()
@@ -179,7 +179,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('many share the messages', async () => {
+  test('several consumers share the messages', async () => {
     const { queue } = await openWith(Array.from({ length: 20 }, (_, n) => `${n}`))
     const seen: string[] = []
     await Promise.all([1, 2, 3].map(async (prefetch) => {
@@ -192,7 +192,7 @@ describe('consume', () => {
     expect(seen.toSorted((left, right) => Number(left) - Number(right))).toEqual(Array.from({ length: 20 }, (_, n) => `${n}`))
   })
 
-  test('closing the queue ends it, waiting or not; what was fetched is not handed out any more', async () => {
+  test('closing the queue ends it, waiting or not; prefetched messages are no longer handed out', async () => {
     const { queue } = await openWith(['a', 'b'])
     const readers = [queue.consume({ prefetch: 2 }).getReader(), queue.consume().getReader()]
     expect((await readers[0]?.read())?.value?.payload).toBe('a')
@@ -228,7 +228,7 @@ describe('consume', () => {
   })
 
   test.each([[{ prefetch: 0 }, RangeError], [{ max: 5 }, TypeError], [{ signal: 1 }, TypeError]])(
-    'refuses options that are none: %o',
+    'refuses invalid options: %o',
     async (options, error) => {
       const { queue } = await openQueue()
       expect(() => queue.consume(options as object)).toThrow(error)
@@ -237,7 +237,10 @@ describe('consume', () => {
   )
 })
 
-/** Begins to read, and gives how to leave while the read waits; that answers when the leaver and the read have their answers. */
+/**
+ * Each way begins a read and returns a function that leaves the stream while the read waits. That
+ * function resolves when both the leaving call and the read have settled.
+ */
 type Way = (queue: MiniQueue<string>) => () => Promise<unknown>
 
 const ways: ReadonlyArray<readonly [name: string, begin: Way]> = [
@@ -323,8 +326,8 @@ const ways: ReadonlyArray<readonly [name: string, begin: Way]> = [
   }],
 ]
 
-describe('leaving answers at once and takes no message along', { timeout: 2000 }, () => {
-  test.each(ways)('by %s while nothing comes', async (_, begin) => {
+describe('leaving resolves at once and takes no message', { timeout: 2000 }, () => {
+  test.each(ways)('by %s while no message arrives', async (_, begin) => {
     const opened = await openQueue({ maxAttempts: 1 })
     const leave = begin(opened.queue)
     await turn()
@@ -352,7 +355,7 @@ describe('leaving answers at once and takes no message along', { timeout: 2000 }
     await opened.queue.close()
   })
 
-  test('by releaseLock() with messages fetched ahead, which go back', async () => {
+  test('by releaseLock() with prefetched messages, which go back', async () => {
     const opened = await openWith(['a', 'b', 'c'], { maxAttempts: 1 })
     const stream = opened.queue.consume({ prefetch: 2 })
     const reader = stream.getReader()
@@ -360,7 +363,7 @@ describe('leaving answers at once and takes no message along', { timeout: 2000 }
     reader.releaseLock()
     expect(countsOf(opened.queue)).toEqual([2, 0, 0, 0])
     expect(await receiveOne(opened.queue)).toMatchObject({ payload: 'b', attempt: 1 })
-    // The stream is whole: another reader goes on, and letting go of the first one again changes nothing.
+    // The stream still works: another reader goes on, and releasing the first again has no effect.
     const second = stream.getReader()
     expect((await second.read()).value).toMatchObject({ payload: 'c', attempt: 1 })
     const waiting = second.read()
@@ -402,7 +405,7 @@ describe('leaving answers at once and takes no message along', { timeout: 2000 }
 })
 
 describe('its iterator', () => {
-  test('answers overlapping calls of next in order, and all of them when it is left', async () => {
+  test('resolves overlapping calls of next in order, and all of them when it is left', async () => {
     const { queue } = await openWith(['a', 'b'])
     const iterator = queue.consume()[Symbol.asyncIterator]()
     const calls = [iterator.next(), iterator.next(), iterator.next(), iterator.next()]
@@ -416,7 +419,7 @@ describe('its iterator', () => {
     await queue.close()
   })
 
-  test('lets go of the stream when it ends, and gives the error that it ends with once', async () => {
+  test('releases the stream when it ends, and reports the final error once', async () => {
     const { queue, files } = await openWith(['a'])
     files.failOn({ operation: 'write' }, 'ENOSPC')
     const stream = queue.consume()

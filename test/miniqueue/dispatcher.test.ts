@@ -14,10 +14,10 @@ interface Waiting {
   readonly delivery: Delivery<string>
   readonly clock: SteppedClock
   readonly files: SimulatedFileSystem
-  /** Waits for messages, so many at most, and notes under a name what came. */
+  /** Waits for at most this many messages, and records under a name what arrived. */
   readonly wait: (name: string, max: number, options?: { readonly waitMs?: number; readonly signal?: AbortSignal }) => void
   readonly enqueue: (...messages: ReadonlyArray<Partial<NewMessage>>) => Promise<void>
-  /** What came, by name; undefined for those who still wait. */
+  /** The messages received, by name; undefined for a call that still waits. */
   readonly came: () => Promise<Record<string, number[] | string | undefined>>
 }
 
@@ -55,7 +55,7 @@ async function open(): Promise<Waiting> {
   }
 }
 
-/** How messages become ready while somebody waits. */
+/** The ways in which messages become ready while calls wait. */
 const ways: ReadonlyArray<readonly [name: string, bring: (waiting: Waiting, count: number) => Promise<void>]> = [
   ['they are enqueued', async ({ enqueue }, count) => enqueue(...Array.from({ length: count }, () => ({})))],
   ['they are enqueued in a write of their own, being large', async ({ enqueue }, count) => {
@@ -67,8 +67,8 @@ const ways: ReadonlyArray<readonly [name: string, bring: (waiting: Waiting, coun
   }],
 ]
 
-describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) => {
-  test('though the first one wants none any more', async () => {
+describe.each(ways)('a waiting call is woken when %s', { timeout: 2000 }, (_, bring) => {
+  test('though the first call has stopped waiting', async () => {
     const waiting = await open()
     waiting.wait('full', 0)
     waiting.wait('second', 1)
@@ -77,7 +77,7 @@ describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) 
     expect(await waiting.came()).toEqual({ full: expect.any(Array) as number[], second: [1] })
   })
 
-  test('though the first one is gone', async () => {
+  test('though the first call is gone', async () => {
     const waiting = await open()
     const controller = new AbortController()
     waiting.wait('gone', 1, { signal: controller.signal })
@@ -88,7 +88,7 @@ describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) 
     expect(await waiting.came()).toEqual({ gone: 'left', second: [1] })
   })
 
-  test('though the first one leaves while its delivery is written', async () => {
+  test('though the first call leaves while its delivery is written', async () => {
     const waiting = await open()
     const controller = new AbortController()
     waiting.wait('gone', 1, { signal: controller.signal })
@@ -112,7 +112,7 @@ describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) 
     expect(await waiting.came()).toMatchObject({ fourth: [5] })
   })
 
-  test('though the delivery to the first one cannot be written', async () => {
+  test('though the delivery to the first call cannot be written', async () => {
     const waiting = await open()
     waiting.wait('first', 1)
     waiting.wait('second', 1)
@@ -127,13 +127,13 @@ describe.each(ways)('who waits is woken when %s', { timeout: 2000 }, (_, bring) 
     await bring(waiting, 1)
     const { first, second } = await waiting.came()
     stop()
-    // Given with the write that brings them, they have none of their own that could fail.
+    // Messages delivered by the write that enqueues them have no separate delivery that could fail.
     expect([first, second]).toEqual(isFailed ? [expect.stringContaining('ENOSPC'), [1]] : [[1], undefined])
   })
 })
 
-describe('who waits is woken', { timeout: 2000 }, () => {
-  test('when a lease ends, and when one is given back', async () => {
+describe('a waiting call is woken', { timeout: 2000 }, () => {
+  test('when a lease ends, and when a message is given back', async () => {
     const waiting = await open()
     await waiting.enqueue({}, {})
     const leases = await waiting.delivery.receive({ max: () => 2, waitMs: 0, signal: undefined, isHanded: false })
@@ -143,18 +143,19 @@ describe('who waits is woken', { timeout: 2000 }, () => {
     waiting.delivery.giveBack(leases.slice(0, 1))
     expect(await waiting.came()).toEqual({ first: [1], second: undefined })
     waiting.clock.advance(1000)
-    // The lease of what the first one got ends at the same time.
+    // The lease of the first call's message ends at the same time.
     expect(await waiting.came()).toEqual({ first: [1], second: [1] })
   })
 
-  test('at the end of its time, with none, and with what becomes ready in that very moment', async () => {
+  test('at the end of its time, with nothing or with a message that becomes ready at that moment', async () => {
     const waiting = await open()
     await waiting.enqueue({ dueAt: waiting.clock.wallMs() + 50 })
     waiting.wait('early', 1, { waitMs: 49 })
     waiting.wait('just', 1, { waitMs: 50 })
     waiting.wait('late', 1, { waitMs: 50 })
     await turn()
-    // It goes on while the first one's time is ended, so that the others' is over before anybody has looked for them.
+    // The clock advances while the first wait is ended, so the others' time is over before they are
+    // checked.
     waiting.clock.advance(50)
     expect(await waiting.came()).toEqual({ early: [], just: undefined, late: undefined })
     waiting.clock.advance(0)

@@ -11,7 +11,7 @@ import {
 } from './support.ts'
 
 describe('enqueue', () => {
-  test('gives ascending ids, and messages that come out as they went in', async () => {
+  test('returns ascending ids, and messages are delivered unchanged', async () => {
     const { queue, clock } = await openQueue()
     const enqueuedAt = new Date(clock.wallMs())
     expect([await queue.enqueue('one'), await queue.enqueue('two')]).toEqual([1, 2])
@@ -47,7 +47,7 @@ describe('enqueue', () => {
     await queue.close()
   })
 
-  test('hands out copies: what a receiver does to one reaches nobody', async () => {
+  test('hands out copies: changes by one receiver do not affect any other', async () => {
     const queue = await MiniQueue.open<{ list: number[] }>(directory, {
       fileSystem: new SimulatedFileSystem(), clock: new SteppedClock(), maxAttempts: 2,
     })
@@ -64,7 +64,7 @@ describe('enqueue', () => {
     await queue.close()
   })
 
-  test('refuses what has no JSON form, and what is too deep for a snapshot, and writes nothing', async () => {
+  test('refuses values without a JSON form or too deep for a snapshot, and writes nothing', async () => {
     const { queue, files } = await openQueue()
     const cycle: unknown[] = []
     cycle.push(cycle)
@@ -108,7 +108,7 @@ describe('enqueue', () => {
     [{ dedupeKey: '' }, RangeError],
     [{ dedupeKey: 'k'.repeat(1025) }, RangeError],
     [{ delay: 5 }, TypeError],
-  ])('refuses options that are none: %o', async (options, error) => {
+  ])('refuses invalid options: %o', async (options, error) => {
     const { queue } = await openQueue()
     await expect(queue.enqueue('x', options as object)).rejects.toThrow(error)
     await queue.close()
@@ -116,7 +116,7 @@ describe('enqueue', () => {
 })
 
 describe('priority', () => {
-  test('higher ones come first, and in one priority the first enqueued', async () => {
+  test('higher priorities come first, and within a priority the first enqueued', async () => {
     const { queue } = await openQueue()
     for (const [payload, priority] of [['a', 0], ['b', 5], ['c', -1], ['d', 5], ['e', 0]] as const) {
       await queue.enqueue(payload, { priority })
@@ -127,7 +127,7 @@ describe('priority', () => {
 })
 
 describe('delayMs', () => {
-  test('a message is delivered when its time has come on the wall clock, not before', async () => {
+  test('a message is delivered once the wall clock reaches its due time, not before', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('later', { delayMs: 1000 })
     expect(countsOf(queue)).toEqual([0, 1, 0, 0])
@@ -139,7 +139,7 @@ describe('delayMs', () => {
     await queue.close()
   })
 
-  test('the delay goes on after a restart', async () => {
+  test('the delay continues after a restart', async () => {
     const opened = await openQueue()
     await opened.queue.enqueue('later', { delayMs: 1000 })
     opened.clock.advance(400)
@@ -158,7 +158,7 @@ describe('delayMs', () => {
     await queue.close()
   })
 
-  test('one that waits learns of a wall clock that is set forward within 30 s', async () => {
+  test('a waiting receive notices within 30 s that the wall clock was set forward', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('in a day', { delayMs: 86_400_000 })
     const received = queue.receive({ waitMs: Number.POSITIVE_INFINITY })
@@ -169,7 +169,7 @@ describe('delayMs', () => {
     await queue.close()
   })
 
-  test('what was ready stays so when the wall clock is set back', async () => {
+  test('a ready message stays ready when the wall clock is set back', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('soon', { delayMs: 10 })
     clock.advance(10)
@@ -180,7 +180,7 @@ describe('delayMs', () => {
     await queue.close()
   })
 
-  test('delays of more than 25 days are waited for', async () => {
+  test('delays of more than 25 days work', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('in 100 days', { delayMs: 100 * 86_400_000 })
     const received = queue.receive({ waitMs: 200 * 86_400_000 })
@@ -194,7 +194,7 @@ describe('delayMs', () => {
 })
 
 describe('enqueueAll', () => {
-  test('writes all with one record and gives their ids in order', async () => {
+  test('writes all messages with one record and returns their ids in order', async () => {
     const { queue, files } = await openQueue()
     const ids = await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', priority: 1 }, { payload: 'c', delayMs: 5 }])
     expect(ids).toEqual([1, 2, 3])
@@ -203,14 +203,14 @@ describe('enqueueAll', () => {
     await queue.close()
   })
 
-  test('of none gives none and writes nothing', async () => {
+  test('of an empty list returns no ids and writes nothing', async () => {
     const { queue, files } = await openQueue()
     expect(await queue.enqueueAll([])).toEqual([])
     expect(recordsOf(files)).toEqual([])
     await queue.close()
   })
 
-  test('is all or nothing when one is refused', async () => {
+  test('writes nothing when one message is refused', async () => {
     const { queue, files } = await openQueue({ maxPayloadBytes: 10 })
     await expect(queue.enqueueAll([{ payload: 'fine' }, { payload: 'much too long' }])).rejects.toThrow(/at most 10 bytes/)
     await expect(queue.enqueueAll([{ payload: 'fine' }, {} as never])).rejects.toThrow(/with a `payload`, got an object/)
@@ -239,7 +239,7 @@ describe('enqueueAll', () => {
 })
 
 describe('dedupeKey', () => {
-  test('with a key that lives nothing is written and the id is that of its message', async () => {
+  test('with a live key nothing is written, and the id of its message is returned', async () => {
     const { queue, files, clock } = await openQueue()
     expect(await queue.enqueue('first', { dedupeKey: 'k', delayMs: 10 })).toBe(1)
     expect(await queue.enqueue('second', { dedupeKey: 'k' })).toBe(1)
@@ -253,7 +253,7 @@ describe('dedupeKey', () => {
     await queue.close()
   })
 
-  test('concurrent calls with one key make one message', async () => {
+  test('concurrent calls with the same key enqueue one message', async () => {
     const { queue } = await openQueue()
     const ids = await Promise.all(Array.from({ length: 5 }, (_, n) => queue.enqueue(`${n}`, { dedupeKey: 'k' })))
     expect(ids).toEqual([1, 1, 1, 1, 1])
@@ -261,7 +261,7 @@ describe('dedupeKey', () => {
     await queue.close()
   })
 
-  test('enqueueAll writes only what is new, and counts a key that it has itself', async () => {
+  test('enqueueAll writes only new messages, and detects duplicate keys within the call', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('old', { dedupeKey: 'a' })
     const ids = await queue.enqueueAll([
@@ -288,7 +288,7 @@ describe('dedupeKey', () => {
     await Promise.all([opened.queue.close(), again.queue.close()])
   })
 
-  test('is free once its message is a dead letter, and when it was purged', async () => {
+  test('is free once its message is a dead letter or was purged', async () => {
     const { queue } = await openQueue({ maxAttempts: 1, dedupeWindowMs: 5000 })
     await queue.enqueue('x', { dedupeKey: 'k' })
     await (await receiveOne(queue)).nack()
@@ -300,7 +300,7 @@ describe('dedupeKey', () => {
 })
 
 describe('maxDepth', () => {
-  test('refuses what would be too many, waiting or in flight, and writes nothing', async () => {
+  test('refuses messages beyond the limit, counting ready and in-flight ones, and writes nothing', async () => {
     const { queue, files } = await openQueue({ maxDepth: 2, maxAttempts: 1 })
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', delayMs: 1000, dedupeKey: 'k' }])
     const message = await receiveOne(queue)
@@ -316,7 +316,7 @@ describe('maxDepth', () => {
     await queue.close()
   })
 
-  test('concurrent calls do not overrun it', async () => {
+  test('is not exceeded by concurrent calls', async () => {
     const { queue } = await openQueue({ maxDepth: 3 })
     const calls = await Promise.allSettled([1, 2, 3, 4, 5].map((n) => queue.enqueue(`${n}`)))
     expect(calls.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled', 'rejected', 'rejected'])
@@ -338,15 +338,15 @@ test.each<[string, string, number]>([
   ['beyond ASCII', '日'.repeat(1024), 90_000],
   ['of quotes', '"'.repeat(1024), 130_000],
   ['of escapes', '\u0001'.repeat(1024), 45_000],
-])('keys %s count as a snapshot holds them: twice, and as JSON', (_, key, messages) => {
+])('keys %s count at their size in a snapshot: twice, and as JSON', (_, key, messages) => {
   const bytes = messages * bytesOf([{ payload: 1, bytes: 1, key }])
   expect(bytes).toBeGreaterThan(messages * 2 * (Buffer.byteLength(JSON.stringify(key)) - 2))
   const queue = { depth: 0, liveBytes: 0, maxDepth: Number.POSITIVE_INFINITY }
   expect(() => refuseFull({ depth: messages, bytes }, queue)).toThrow(/The queue is full: about 0 bytes and/)
 })
 
-describe('a queue as full as one can be', () => {
-  /** Its journal says that the payload has so many bytes. */
+describe('a queue at its maximum size', () => {
+  /** A queue whose journal states this payload size in bytes. */
   async function openFull(bytes: number, options: QueueOptions = {}): Promise<TestQueue> {
     const opened = await openQueue()
     await opened.queue.enqueueAll([{ payload: 'large' }, { payload: 'small' }])
@@ -366,7 +366,7 @@ describe('a queue as full as one can be', () => {
     const [large, small] = await queue.receive({ max: 2 })
     await large?.nack({ reason })
     expect(queue.deadLetters().map((letter) => letter.reason)).toEqual([kept])
-    // Only this one's last lease ends.
+    // Only this message's last lease ends.
     expect(small?.payload).toBe('small')
     clock.advance(30_000)
     await queue.purge()
@@ -377,7 +377,7 @@ describe('a queue as full as one can be', () => {
     await queue.close()
   })
 
-  test('keeps no reason of a nack either, and the message comes again', async () => {
+  test('keeps no reason of a nack either, and redelivers the message', async () => {
     const { queue, files } = await openFull(most - 5000)
     await (await receiveOne(queue)).nack({ reason, delayMs: 0 })
     expect(recordsOf(files).at(-1)).toEqual({ op: 'nack', id: 1, reason: '' })

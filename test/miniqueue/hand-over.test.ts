@@ -12,7 +12,7 @@ function told(messages: ReadonlyArray<Message<string>>): Array<[payload: string,
   return messages.map(({ payload, attempt }) => [payload, attempt])
 }
 
-/** Somebody who waits until a message for them is being written, and then no more. */
+/** A receive call that is aborted as soon as its delivery is being written. */
 function impatient({ queue, files }: TestQueue): { readonly left: () => Promise<void> } {
   const controller = new AbortController()
   const waiting = queue.receive({ ...wait, signal: controller.signal })
@@ -26,7 +26,7 @@ function impatient({ queue, files }: TestQueue): { readonly left: () => Promise<
   }
 }
 
-describe('a message that somebody waits for', () => {
+describe('a message for a waiting call', () => {
   test('is delivered with the record that enqueues it', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive(wait)
@@ -43,7 +43,7 @@ describe('a message that somebody waits for', () => {
     await again.queue.close()
   })
 
-  test('is durable before anybody has it', async () => {
+  test('is durable before it is handed out', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive(wait)
     await turn()
@@ -54,7 +54,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('of many the first by priority and place, as many as are waited for', async () => {
+  test('is chosen by priority and place when several are enqueued', async () => {
     const { queue, files } = await openQueue()
     const waiting = [queue.receive({ ...wait, max: 2 }), queue.receive(wait)]
     await turn()
@@ -70,7 +70,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('goes on waiting for one when it cannot be written', async () => {
+  test('that cannot be written leaves the call waiting', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive(wait)
     await turn()
@@ -82,7 +82,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('is ready when the one who waited is gone by then, and its attempt is taken back', async () => {
+  test('becomes ready if the call has left meanwhile, and its attempt is taken back', async () => {
     const opened = await openQueue()
     const { queue, files } = opened
     const gone = impatient(opened)
@@ -95,7 +95,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('goes to the next one when the first is gone by then', async () => {
+  test('goes to the next waiting call if the first has left meanwhile', async () => {
     const opened = await openQueue()
     const gone = impatient(opened)
     const next = opened.queue.receive(wait)
@@ -107,7 +107,7 @@ describe('a message that somebody waits for', () => {
     await opened.queue.close()
   })
 
-  test('stays when the queue is closed while it is written, and has no attempt', async () => {
+  test('stays in the queue without an attempt when the queue is closed during its write', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive(wait)
     await turn()
@@ -121,12 +121,12 @@ describe('a message that somebody waits for', () => {
     await again.queue.close()
   })
 
-  test('waits its turn behind what is ready already', async () => {
+  test('waits its turn behind ready messages', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('first', { delayMs: 500 })
     const waiting = queue.receive(wait)
     await turn()
-    // Due, and nobody has looked since.
+    // The first message is due, but no call has promoted it since.
     clock.jump(500)
     await queue.enqueue('second')
     expect(told(await waiting)).toEqual([['first', 1]])
@@ -134,7 +134,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('has a record of its own when it is long', async () => {
+  test('has its own record when it is long', async () => {
     const { queue, files } = await openQueue({ maxPayloadBytes: 2 ** 21 })
     const waiting = queue.receive(wait)
     await turn()
@@ -144,7 +144,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('has a record of its own when there are many with long keys', async () => {
+  test('has its own record when there are many with long keys', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive({ ...wait, max: 2000 })
     await turn()
@@ -154,7 +154,7 @@ describe('a message that somebody waits for', () => {
     await queue.close()
   })
 
-  test('is no second one for a key that is taken', async () => {
+  test('is not enqueued twice for a key that is taken', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive({ ...wait, max: 5 })
     await turn()
@@ -166,7 +166,7 @@ describe('a message that somebody waits for', () => {
   })
 })
 
-test('who has waited is served before who comes when something is ready', async () => {
+test('a waiting call is served before a call that arrives when a message is ready', async () => {
   const { queue } = await openQueue()
   await queue.enqueue('x')
   const message = await receiveOne(queue)

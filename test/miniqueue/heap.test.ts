@@ -24,12 +24,12 @@ function drain<T>(heap: Heap<T>): T[] {
 }
 
 describe('Heap', () => {
-  test('an empty one has no first and gives nothing', () => {
+  test('an empty heap has no first item and returns undefined', () => {
     const heap = new Heap<number>((left, right) => left < right)
     expect([heap.size, heap.first, heap.pop()]).toEqual([0, undefined, undefined])
   })
 
-  test.each([1, 2, 3])('gives what was pushed in order, also zero and equal ones (seed %i)', (seed) => {
+  test.each([1, 2, 3])('returns pushed items in order, including zero and equal ones (seed %i)', (seed) => {
     const random = createRandom(seed)
     const numbers = Array.from({ length: 200 }, () => random.below(50))
     const heap = new Heap<number>((left, right) => left < right)
@@ -38,7 +38,7 @@ describe('Heap', () => {
     expect(drain(heap)).toEqual(numbers.toSorted((left, right) => left - right))
   })
 
-  test.each([1, 2, 3])('removes from anywhere by the position it tells of (seed %i)', (seed) => {
+  test.each([1, 2, 3])('removes from any position that it reports (seed %i)', (seed) => {
     const random = createRandom(seed)
     const heap = itemHeap()
     const items = Array.from({ length: 100 }, () => ({ rank: random.below(1000), position: -1 }))
@@ -54,7 +54,7 @@ describe('Heap', () => {
     expect(left.every(({ position }) => position === -1)).toBe(true)
   })
 
-  test('a refill takes the place of all there was', () => {
+  test('a refill replaces all items', () => {
     const heap = itemHeap()
     const old = { rank: 1, position: -1 }
     heap.push(old)

@@ -13,7 +13,7 @@ import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { beginning, SteppedClock } from '../crash/queue-clock.ts'
 import { directory, journalFile } from './support.ts'
 
-// A journal and a snapshot are files, and files come from anywhere.
+// Journals and snapshots are files, and a file may come from an untrusted source.
 
 const own = [Object.prototype, Array.prototype, Number.prototype].map((prototype) => Reflect.ownKeys(prototype))
 
@@ -23,7 +23,7 @@ afterEach(() => {
 
 const at = beginning - 1000
 
-/** One of each, with all of their fields. */
+/** One mutation of each kind, with all of its fields. */
 const mutations: readonly QueueMutation[] = [
   {
     op: 'enqueue',
@@ -52,14 +52,14 @@ function stateAfter(count: number): QueueState {
   return state
 }
 
-/** Texts of JSON. */
+/** Hostile values, as JSON texts. */
 const hostile: readonly string[] = [
   '"__proto__"', '"constructor"', '"toString"', '"7"', '""', '["__proto__"]', '["constructor"]', '[[1]]', '[null]', '[{}]', '[]',
   '{}', '{"__proto__":{"polluted":1}}', '{"1":null}', '{"__proto__":[]}', '{"key:__proto__":{"id":1}}', '{"toString":1,"length":2}',
   '-1', '0', '1', '1.5', '9007199254740991', '9007199254740992', '-9007199254740992', '1e300', '8640000000000001', 'null', 'true',
 ]
 
-/** Every text of JSON in which one value, at any place, or one name is a hostile one. */
+/** Returns every JSON text in which one value at any place, or one name, is hostile. */
 function* forged(value: unknown): Generator<string> {
   yield* hostile
   if (typeof value !== 'object' || value === null) return
@@ -96,7 +96,7 @@ function withSnapshot(state: string, lines: readonly string[] = []): SimulatedFi
   return files
 }
 
-/** Whether the queue opens; then all of it works, and if not, the error says so by its code. */
+/** Whether the queue opens. If it does, every call works; if not, the error has the right code. */
 async function useQueue(files: SimulatedFileSystem): Promise<boolean> {
   const clock = new SteppedClock()
   const told: unknown[] = []
@@ -112,7 +112,7 @@ async function useQueue(files: SimulatedFileSystem): Promise<boolean> {
     return false
   }
   const [id] = await queue.enqueueAll([{ payload: 'new', dedupeKey: 'a new key' }, { payload: 'other' }]).catch((error: unknown) => {
-    // A forged length of a payload may be as much as fits.
+    // A forged payload length may be as large as the limit allows.
     expect((error as MiniStoreError).code).toBe('ERR_MINISTORE_QUEUE_FULL')
     return [undefined]
   })
@@ -134,7 +134,7 @@ async function useQueue(files: SimulatedFileSystem): Promise<boolean> {
   return true
 }
 
-/** What the command line does with the directory. */
+/** The outcome of the command line on the directory. */
 async function look(files: SimulatedFileSystem): Promise<boolean> {
   const mutator = (state: QueueState, mutation: QueueMutation): void => {
     assertQueue(state, directory)
@@ -156,7 +156,10 @@ async function look(files: SimulatedFileSystem): Promise<boolean> {
   }
 }
 
-/** Expects those that were taken as values to be queues on a disk, and the others to be refused there; some of each. */
+/**
+ * Expects texts accepted as values to open as queues from a disk, and the others to be refused
+ * there. Both groups must have members.
+ */
 async function expectSame(
   all: readonly string[],
   taken: readonly string[],
@@ -173,7 +176,7 @@ async function expectSame(
   }
 }
 
-/** Whether a state takes all mutations from one on; it must be that of a queue afterwards. */
+/** Whether a state is a queue's and accepts all mutations. A queue's state must stay valid. */
 function takes(state: QueueState, lines: readonly unknown[]): boolean {
   try {
     assertQueue(state, directory)
@@ -188,14 +191,14 @@ function takes(state: QueueState, lines: readonly unknown[]): boolean {
     expect((error as Error).message).toMatch(/^Expected a mutation of a queue, got /)
     return false
   } finally {
-    // Another object: the one that was looked at is known.
+    // A copy, because an object that was already checked is remembered.
     assertQueue(JSON.parse(JSON.stringify(state)), directory)
   }
   return true
 }
 
 describe('a forged journal', () => {
-  test('as it was, opens', async () => {
+  test('without a change opens', async () => {
     expect(await useQueue(withJournal(mutations.map((mutation) => JSON.stringify(mutation))))).toBe(true)
   })
 
@@ -211,7 +214,7 @@ describe('a forged journal', () => {
   })
 
   test.each(mutations.map((mutation, index) => [mutation.op, index] as const))(
-    'with anything in any place of its %s is refused, or is a queue like any other',
+    'with a hostile value anywhere in its %s is refused, or works as a queue',
     async (_, index) => {
       const lines = mutations.map((mutation) => JSON.stringify(mutation))
       const texts = [...forged(mutations[index])]
@@ -220,7 +223,7 @@ describe('a forged journal', () => {
     },
   )
 
-  test('with a purge among the steps of a batch, which no queue writes, is refused', async () => {
+  test('with a purge in a batch, which no queue writes, is refused', async () => {
     expect(await useQueue(withJournal(['{"op":"batch","steps":[{"op":"purge","except":[]}]}']))).toBe(false)
   })
 
@@ -233,12 +236,12 @@ describe('a forged journal', () => {
 describe('a forged snapshot', () => {
   const states = [4, 6, 7].map((count) => stateAfter(count))
 
-  test.each(states.map((state, index) => [index, state] as const))('as it was, opens: %i', async (_, state) => {
+  test.each(states.map((state, index) => [index, state] as const))('without a change opens: %i', async (_, state) => {
     expect(await useQueue(withSnapshot(JSON.stringify(state)))).toBe(true)
   })
 
   test.each(states.map((state, index) => [index, state] as const))(
-    'with anything in any place is refused, or is a queue like any other: %i',
+    'with a hostile value anywhere is refused, or works as a queue: %i',
     async (_, state) => {
       const line = JSON.stringify({ op: 'deliver', ids: [1] } satisfies QueueMutation)
       const texts = [...forged(state)]
@@ -247,7 +250,7 @@ describe('a forged snapshot', () => {
     },
   )
 
-  test('with a message that is a dead letter too is refused', async () => {
+  test('with a message that is also a dead letter is refused', async () => {
     const state = stateAfter(6)
     const [id] = Object.keys(state.dead)
     const message = Object.values(state.messages)[0]

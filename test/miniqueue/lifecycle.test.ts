@@ -8,7 +8,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, payloadsOf, receiveOne, reopenKilled } from './support.ts'
 
 describe('open', () => {
-  test('makes an empty queue with the defaults, on the disk of this machine', async () => {
+  test('creates an empty queue with the defaults on the real disk', async () => {
     const path = await temporaryDirectory()
     const queue = await MiniQueue.open<{ n: number }>(`${path}/made/here`)
     expect(queue.directory).toBe(`${path}/made/here`)
@@ -22,7 +22,7 @@ describe('open', () => {
     await queue.close()
   })
 
-  test('waits for due messages with the clock of this machine', async () => {
+  test('waits for due messages with the system clock', async () => {
     const queue = await MiniQueue.open<string>(await temporaryDirectory())
     await queue.enqueue('soon', { delayMs: 20 })
     const [message] = await queue.receive({ waitMs: 20_000 })
@@ -31,7 +31,7 @@ describe('open', () => {
     await queue.close()
   })
 
-  test('finds everything again, from the journal and from a snapshot', async () => {
+  test('restores everything from the journal and from a snapshot', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     const { queue } = opened
     await queue.enqueueAll([
@@ -50,14 +50,14 @@ describe('open', () => {
     await queue.close()
   })
 
-  test('a directory has one queue at a time', async () => {
+  test('a directory can have one open queue at a time', async () => {
     const { queue, files, clock } = await openQueue()
     expect(await codeOf(openQueue({ files, clock }))).toBe('ERR_MINISTORE_LOCKED')
     await queue.close()
     await (await openQueue({ files, clock })).queue.close()
   })
 
-  test('refuses a directory that holds the state of something else, and frees it again', async () => {
+  test('refuses a directory that holds another kind of state, and frees its lock', async () => {
     const files = new SimulatedFileSystem()
     const open = () => StateManager.open<{ n: number }, number>(directory, {
       initialState: () => ({ n: 0 }),
@@ -103,7 +103,7 @@ describe('open', () => {
     [{ random: 0.5 }, /`random` to be a function/],
     [{ onError: 'ignore' }, /`onError` to be a function/],
     [{ fileSystem: {} }, /`fileSystem`/],
-  ])('refuses options that are none, before it touches the disk: %o', async (options, message) => {
+  ])('refuses invalid options before it touches the disk: %o', async (options, message) => {
     await expect(MiniQueue.open(directory, options as QueueOptions)).rejects.toThrow(message)
   })
 
@@ -115,7 +115,7 @@ describe('open', () => {
   test.each<[string, (clock: SteppedClock) => Partial<Clock>, { readonly message?: string }]>([
     ['has no wall clock', () => ({ wallMs: noClock }), broken],
     ['has no monotonic clock', () => ({ monotonicMs: noClock }), broken],
-    ['gives times that are none', () => ({ wallMs: () => Number.NaN }), { message: 'Expected `clock.wallMs` to give milliseconds, got `NaN` (number)' }],
+    ['returns an invalid time', () => ({ wallMs: () => Number.NaN }), { message: 'Expected `clock.wallMs` to give milliseconds, got `NaN` (number)' }],
     ['gives times that no date can be', () => ({ wallMs: () => 8.7e15 }), { message: 'Expected `clock.wallMs` to give milliseconds, got `8700000000000000` (number)' }],
     ['gives no times', () => ({ monotonicMs: () => 'noon' as never }), { message: 'Expected `clock.monotonicMs` to give milliseconds, got `"noon"` (string)' }],
     ['fails when it is asked again', (clock) => {
@@ -138,7 +138,7 @@ describe('open', () => {
     await again.queue.close()
   })
 
-  test('leaves no timer when the burial of what was tried too often cannot be known to be written', async () => {
+  test('leaves no timer when the write that buries exhausted messages has an unknown outcome', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
     await receiveOne(queue)
@@ -158,7 +158,7 @@ describe('open', () => {
 })
 
 describe('close', () => {
-  test('waits for what was called before, and refuses what comes after', async () => {
+  test('waits for earlier calls and refuses later ones', async () => {
     const opened = await openQueue()
     const { queue } = opened
     const enqueued = queue.enqueue('x')
@@ -175,7 +175,7 @@ describe('close', () => {
     expect([countsOf(queue), queue.deadLetters()]).toEqual([[1, 0, 0, 0], []])
   })
 
-  test('answers those who wait with none, also when their delivery is being written', async () => {
+  test('resolves waiting calls with no messages, even while their delivery is being written', async () => {
     const { queue, files } = await openQueue()
     const waiting = queue.receive({ waitMs: Number.POSITIVE_INFINITY })
     await queue.purge()
@@ -188,7 +188,7 @@ describe('close', () => {
     await queue.close()
   })
 
-  test('a delivery that is being written when it is called comes too late, and its message is ready again', async () => {
+  test('makes the message of a delivery being written ready again, and does not hand it out', async () => {
     const { queue, files, clock } = await openQueue()
     await queue.enqueue('x')
     let closed: Promise<void> | undefined
@@ -203,7 +203,7 @@ describe('close', () => {
     await again.queue.close()
   })
 
-  test('fires the signals of what is in flight; after it nothing can be settled', async () => {
+  test('fires the signals of in-flight messages; afterwards nothing can be settled', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
     const [first, second] = (await queue.receive({ max: 2 })) as [Message<string>, Message<string>]
@@ -232,7 +232,7 @@ describe('close', () => {
 })
 
 describe('a disk that fails', () => {
-  test('an fsync that fails leaves only close(): all are told, those who wait too', async () => {
+  test('after a failed fsync only close() works: all calls reject, including waiting ones', async () => {
     const { queue, files, told } = await openQueue()
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -252,7 +252,7 @@ describe('a disk that fails', () => {
     await queue.close()
   })
 
-  test('a full disk refuses, and goes on when there is room', async () => {
+  test('refuses calls while full, and works again when there is room', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('x')
     const full = files.failOn({ operation: 'write', times: 'always' }, 'ENOSPC')
@@ -266,7 +266,7 @@ describe('a disk that fails', () => {
     await queue.close()
   })
 
-  test('without onError what nobody waits for is a warning, and a listener that throws does no harm', async () => {
+  test('without onError a background failure is a warning, and a throwing onError does no harm', async () => {
     const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
     for (const onError of [undefined, () => { throw new Error('of the listener') }]) {
       const { queue, files, clock } = await openQueue({ maxAttempts: 1, onError })

@@ -6,7 +6,7 @@ import { transition } from '../../src/miniqueue/transitions.ts'
 
 const at = 1000
 
-/** A state with so many messages, each a second later than the one before, and its index. */
+/** A state of this many messages, each a second later than the one before, and its index. */
 function indexOf(count: number): { state: QueueState; index: MessageIndex; apply: (mutation: QueueMutation) => void } {
   const state = emptyQueue()
   const messages = Array.from({ length: count }, (_, n) => ({ payload: n, bytes: 1, ...(n > 0 && { dueAt: at + n * 1000 }) }))
@@ -18,7 +18,7 @@ function indexOf(count: number): { state: QueueState; index: MessageIndex; apply
 }
 
 describe('MessageIndex', () => {
-  test('knows of an opened state what following it would have told', () => {
+  test('built from an opened state equals an index that followed every change', () => {
     const { state, index, apply } = indexOf(5)
     apply({ op: 'bury', ids: index.take(1), reason: 'no', at })
     apply({ op: 'enqueue', at, messages: [{ payload: 'x', bytes: 3, key: 'k' }] })
@@ -32,7 +32,7 @@ describe('MessageIndex', () => {
     expect(index.bytes).toBeGreaterThan(0)
   })
 
-  test('promotes what is due, in the order of enqueueing whatever the order of the times', () => {
+  test('promotes due messages in enqueue order, whatever the order of their due times', () => {
     const { index, apply } = indexOf(1)
     index.take(1)
     apply({ op: 'enqueue', at, messages: [{ payload: 0, bytes: 1, dueAt: 3000 }, { payload: 0, bytes: 1, dueAt: 2000 }] })
@@ -42,13 +42,13 @@ describe('MessageIndex', () => {
     expect([index.take(9), index.nextDueAt]).toEqual([[2, 3], undefined])
   })
 
-  test('leaves out what is in flight, delayed or not', () => {
+  test('excludes in-flight messages, delayed or not', () => {
     const { state } = indexOf(3)
     const index = new MessageIndex(state, { wallMs: at, except: [1, 3] })
     expect([index.depth, index.delayed, index.take(9)]).toEqual([3, 1, []])
   })
 
-  test('forgets with a message that its attempt was counted', () => {
+  test('forgets that an attempt was counted when its message is removed', () => {
     const { index, apply } = indexOf(1)
     index.giveBack(index.take(1), { isCounted: true })
     expect(index.uncounted([1])).toEqual([])

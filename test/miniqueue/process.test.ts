@@ -10,7 +10,7 @@ import { deferred } from '../support/deferred.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
 
-/** A handler whose calls are ended one by one; `called` waits until so many of them have begun. */
+/** A handler whose calls the test ends one by one; `called` waits until this many have begun. */
 function heldHandler(): {
   handler: (payload: string, message: Message<string>) => Promise<void>
   calls: Array<{ readonly message: Message<string>; readonly resolve: () => void; readonly reject: (error: unknown) => void }>
@@ -33,13 +33,13 @@ function heldHandler(): {
   }
 }
 
-/** Lets all that is under way come to its end. */
+/** Waits until everything in progress has finished. */
 async function settle(): Promise<void> {
   for (let n = 0; n < 20; n++) await turn()
 }
 
 describe('process', () => {
-  test('acks what its handler resolves for, until it is stopped', async () => {
+  test('acks a message when its handler resolves, until it is stopped', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
     const controller = new AbortController()
@@ -58,7 +58,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('may run many times on one signal, without a warning of a leak', async () => {
+  test('may run many times on one signal without a leak warning', async () => {
     const { queue } = await openQueue()
     const warnings: Error[] = []
     const onWarning = (warning: Error): void => void warnings.push(warning)
@@ -71,14 +71,14 @@ describe('process', () => {
     stop.abort()
     await Promise.all(runs)
     expect(getEventListeners(signal, 'abort')).toEqual([])
-    // Node warns in a step of its own.
+    // Node emits the warning in a later step.
     await new Promise((resolve) => setImmediate(resolve))
     process.off('warning', onWarning)
     expect(warnings).toEqual([])
     await queue.close()
   })
 
-  test('nacks what its handler throws for, with the backoff and the reason, and then it is dead', async () => {
+  test('nacks a message when its handler throws, with backoff and reason, until it is a dead letter', async () => {
     const { queue, clock } = await openQueue({ maxAttempts: 2, backoff: { initialMs: 500 } })
     await queue.enqueue('poison')
     const attempts: number[] = []
@@ -100,7 +100,7 @@ describe('process', () => {
   })
 
   test.each([['a text', 'a text'], [undefined, 'undefined'], [Object.create(null), '[Object: null prototype] {}']])(
-    'takes whatever is thrown for a reason: %o',
+    'accepts any thrown value as the reason: %o',
     async (thrown: unknown, reason) => {
       const { queue } = await openQueue({ maxAttempts: 1 })
       await queue.enqueue('x')
@@ -112,7 +112,7 @@ describe('process', () => {
     },
   )
 
-  test('runs as many handlers at once as it may, fetching for all free ones with one record', async () => {
+  test('runs up to concurrency handlers at once, fetching for all free ones with one record', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(['a', 'b', 'c', 'd', 'e'].map((payload) => ({ payload })))
     const held = heldHandler()
@@ -138,7 +138,7 @@ describe('process', () => {
     await run
   })
 
-  test('settles with one record what ends while another one is written', async () => {
+  test('settles with one record all messages whose handlers end while another record is written', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 2, dedupeWindowMs: 1000 })
     const messages = ['a', 'b', 'c', 'd', 'e'].map((payload) => ({ payload, ...(payload === 'd' && { dedupeKey: 'k' }) }))
     await queue.enqueueAll(messages)
@@ -166,7 +166,7 @@ describe('process', () => {
     await run
   })
 
-  test('what waits for its turn when it is stopped is settled, and nothing more is delivered', async () => {
+  test('after a stop, pending settlements are written, and nothing more is delivered', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
     const held = heldHandler()
@@ -183,7 +183,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('stopped while a delivery is written it gives back what it brings, and the attempt is taken back', async () => {
+  test('stopped while a delivery is written, returns its message and takes back the attempt', async () => {
     const opened = await openQueue()
     const { queue, files } = opened
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
@@ -199,13 +199,13 @@ describe('process', () => {
     stop()
     expect([held.calls.length, ...countsOf(queue)]).toEqual([1, 1, 0, 0, 0])
     expect(recordsOf(files).slice(-2)).toMatchObject([{ op: 'batch' }, { op: 'return', ids: [2] }])
-    // Without a close, as a process that ends on a signal is left.
+    // Not closed, like a process that ends on a signal.
     const again = await reopenKilled(opened, { maxAttempts: 1 })
     expect((await receiveOne(again.queue)).attempt).toBe(1)
     await Promise.all([queue.close(), again.queue.close()])
   })
 
-  test('stopped while its first delivery is written it resolves when the attempt is taken back', async () => {
+  test('stopped while its first delivery is written, resolves when the attempt is taken back', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     await opened.queue.enqueue('a')
     const controller = new AbortController()
@@ -217,7 +217,7 @@ describe('process', () => {
     await Promise.all([opened.queue.close(), killed.queue.close()])
   })
 
-  test('settlements that follow each other at once deliver for as many as they settle', async () => {
+  test('settlements in quick succession deliver as many messages as they settle', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(Array.from({ length: 3500 }, (_, n) => ({ payload: String(n) })))
     const gates = [deferred(), deferred()]
@@ -229,7 +229,7 @@ describe('process', () => {
       await gate?.promise
     }, { concurrency: 1500, signal: controller.signal })
     await settle()
-    // More than one record can settle.
+    // More messages than one record can settle.
     for (const { resolve } of gates) {
       resolve()
       await settle()
@@ -240,7 +240,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('what is to come again at once comes in its old place', async () => {
+  test('a message nacked without a delay comes again in its old place', async () => {
     const { queue } = await openQueue({ backoff: { initialMs: 0 } })
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
     const controller = new AbortController()
@@ -285,7 +285,7 @@ describe('process', () => {
     await again.queue.close()
   })
 
-  test('a stop fires the signals of handlers that began together with the one that stops', async () => {
+  test('a stop fires the signals of handlers that began together with the stopping one', async () => {
     const { queue } = await openQueue()
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
     const controller = new AbortController()
@@ -315,8 +315,9 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('leaves what is ready to those who have waited longer', async () => {
-    // A real disk takes its time: what is called meanwhile has its turn before anybody is told of what is ready.
+  test('leaves ready messages to calls that have waited longer', async () => {
+    // A real disk takes time: calls made meanwhile have their turn before waiting calls are told
+    // that messages are ready.
     await using queue = await MiniQueue.open<string>(join(await temporaryDirectory(), 'jobs'))
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', priority: -1 }])
     const held = heldHandler()
@@ -336,7 +337,7 @@ describe('process', () => {
     expect(held.calls.length).toBe(2)
   })
 
-  test('takes for all that have become free while it waited', async () => {
+  test('fetches for all handlers that have become free while it waited', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('a')
     const held = heldHandler()
@@ -386,7 +387,7 @@ describe('process', () => {
     await run
   })
 
-  test('a stop fires the signals, receives no more, and waits for what is in flight', async () => {
+  test('a stop fires the signals, receives no more, and waits for in-flight messages', async () => {
     const { queue, clock } = await openQueue({ maxAttempts: 3 })
     await queue.enqueueAll(['done', 'given up', 'never begun'].map((payload) => ({ payload })))
     const held = heldHandler()
@@ -411,7 +412,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('stopped before it began it does nothing', async () => {
+  test('does nothing if stopped before it begins', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('x')
     await queue.process(() => expect.unreachable(), { signal: AbortSignal.abort() })
@@ -436,7 +437,7 @@ describe('process', () => {
     expect(recordsOf(files).at(-1)).toEqual({ op: 'ack', ids: [1] })
   })
 
-  test('an ack that fails is told, and the message comes again when its lease ends', async () => {
+  test('an ack that fails is reported, and the message comes again when its lease ends', async () => {
     const { queue, files, clock, told } = await openQueue()
     await queue.enqueue('x')
     const held = heldHandler()
@@ -456,7 +457,7 @@ describe('process', () => {
     await run
   })
 
-  test('acks that fail together are told once, and all messages come again', async () => {
+  test('acks that fail together are reported once, and all messages come again', async () => {
     const { queue, files, clock, told } = await openQueue()
     await queue.enqueueAll(['a', 'b', 'c'].map((payload) => ({ payload })))
     const held = heldHandler()
@@ -477,7 +478,7 @@ describe('process', () => {
     await run
   })
 
-  test('more than a thousand that end together take more than one record', async () => {
+  test('more than a thousand handlers that end together need more than one record', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(Array.from({ length: 2500 }, (_, n) => ({ payload: `${n}` })))
     const run = queue.process(() => {}, { concurrency: 2500 })
@@ -489,7 +490,7 @@ describe('process', () => {
     await run
   })
 
-  test('rejects when a delivery cannot be written, after the handlers that run', async () => {
+  test('rejects when a delivery cannot be written, after its running handlers have ended', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', priority: 1 }])
     const held = heldHandler()
@@ -507,7 +508,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('rejects when nothing can be written any more, waiting or not', async () => {
+  test('rejects once the queue can no longer write, waiting or not', async () => {
     const { queue, files } = await openQueue()
     const waiting = codeOf(queue.process(() => expect.unreachable()))
     await settle()
@@ -519,7 +520,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('rejects when the ack of a handler is what broke the disk', async () => {
+  test('rejects when the ack of a handler poisons the queue', async () => {
     const { queue, files, told } = await openQueue()
     await queue.enqueue('x')
     const held = heldHandler()
@@ -533,7 +534,7 @@ describe('process', () => {
   })
 
   test.each([[{ concurrency: 0 }, RangeError], [{ prefetch: 2 }, TypeError], [{ signal: 'stop' }, TypeError]])(
-    'refuses options that are none: %o',
+    'refuses invalid options: %o',
     async (options, error) => {
       const { queue } = await openQueue()
       await expect(queue.process(() => {}, options as object)).rejects.toThrow(error)
@@ -543,7 +544,7 @@ describe('process', () => {
   )
 })
 
-test('many of its runs, receivers and streams on one signal are no leak, and let go of it', async () => {
+test('many runs, receives and streams on one signal do not leak, and remove their listeners', async () => {
   const { queue } = await openQueue()
   const warnings: Error[] = []
   const warn = (warning: Error): void => void warnings.push(warning)

@@ -8,7 +8,7 @@ import { codeOf, countsOf, openQueue, payloadsOf, receiveOne, recordsOf, reopenK
 const forever = Number.POSITIVE_INFINITY
 
 describe('receive', () => {
-  test('gives up to max, in order, with one record', async () => {
+  test('returns up to max messages in order, with one record', async () => {
     const { queue, files } = await openQueue()
     for (const payload of ['a', 'b', 'c']) await queue.enqueue(payload)
     const messages = await queue.receive({ max: 2 })
@@ -29,7 +29,7 @@ describe('receive', () => {
     await queue.close()
   })
 
-  test('gives a message to one of many', async () => {
+  test('gives a message to only one of many calls', async () => {
     const { queue } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }, { payload: 'c' }])
     const received = await Promise.all([queue.receive({ max: 2 }), queue.receive({ max: 2 }), queue.receive({ max: 2 })])
@@ -37,7 +37,7 @@ describe('receive', () => {
     await queue.close()
   })
 
-  test('is served after the calls that came before it', async () => {
+  test('is served after earlier calls', async () => {
     const { queue } = await openQueue()
     const [, messages] = await Promise.all([queue.enqueue('a'), queue.receive()])
     expect(messages).toHaveLength(1)
@@ -50,7 +50,7 @@ describe('receive', () => {
     [{ waitMs: '5' }, TypeError],
     [{ signal: {} }, TypeError],
     [{ wait: 5 }, TypeError],
-  ])('refuses options that are none: %o', async (options, error) => {
+  ])('refuses invalid options: %o', async (options, error) => {
     const { queue } = await openQueue()
     await expect(queue.receive(options as object)).rejects.toThrow(error)
     await queue.close()
@@ -58,7 +58,7 @@ describe('receive', () => {
 })
 
 describe('waiting', () => {
-  test('ends with the first message that is enqueued, for who has waited longest', async () => {
+  test('ends with the first enqueued message, for the call that has waited longest', async () => {
     const { queue } = await openQueue()
     const waiting = [queue.receive({ waitMs: forever }), queue.receive({ waitMs: forever, max: 5 })]
     await queue.enqueue('a')
@@ -68,7 +68,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('ends after waitMs with none', async () => {
+  test('ends after waitMs with no messages', async () => {
     const { queue, clock } = await openQueue()
     let isOver = false
     const received = queue.receive({ waitMs: 1000 }).finally(() => (isOver = true))
@@ -82,7 +82,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('of more than 25 days is one', async () => {
+  test('for more than 25 days works', async () => {
     const { queue, clock } = await openQueue()
     const received = queue.receive({ waitMs: 40 * 86_400_000 })
     await queue.purge()
@@ -92,7 +92,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('ends with a message that becomes due, at the last moment too', async () => {
+  test('ends with a message that becomes due, even at the last moment', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('x', { delayMs: 1000 })
     const received = queue.receive({ waitMs: 1000 })
@@ -102,7 +102,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('ends for each with what is due at the last moment, however many wait', async () => {
+  test('ends for every waiting call with a message due at the last moment', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueueAll([{ payload: 'a', delayMs: 1000 }, { payload: 'b', delayMs: 1000 }])
     const waiting = [1, 2, 3].map(() => queue.receive({ waitMs: 1000 }))
@@ -112,7 +112,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('at its last moment leaves what is due to who has waited longer', async () => {
+  test('at its last moment leaves a due message to a call that has waited longer', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('x', { delayMs: 1000 })
     const longer = queue.receive({ waitMs: 60_000 })
@@ -123,7 +123,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('is for who has waited longest, also when it becomes due while another is served', async () => {
+  test('serves the longest wait first, also when a message becomes due while another is served', async () => {
     const { queue, files, clock } = await openQueue()
     await queue.enqueueAll([{ payload: 'a', delayMs: 100 }, { payload: 'b', delayMs: 105 }])
     const waiting = [1, 2].map(() => queue.receive({ waitMs: 1000 }))
@@ -139,7 +139,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('keeps its place when somebody who came later takes what it was woken for', async () => {
+  test('keeps its place when a later call takes the message that it was woken for', async () => {
     const { queue } = await openQueue()
     await queue.enqueue('a')
     const message = await receiveOne(queue)
@@ -150,7 +150,7 @@ describe('waiting', () => {
     }
     const waiting = [wait('first'), wait('second')]
     await queue.compact()
-    // Each is written before those who wait are woken; then there is nothing left for the second.
+    // Each delivery is written before waiting calls are woken; then nothing is left for the second.
     const nacked = message.nack({ delayMs: 0 })
     waiting.push(wait('third'))
     await nacked
@@ -163,7 +163,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('lets go of its signal, however it ends', async () => {
+  test('removes its listener from its signal, however it ends', async () => {
     const { queue, clock } = await openQueue()
     const { signal } = new AbortController()
     const waiting = [1, 2, 3].map((n) => queue.receive({ waitMs: n * 1000, signal }))
@@ -208,7 +208,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('ends with the reason of its signal, and takes nothing with it', async () => {
+  test('ends with the reason of its signal, and takes no message', async () => {
     const { queue, files } = await openQueue()
     const controller = new AbortController()
     const received = queue.receive({ waitMs: forever, signal: controller.signal })
@@ -235,7 +235,7 @@ describe('waiting', () => {
     await queue.close()
   })
 
-  test('nothing runs when nobody waits and nothing is in flight', async () => {
+  test('no timer runs when no call waits and no message is in flight', async () => {
     const { queue, clock } = await openQueue()
     expect(clock.timers).toBe(0)
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b', delayMs: 1000 }])
@@ -268,7 +268,7 @@ describe('a lease', () => {
     await queue.close()
   })
 
-  test('does not care for a wall clock that jumps', async () => {
+  test('is not affected by a wall clock that jumps', async () => {
     const { queue, clock } = await openQueue({ visibilityTimeoutMs: 5000 })
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -281,7 +281,7 @@ describe('a lease', () => {
     await queue.close()
   })
 
-  test('ends at its time even if the alarm is late', async () => {
+  test('ends on time even if the alarm is late', async () => {
     const { queue, clock } = await openQueue({ visibilityTimeoutMs: 5000 })
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -303,7 +303,7 @@ describe('a lease', () => {
     await Promise.all([opened.queue.close(), again.queue.close()])
   })
 
-  test('of many each ends at its own time', async () => {
+  test('of each of many messages ends at its own time', async () => {
     const { queue, clock } = await openQueue({ visibilityTimeoutMs: 1000 })
     for (let n = 0; n < 20; n++) await queue.enqueue(`${n}`)
     const messages = await queue.receive({ max: 20 })

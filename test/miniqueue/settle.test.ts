@@ -33,7 +33,7 @@ describe('ack', () => {
     await queue.close()
   })
 
-  test('after the lease is lost it is refused, and who has the message now keeps it', async () => {
+  test('is refused after the lease is lost, and the new holder keeps the message', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('x')
     const late = await receiveOne(queue)
@@ -51,7 +51,7 @@ describe('ack', () => {
     await queue.close()
   })
 
-  test('the lease cannot end while it is being written', async () => {
+  test('keeps the lease from ending while it is being written', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 1 })
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -65,7 +65,7 @@ describe('ack', () => {
     await queue.close()
   })
 
-  test('when the disk is full the lease goes on, and it may be called again', async () => {
+  test('on a full disk leaves the lease running, and may be called again', async () => {
     const { queue, files, clock } = await openQueue()
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -80,7 +80,7 @@ describe('ack', () => {
     await queue.close()
   })
 
-  test('when the disk is full and stays so, the lease ends when it would have', async () => {
+  test('on a disk that stays full, does not change the end of the lease', async () => {
     const { queue, files, clock } = await openQueue()
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -97,7 +97,7 @@ describe('ack', () => {
 })
 
 describe('nack', () => {
-  test('without a delay of its own waits as the backoff says, longer each time, to its limit', async () => {
+  test('without a delay uses the backoff, which grows each time up to its limit', async () => {
     const backoff = { initialMs: 100, factor: 3, maxMs: 500, jitter: 0 }
     const { queue, clock } = await openQueue({ maxAttempts: 10, backoff })
     await queue.enqueue('x')
@@ -119,7 +119,7 @@ describe('nack', () => {
     await queue.close()
   })
 
-  test('a backoff may be a function of the attempt; what it gives is checked', async () => {
+  test('accepts a backoff function of the attempt, and checks its result', async () => {
     const waits = [5, Number.NaN, -1, 'soon'] as number[]
     const asked: number[] = []
     const { queue, clock } = await openQueue({
@@ -140,7 +140,7 @@ describe('nack', () => {
     await queue.close()
   })
 
-  test('brings the message back into its old place when it is due', async () => {
+  test('returns the message to its old place when it is due', async () => {
     const { queue, clock } = await openQueue()
     for (const payload of ['a', 'b', 'c']) await queue.enqueue(payload)
     await (await receiveOne(queue)).nack({ delayMs: 10 })
@@ -166,7 +166,7 @@ describe('nack', () => {
     [{ delayMs: -1 }, RangeError],
     [{ reason: new Error('no text') }, TypeError],
     [{ delay: 1 }, TypeError],
-  ])('refuses options that are none, and the lease is as it was: %o', async (options, error) => {
+  ])('refuses invalid options and leaves the lease unchanged: %o', async (options, error) => {
     const { queue } = await openQueue()
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -194,7 +194,7 @@ describe('extend', () => {
     await queue.close()
   })
 
-  test('takes more than 25 days', async () => {
+  test('accepts more than 25 days', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueue('x')
     const message = await receiveOne(queue)
@@ -217,7 +217,7 @@ describe('extend', () => {
 })
 
 describe('dead letters', () => {
-  test('a message that is nacked in its last attempt becomes one, with all that is known of it', async () => {
+  test('a message nacked in its last attempt becomes one, with all of its details', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 2 })
     const enqueuedAt = new Date(clock.wallMs())
     await queue.enqueue('poison')
@@ -265,7 +265,7 @@ describe('dead letters', () => {
     await queue.close()
   })
 
-  test('with maxAttempts Infinity there are none', async () => {
+  test('do not occur with maxAttempts Infinity', async () => {
     const { queue } = await openQueue({ maxAttempts: Number.POSITIVE_INFINITY })
     await queue.enqueue('x')
     for (let n = 0; n < 20; n++) await (await receiveOne(queue)).nack({ delayMs: 0 })
@@ -273,7 +273,7 @@ describe('dead letters', () => {
     await queue.close()
   })
 
-  test('when the burial cannot be written it is told, nobody gets the message, and it is tried again', async () => {
+  test('a failed burial is reported and retried, and its message is not delivered', async () => {
     const { queue, files, clock, told } = await openQueue({ maxAttempts: 1 })
     await queue.enqueue('x')
     await queue.receive()
@@ -290,7 +290,7 @@ describe('dead letters', () => {
     await queue.close()
   })
 
-  test('when the disk is full at open, the queue opens all the same and buries later', async () => {
+  test('a queue on a full disk still opens, and buries later', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     await opened.queue.enqueueAll([{ payload: 'x' }, { payload: 'y' }])
     await opened.queue.receive()
@@ -312,7 +312,7 @@ describe('dead letters', () => {
     await Promise.all([opened.queue.close(), again.queue.close()])
   })
 
-  test('redrive brings one or all back: old id, at the end, no attempts', async () => {
+  test('redrive returns one or all: same id, at the end, no attempts', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     const { queue } = opened
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }, { payload: 'c' }])
@@ -332,7 +332,7 @@ describe('dead letters', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
-  test('a redriven one does not take its key from a message that was done not long ago', async () => {
+  test('a redriven message does not take back its key from a recently acked message', async () => {
     const opened = await openQueue({ maxAttempts: 1, dedupeWindowMs: 60_000 })
     const { queue, clock } = opened
     const again = (): Promise<number> => queue.enqueue('the same', { dedupeKey: 'k' })
@@ -364,7 +364,7 @@ describe('dead letters', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
-  test('what is none is refused by its number, and nothing is written', async () => {
+  test('an id that is not a dead letter is refused by its number, and nothing is written', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('alive')
     for (const call of [queue.redrive(1), queue.discard(7)]) {
@@ -377,8 +377,8 @@ describe('dead letters', () => {
   })
 })
 
-describe('time stands still for a lease while it is settled', () => {
-  /** A message with 10 s left, and a disk that is full for the next write, which takes a minute. */
+describe('a lease is paused while its message is settled', () => {
+  /** A message with 10 s of lease left; the next write takes a minute and fails with ENOSPC. */
   async function withFailingWrite(): Promise<TestQueue & { readonly message: Message<string> }> {
     const opened = await openQueue()
     await opened.queue.enqueue('x')
@@ -395,7 +395,7 @@ describe('time stands still for a lease while it is settled', () => {
   test.each<[string, (message: Message<string>) => Promise<void>]>([
     ['an ack', (message) => message.ack()],
     ['a nack', (message) => message.nack()],
-  ])('also when %s fails: it goes on with what was left', async (_, settle) => {
+  ])('and resumes with the remaining time when %s fails', async (_, settle) => {
     const { queue, clock, message } = await withFailingWrite()
     expect(await codeOf(settle(message))).toBe('ERR_MINISTORE_IO')
     expect([message.leaseEndsInMs, message.signal.aborted]).toEqual([10_000, false])
@@ -406,7 +406,7 @@ describe('time stands still for a lease while it is settled', () => {
     await queue.close()
   })
 
-  test('and ends when that is over', async () => {
+  test('and ends when the remaining time is over', async () => {
     const { queue, clock, message } = await withFailingWrite()
     expect(await codeOf(message.ack())).toBe('ERR_MINISTORE_IO')
     clock.advance(10_000)
@@ -416,7 +416,7 @@ describe('time stands still for a lease while it is settled', () => {
     await queue.close()
   })
 
-  test('also when the ending of a handler fails', async () => {
+  test('and resumes when the settlement of a handler fails', async () => {
     const opened = await openQueue()
     const { queue, files, clock, told } = opened
     const seen: number[] = []
@@ -444,7 +444,7 @@ describe('time stands still for a lease while it is settled', () => {
 })
 
 describe('purge', () => {
-  test('leaves nothing to deliver: not what waited, and not again what is in flight', async () => {
+  test('leaves nothing to deliver: waiting messages go, and in-flight ones do not come again', async () => {
     const { queue, clock } = await openQueue({ visibilityTimeoutMs: 1000, dedupeWindowMs: 0 })
     await queue.enqueueAll([
       { payload: 'in flight' }, { payload: 'streamed' }, { payload: 'fetched' }, { payload: 'ready', dedupeKey: 'k' },
@@ -459,7 +459,7 @@ describe('purge', () => {
     expect(await queue.receive({ max: 10 })).toEqual([])
     clock.advance(50)
     expect(await queue.receive({ max: 10 })).toEqual([])
-    // Keys of what is gone are free, and what comes later is delivered.
+    // Keys of removed messages are free, and later messages are delivered.
     expect(await queue.enqueue('new', { dedupeKey: 'k' })).toBe(6)
     expect((await queue.receive({ max: 10 })).map(({ payload }) => payload)).toEqual(['new'])
     await message.nack({ delayMs: 0 })
@@ -472,7 +472,7 @@ describe('purge', () => {
     await queue.close()
   })
 
-  test('removes what is ready or delayed, and neither what is in flight nor dead', async () => {
+  test('removes ready and delayed messages, but neither in-flight messages nor dead letters', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     const { queue } = opened
     await queue.enqueueAll([
@@ -491,7 +491,7 @@ describe('purge', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
-  test('what comes back while it is written is not lost', async () => {
+  test('does not lose a message that comes back while it is written', async () => {
     const { queue, files, clock } = await openQueue()
     await queue.enqueueAll([{ payload: 'back' }, { payload: 'gone' }])
     await queue.receive()
@@ -505,7 +505,7 @@ describe('purge', () => {
 })
 
 describe('stats', () => {
-  test('tells the age of the oldest that is no dead letter, and the bytes on the disk', async () => {
+  test('reports the age of the oldest message, dead letters excluded, and the bytes on the disk', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 1 })
     const bytes = () =>
       files.names(directory)

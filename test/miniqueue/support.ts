@@ -7,12 +7,15 @@ import { SteppedClock } from '../crash/queue-clock.ts'
 export const directory = '/jobs'
 export const journalFile = '/jobs/journal.jsonl'
 
-/** A queue of texts on a disk and with a clock of its own, or given ones. Waits 1 s, 2 s, 4 s … after an attempt. */
+/**
+ * A queue of strings with its disk and clock, which are new unless given. The waits after an
+ * attempt are 1 s, 2 s, 4 s …, without jitter.
+ */
 export interface TestQueue {
   readonly queue: MiniQueue<string>
   readonly files: SimulatedFileSystem
   readonly clock: SteppedClock
-  /** What nobody waited for and failed. */
+  /** Background failures, as passed to `onError`. */
   readonly told: unknown[]
 }
 
@@ -31,7 +34,7 @@ export async function openQueue(
   return { queue, files, clock, told }
 }
 
-/** Opens what a process that was killed now would leave. The queue goes on. */
+/** Opens a copy of what a process killed now would leave. The original queue stays open. */
 export async function reopenKilled(
   { files, clock }: TestQueue,
   options: QueueOptions = {},
@@ -39,13 +42,13 @@ export async function reopenKilled(
   return await openQueue({ ...options, files: files.afterKill(), clock })
 }
 
-/** Receives one message, which must be ready. */
+/** Receives one message. The caller must ensure that a message is ready. */
 export async function receiveOne<T>(queue: MiniQueue<T>): Promise<Message<T>> {
   const [message] = await queue.receive()
   return message ?? expect.unreachable('a message was expected to be ready')
 }
 
-/** Receives all that is ready and gives the payloads. */
+/** Receives all ready messages and returns their payloads. */
 export async function payloadsOf<T>(queue: MiniQueue<T>): Promise<T[]> {
   return (await queue.receive({ max: 1000 })).map(({ payload }) => payload)
 }
@@ -69,7 +72,7 @@ export function recordsOf(files: SimulatedFileSystem): Array<{ readonly op: stri
   return lines.map((line) => JSON.parse(line) as { op: string })
 }
 
-/** What counts of a queue, without what changes with each write. */
+/** The message counts of a queue, without the figures that change with each write. */
 export function countsOf(queue: MiniQueue<string>): [ready: number, delayed: number, inFlight: number, dead: number] {
   const { ready, delayed, inFlight, dead } = queue.stats()
   return [ready, delayed, inFlight, dead]

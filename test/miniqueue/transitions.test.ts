@@ -9,7 +9,7 @@ import { type Outcome, transition } from '../../src/miniqueue/transitions.ts'
 
 const at = 1000
 
-/** A state after mutations, and what the last has done. */
+/** The state after some mutations, and the effect of the last one. */
 function after(...mutations: readonly QueueMutation[]): { state: QueueState; outcome: Outcome } {
   const state = emptyQueue()
   let outcome: Outcome = { added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 }
@@ -25,7 +25,7 @@ const deliver: QueueMutation = { op: 'deliver', ids: [1] }
 const bury: QueueMutation = { op: 'bury', ids: [1], reason: 'worn out', at: 5000 }
 
 describe('enqueue', () => {
-  test('gives ids and places in order and leaves out what is usual', () => {
+  test('assigns ids and places in order and omits default values', () => {
     const { state, outcome } = after(enqueue({ payload: { a: 1 }, bytes: 7 }, { priority: 2, dueAt: 1500, key: 'k' }))
     expect(state).toEqual({
       nextId: 3,
@@ -41,7 +41,7 @@ describe('enqueue', () => {
     expect(outcome).toMatchObject({ added: [1, 2], waiting: new Set([1, 2]), left: [], depth: 2, dead: 0 })
   })
 
-  test('keys that are names of every object are keys like others', () => {
+  test('treats keys named like properties of every object as ordinary keys', () => {
     const { state } = after(enqueue({ key: '__proto__' }, { key: 'constructor' }, { key: '7' }))
     expect(['__proto__', 'constructor', '7', 'toString'].map((key) => holderOf(state, key, at))).toEqual([1, 2, 3, undefined])
     expect(JSON.parse(JSON.stringify(state))).toEqual(state)
@@ -49,7 +49,7 @@ describe('enqueue', () => {
 })
 
 describe('deliver', () => {
-  test('counts, and forgets delay and reason', () => {
+  test('counts an attempt, and clears delay and reason', () => {
     const { state, outcome } = after(
       enqueue({}), deliver, { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }, deliver,
     )
@@ -59,21 +59,21 @@ describe('deliver', () => {
 })
 
 describe('return', () => {
-  test('takes the last attempt back, and brings back neither delay nor reason', () => {
+  test('takes back the last attempt, but restores neither delay nor reason', () => {
     const nack: QueueMutation = { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }
     const { state, outcome } = after(enqueue({}), deliver, nack, deliver, { op: 'return', ids: [1] })
     expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 1 })
     expect(outcome).toEqual({ added: [], waiting: new Set(), left: [], depth: 0, dead: 0, bytes: 0 })
   })
 
-  test('never goes below none', () => {
+  test('never goes below zero attempts', () => {
     const { state } = after(enqueue({}), { op: 'return', ids: [1] })
     expect(state.messages[1]?.attempts).toBe(0)
   })
 })
 
 describe('batch', () => {
-  test('does one step after the other and tells of all', () => {
+  test('applies its steps in order and reports all of them', () => {
     const { state, outcome } = after(enqueue({}, {}, {}), { op: 'deliver', ids: [1, 2] }, {
       op: 'batch',
       steps: [{ op: 'ack', ids: [1] }, { op: 'nack', id: 2, reason: 'busy' }, { op: 'deliver', ids: [3] }],
@@ -82,14 +82,14 @@ describe('batch', () => {
     expect(outcome).toMatchObject({ added: [], waiting: new Set([2]), left: [1], depth: -1, dead: 0 })
   })
 
-  test('what is delivered in the mutation that adds it does not wait', () => {
+  test('a message delivered by the mutation that adds it is never waiting', () => {
     const add = { op: 'enqueue', at, messages: [{ payload: 'x', bytes: 3 }, { payload: 'y', bytes: 3 }] } as const
     const { state, outcome } = after({ op: 'batch', steps: [add, { op: 'deliver', ids: [2] }] })
     expect(state.messages).toMatchObject({ 1: { attempts: 0 }, 2: { attempts: 1 } })
     expect(outcome).toMatchObject({ added: [1, 2], waiting: new Set([1]), depth: 2 })
   })
 
-  test('with a step of another version is refused whole', () => {
+  test('with a step of another version is refused as a whole', () => {
     const { state } = after(enqueue({}))
     const before = structuredClone(state)
     const steps = [{ op: 'ack', ids: [1] }, { op: 'split', ids: [1] }]
@@ -105,7 +105,7 @@ describe('ack', () => {
     expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1 })
   })
 
-  test('keeps the key to its time, and an enqueue later than that forgets it', () => {
+  test('keeps the key until its time, and a later enqueue drops it', () => {
     const { state } = after(enqueue({ key: 'k' }), { op: 'ack', ids: [1], keysUntil: 3000 })
     expect(state.expiring).toEqual([{ key: 'k', until: 3000 }])
     expect([2999, 3000].map((now) => holderOf(state, 'k', now))).toEqual([1, undefined])
@@ -113,7 +113,7 @@ describe('ack', () => {
     expect([state.keys, state.expiring]).toEqual([{}, []])
   })
 
-  test('a key that was taken again after its time is not forgotten with the old one', () => {
+  test('a key taken again after its time is not dropped with the old one', () => {
     const { state } = after(
       enqueue({ key: 'k' }, { key: 'a' }, { key: 'b' }),
       { op: 'ack', ids: [1], keysUntil: 3000 },
@@ -127,7 +127,7 @@ describe('ack', () => {
 })
 
 describe('nack', () => {
-  test('brings it back into its place with its time and its reason', () => {
+  test('returns the message to its place with its due time and reason', () => {
     const { state, outcome } = after(enqueue({}, {}), deliver, { op: 'nack', id: 1, dueAt: 9000, reason: 'busy' })
     expect(state.messages[1]).toMatchObject({ order: 1, attempts: 1, dueAt: 9000, reason: 'busy' })
     expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 0, bytes: 12 + 4 })
@@ -135,7 +135,7 @@ describe('nack', () => {
 })
 
 describe('bury, redrive, discard', () => {
-  test('a dead letter says why and when, and frees its key', () => {
+  test('a dead letter has its reason and time, and frees its key', () => {
     const { state, outcome } = after(enqueue({ key: 'k', priority: 3 }), deliver, bury)
     expect(state.dead).toEqual({
       1: { payload: 'x', bytes: 3, priority: 3, enqueuedAt: at, attempts: 1, key: 'k', reason: 'worn out', diedAt: 5000 },
@@ -144,7 +144,7 @@ describe('bury, redrive, discard', () => {
     expect(outcome).toMatchObject({ waiting: new Set(), left: [1], depth: -1, dead: 1, bytes: 12 + 'worn out'.length })
   })
 
-  test('a redriven one has its id, a place at the end, no attempts, and its key', () => {
+  test('a redriven message has its id, a place at the end, no attempts, and its key', () => {
     const { state, outcome } = after(enqueue({ key: 'k' }, {}), deliver, bury, { op: 'redrive', ids: [1] })
     expect(state.messages[1]).toEqual({
       payload: 'x', bytes: 3, priority: 0, order: 3, enqueuedAt: at, attempts: 0, key: 'k',
@@ -153,7 +153,7 @@ describe('bury, redrive, discard', () => {
     expect(outcome).toMatchObject({ waiting: new Set([1]), left: [], depth: 1, dead: -1 })
   })
 
-  test('a redriven one does not take its key from another message, nor frees it', () => {
+  test('a redriven message neither takes its key from another message nor frees it', () => {
     const { state } = after(
       enqueue({ key: 'k' }), bury, enqueue({ key: 'k' }), { op: 'redrive', ids: [1] }, { op: 'ack', ids: [1], keysUntil: 9000 },
     )
@@ -164,7 +164,7 @@ describe('bury, redrive, discard', () => {
     ['is not taken while it is kept for another message that is done', 8999, 2],
     ['is taken when that time is over, also before it is swept', 9000, 1],
     ['is taken by a journal of 0.3.0, which has no time for it', undefined, 1],
-  ])('the key of a redriven one %s', (_, redrivenAt, holder) => {
+  ])('the key of a redriven message %s', (_, redrivenAt, holder) => {
     const { state } = after(
       enqueue({ key: 'k' }), bury, enqueue({ key: 'k' }), { op: 'ack', ids: [2], keysUntil: 9000 },
       { op: 'redrive', ids: [1], ...(redrivenAt !== undefined && { at: redrivenAt }) },
@@ -174,7 +174,7 @@ describe('bury, redrive, discard', () => {
     expect(holderOf(state, 'k', 8999)).toBe(holder === 2 ? 2 : undefined)
   })
 
-  test('a discarded one is gone', () => {
+  test('a discarded message is gone', () => {
     const { state, outcome } = after(enqueue({}), bury, { op: 'discard', ids: [1] })
     expect(state).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
     expect(outcome).toMatchObject({ waiting: new Set(), left: [], depth: 0, dead: -1 })
@@ -182,7 +182,7 @@ describe('bury, redrive, discard', () => {
 })
 
 describe('purge', () => {
-  test('removes all but the excepted, with their keys, and no dead letters', () => {
+  test('removes all messages except the excluded ones, with their keys, and no dead letters', () => {
     const { state, outcome } = after(
       enqueue({}, { key: 'in flight' }, { key: 'k', dueAt: 9999 }), bury, { op: 'purge', except: [2] },
     )
@@ -194,7 +194,7 @@ describe('purge', () => {
 })
 
 describe('any transition', () => {
-  test('passes over what is not there', () => {
+  test('ignores ids that do not exist', () => {
     const before = after(enqueue({}), { op: 'ack', ids: [1] }).state
     for (const op of ['deliver', 'return', 'ack', 'redrive', 'discard'] as const) transition(before, { op, ids: [1, 99] })
     transition(before, { op: 'nack', id: 1, dueAt: 1 })
@@ -202,13 +202,13 @@ describe('any transition', () => {
     expect(before).toEqual({ ...emptyQueue(), nextId: 2, nextOrder: 2 })
   })
 
-  test('refuses a mutation of another version and leaves the state', () => {
+  test('refuses a mutation of another version and leaves the state unchanged', () => {
     const state = emptyQueue()
     expect(() => transition(state, { op: 'split', ids: [1] } as never)).toThrow(/mutation of a queue, got .*split/)
     expect(state).toEqual(emptyQueue())
   })
 
-  test('what a queue weighs is what a snapshot has of it, or somewhat more, whatever its texts are', () => {
+  test('the weight of a queue is its size in a snapshot or slightly more, whatever its strings', () => {
     const texts = fc.oneof(
       fc.string({ unit: 'binary', minLength: 1, maxLength: 1000 }),
       fc.constantFrom('"', '\\', '\u0001', 'ü', '日', '😀', '\ud800', 'k').chain((unit) => (
@@ -251,7 +251,7 @@ describe('any transition', () => {
     }), { numRuns: 500 })
   })
 
-  test('tells changes of weight that add up to what all weighs', () => {
+  test('reports weight changes that add up to the total weight', () => {
     const state = emptyQueue()
     const mutations: QueueMutation[] = [
       enqueue({ key: 'one' }, { bytes: 100 }, { dueAt: 2000 }), deliver, { op: 'nack', id: 1, reason: 'why' },
@@ -265,7 +265,7 @@ describe('any transition', () => {
     expect(sum + kept + transition(state, { op: 'enqueue', at: 4000, messages: [] }).bytes).toBe(0)
   })
 
-  test('many kept keys are forgotten soon after their time, whatever the clock did between', () => {
+  test('many kept keys are dropped soon after their time, whatever the clock did meanwhile', () => {
     const state = emptyQueue()
     let now = at
     for (let n = 1; n <= 500; n++) {
@@ -274,7 +274,7 @@ describe('any transition', () => {
       transition(state, { op: 'ack', ids: [n], keysUntil: now + 100 })
       expect(holderOf(state, `k${n}`, now)).toBe(n)
     }
-    // A window holds 10 of them; those of the jump stay until the clock is there again.
+    // A window holds 10 keys; keys of the clock jump stay until the clock reaches their time again.
     expect(state.expiring.length).toBeLessThanOrEqual(30)
     expect(Object.keys(state.keys)).toHaveLength(state.expiring.length)
   })

@@ -5,7 +5,8 @@ import { turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
 import { codeOf, countsOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled, type TestQueue } from './support.ts'
 
-// Nobody was given these messages, though their deliveries are written: with one attempt they would die unseen.
+// The deliveries of these messages are written, but no caller receives them. With one attempt
+// allowed, the messages would become dead letters without being seen.
 const maxAttempts = 1
 
 async function openWith(payloads: readonly string[]): Promise<TestQueue> {
@@ -14,7 +15,7 @@ async function openWith(payloads: readonly string[]): Promise<TestQueue> {
   return opened
 }
 
-/** What a reopened queue gives, and how often it was delivered before. */
+/** Expects a reopened queue to deliver these payloads, each in its first attempt. */
 async function expectFresh(opened: TestQueue, payloads: readonly string[]): Promise<void> {
   const { queue } = await openQueue({ maxAttempts, files: opened.files, clock: opened.clock })
   const messages = await queue.receive({ max: 10 })
@@ -24,8 +25,8 @@ async function expectFresh(opened: TestQueue, payloads: readonly string[]): Prom
   await queue.close()
 }
 
-describe('attempts that nobody has made are taken back', () => {
-  test('of what was fetched by a stream that was left', async () => {
+describe('attempts of messages that were never handed out are taken back', () => {
+  test('when the stream that prefetched them is left', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
       await message.ack()
@@ -36,7 +37,7 @@ describe('attempts that nobody has made are taken back', () => {
     await expectFresh(opened, ['b', 'c'])
   })
 
-  test('of what lies in a stream that nobody reads any more', async () => {
+  test('when the queue closes before their stream is read further', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     const reader = opened.queue.consume({ prefetch: 3 }).getReader()
     const { value } = await reader.read()
@@ -47,7 +48,7 @@ describe('attempts that nobody has made are taken back', () => {
     expect(await reader.read()).toEqual({ done: true, value: undefined })
   })
 
-  test('of what was received by somebody who was gone', async () => {
+  test('when the receive call is aborted during the delivery', async () => {
     const opened = await openWith(['a'])
     const controller = new AbortController()
     const stop = opened.files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort(new Error('late')))
@@ -57,7 +58,7 @@ describe('attempts that nobody has made are taken back', () => {
     await expectFresh(opened, ['a'])
   })
 
-  test('of what was being delivered when it was closed', async () => {
+  test('when the queue is closed during the delivery', async () => {
     const opened = await openWith(['a'])
     const received = opened.queue.receive()
     await opened.queue.close()
@@ -65,7 +66,7 @@ describe('attempts that nobody has made are taken back', () => {
     await expectFresh(opened, ['a'])
   })
 
-  test('of what lost its lease before it was handed out', async () => {
+  test('when the lease ends before the message is handed out', async () => {
     const opened = await openWith(['a', 'b'])
     const reader = opened.queue.consume({ prefetch: 2 }).getReader()
     const { value } = await reader.read()
@@ -76,7 +77,7 @@ describe('attempts that nobody has made are taken back', () => {
     await expectFresh(opened, ['b'])
   })
 
-  test('and of nothing that was handed out, once or again', async () => {
+  test('but not those of messages that were handed out, once or again', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
       expect(message.payload).toBe('a')
@@ -92,7 +93,7 @@ describe('attempts that nobody has made are taken back', () => {
   })
 })
 
-test('without such messages closing writes nothing', async () => {
+test('closing writes nothing when there are no such messages', async () => {
   const { queue, files } = await openWith(['a'])
   await (await receiveOne(queue)).ack()
   const records = recordsOf(files).length
@@ -101,7 +102,7 @@ test('without such messages closing writes nothing', async () => {
 })
 
 describe('an attempt is taken back once', () => {
-  /** A second attempt lies in a stream that nobody reads; the first one was made. */
+  /** A message's second attempt is prefetched in an unread stream; its first was handed out. */
   async function withUnread(): Promise<TestQueue & { readonly reader: ReadableStreamDefaultReader<Message<string>> }> {
     const opened = await openQueue({ maxAttempts: 3 })
     const { queue } = opened
@@ -113,7 +114,7 @@ describe('an attempt is taken back once', () => {
     return { ...opened, reader }
   }
 
-  /** After the close the second attempt is the next one. */
+  /** Expects attempt 2 to be the next one after the close. */
   async function expectSecond({ files, clock }: TestQueue): Promise<void> {
     expect(recordsOf(files).filter(({ op }) => op === 'return')).toEqual([{ op: 'return', ids: [2] }])
     const { queue } = await openQueue({ files, clock })
@@ -121,7 +122,7 @@ describe('an attempt is taken back once', () => {
     await queue.close()
   }
 
-  /** Handlers of which one goes on until it is told, while the queue closes. */
+  /** Closes the queue while one of its handlers runs until the test ends it. */
   async function closeWithHandler(opened: TestQueue, meanwhile: () => Promise<unknown>): Promise<void> {
     const { queue } = opened
     const held = deferred()
@@ -143,7 +144,7 @@ describe('an attempt is taken back once', () => {
     await Promise.all([...runs, closed])
   }
 
-  test('by all that ends with the queue', async () => {
+  test('when streams and handlers end with the queue', async () => {
     const opened = await withUnread()
     const runs = [opened.queue.process(() => {}), opened.queue.process(() => {})]
     await turn()
@@ -152,19 +153,19 @@ describe('an attempt is taken back once', () => {
     await expectSecond(opened)
   })
 
-  test('also when its stream is read while the queue closes', async () => {
+  test('when its stream is read while the queue closes', async () => {
     const opened = await withUnread()
     await closeWithHandler(opened, () => opened.reader.read())
     await expectSecond(opened)
   })
 
-  test('also when its lease ends while the queue closes', async () => {
+  test('when its lease ends while the queue closes', async () => {
     const opened = await withUnread()
     await closeWithHandler(opened, async () => opened.clock.advance(30_000))
     await expectSecond(opened)
   })
 
-  test('also when who listens to a signal closes the queue too', async () => {
+  test('when a signal listener also closes the queue', async () => {
     const opened = await withUnread()
     const { queue } = opened
     await queue.enqueue('other')
@@ -184,12 +185,12 @@ describe('an attempt is taken back once', () => {
   })
 })
 
-test('what is purged before it could be taken back is not', async () => {
+test('the attempt of a message purged before the return is not taken back', async () => {
   const opened = await openWith(['a', 'b', 'c'])
   const calls: Array<Promise<number>> = []
   for await (const message of opened.queue.consume({ prefetch: 3 })) {
     await message.nack()
-    // Their turns come first.
+    // The turns of these calls come before the return.
     calls.push(opened.queue.enqueue('d'), opened.queue.purge())
     break
   }
@@ -198,7 +199,7 @@ test('what is purged before it could be taken back is not', async () => {
   expect(recordsOf(opened.files).map(({ op }) => op)).toEqual(['enqueue', 'deliver', 'bury', 'enqueue', 'purge'])
 })
 
-test('on a full disk it is told; the next delivery is the attempt that is written, in another process one more', async () => {
+test('on a full disk the failure is reported; the next delivery reuses the written attempt, after a restart it counts one more', async () => {
   const opened = await openWith(['a', 'b'])
   let full: { readonly hits: number } | undefined
   for await (const message of opened.queue.consume({ prefetch: 2 })) {
@@ -214,7 +215,7 @@ test('on a full disk it is told; the next delivery is the attempt that is writte
   await Promise.all([opened.queue.close(), killed.queue.close()])
 })
 
-test('on a full disk the queue closes all the same, tells, and the attempts count', async () => {
+test('on a full disk the queue still closes, reports the failure, and the attempts count', async () => {
   const opened = await openWith(['a', 'b'])
   const reader = opened.queue.consume({ prefetch: 2 }).getReader()
   await (await reader.read()).value?.ack()
@@ -226,7 +227,7 @@ test('on a full disk the queue closes all the same, tells, and the attempts coun
   await queue.close()
 })
 
-test('a failed fsync of it is told, and the queue is closed', async () => {
+test('a failed fsync of the return is reported, and the queue is closed', async () => {
   const opened = await openWith(['a'])
   const controller = new AbortController()
   const stop = opened.files.onOperation(({ operation }) => operation === 'dataSync' && controller.abort())
@@ -238,7 +239,7 @@ test('a failed fsync of it is told, and the queue is closed', async () => {
   expect(opened.clock.timers).toBe(0)
 })
 
-test('a kill takes nothing back of what lies in a stream', async () => {
+test('after a kill, attempts of messages in a stream are not taken back', async () => {
   const opened = await openWith(['a', 'b'])
   const reader = opened.queue.consume({ prefetch: 2 }).getReader()
   const { value } = await reader.read()

@@ -5,7 +5,7 @@ import { type Codec, SnapStore, type SnapStoreOptions } from '../../src/minisnap
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** Stores texts as they are, so that a test chooses what the codec gives. */
+/** Stores strings unchanged, so that a test chooses the output of the codec. */
 const asItIs: Codec<string> = { encode: (text) => text, decode: (text) => text }
 const fileOf = (files: SimulatedFileSystem): string => files.readFile('/snaps/snapshot-1.json').toString()
 
@@ -18,7 +18,7 @@ function newStore<Input, Output>(options: SnapStoreOptions<Input, Output>): {
 }
 
 describe('a codec', () => {
-  test('stores what JSON alone does not keep', async () => {
+  test('stores values that JSON alone does not preserve', async () => {
     const { store } = newStore<Map<string, Date>, Map<string, Date>>({
       codec: {
         encode: (map) => JSON.stringify([...map].map(([key, date]) => [key, date.getTime()])),
@@ -32,7 +32,7 @@ describe('a codec', () => {
 
   const lines = ['{"a":1}', '[1, 2 ]\t', '{}', '[]', '["ä€😀", "\\ud83d"]', '{"a":1}\r']
 
-  test.each(lines)('gives %j, which is stored as it is', async (text) => {
+  test.each(lines)('returns %j, which is stored unchanged', async (text) => {
     const { files, store } = newStore({ codec: asItIs })
     await store.create(text, 1)
     expect(fileOf(files)).toContain(`"state":${text}}\n`)
@@ -44,7 +44,7 @@ describe('a codec', () => {
   test.each([
     '', '1', 'null', '"text"', 'text', ' {}', '\ufeff{}', '{"a":1', '{a:1}', '[1]]', '{"a":\n1}', '["\ud83d"]', '\0',
     'base64==', '[,]', '}\n{',
-  ])('gives %j, which is stored as a JSON string', async (text) => {
+  ])('returns %j, which is stored as a JSON string', async (text) => {
     const { files, store } = newStore({ codec: asItIs })
     await store.create(text, 1)
     expect(JSON.parse(fileOf(files))).toHaveProperty('state', text)
@@ -52,7 +52,7 @@ describe('a codec', () => {
     expect((await store.restore())?.state).toBe(text)
   })
 
-  test('that throws or gives no text is told of, and an older snapshot is not given in its place', async () => {
+  test('that throws or returns no string is an error, and no older snapshot is restored instead', async () => {
     let isBroken = false
     const { store } = newStore<string, string>({
       codec: {
@@ -72,7 +72,7 @@ describe('a codec', () => {
 describe('a schema', () => {
   const schema = z.object({ total: z.string().transform(Number), note: z.string().default('none') })
 
-  test('is asked about the state as it is given; its input is stored and its output restored', async () => {
+  test('validates the state at the call; its input is stored and its output restored', async () => {
     const files = new SimulatedFileSystem()
     const store = new SnapStore('/snaps', { schema, fileSystem: files })
     await store.create({ total: '12' }, 1)
@@ -80,7 +80,7 @@ describe('a schema', () => {
     expect(await store.restore()).toEqual({ state: { total: 12, note: 'none' }, sequence: 1, damaged: [] })
   })
 
-  test('that a state fails refuses it with its issues', async () => {
+  test('refuses an invalid state with its issues', async () => {
     const { store } = newStore({ schema })
     const created = store.create({ total: 12 } as never, 1)
     await expect(created).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA', issues: [{ path: ['total'] }] })
@@ -88,7 +88,7 @@ describe('a schema', () => {
     expect(await store.exists()).toBe(false)
   })
 
-  test('that what is stored fails is told of, and an older snapshot is not given in its place', async () => {
+  test('that refuses a stored state is an error, and no older snapshot is restored instead', async () => {
     const files = new SimulatedFileSystem()
     const untyped = new SnapStore('/snaps', { fileSystem: files })
     await untyped.create({ total: '1' }, 1)
@@ -99,9 +99,9 @@ describe('a schema', () => {
     expect(await store.restore({ atMost: 1 })).toMatchObject({ state: { total: 1 } })
   })
 
-  test('that takes its time is waited for, in call order', async () => {
+  test('that is asynchronous is awaited, in call order', async () => {
     const slow = z.object({ n: z.number().refine((n) => Promise.resolve(n < 10)) })
-    // On a real disk, where a rejection is unhandled long before the turn of its call comes.
+    // On a real disk, where a rejection would count as unhandled long before the turn of its call.
     const store = new SnapStore(await temporaryDirectory(), { schema: slow })
     const results = await Promise.allSettled([store.create({ n: 1 }, 1), store.create({ n: 10 }, 2), store.create({ n: 3 }, 3)])
     expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
@@ -109,7 +109,7 @@ describe('a schema', () => {
     expect(await store.restore()).toMatchObject({ state: { n: 3 } })
   })
 
-  test('is asked about what the codec decodes', async () => {
+  test('validates the decoded state', async () => {
     const store = new SnapStore('/snaps', {
       codec: { encode: (state) => JSON.stringify([state]), decode: (text) => (JSON.parse(text) as unknown[])[0] },
       schema,
@@ -137,7 +137,7 @@ describe('options', () => {
     expect(() => new SnapStore(path as never)).toThrow(/Expected `directory` to be a non-empty string without NUL/)
   })
 
-  test('a relative directory is taken from the working directory of that moment', () => {
+  test('a relative directory is resolved against the current working directory at the call', () => {
     expect(new SnapStore('some/where').directory).toBe(`${process.cwd()}/some/where`)
   })
 })

@@ -40,13 +40,13 @@ describe('create', () => {
 
   const states = [null, true, 0, '', 'text', '"', '\\"\n\u2028\0', [], {}, [[{ a: [] }]]]
 
-  test.each(states)('takes %j for a state', async (state) => {
+  test.each(states)('accepts %j as a state', async (state) => {
     const { store } = simulated()
     await store.create(state, 0)
     expect(await store.restore()).toEqual({ state, sequence: 0, damaged: [] })
   })
 
-  test('syncs file, name and removal in this order, and the directory it makes before all', async () => {
+  test('first syncs a directory that it creates, then the file, its name and the removal', async () => {
     const { files, store } = simulated(1)
     const calls: string[] = []
     files.onOperation(({ operation, path, changesDisk }: Operation) => {
@@ -65,7 +65,7 @@ describe('create', () => {
     ])
   })
 
-  test('keeps the newest ones, two unless told otherwise', async () => {
+  test('keeps the newest snapshots, two by default', async () => {
     const { files, store } = simulated(3)
     for (const sequence of [1, 2, 10, 11, 100]) await store.create(sequence, sequence)
     expect(files.names(directory)).toEqual(['snapshot-10.json', 'snapshot-100.json', 'snapshot-11.json'])
@@ -76,7 +76,7 @@ describe('create', () => {
     expect(await fewer.restore()).toMatchObject({ state: 'last', sequence: 100 })
   })
 
-  test('removes nothing that is not a snapshot of its own', async () => {
+  test('removes only its own snapshots', async () => {
     const { files, store } = simulated(1)
     const others = [
       'snapshot-01.json', 'snapshot-x.json', 'snapshot--1.json', 'snapshot-1.json.bak', 'asnapshot-1.json', 'x.tmp',
@@ -89,7 +89,7 @@ describe('create', () => {
     expect(files.names(directory)).toEqual([...others, 'snapshot-3.json'].toSorted())
   })
 
-  test('stores the state as it was when it was called, and in call order', async () => {
+  test('stores the state as of the call, in call order', async () => {
     const { files, store } = simulated(5)
     const state = { n: 1 }
     const first = store.create(state, 1)
@@ -102,7 +102,7 @@ describe('create', () => {
     expect(files.readFile(`${directory}/snapshot-1.json`).toString()).toContain('{"n":1}')
   })
 
-  test('refuses a sequence number below the newest, naming both, and takes the same again', async () => {
+  test('refuses a sequence number below the newest, naming both, and accepts an equal one', async () => {
     const { store } = simulated()
     await store.create('old', 7)
     await expect(store.create('older', 6)).rejects.toThrow(RangeError)
@@ -111,14 +111,14 @@ describe('create', () => {
     expect(await store.restore()).toMatchObject({ state: 'new', sequence: 7 })
   })
 
-  test.each([-1, 1.5, Number.NaN, 2 ** 53, Infinity])('refuses %d for a sequence number', async (sequence) => {
+  test.each([-1, 1.5, Number.NaN, 2 ** 53, Infinity])('refuses %d as a sequence number', async (sequence) => {
     const { store } = simulated()
     await expect(store.create(1, sequence)).rejects.toThrow(/Expected `sequence` to be a whole number, 0 or greater, got/)
     await expect(store.verify(sequence)).rejects.toThrow(RangeError)
     expect(await store.exists()).toBe(false)
   })
 
-  test('goes on after a call that was refused', async () => {
+  test('works after a refused call', async () => {
     const { store } = simulated()
     const calls = [store.create(1, 1), store.create(Number.NaN, 2), store.create(0, 0), store.create(3, 3)]
     const results = await Promise.allSettled(calls)
@@ -128,7 +128,7 @@ describe('create', () => {
 })
 
 describe('a create that fails', () => {
-  test('for want of space says so, leaves older ones and no temporary file, and the store is usable', async () => {
+  test('for lack of space says so, leaves older snapshots and no temporary file, and the store is usable', async () => {
     const { files, store } = simulated()
     await store.create('old', 1)
     files.capacityBytes = 100
@@ -142,7 +142,7 @@ describe('a create that fails', () => {
     expect(await store.restore()).toMatchObject({ state: 'new' })
   })
 
-  test('frees what a crash has left before it needs the space', async () => {
+  test('removes leftovers of a crash before it needs the space', async () => {
     const { files, store } = simulated()
     files.writeFile(`${directory}/snapshot-1.json.tmp`, 'x'.repeat(80))
     files.capacityBytes = 100
@@ -150,7 +150,7 @@ describe('a create that fails', () => {
     expect(files.names(directory)).toEqual(['snapshot-2.json'])
   })
 
-  test.each(['sync', 'rename', 'open'] as const)('in %s leaves what was there', async (operation) => {
+  test.each(['sync', 'rename', 'open'] as const)('in %s leaves the older snapshots unchanged', async (operation) => {
     const { files, store } = simulated()
     await store.create('old', 2)
     files.failOn({ operation, path: /\.tmp/ }, 'EIO')
@@ -159,7 +159,7 @@ describe('a create that fails', () => {
     expect(await store.restore()).toMatchObject({ state: 'old', sequence: 2 })
   })
 
-  test('is none because the newest one is removed while its permissions are looked at', async () => {
+  test('does not occur when the newest snapshot disappears while its permissions are read', async () => {
     const { files, store } = simulated()
     await store.create('old', 1)
     const fault = files.failOn({ operation: 'stat', path: `${directory}/snapshot-1.json` }, 'ENOENT')
@@ -168,7 +168,7 @@ describe('a create that fails', () => {
     expect(await store.restore()).toMatchObject({ state: 'new', sequence: 2 })
   })
 
-  test('tells what failed first when its temporary file cannot be removed either', async () => {
+  test('reports the first failure when its temporary file cannot be removed either', async () => {
     const { files, store } = simulated()
     files.failOn({ operation: 'write', path: /\.tmp/ }, 'ENOSPC')
     files.failOn({ operation: 'unlink', path: /\.tmp/, nth: 2 }, 'EIO')
@@ -179,7 +179,7 @@ describe('a create that fails', () => {
     expect(files.names(directory)).toEqual(['snapshot-1.json'])
   })
 
-  test('in the sync of its name has an unknown outcome, and removes nothing', async () => {
+  test('in the directory sync has an unknown outcome, and removes nothing', async () => {
     const { files, store } = simulated(1)
     await store.create('old', 1)
     files.failOn({ operation: 'syncDirectory', path: directory }, 'EIO')
@@ -193,7 +193,7 @@ describe('a create that fails', () => {
 
   const whenRemoving = ['unlink', 'list', 'syncDirectory'] as const
 
-  test.each(whenRemoving)('in %s, when older ones are removed, says that it is durable', async (operation) => {
+  test.each(whenRemoving)('in %s, while removing older snapshots, says that the new one is durable', async (operation) => {
     const { files, store } = simulated(1)
     await store.create('old', 1)
     let hasRenamed = false
@@ -214,8 +214,11 @@ describe('a create that fails', () => {
   })
 })
 
-test('a create leaves no file open, whatever fails', async () => {
-  /** Creates a snapshot beside an older one; the call with this index fails, closing not counted. Tells which it was. */
+test('create leaves no file open, whichever call fails', async () => {
+  /**
+   * Creates a snapshot beside an older one. The call with this index fails, not counting `close`.
+   * Resolves with the failed call.
+   */
   async function createFailing(at: number): Promise<{ failed: string | undefined; openFiles: number }> {
     const fs = new ObservedFileSystem()
     const store = new SnapStore<string>(await temporaryDirectory(), { keep: 1, fileSystem: fs })
@@ -240,7 +243,7 @@ test('a create leaves no file open, whatever fails', async () => {
 })
 
 describe('sweep', () => {
-  test('removes temporary files and nothing else; where there is no directory it does nothing', async () => {
+  test('removes only temporary files; without a directory it does nothing', async () => {
     const { files, store } = simulated()
     await store.sweep()
     expect(files.exists('/data')).toBe(false)
@@ -253,7 +256,7 @@ describe('sweep', () => {
 })
 
 describe('list and exists', () => {
-  test('go by names, newest first, and verify nothing', async () => {
+  test('use names only, newest first, and verify nothing', async () => {
     const { files, store } = simulated()
     expect([await store.exists(), await store.list()]).toEqual([false, []])
     files.writeFile(`${directory}/snapshot-9.json`, 'damaged')
@@ -265,7 +268,7 @@ describe('list and exists', () => {
     ])
   })
 
-  test('leave out one that is removed meanwhile, and tell of every other failure', async () => {
+  test('omit a snapshot that is removed meanwhile, and report every other failure', async () => {
     const { files, store } = simulated(3)
     for (const sequence of [1, 2, 3]) await store.create(sequence, sequence)
     const fault = files.failOn({ operation: 'stat', path: /snapshot-2/ }, 'ENOENT')
@@ -287,7 +290,7 @@ async function rejectionOf(promise: Promise<unknown>): Promise<MiniStoreError> {
   throw new Error(`Expected a MiniStoreError, got ${String(thrown)}`)
 }
 
-test('removes the oldest first, so that what a failure leaves are the newest', async () => {
+test('removes the oldest first, so that a failure leaves the newest', async () => {
   const files = new SimulatedFileSystem()
   const many = new SnapStore<number>('/order', { keep: 4, fileSystem: files })
   for (const sequence of [1, 2, 3, 4]) await many.create(sequence, sequence)

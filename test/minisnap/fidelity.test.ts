@@ -16,7 +16,7 @@ class List extends Array<number> {}
 const cycle: { self?: unknown; a: { b: unknown[] } } = { a: { b: [] } }
 cycle.a.b.push(1, cycle.a)
 
-/** Elements of which some are others. */
+/** An array with some elements replaced. */
 function many(others: Readonly<Record<number, unknown>>): unknown[] {
   return Array.from({ length: 5000 }, (_, n) => (n in others ? others[n] : { n }))
 }
@@ -40,7 +40,7 @@ const lost: ReadonlyArray<readonly [what: string, state: unknown, message: RegEx
   ['NaN', { users: [{ age: Number.NaN }] }, /`state\.users\[0\]\.age`, got NaN/],
   ['Infinity', { 'a b': { $c: -Infinity } }, /`state\["a b"\]\.\$c`, got -Infinity/],
   ['undefined in an array', [1, undefined], /`state\[1\]`, got undefined/],
-  // oxlint-disable-next-line no-sparse-arrays -- that is what is tested
+  // oxlint-disable-next-line no-sparse-arrays -- the test needs a sparse array
   ['a hole', [1, , 3], /`state\[1\]`, got a hole/],
   ['a Map', { byId: new Map([[1, 2]]) }, /`state\.byId`, got an instance of Map/],
   ['a Set', new Set([1]), /`state`, got an instance of Set/],
@@ -65,7 +65,7 @@ const lost: ReadonlyArray<readonly [what: string, state: unknown, message: RegEx
   ['a getter that throws', Object.defineProperty({}, 'x', { enumerable: true, get: () => { throw new Error('no x') } }), /no x/],
 ]
 
-describe('a state that would not read back as it is', () => {
+describe('a state that would change when read back', () => {
   const cases = [true, false].flatMap((frozen) => lost.map(([what, ...rest]) => [what, frozen, ...rest] as const))
   test.each(cases)('is refused: %s, frozen %s', async (_, frozen, state, message) => {
     const store = newStore()
@@ -76,7 +76,7 @@ describe('a state that would not read back as it is', () => {
     expect(await store.exists()).toBe(false)
   })
 
-  test('is refused when it is nested deeper than can be written', async () => {
+  test('is refused when it is nested too deep to be written', async () => {
     let deep: unknown = 1
     for (let depth = 0; depth < 200_000; depth++) deep = depth % 2 === 0 ? [deep] : { deep }
     const created = newStore().create(deep, 1)
@@ -85,7 +85,7 @@ describe('a state that would not read back as it is', () => {
   })
 })
 
-describe('a state that reads back as it is', () => {
+describe('a state that reads back unchanged', () => {
   const shared = { n: 1 }
   const kept: ReadonlyArray<readonly [what: string, state: unknown, as?: unknown]> = [
     ['one object in two places', { a: shared, b: [shared, shared] }],
@@ -100,7 +100,7 @@ describe('a state that reads back as it is', () => {
     ['numbers to the last bit', [5e-324, Number.MAX_VALUE, 0.1 + 0.2, -1, 2 ** 53 - 1]],
   ]
 
-  test.each(kept)('is taken: %s', async (_, state, as = state) => {
+  test.each(kept)('is accepted: %s', async (_, state, as = state) => {
     const store = newStore()
     await store.create(state, 1)
     expect(JSON.stringify((await store.restore())?.state)).toBe(JSON.stringify(as))

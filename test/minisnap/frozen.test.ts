@@ -8,12 +8,12 @@ import { StateManager } from '../../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** Some MiB of JSON. */
+/** A state of several MiB of JSON. */
 function largeState(): { list: unknown[] } {
   return { list: Array.from({ length: 40_000 }, (_, n) => ({ n, text: `ä€😀 ${'x'.repeat(100)}` })) }
 }
 
-/** How often the event loop turns until something is done. */
+/** Counts the event-loop turns until a promise settles. */
 async function turnsDuring(task: Promise<unknown>): Promise<number> {
   let turns = 0
   let isOver = false
@@ -27,7 +27,7 @@ async function turnsDuring(task: Promise<unknown>): Promise<number> {
 }
 
 describe('a snapshot of a frozen state', () => {
-  test('is the same as of any other', async () => {
+  test('equals a snapshot of the same state that is not frozen', async () => {
     const directory = await temporaryDirectory()
     const state = largeState()
     const files = [true, false].map(async (frozen) => {
@@ -40,7 +40,7 @@ describe('a snapshot of a frozen state', () => {
     expect(other?.equals(frozen as Buffer)).toBe(true)
   })
 
-  test('is made as it is written: others have their turns meanwhile', async () => {
+  test('is serialized while it is written: other tasks run meanwhile', async () => {
     const store = new SnapStore(await temporaryDirectory())
     const seen: string[] = []
     const pieces = Array.from({ length: 6 }, (_, n) => ({
@@ -55,7 +55,7 @@ describe('a snapshot of a frozen state', () => {
     expect(seen.indexOf('somebody else')).toBeLessThan(seen.indexOf('piece 5'))
   })
 
-  test('that turns out to be none leaves the older ones and nothing else', async () => {
+  test('that proves not serializable leaves only the older snapshots', async () => {
     const files = new SimulatedFileSystem()
     const store = new SnapStore<unknown>('/snaps', { fileSystem: files })
     await store.create({ total: 1 }, 1)
@@ -70,7 +70,7 @@ describe('a snapshot of a frozen state', () => {
   })
 
   test.each([[{ frozen: 1 }, /Expected `frozen` to be true or false, got `1`/], [{ freeze: true }, /`freeze`/]])(
-    'is refused with options that are none: %o',
+    'is refused with invalid options: %o',
     async (options, message) => {
       const store = new SnapStore('/snaps', { fileSystem: new SimulatedFileSystem() })
       await expect(store.create({}, 1, options as object)).rejects.toThrow(message)
@@ -79,7 +79,7 @@ describe('a snapshot of a frozen state', () => {
   )
 })
 
-test('a state manager lets others have their turns while it makes a snapshot, and changes nothing meanwhile', async () => {
+test('a state manager lets other tasks run while it creates a snapshot, and applies no change meanwhile', async () => {
   const directory = await temporaryDirectory()
   const manager = await StateManager.open(directory, {
     initialState: () => ({ ...largeState(), total: 0 }),

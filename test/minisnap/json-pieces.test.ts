@@ -9,7 +9,7 @@ const piecesOf = (value: unknown): string[] => [...jsonPieces(value, 'state')]
 const joined = (value: unknown): string => piecesOf(value).join('')
 
 describe('the pieces of a JSON text', () => {
-  test('are together what JSON.stringify gives', () => {
+  test('join to the output of JSON.stringify', () => {
     const seed = pickSeed('json-pieces')
     const values = fc.jsonValue({ maxDepth: 12, stringUnit: 'binary' })
     fc.assert(fc.property(values, (value) => joined(value) === JSON.stringify(value)), { seed, numRuns: 2000 })
@@ -53,7 +53,7 @@ describe('the pieces of a JSON text', () => {
     }
   })
 
-  test('are made when they are asked for', () => {
+  test('are produced on demand', () => {
     const list: unknown[] = range(20_000).map(entry)
     const pieces = jsonPieces(list, 'state')
     expect(pieces.next().value?.slice(0, 12)).toBe(JSON.stringify(list).slice(0, 12))
@@ -61,7 +61,7 @@ describe('the pieces of a JSON text', () => {
     expect([...pieces].at(-1)).toMatch(/"changed since"\]$/)
   })
 
-  test('are of one look at an object whose properties come and go', () => {
+  test('reflect one reading of an object whose properties come and go', () => {
     let calls = 0
     const state = {}
     const keys = ['a', 'b', 'c', 'd', 'e', 'f']
@@ -70,7 +70,7 @@ describe('the pieces of a JSON text', () => {
     expect(joined(state)).toBe('{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1}')
   })
 
-  test('take apart what is large behind what is small', () => {
+  test('split a large value after small ones', () => {
     const large = Object.fromEntries(range(100_000).map((n) => [n, entry(n)]))
     const pieces = piecesOf({ n: 1, m: 2, large, dead: {}, more: [1, 2, large] })
     expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThan(1.2 * mebibyte)

@@ -10,8 +10,8 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 const mebibyte = 1024 * 1024
 
 describe('a large state', () => {
-  // A pair of surrogates falls on a seam between two pieces in some of these, whatever the seam.
-  test.each([0, 1, 2, 3, 4])('of several pieces comes back as it was, shifted by %i', async (shift) => {
+  // With some of these shifts a surrogate pair falls on the border of two pieces, wherever that is.
+  test.each([0, 1, 2, 3, 4])('of several pieces reads back unchanged, shifted by %i', async (shift) => {
     const files = new SimulatedFileSystem()
     const store = new SnapStore('/snaps', { fileSystem: files })
     const states = [
@@ -22,14 +22,14 @@ describe('a large state', () => {
     for (const [sequence, state] of states.entries()) {
       await store.create(state, sequence)
       const found = await store.restore()
-      // Compared so, or a failure would print megabytes.
+      // Compared with ===, because a failed toBe would print megabytes.
       expect(found?.state === state).toBe(true)
       await store.verify(sequence)
       expect(files.readFile(`/snaps/snapshot-${sequence}.json`).includes(JSON.stringify(state))).toBe(true)
     }
   })
 
-  test('is written in pieces of a mebibyte at most, each waited for', async () => {
+  test('is written in pieces of at most one mebibyte, each awaited', async () => {
     const fs = new ObservedFileSystem()
     const sizes: number[] = []
     let turns = 0
@@ -49,13 +49,13 @@ describe('a large state', () => {
     const { bytes } = await store.create('y'.repeat(5 * mebibyte), 1)
     expect(Math.max(...sizes)).toBe(mebibyte)
     expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(bytes)
-    // Others got their turn of the event loop in between: all but the last small pieces go through the thread pool.
+    // Other tasks ran in between: all but the last small pieces go through the thread pool.
     expect(turns).toBeGreaterThan(4)
     expect((await store.restore())?.sequence).toBe(1)
     expect(fs.openFiles).toBe(0)
   })
 
-  test('damaged in its last piece is found by verify, which reads it in pieces', async () => {
+  test('with damage in its last piece is detected by verify, which reads it in pieces', async () => {
     const files = new SimulatedFileSystem()
     const store = new SnapStore('/snaps', { fileSystem: files })
     await store.create('z'.repeat(3 * mebibyte), 1)
@@ -77,7 +77,7 @@ describe('the longest string of the platform', () => {
     throw new RangeError('Invalid string length')
   }
 
-  test('is what a state of JSON may have, and what a codec may give', async () => {
+  test('is the limit for a state of JSON and for the output of a codec', async () => {
     const fileSystem = new SimulatedFileSystem()
     const created = (options: object): Promise<unknown> => {
       const spy = vi.spyOn(JSON, 'stringify').mockImplementation(tooLong)
@@ -96,15 +96,15 @@ describe('the longest string of the platform', () => {
     expect(fileSystem.exists('/snaps')).toBe(false)
   })
 
-  test('is meant in bytes, so that what is written can be read', async () => {
+  test('counts in bytes, so that every written snapshot can be read', async () => {
     const fileSystem = new SimulatedFileSystem()
     const text = '€'.repeat(10)
-    // As if every character took so much.
+    // Simulates characters that each take a twelfth of the limit.
     const bytes = vi.spyOn(Buffer, 'byteLength').mockImplementation((given) =>
       Math.floor(constants.MAX_STRING_LENGTH / 12) * (given as string).length)
     try {
       const store = new SnapStore('/snaps', { fileSystem })
-      // With its quotes it has twelve of them, and that fits.
+      // With its quotes the text has twelve characters, which fits.
       await store.create(text, 1)
       for (const frozen of [true, false]) {
         await expect(store.create(`${text}€`, 2, { frozen })).rejects.toMatchObject(refused)
@@ -115,7 +115,7 @@ describe('the longest string of the platform', () => {
     expect(fileSystem.names('/snaps')).toEqual(['snapshot-1.json'])
   })
 
-  test('cannot hold a larger file: restore says so and reads none of its state', async () => {
+  test('cannot hold a larger file: restore says so without reading its state', async () => {
     const files = new SimulatedFileSystem()
     await new SnapStore('/snaps', { fileSystem: files }).create('x'.repeat(100), 1)
     const open = files.open.bind(files)
@@ -129,7 +129,7 @@ describe('the longest string of the platform', () => {
         stat: async () => ({ ...(await stat()), size: grown }),
         read: (buffer: Uint8Array, position: number) => {
           reads += 1
-          // The end of the file, which lies far behind.
+          // A read far into the file returns its end.
           if (position > 1000) return Promise.resolve(Buffer.from('}\n').copy(buffer))
           return read(buffer, position)
         },

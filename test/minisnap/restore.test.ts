@@ -25,14 +25,14 @@ function flip(files: SimulatedFileSystem, sequence: number, byte = 40): void {
 }
 
 describe('restore', () => {
-  test('gives undefined where there is no snapshot, and no directory', async () => {
+  test('returns undefined without a snapshot or without a directory', async () => {
     const { files, store } = await withSnapshots()
     expect(await store.restore()).toBeUndefined()
     files.addDirectory(directory)
     expect(await store.restore()).toBeUndefined()
   })
 
-  test('gives the newest by number, or the newest up to a limit', async () => {
+  test('returns the newest snapshot by number, or the newest up to a limit', async () => {
     const { store } = await withSnapshots(0, 9, 10, 100)
     expect(await store.restore()).toEqual({ state: { n: 100 }, sequence: 100, damaged: [] })
     expect(await store.restore({ atMost: 100 })).toMatchObject({ sequence: 100 })
@@ -42,7 +42,7 @@ describe('restore', () => {
     expect(await none.restore({ atMost: 4 })).toBeUndefined()
   })
 
-  test('gives a state of its own each time', async () => {
+  test('returns a separate state each time', async () => {
     const { store } = await withSnapshots(1)
     const [one, two] = await Promise.all([store.restore(), store.restore()])
     expect(one?.state).toEqual(two?.state)
@@ -57,7 +57,7 @@ describe('restore', () => {
 })
 
 describe('damage', () => {
-  test('of any bit is found, the older snapshot is given, and the damaged one is told of and left', async () => {
+  test('of any bit is found, reported and left in place, and the older snapshot is restored', async () => {
     const { files, store } = await withSnapshots(1, 2)
     const whole = files.readFile(pathOf(2))
     let flips = 0
@@ -75,7 +75,7 @@ describe('damage', () => {
     expect(flips).toBeGreaterThan(300)
   })
 
-  test('of any length is found, shorter or longer', async () => {
+  test('that makes the file shorter or longer is found', async () => {
     const { files, store } = await withSnapshots(1, 2)
     const whole = files.readFile(pathOf(2))
     const lengths = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length))
@@ -103,7 +103,7 @@ describe('damage', () => {
     expect(found?.damaged[0]?.message).toMatch(reason)
   })
 
-  test('under a right checksum is damage too: no UTF-8, no JSON', async () => {
+  test('with a correct checksum is still found: invalid UTF-8, invalid JSON', async () => {
     const { files, store } = await withSnapshots(1)
     for (const [state, reason] of [
       [Buffer.from([0x22, 0xff, 0x22]), /not UTF-8/],
@@ -118,7 +118,7 @@ describe('damage', () => {
     }
   })
 
-  test('of several is passed over, newest first', async () => {
+  test('of several snapshots is skipped, newest first', async () => {
     const { files, store } = await withSnapshots(1, 2, 3, 4)
     flip(files, 4)
     flip(files, 3)
@@ -127,7 +127,7 @@ describe('damage', () => {
     expect((await store.restore({ atMost: 3 }))?.damaged).toMatchObject([{ sequence: 3 }])
   })
 
-  test('of all is an error and never nothing, its cause the newest one', async () => {
+  test('of all snapshots is an error, caused by the newest, and never an empty result', async () => {
     const { files, store } = await withSnapshots(1, 2, 3)
     for (const sequence of [1, 2]) flip(files, sequence)
     await expect(store.restore({ atMost: 2 })).rejects.toMatchObject({
@@ -139,7 +139,7 @@ describe('damage', () => {
     expect(await store.restore()).toMatchObject({ sequence: 3 })
   })
 
-  test('that restore() has found does not count: neither for what is newest nor for what is kept', async () => {
+  test('that restore() has found excludes the snapshot from the newest and from those kept', async () => {
     const { files, store } = await withSnapshots(1, 2, 5)
     flip(files, 5)
     await expect(store.create({ n: 3 }, 3)).rejects.toThrow(/at least 5.*if that one is damaged, restore\(\) finds out/)
@@ -154,7 +154,7 @@ describe('damage', () => {
     expect(files.names(directory)).toEqual([6, 7].map((sequence) => `snapshot-${sequence}.json`))
   })
 
-  test('that verify() has found does not count either; written anew or brought back it counts again', async () => {
+  test('that verify() has found also excludes the snapshot, until it is rewritten or brought back', async () => {
     const { files, store } = await withSnapshots(1, 5)
     const whole = files.readFile(pathOf(5))
     flip(files, 5)
@@ -170,10 +170,10 @@ describe('damage', () => {
   })
 })
 
-describe('a failure that is no damage', () => {
+describe('a failure other than damage', () => {
   const operations = ['open', 'stat', 'read', 'list', 'syncDirectory'] as const
 
-  test.each(operations)('in %s is thrown, and no older one given', async (operation) => {
+  test.each(operations)('in %s is thrown, and no older snapshot is restored', async (operation) => {
     const { files, store } = await withSnapshots(1, 2)
     const calls = files.failOn({ operation, path: operation === 'list' ? directory : /snaps/ }, 'EIO')
     const error = { code: 'ERR_MINISTORE_IO', cause: { code: 'EIO' } }
@@ -182,14 +182,14 @@ describe('a failure that is no damage', () => {
     expect(await store.restore()).toMatchObject({ sequence: 2 })
   })
 
-  test('verify tells apart what is not there and what cannot be read', async () => {
+  test('verify distinguishes a missing snapshot from an unreadable one', async () => {
     const { files, store } = await withSnapshots(1)
     await expect(store.verify(2)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', sequence: 2, cause: { code: 'ENOENT' } })
     files.failOn({ operation: 'read' }, 'EIO')
     await expect(store.verify(1)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO' } })
   })
 
-  test('a directory that may only be read is read', async () => {
+  test('a read-only directory can be read', async () => {
     const { files, store } = await withSnapshots(1)
     for (const code of ['EROFS', 'EACCES'] as const) {
       const fault = files.failOn({ operation: 'syncDirectory' }, code)
@@ -199,8 +199,8 @@ describe('a failure that is no damage', () => {
   })
 })
 
-describe('another process that writes meanwhile', () => {
-  test('removes the snapshot that was about to be read: the newer one is given', async () => {
+describe('another process that writes at the same time', () => {
+  test('removes the snapshot about to be read: the newer one is restored', async () => {
     const { files, store } = await withSnapshots(1)
     const writer = new SnapStore(directory, { keep: 1, fileSystem: files })
     let writing: Promise<unknown> | undefined
@@ -212,7 +212,7 @@ describe('another process that writes meanwhile', () => {
     expect(await store.restore()).toEqual({ state: { n: 2 }, sequence: 2, damaged: [] })
   })
 
-  test('replaces the snapshot that is being read: either state is given whole', async () => {
+  test('replaces the snapshot being read: one of the two states is restored whole', async () => {
     const { files, store } = await withSnapshots(1)
     const writer = new SnapStore(directory, { fileSystem: files })
     let writing: Promise<unknown> | undefined
@@ -224,7 +224,7 @@ describe('another process that writes meanwhile', () => {
     expect(await store.restore()).toMatchObject({ state: { n: 'replaced' } })
   })
 
-  test('never ends to remove: it is given up with an error', async () => {
+  test('keeps removing snapshots: restore gives up with an error', async () => {
     const { files, store } = await withSnapshots(1)
     const fault = files.failOn({ operation: 'open', times: 'always' }, 'ENOENT')
     await expect(store.restore()).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'ENOENT' } })

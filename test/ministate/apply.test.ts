@@ -9,7 +9,7 @@ import { deferred } from '../support/deferred.ts'
 import { type Add, addOnes, directory, errorOf, journalFile, openSums, stateOn, type Sums } from './support.ts'
 
 describe('apply', () => {
-  test('gives the sequence numbers 1, 2, 3 and changes the state', async () => {
+  test('returns the sequence numbers 1, 2, 3 and changes the state', async () => {
     const { manager } = await openSums()
     expect(manager.sequence).toBe(0)
     expect(manager.state).toEqual({ sums: [] })
@@ -20,7 +20,7 @@ describe('apply', () => {
     await manager.close()
   })
 
-  test('does overlapping calls in call order, one at a time', async () => {
+  test('processes overlapping calls in call order, one at a time', async () => {
     const active = { now: 0, most: 0 }
     const { manager } = await openSums({
       validate: async () => {
@@ -59,7 +59,7 @@ describe('apply', () => {
     await manager.close()
   })
 
-  test('settles the mutation when it is called: later changes of the object change nothing', async () => {
+  test('captures the mutation at the call: later changes of the object have no effect', async () => {
     const gate = deferred()
     const { files, manager } = await openSums({ validate: () => gate.promise })
     const mutation = { by: 1 }
@@ -72,7 +72,7 @@ describe('apply', () => {
     await manager.close()
   })
 
-  test('hands on the mutation as replay will: what JSON drops or changes is gone for both', async () => {
+  test('passes the mutation to the mutator as replay will, after a round trip through JSON', async () => {
     const files = new SimulatedFileSystem()
     const open = (): Promise<StateManager<{ kept: unknown[] }, { at: unknown; gone?: undefined }>> =>
       StateManager.open(directory, {
@@ -115,7 +115,7 @@ describe('validate', () => {
   test.each([
     ['throws', () => { throw refusal }],
     ['rejects', () => Promise.reject(refusal)],
-  ])('that %s refuses the mutation with just that; nothing is written', async (_how, validate) => {
+  ])('that %s refuses the mutation with that error; nothing is written', async (_how, validate) => {
     const { files, manager } = await openSums({ validate })
     const before = files.readFile(journalFile)
     await expect(manager.apply({ by: 1 })).rejects.toBe(refusal)
@@ -125,7 +125,7 @@ describe('validate', () => {
     await manager.close()
   })
 
-  test('sees the state that all mutations before it have left', async () => {
+  test('sees the state after all earlier mutations', async () => {
     const { manager } = await openSums({
       validate: ({ sums }, { by }) => {
         if ((sums.at(-1) ?? 0) + by > 3) throw refusal
@@ -137,7 +137,7 @@ describe('validate', () => {
     await manager.close()
   })
 
-  test('is not asked when a state is rebuilt', async () => {
+  test('is not called when a state is rebuilt', async () => {
     const { files, manager } = await openSums()
     await manager.apply({ by: 1 })
     await manager.close()
@@ -150,7 +150,7 @@ describe('validate', () => {
 })
 
 describe('expectedSequence', () => {
-  test('that matches lets the mutation pass, 0 for the first', async () => {
+  test('that matches accepts the mutation, 0 for the first', async () => {
     const { manager } = await openSums()
     expect(await manager.apply({ by: 1 }, { expectedSequence: 0 })).toBe(1)
     expect(await manager.apply({ by: 1 }, { expectedSequence: 1 })).toBe(2)
@@ -173,7 +173,7 @@ describe('expectedSequence', () => {
     await manager.close()
   })
 
-  test('of several that overlap lets one win', async () => {
+  test('of several overlapping calls lets one win', async () => {
     const { manager } = await openSums()
     const applies = [1, 2, 3].map((by) => manager.apply({ by }, { expectedSequence: 0 }))
     const results = await Promise.allSettled(applies)
@@ -191,7 +191,7 @@ describe('expectedSequence', () => {
 })
 
 describe('a failed append', () => {
-  test('that is rolled back leaves the state as it was and the manager usable', async () => {
+  test('that is rolled back leaves the state unchanged and the manager usable', async () => {
     const { files, manager } = await openSums()
     await manager.apply({ by: 1 })
     files.failOn({ operation: 'write' }, 'ENOSPC', { bytesFirst: 3 })
@@ -203,7 +203,7 @@ describe('a failed append', () => {
     await manager.close()
   })
 
-  test('whose outcome is unknown ends the manager; the state stays what was acknowledged', async () => {
+  test('whose outcome is unknown ends the manager; the state stays at the last acknowledged mutation', async () => {
     const { files, manager } = await openSums()
     await manager.apply({ by: 1 })
     files.failOn({ operation: 'dataSync' }, 'EIO')
@@ -240,7 +240,7 @@ describe('a mutator', () => {
     await sums.close()
   })
 
-  test('may be a producer of Immer, whose frozen states are as good', async () => {
+  test('may be an Immer producer with frozen states', async () => {
     const files = new SimulatedFileSystem()
     const mutator = produce((draft: { sums: number[] }, { by }: { by: number }) => {
       draft.sums.push(by)
@@ -265,7 +265,7 @@ describe('a mutator', () => {
     await again.manager.close()
   })
 
-  test('is told the sequence number, live and when the state is rebuilt', async () => {
+  test('gets the sequence number, live and when the state is rebuilt', async () => {
     const files = new SimulatedFileSystem()
     const seen: number[] = []
     const mutator: Mutator<Sums, Add> = (_state, _add, { sequence }) => void seen.push(sequence)
@@ -298,14 +298,14 @@ describe('a mutator', () => {
     for (const call of [manager.apply({ by: 1 }), manager.createSnapshot(), manager.compact(), manager.stateAt(1)]) {
       expect(await errorOf(call)).toMatchObject({ code: 'ERR_MINISTORE_POISONED', cause: error })
     }
-    // In memory the state may be half changed.
+    // The state in memory may be partly changed.
     expect(() => manager.state).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_POISONED', cause: error }))
     expect(() => manager.snapshot()).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_POISONED' }))
     expect(manager.sequence).toBe(1)
     await manager.close()
     const again = await errorOf(openSums({ files, mutator }))
     expect(again).toMatchObject({ code: 'ERR_MINISTORE_MUTATOR', sequence: 2 })
-    // Nothing holds the lock: with a mutator that is mended it opens.
+    // The lock is free: with a fixed mutator the state opens.
     expect(await stateOn(files)).toEqual([1, 4])
   })
 })
@@ -320,7 +320,7 @@ describe('a schema for mutations', () => {
       fileSystem: files,
     })
 
-  test('gives its output to the mutator and stores its input', async () => {
+  test('passes its output to the mutator and stores its input', async () => {
     const files = new SimulatedFileSystem()
     const manager = await open(files)
     await manager.apply({ by: '12' })
@@ -332,7 +332,7 @@ describe('a schema for mutations', () => {
     await again.close()
   })
 
-  test('that changes what it is given changes nothing that is stored', async () => {
+  test('that changes its input does not change the stored mutation', async () => {
     const inPlace = z.object({
       order: z.custom<{ cents: number }>().transform((order) => {
         order.cents *= 100
@@ -360,7 +360,7 @@ describe('a schema for mutations', () => {
     await again.close()
   })
 
-  test('refuses what does not fit before it takes its turn', async () => {
+  test('refuses an invalid mutation before its turn', async () => {
     const manager = await open(new SimulatedFileSystem())
     expect(await errorOf(manager.apply({ by: 12 } as never))).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
     expect(manager.sequence).toBe(0)
@@ -379,7 +379,7 @@ describe('a schema for mutations', () => {
   })
 })
 
-test('a codec whose decode takes its time is refused, and nothing is written', async () => {
+test('a codec with an asynchronous decode is refused, and nothing is written', async () => {
   const codec = { encode: JSON.stringify, decode: async (line: string) => JSON.parse(line) as Add }
   const { manager, files } = await openSums({ journal: { codec: codec as never } })
   const error = await errorOf(manager.apply({ by: 1 }))
@@ -388,7 +388,7 @@ test('a codec whose decode takes its time is refused, and nothing is written', a
   expect(files.readFile(journalFile).toString().split('\n')).toHaveLength(2)
 })
 
-test('a codec for mutations: live and rebuilt states get what it decodes', async () => {
+test('a codec for mutations: live and rebuilt states get its decoded values', async () => {
   const files = new SimulatedFileSystem()
   const codec = {
     encode: (entry: Map<string, number>) => JSON.stringify([...entry]),
@@ -411,7 +411,7 @@ test('a codec for mutations: live and rebuilt states get what it decodes', async
 })
 
 describe('a deep copy', () => {
-  test('is given by snapshot(): changing it changes nothing', async () => {
+  test('is returned by snapshot(): changing it does not change the state', async () => {
     const { manager } = await openSums()
     await addOnes(manager, 1)
     const copy = manager.snapshot()
@@ -424,7 +424,7 @@ describe('a deep copy', () => {
 })
 
 describe('close', () => {
-  test('waits for what was called before, refuses the rest, and leaves the state readable', async () => {
+  test('waits for earlier calls, refuses later ones, and leaves the state readable', async () => {
     const { files, manager } = await openSums()
     const applied = [manager.apply({ by: 1 }), manager.apply({ by: 1 })]
     const past = manager.stateAt(0)
@@ -443,7 +443,7 @@ describe('close', () => {
     await store.close()
   })
 
-  test('is what `await using` does', async () => {
+  test('is called by `await using`', async () => {
     const files = new SimulatedFileSystem()
     {
       await using manager = (await openSums({ files })).manager

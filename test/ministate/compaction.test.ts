@@ -26,7 +26,7 @@ describe('createSnapshot', () => {
     await manager.close()
   })
 
-  test('of a state that has one writes nothing, after reopening too', async () => {
+  test('of a state that already has one writes nothing, also after reopening', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 2)
     const info = await manager.createSnapshot()
@@ -41,14 +41,14 @@ describe('createSnapshot', () => {
     await again.manager.close()
   })
 
-  test('takes its turn: it is of the state that what was called before has left', async () => {
+  test('waits for its turn: it stores the state after all earlier calls', async () => {
     const { manager } = await openSums()
     const [, info] = await Promise.all([addOnes(manager, 1), manager.createSnapshot(), manager.apply({ by: 5 })])
     expect(info.sequence).toBe(1)
     await manager.close()
   })
 
-  test('of the initial state is of sequence 0', async () => {
+  test('of the initial state has sequence 0', async () => {
     const { files, manager } = await openSums()
     expect(await manager.createSnapshot()).toMatchObject({ sequence: 0 })
     await manager.close()
@@ -69,7 +69,7 @@ describe('createSnapshot', () => {
     await manager.close()
   })
 
-  test('whose name may not last leaves the manager usable, and the next one settles it', async () => {
+  test('whose name may not be durable leaves the manager usable, and the next one makes it durable', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 1)
     files.failOn({ operation: 'syncDirectory', path: directory }, 'EIO')
@@ -79,7 +79,7 @@ describe('createSnapshot', () => {
     await manager.close()
   })
 
-  test('refuses a state that would not come back from JSON; a codec makes it storable', async () => {
+  test('refuses a state that JSON does not preserve; a codec makes it storable', async () => {
     const files = new SimulatedFileSystem()
     const codec = {
       encode: ({ sums }: { sums: number[] }) => JSON.stringify(sums),
@@ -98,13 +98,13 @@ describe('createSnapshot', () => {
 })
 
 describe('compact', () => {
-  test('makes a snapshot and drops what the oldest kept one covers', async () => {
+  test('creates a snapshot and drops the records that the oldest kept one covers', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 3)
     expect(await manager.compact()).toMatchObject({ sequence: 3, firstSequence: 4, damagedSnapshots: [] })
     await addOnes(manager, 2)
     const second = await manager.compact()
-    // The journal begins behind the older snapshot, so that it can be fallen back to.
+    // The journal begins after the older snapshot, so that opening can fall back to that snapshot.
     expect(second).toMatchObject({ sequence: 5, firstSequence: 4 })
     expect(numbersOf(second.snapshots)).toEqual([5, 3])
     await addOnes(manager, 1)
@@ -115,7 +115,7 @@ describe('compact', () => {
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5, 6])
   })
 
-  test.each([1, 2, 3])('keeping %i, every kept snapshot can be fallen back to', async (keep) => {
+  test.each([1, 2, 3])('keeping %i, opening can fall back to every kept snapshot', async (keep) => {
     const { files, manager } = await openSums({ snapshots: { keep }, journal: { maxBytesPerSegment: 50 } })
     for (let round = 0; round < 4; round++) {
       await addOnes(manager, 3)
@@ -131,7 +131,7 @@ describe('compact', () => {
     }
   })
 
-  test('without changes since the last one writes nothing, after reopening too', async () => {
+  test('without changes since the last one writes nothing, also after reopening', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 3)
     const report = await manager.compact()
@@ -146,7 +146,7 @@ describe('compact', () => {
     await again.manager.close()
   })
 
-  test('drops nothing that only a damaged snapshot covers', async () => {
+  test('drops no records that only a damaged snapshot covers', async () => {
     const { files, manager } = await openSums()
     for (let round = 0; round < 2; round++) {
       await addOnes(manager, 1)
@@ -157,7 +157,7 @@ describe('compact', () => {
     const report = await manager.compact()
     const path = `${directory}/snapshot-2.json`
     expect(report.damagedSnapshots).toMatchObject([{ code: 'ERR_MINISTORE_SNAPSHOT_DAMAGED', path }])
-    // The one before it stays in its place, with the mutations since, and the damaged one as evidence.
+    // The snapshot before it stays, with the mutations since; the damaged one stays as evidence.
     expect(numbersOf(report.snapshots)).toEqual([3, 2, 1])
     expect(report.firstSequence).toBe(2)
     await manager.close()
@@ -165,14 +165,14 @@ describe('compact', () => {
     expect(await stateOn(files)).toEqual([1, 2, 3])
   })
 
-  test.each([2, 3, 4])('keeping %i, names each damaged one of those that it would rely on', async (keep) => {
+  test.each([2, 3, 4])('keeping %i, names each damaged snapshot that it would rely on', async (keep) => {
     for (let which = 1; which <= keep; which++) {
       const { files, manager } = await openSums({ snapshots: { keep } })
       for (let n = 0; n < keep; n++) {
         await addOnes(manager, 1)
         await manager.compact()
       }
-      // Of the snapshot of the state now and, when there is none yet, of those that stay besides the new one.
+      // compact() relies on the snapshot of the current state and on the older ones that are kept.
       damageSnapshot(files, which)
       const report = await manager.compact()
       expect(report.damagedSnapshots).toMatchObject([{ sequence: which }])
@@ -182,7 +182,7 @@ describe('compact', () => {
     }
   })
 
-  test.each([2, 3, 4])('keeping %i, keeps an older one and its mutations for each damaged one', async (keep) => {
+  test.each([2, 3, 4])('keeping %i, keeps an older snapshot and its mutations for each damaged one', async (keep) => {
     for (let which = 2; which <= keep; which++) {
       const { files, manager } = await openSums({ snapshots: { keep } })
       for (let n = 0; n < keep; n++) {
@@ -196,7 +196,7 @@ describe('compact', () => {
       expect(numbersOf(report.snapshots)).toEqual(Array.from({ length: keep + 1 }, (_, n) => keep + 1 - n))
       expect(report.firstSequence).toBe(2)
       await manager.close()
-      // Any other one can be fallen back to.
+      // Opening can fall back to any other one.
       for (let newer = keep + 1; newer > 1; newer--) {
         if (newer !== which) damageSnapshot(files, newer)
         expect(await stateOn(files)).toHaveLength(keep + 1)
@@ -204,7 +204,7 @@ describe('compact', () => {
     }
   })
 
-  test('that finds no whole snapshot writes the state once more before it drops anything', async () => {
+  test('that finds no intact snapshot writes the state again before it drops anything', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 2)
     await manager.createSnapshot()
@@ -230,7 +230,7 @@ describe('compact', () => {
     await manager.close()
   })
 
-  test('whose rotation fails and is as if it had not been leaves the manager usable', async () => {
+  test('whose rotation fails and is rolled back leaves the manager usable', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 3)
     files.failOn({ operation: 'rename', path: /journal/ }, 'EIO')
@@ -243,7 +243,7 @@ describe('compact', () => {
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('that leaves the names of the journal unknown ends the manager; the state stays readable', async () => {
+  test('that leaves the journal file names unknown ends the manager; the state stays readable', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 3)
     await manager.createSnapshot()
@@ -277,7 +277,7 @@ describe('compact', () => {
 })
 
 describe('snapshots.everyMutations', () => {
-  test('makes one in the apply that is so many behind the last', async () => {
+  test('creates a snapshot in the apply that is this many mutations after the last one', async () => {
     const { files, manager } = await openSums({ snapshots: { everyMutations: 3 } })
     const snapshots = (): string[] => files.names(directory).filter((name) => name.startsWith('snapshot'))
     await addOnes(manager, 2)
@@ -285,7 +285,7 @@ describe('snapshots.everyMutations', () => {
     await addOnes(manager, 1)
     expect(snapshots()).toEqual(['snapshot-3.json'])
     await addOnes(manager, 1)
-    // One that was asked for counts.
+    // A requested snapshot counts.
     await manager.createSnapshot()
     await addOnes(manager, 2)
     expect(snapshots()).toEqual(['snapshot-3.json', 'snapshot-4.json'])
@@ -306,7 +306,7 @@ describe('snapshots.everyMutations', () => {
     await again.manager.close()
   })
 
-  test('that fails never fails the durable apply; it is told, and tried again after as many', async () => {
+  test('a failed snapshot never fails the durable apply; it is reported, and retried after as many', async () => {
     const onError = vi.fn()
     const { files, manager } = await openSums({ snapshots: { everyMutations: 2, onError } })
     const fault = files.failOn({ operation: 'write', path: /snapshot/, times: 'always' }, 'ENOSPC')
@@ -323,7 +323,7 @@ describe('snapshots.everyMutations', () => {
     await manager.close()
   })
 
-  test('warns when nobody listens, and of a listener that throws', async () => {
+  test('emits a warning without onError, and when onError throws', async () => {
     const warn = vi.spyOn(process, 'emitWarning').mockReturnValue()
     const { files, manager } = await openSums({ snapshots: { everyMutations: 1 } })
     files.failOn({ operation: 'write', path: /snapshot/, times: 'always' }, 'ENOSPC')
@@ -341,12 +341,12 @@ describe('snapshots.everyMutations', () => {
     await again.manager.close()
   })
 
-  test('whose name may not last is written anew when it is asked for again, though one of its number is there', async () => {
+  test('a snapshot whose name may not be durable is rewritten on request, though its file exists', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 1)
     const { path } = await manager.createSnapshot()
     await files.unlink(path)
-    // The second: the first is that of the directory's own name.
+    // The second sync: the first one syncs the directory's own name.
     files.failOn({ operation: 'syncDirectory', nth: 2 }, 'EIO')
     expect(await errorOf(manager.createSnapshot())).toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
     files.clearFaults()
@@ -356,7 +356,7 @@ describe('snapshots.everyMutations', () => {
     await manager.close()
   })
 
-  test('is not made without being asked for', async () => {
+  test('creates no snapshot when it is not set', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 50)
     await manager.close()

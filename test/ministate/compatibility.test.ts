@@ -12,7 +12,7 @@ interface State {
   names: string[]
 }
 
-/** A state that an earlier release has left: two snapshots, of 2 and 3 mutations, and a fourth behind them. */
+/** A state of an earlier release: snapshots of 2 and 3 mutations, and a fourth mutation. */
 const fixture = join(import.meta.dirname, '../fixtures/state-v0.3.0')
 
 async function copyOfFixture(): Promise<string> {
@@ -30,7 +30,7 @@ const open = (directory: string): Promise<StateManager<State, { add: number; nam
     },
   })
 
-test('a state of version 0.3.0 opens, knows its past and goes on', async () => {
+test('a state of version 0.3.0 opens, can rebuild past states and accepts mutations', async () => {
   await using manager = await open(await copyOfFixture())
   expect(manager.state).toEqual({ total: 10, names: ['Ada', 'Žofie', '李', '😀'] })
   expect(manager.recovery).toMatchObject({ snapshotSequence: 3, replayed: 1, damagedSnapshots: [] })
@@ -46,7 +46,7 @@ test('without its newest snapshot it opens from the older one', async () => {
   expect(manager.state.total).toBe(10)
 })
 
-test('its snapshots are read, and what we write now is the same to the byte', async () => {
+test('its snapshots can be read, and the current version writes the same bytes', async () => {
   const directory = await temporaryDirectory()
   const found = await new SnapStore<State>(fixture).restore()
   expect(found).toEqual({ sequence: 3, state: { total: 6, names: ['Ada', 'Žofie', '李'] }, damaged: [] })

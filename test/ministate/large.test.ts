@@ -34,13 +34,13 @@ test(title, { timeout: 120_000 }, async () => {
   expect(manager.state).toBe(mutations)
   expect(manager.recovery).toMatchObject({ snapshotSequence: mutations - tail, replayed: tail })
   expect(counts.mutations).toBe(tail)
-  // The headers of the segments, the active one to recover it, and then once more for the tail that it holds.
+  // The headers of the segments, and the active segment twice: for recovery and to read the tail.
   expect(store.segments.length).toBeGreaterThan(30)
   expect(counts.bytes).toBeGreaterThan(2 * tail)
   expect(counts.bytes).toBeLessThan(4 * maxBytesPerSegment)
 })
 
-/** The file system of this machine, which tells how much is read. */
+/** The real file system, with a count of the bytes read. */
 function countingReads(onRead: (bytes: number) => void): FileSystem {
   return {
     ...nodeFileSystem,

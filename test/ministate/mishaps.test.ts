@@ -8,7 +8,7 @@ import { type SnapshotOptions, StateManager, type StateOptions } from '../../src
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-test('a snapshot that somebody has deleted is made again before anything is dropped for it', async () => {
+test('a deleted snapshot is created again before any record is dropped for it', async () => {
   const directory = await temporaryDirectory()
   const open = (): Promise<StateManager<number[], number>> =>
     StateManager.open(directory, {
@@ -28,7 +28,7 @@ test('a snapshot that somebody has deleted is made again before anything is drop
   expect(reopened.state).toEqual([1, 2, 3])
 })
 
-test('what an asynchronous onError throws is a warning, not the end of the process', async () => {
+test('an error thrown by an asynchronous onError is a warning and does not end the process', async () => {
   const directory = await temporaryDirectory()
   const warned = once(process, 'warning')
   const onError: unknown = () => Promise.reject(new Error('the listener failed'))

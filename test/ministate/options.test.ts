@@ -9,24 +9,24 @@ const definition = { initialState: () => 0, mutator: (state: number, by: number)
 
 const wrong: ReadonlyArray<readonly [string, unknown, RegExp]> = [
   ['no options', undefined, /`initialState` to be a function, got `undefined`/],
-  ['options that are none', 5, /options to be an object/],
+  ['options that are not an object', 5, /options to be an object/],
   ['no mutator', { initialState: () => 0 }, /`mutator` to be a function/],
   ['an initial state in place of a function', { ...definition, initialState: {} }, /`initialState` to be a function, got an object/],
-  ['a validate that is none', { ...definition, validate: true }, /`validate` to be a function/],
+  ['an invalid validate', { ...definition, validate: true }, /`validate` to be a function/],
   ['a misspelt name', { ...definition, mutater: 1 }, /Unknown option `mutater`: did you mean `mutator`/],
-  ['journal options that are none', { ...definition, journal: 5 }, /`journal` to be an object/],
+  ['journal options that are not an object', { ...definition, journal: 5 }, /`journal` to be an object/],
   ['a misspelt journal option', { ...definition, journal: { maxBytesPerSegments: 1 } }, /did you mean `maxBytesPerSegment`/],
   ['a journal option out of its range', { ...definition, journal: { maxBytesPerSegment: 0 } }, /`maxBytesPerSegment`/],
   ['retention', { ...definition, journal: { maxSegments: 3 } }, /no option `maxSegments` of `journal`: it would delete/],
-  ['a codec that is none', { ...definition, journal: { codec: {} } }, /`codec` to have encode and decode/],
-  ['a schema that is none', { ...definition, schema: {} }, /`schema` to be a Standard Schema/],
-  ['snapshot options that are none', { ...definition, snapshots: null }, /`snapshots` to be an object/],
+  ['an invalid codec', { ...definition, journal: { codec: {} } }, /`codec` to have encode and decode/],
+  ['an invalid schema', { ...definition, schema: {} }, /`schema` to be a Standard Schema/],
+  ['snapshot options that are not an object', { ...definition, snapshots: null }, /`snapshots` to be an object/],
   ['a misspelt snapshot option', { ...definition, snapshots: { everyMutation: 1 } }, /did you mean `everyMutations`/],
   ['no snapshots kept', { ...definition, snapshots: { keep: 0 } }, /`keep`/],
   ['snapshots every 0 mutations', { ...definition, snapshots: { everyMutations: 0 } }, /`everyMutations`.*1 or greater/],
-  ['a listener that is none', { ...definition, snapshots: { onError: 'log' } }, /`onError` to be a function/],
-  ['a state codec that is none', { ...definition, snapshots: { codec: {} } }, /`codec`/],
-  ['a file system that is none', { ...definition, fileSystem: {} }, /`fileSystem` to be a FileSystem/],
+  ['an invalid listener', { ...definition, snapshots: { onError: 'log' } }, /`onError` to be a function/],
+  ['an invalid state codec', { ...definition, snapshots: { codec: {} } }, /`codec`/],
+  ['an invalid file system', { ...definition, fileSystem: {} }, /`fileSystem` to be a FileSystem/],
 ]
 
 describe('StateManager.open refuses', () => {
@@ -42,14 +42,14 @@ describe('StateManager.open refuses', () => {
     await expect(StateManager.open(directory as string, definition)).rejects.toThrow('`directory`')
   })
 
-  test('misuse before anything is made', async () => {
+  test('misuse before anything is created', async () => {
     const fileSystem = new SimulatedFileSystem()
     await expect(StateManager.open('/state', { ...definition, fileSystem, snapshots: { keep: 0 } })).rejects.toThrow()
     expect(fileSystem.operations).toBe(0)
   })
 })
 
-test('StateManager.over refuses what is not its own: the journal and the store have had theirs', async () => {
+test('StateManager.over refuses options that belong to the journal or the snapshot store', async () => {
   const fileSystem = new SimulatedFileSystem()
   const journal = await MiniStore.open<number>('/journal.jsonl', { fileSystem })
   const snapshots = new SnapStore<number>('/snapshots', { fileSystem })

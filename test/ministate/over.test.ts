@@ -13,7 +13,7 @@ const definition = {
   mutator: (state: string[], word: string): void => void state.push(word),
 }
 
-/** Another log: it lives in memory and forgets at once. */
+/** Another log, in memory, that drops records at once. */
 class ListJournal implements Journal<string> {
   firstSequence = 1
   readonly records: string[] = []
@@ -55,7 +55,7 @@ function newSnapshots(fileSystem: SimulatedFileSystem = new SimulatedFileSystem(
 }
 
 describe('a manager over another log', () => {
-  test('does all that one over files does', async () => {
+  test('does everything that a manager over files does', async () => {
     const journal = new ListJournal()
     const snapshots = newSnapshots()
     const manager = await StateManager.over(journal, snapshots, definition)
@@ -73,7 +73,7 @@ describe('a manager over another log', () => {
     expect(journal.isClosed).toBe(true)
   })
 
-  test('makes snapshots of its own when asked', async () => {
+  test('creates its own snapshots on request', async () => {
     const snapshots = newSnapshots()
     const manager = await StateManager.over(new ListJournal(), snapshots, {
       ...definition,
@@ -84,7 +84,7 @@ describe('a manager over another log', () => {
     await manager.close()
   })
 
-  test('that somebody else appends to is given up; the state stays what it was', async () => {
+  test('ends when another writer appends to the log; the state stays unchanged', async () => {
     const journal = new ListJournal()
     const manager = await StateManager.over(journal, newSnapshots(), definition)
     await manager.apply('a')
@@ -110,7 +110,7 @@ describe('a manager over another log', () => {
     expect(journal.isClosed).toBe(false)
   })
 
-  test('with a codec and a schema of its own', async () => {
+  test('has its own codec and schema', async () => {
     const fileSystem = new SimulatedFileSystem()
     const codec = { encode: (word: string) => `<${word}>`, decode: (line: string) => line.slice(1, -1) }
     const journal = await MiniStore.open<string>('/words.jsonl', { fileSystem, codec })

@@ -6,7 +6,7 @@ import { deferred } from '../support/deferred.ts'
 import { addOnes, damageSnapshot, directory, errorOf, openSums } from './support.ts'
 
 describe('stateAt', () => {
-  test('gives the state after any mutation, 0 being the initial one', async () => {
+  test('returns the state after any mutation; 0 is the initial state', async () => {
     const { manager } = await openSums()
     await addOnes(manager, 2)
     await manager.createSnapshot()
@@ -16,7 +16,7 @@ describe('stateAt', () => {
     await manager.close()
   })
 
-  test('begins with the nearest snapshot before', async () => {
+  test('begins with the nearest earlier snapshot', async () => {
     let mutations = 0
     const { manager } = await openSums({ mutator: () => void mutations++, snapshots: { keep: 3 } })
     for (let round = 0; round < 3; round++) {
@@ -41,7 +41,7 @@ describe('stateAt', () => {
     await manager.close()
   })
 
-  test('is refused when what it is made of was dropped, by its numbers', async () => {
+  test('is refused with the sequence numbers when the needed records were dropped', async () => {
     const { manager } = await openSums({ snapshots: { keep: 1 } })
     await addOnes(manager, 3)
     await manager.compact()
@@ -55,7 +55,7 @@ describe('stateAt', () => {
     await manager.close()
   })
 
-  test('passes over a damaged snapshot, down to the initial state', async () => {
+  test('skips damaged snapshots, down to the initial state', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 2)
     await manager.createSnapshot()
@@ -65,7 +65,7 @@ describe('stateAt', () => {
     await manager.close()
   })
 
-  test('does not hold up apply, and a mutation that comes meanwhile is not in it', async () => {
+  test('does not block apply, and does not include a mutation applied meanwhile', async () => {
     const gate = deferred()
     const files = new SimulatedFileSystem()
     const { manager } = await openSums({ files })
@@ -77,7 +77,7 @@ describe('stateAt', () => {
     }
     const past = manager.stateAt(2)
     expect(await manager.apply({ by: 1 })).toBe(3)
-    // Nothing but close() waits for it.
+    // Only close() waits for it.
     const order: string[] = []
     const closing = manager.close().then(() => order.push('closed'))
     const read = past.then(() => order.push('read'))
@@ -93,7 +93,7 @@ describe('stateAt', () => {
     const files = new SimulatedFileSystem()
     const { manager } = await openSums({ files, snapshots: { keep: 1 } })
     await addOnes(manager, 3)
-    // The segment is gone before it is opened for the first time.
+    // The segment is removed before it is opened for the first time.
     const open = files.open.bind(files)
     let isHeld = false
     files.open = async (path, mode) => {
@@ -122,7 +122,7 @@ describe('stateAt', () => {
 })
 
 describe('changes', () => {
-  test('gives the mutations with their numbers, from anywhere to anywhere', async () => {
+  test('returns the mutations with their numbers, for any range', async () => {
     const { manager } = await openSums()
     for (const by of [5, 6, 7]) await manager.apply({ by })
     expect(await collect(manager.changes())).toEqual(
@@ -132,7 +132,7 @@ describe('changes', () => {
     await manager.close()
   })
 
-  test('begin with what the journal still has', async () => {
+  test('begin with the oldest record in the journal', async () => {
     const { manager } = await openSums({ snapshots: { keep: 1 } })
     await addOnes(manager, 2)
     await manager.compact()
@@ -142,7 +142,7 @@ describe('changes', () => {
     await manager.close()
   })
 
-  test('follow: those to come, once they are durable, until the signal or close', async () => {
+  test('with follow include future mutations once they are durable, until the signal or close', async () => {
     const { files, manager } = await openSums()
     await addOnes(manager, 1)
     const ending = new AbortController()

@@ -13,7 +13,7 @@ const definition = {
   mutator: (state: number[], mutation: number): void => void state.push(mutation),
 }
 
-test('reads the state of a manager that has it open, and changes nothing', async () => {
+test('reads a state that a manager has open, and changes nothing', async () => {
   const directory = await temporaryDirectory()
   await using manager = await StateManager.open(directory, definition)
   expect(await readState(directory, definition)).toEqual({ state: [], sequence: 0 })
@@ -26,13 +26,13 @@ test('reads the state of a manager that has it open, and changes nothing', async
   expect(await readdir(directory)).toEqual(names)
 })
 
-test('of a directory that is not there it is the initial one, and none is made', async () => {
+test('returns the initial state for a missing directory, and creates none', async () => {
   const directory = join(await temporaryDirectory(), 'missing')
   expect(await readState(directory, definition)).toEqual({ state: [], sequence: 0 })
   await expect(readdir(directory)).rejects.toMatchObject({ code: 'ENOENT' })
 })
 
-test('looks anew when a compaction drops what it was about to read', async () => {
+test('starts over when a compaction drops records that it was about to read', async () => {
   const directory = await temporaryDirectory()
   await using manager = await StateManager.open(directory, { ...definition, snapshots: { keep: 1 } })
   for (const mutation of [1, 2]) await manager.apply(mutation)
@@ -40,7 +40,7 @@ test('looks anew when a compaction drops what it was about to read', async () =>
   for (const mutation of [3, 4]) await manager.apply(mutation)
   const files = new ObservedFileSystem()
   let isCompacted = false
-  // The journal is looked at when the old snapshot has been read.
+  // The journal is opened after the old snapshot has been read.
   files.hook = async ({ operation, path }) => {
     if (isCompacted || operation !== 'open' || !path.endsWith('journal.jsonl')) return
     isCompacted = true
@@ -50,7 +50,7 @@ test('looks anew when a compaction drops what it was about to read', async () =>
   expect(isCompacted).toBe(true)
 })
 
-test('says what does not fit together, as opening does', async () => {
+test('reports journal and snapshots that do not fit together, as opening does', async () => {
   const directory = await temporaryDirectory()
   const manager = await StateManager.open(directory, { ...definition, snapshots: { keep: 1 } })
   for (const mutation of [1, 2]) await manager.apply(mutation)

@@ -9,7 +9,7 @@ import {
   addOnes, changesOf, damageSnapshot, directory, errorOf, journalFile, openSums, stateOn, type SumOptions, type Sums,
 } from './support.ts'
 
-/** Snapshots at 2 and 4, five mutations; compacted when asked for. */
+/** A state with snapshots at 2 and 4 and five mutations, compacted on request. */
 async function withTwoSnapshots(options: { readonly isCompacted?: boolean } = {}): Promise<SimulatedFileSystem> {
   const { files, manager } = await openSums()
   for (const count of [2, 2]) {
@@ -23,7 +23,7 @@ async function withTwoSnapshots(options: { readonly isCompacted?: boolean } = {}
 }
 
 describe('opening', () => {
-  test('makes the directory, an empty journal and the initial state', async () => {
+  test('creates the directory, an empty journal and the initial state', async () => {
     const { files, manager } = await openSums()
     expect(manager.recovery).toEqual({
       journal: expect.objectContaining({ isNew: true }) as unknown,
@@ -39,7 +39,7 @@ describe('opening', () => {
     ['drops a property', z.object({ sums: z.array(z.number()) })],
     ['adds a default', z.object({ sums: z.array(z.number()), unit: z.string().default('€') })],
     ['takes its time', z.object({ sums: z.array(z.number()) }).refine((state) => Promise.resolve('sums' in state))],
-  ])('gives the state of a snapshot as it was also when its schema %s', async (_what, schema) => {
+  ])('restores the state of a snapshot unchanged even if its schema %s', async (_what, schema) => {
     const initialState = (): Sums & { note?: string } => ({ sums: [], note: 'kept' })
     const options = { initialState, snapshots: { schema: schema as unknown as StandardSchemaV1<Sums> } }
     const { files, manager } = await openSums(options)
@@ -53,7 +53,7 @@ describe('opening', () => {
     await again.manager.close()
   })
 
-  test('refuses a state that fails the schema of its snapshots, when it is written and when it is read', async () => {
+  test('refuses a state that fails the snapshot schema, on writing and on reading', async () => {
     const least = (length: number): SumOptions => ({ snapshots: { schema: z.object({ sums: z.array(z.number()).min(length) }) } })
     const { files, manager } = await openSums(least(2))
     await addOnes(manager, 1)
@@ -82,24 +82,24 @@ describe('opening', () => {
     await manager.close()
   })
 
-  test('twice changes nothing', async () => {
+  test('again after closing changes nothing', async () => {
     const files = await withTwoSnapshots()
     await (await openSums({ files })).manager.close()
     const changes = changesOf(files)
     const before = files.snapshot()
     await (await openSums({ files })).manager.close()
-    // Bytes behind the seal are cut and written again, as they were.
+    // Bytes after the seal are cut and written again unchanged.
     expect(changes.filter((change) => !/^sync|^open .*lock$|(?:truncate|write) .*journal\.jsonl$/.test(change))).toEqual([])
     expect(files.snapshot()).toEqual(before)
   })
 
-  test('a second time while it is open is refused', async () => {
+  test('is refused while the state is open', async () => {
     const { files, manager } = await openSums()
     expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_LOCKED' })
     await manager.close()
   })
 
-  test('removes what a crash has left of a snapshot', async () => {
+  test('removes a partial snapshot left by a crash', async () => {
     const files = await withTwoSnapshots()
     files.writeFile(`${directory}/snapshot-5.json.tmp`, '{"seq":5')
     const { manager } = await openSums({ files })
@@ -108,7 +108,7 @@ describe('opening', () => {
     await manager.close()
   })
 
-  test('takes a relative directory as it is when it is called', async () => {
+  test('resolves a relative directory at the time of the call', async () => {
     const files = new SimulatedFileSystem()
     const manager = await StateManager.open('relative', { initialState: () => 0, mutator: () => 1, fileSystem: files })
     const { path } = await manager.createSnapshot()
@@ -118,7 +118,7 @@ describe('opening', () => {
 })
 
 describe('a damaged snapshot', () => {
-  test('is passed over for the older one, and told of', async () => {
+  test('is skipped for the older one, and reported', async () => {
     const files = await withTwoSnapshots()
     damageSnapshot(files, 4)
     const { manager } = await openSums({ files })
@@ -130,13 +130,13 @@ describe('a damaged snapshot', () => {
     await manager.close()
   })
 
-  test('is passed over after compactions too: what the older one needs was kept', async () => {
+  test('is skipped after compactions too: the records that the older one needs were kept', async () => {
     const files = await withTwoSnapshots({ isCompacted: true })
     damageSnapshot(files, 4)
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('with no whole one left: the journal that begins with the first mutation has all', async () => {
+  test('is no loss even without an intact one if the journal begins with the first mutation', async () => {
     const files = await withTwoSnapshots()
     damageSnapshot(files, 2)
     damageSnapshot(files, 4)
@@ -146,13 +146,13 @@ describe('a damaged snapshot', () => {
     expect(manager.recovery.damagedSnapshots.map(({ path }) => path)).toEqual(
       [4, 2].map((sequence) => `${directory}/snapshot-${sequence}.json`),
     )
-    // The next one takes the place of those that do not count.
+    // The next snapshot replaces those that do not count.
     expect(await manager.createSnapshot()).toMatchObject({ sequence: 5 })
     await manager.close()
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('that a compaction has built on is refused, with what is left to be done', async () => {
+  test('that a compaction relied on is refused, and the error names the remedy', async () => {
     const files = await withTwoSnapshots({ isCompacted: true })
     const backup = files.readFile(`${directory}/snapshot-4.json`)
     damageSnapshot(files, 2)
@@ -164,14 +164,14 @@ describe('a damaged snapshot', () => {
     expect(error.message).toMatch(/snapshot-4\.json, snapshot-2\.json.*backup/)
     expect(error.cause).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_DAMAGED' })
     expect(files.snapshot()).toEqual(before)
-    // What it asks for helps.
+    // The remedy that the error names works.
     files.writeFile(`${directory}/snapshot-4.json`, backup)
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
   })
 })
 
 describe('journal and snapshots that do not fit together are refused, and nothing is changed', () => {
-  test('a snapshot ahead of the journal, whole or damaged', async () => {
+  test('a snapshot ahead of the journal, intact or damaged', async () => {
     const files = await withTwoSnapshots()
     const text = files.readFile(journalFile).toString()
     files.writeFile(journalFile, text.split('\n').slice(0, 4).join('\n') + '\n')
@@ -185,7 +185,7 @@ describe('journal and snapshots that do not fit together are refused, and nothin
     expect(await errorOf(openSums({ files }))).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', sequence: 4 })
   })
 
-  test('snapshots without a journal: none is made, which would be in the way of the one that is brought back', async () => {
+  test('snapshots without a journal: none is created, since it would block restoring the missing one', async () => {
     const files = await withTwoSnapshots()
     const backup = files.readFile(journalFile)
     for (const ending of ['', '.seal', '.lock']) await files.unlink(journalFile + ending)
@@ -196,7 +196,7 @@ describe('journal and snapshots that do not fit together are refused, and nothin
     expect(await stateOn(files)).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('a gap after the newest whole snapshot', async () => {
+  test('a gap after the newest intact snapshot', async () => {
     const files = await withTwoSnapshots()
     const store = await MiniStore.open(journalFile, { fileSystem: files })
     await store.rotate()
@@ -239,7 +239,7 @@ describe('a failed opening frees the lock', () => {
     await store.close()
   })
 
-  test('an initialState that throws or gives none', async () => {
+  test('an initialState that throws or returns no state', async () => {
     const files = new SimulatedFileSystem()
     const thrown = new Error('no state')
     const initialState = (): never => {
@@ -252,13 +252,13 @@ describe('a failed opening frees the lock', () => {
   })
 })
 
-/** The last mutation is no JSON any more; the checksum behind it is taken away. */
+/** Replaces the last mutation with text that is not JSON, and empties the seal with its checksum. */
 function spoilJournal(files: SimulatedFileSystem): void {
   files.writeFile(journalFile, files.readFile(journalFile).toString().replace(/\{"by":1\}\n$/, '{"by:1}\n'))
   files.writeFile(`${journalFile}.seal`, '')
 }
 
-/** Without the files of lock and seal, which opening a journal may make anew. */
+/** All files except the lock and the seal, which opening a journal may create again. */
 function namesAndBytes(files: SimulatedFileSystem | ReadonlyMap<string, Buffer>): Array<[string, string]> {
   const snapshot = files instanceof SimulatedFileSystem ? files.snapshot() : files
   return [...snapshot].flatMap(([path, bytes]) =>

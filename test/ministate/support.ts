@@ -9,7 +9,7 @@ export interface Add {
 }
 
 export interface Sums {
-  /** Every sum so far, the newest last. */
+  /** Every sum so far, in order. */
   readonly sums: number[]
 }
 
@@ -19,7 +19,7 @@ export type SumOptions = Partial<StateOptions<Sums, Add>>
 export const directory = '/state'
 export const journalFile = '/state/journal.jsonl'
 
-/** A manager that adds up, on a disk of its own or a given one. */
+/** Opens a manager that adds numbers up, on a new or given simulated disk. */
 export async function openSums(
   options: SumOptions & { readonly files?: SimulatedFileSystem } = {},
 ): Promise<{ files: SimulatedFileSystem; manager: SumManager }> {
@@ -35,7 +35,7 @@ export async function openSums(
   return { files, manager }
 }
 
-/** Adds 1 so many times. */
+/** Adds 1 this many times. */
 export async function addOnes(manager: SumManager, count: number): Promise<void> {
   for (let n = 0; n < count; n++) await manager.apply({ by: 1 })
 }
@@ -49,7 +49,7 @@ export async function errorOf(failing: Promise<unknown>): Promise<MiniStoreError
   return error as MiniStoreError
 }
 
-/** What somebody who opens the disk as it is finds. Leaves it as it is. */
+/** Resolves with the state found by opening a copy of the disk. The disk stays unchanged. */
 export async function stateOn(files: SimulatedFileSystem, options: SumOptions = {}): Promise<readonly number[]> {
   const { manager } = await openSums({ ...options, files: files.afterKill() })
   const { sums } = manager.snapshot()
@@ -57,7 +57,7 @@ export async function stateOn(files: SimulatedFileSystem, options: SumOptions = 
   return sums
 }
 
-/** The operations from now on that change the disk, as "operation path". */
+/** Collects the operations from now on that change the disk, as "operation path". */
 export function changesOf(files: SimulatedFileSystem): string[] {
   const trace: string[] = []
   files.onOperation(({ operation, path, changesDisk }) => {

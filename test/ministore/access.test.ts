@@ -12,12 +12,12 @@ import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { editFile, writeJournal } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** Another user, who need not exist. Only root may give files to it. */
+/** The id of another user, which need not exist. Only root may give files to it. */
 const other = { uid: 54_321, gid: 54_322 }
 const isRoot = process.getuid?.() === 0
 if (!isRoot) console.log('access: owners are not tried, for only root may give files away')
 
-/** Permissions and owner of every file in a directory, as text; directories do not count. */
+/** Permissions and owner of every file in a directory, as text, without directories. */
 async function accessIn(directory: string): Promise<Record<string, string>> {
   const found: Record<string, string> = {}
   for (const name of (await readdir(directory)).toSorted()) {
@@ -27,14 +27,14 @@ async function accessIn(directory: string): Promise<Record<string, string>> {
   return found
 }
 
-/** What {@link accessIn} gives where all files have these permissions and the owner of the test. */
+/** The result of {@link accessIn} if all files have these permissions and the test's owner. */
 function all(names: readonly string[], mode: string, owner = isRoot ? other : me): Record<string, string> {
   return Object.fromEntries(names.toSorted().map((name) => [name, `${mode} ${owner.uid}:${owner.gid}`]))
 }
 
 const me = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
 
-/** Makes a journal, or what is there, somebody else's and closed to all others. */
+/** Gives a journal, or all files there, to another user and denies access to all others. */
 async function handOver(directory: string, mode = 0o600): Promise<void> {
   for (const name of await readdir(directory)) {
     await chmod(join(directory, name), mode)
@@ -45,7 +45,7 @@ async function handOver(directory: string, mode = 0o600): Promise<void> {
 const state = { initialState: () => ({ total: 0 }), mutator: (held: { total: number }, by: number) => void (held.total += by) }
 
 describe.skipIf(process.platform === 'win32')('what a journal gets has the permissions and the owner of its active segment', () => {
-  test('a rotated segment, the seal, and a lock file that is made anew', async () => {
+  test('a rotated segment, the seal, and a lock file that is created again', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1], [2]])
@@ -60,7 +60,7 @@ describe.skipIf(process.platform === 'win32')('what a journal gets has the permi
     expect(await accessIn(directory)).toEqual(all(names, '600'))
   })
 
-  test('also when they are changed while it is open', async () => {
+  test('even when the permissions change while the journal is open', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     const store = await MiniStore.open(path)
@@ -82,7 +82,7 @@ describe.skipIf(process.platform === 'win32')('what a journal gets has the permi
     expect(await accessIn(directory)).toMatchObject(all(['journal.jsonl', 'journal.jsonl.torn-2'], '600'))
   })
 
-  test('an active segment that a crash in a rotation has left out, and its lock file: those of the newest sealed one', async () => {
+  test('an active segment missing after a crash during rotation, and its lock file: those of the newest sealed one', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1], [2]])
@@ -96,7 +96,7 @@ describe.skipIf(process.platform === 'win32')('what a journal gets has the permi
     expect(await accessIn(directory)).toMatchObject(all(names, '600'))
   })
 
-  test('an active segment made beside sealed ones that are kept read-only: its owner can write it all the same', async () => {
+  test('an active segment created beside read-only sealed ones: its owner can still write it', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1], [2]])
@@ -109,7 +109,7 @@ describe.skipIf(process.platform === 'win32')('what a journal gets has the permi
     expect(await accessIn(directory)).toMatchObject(all(names, '644'))
   })
 
-  test('the segments that a repair rewrites, its copies, and all that its recovery makes', async () => {
+  test('the segments that a repair rewrites, its copies, and all files that its recovery creates', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1, 2], [3]])
@@ -177,7 +177,7 @@ describe.skipIf(process.platform === 'win32')('the option `mode`', () => {
     }
   })
 
-  test('leaves a journal that is there as it is', async () => {
+  test('leaves an existing journal unchanged', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1]], { mode: 0o640 })
@@ -213,10 +213,10 @@ describe.skipIf(process.platform === 'win32')('the option `mode`', () => {
   })
 })
 
-test('a mode that is none, or that keeps its owner out, is refused', async () => {
+test('an invalid mode, or one that denies access to the owner, is refused', async () => {
   const open = (mode: unknown): Promise<unknown> => MiniStore.open('/nowhere/journal.jsonl', { mode: mode as number })
   await expect(open('600')).rejects.toThrow(new TypeError('Expected `mode` to be a number such as 0o600, got `"600"` (string)'))
-  // 600 is what 0o600 looks like without its prefix.
+  // 600 is 0o600 written without its prefix.
   for (const [mode, got] of [[600, '0o1130'], [0o400, '0o400'], [-1, '-1'], [0.5, '0.5'], [0o1777, '0o1777']] as const) {
     const expected = `Expected \`mode\` to be from 0o600 to 0o777, reading and writing by the owner included, got ${got}`
     await expect(open(mode)).rejects.toThrow(new RangeError(expected))
@@ -224,7 +224,7 @@ test('a mode that is none, or that keeps its owner out, is refused', async () =>
   }
 })
 
-test('the simulated disk keeps permissions and owners, over crashes too', async () => {
+test('the simulated disk keeps permissions and owners, even across crashes', async () => {
   const files = new SimulatedFileSystem()
   const store = await MiniStore.open('/data/journal.jsonl', { fileSystem: files, mode: 0o640 })
   await store.append(1)
@@ -237,7 +237,7 @@ test('the simulated disk keeps permissions and owners, over crashes too', async 
   await store.close()
 })
 
-test('a file system that knows nothing of permissions works as before', async () => {
+test('a file system without permissions works as before', async () => {
   class Forgetful extends SimulatedFileSystem {
     override open(path: string, mode: OpenMode): Promise<File> {
       return super.open(path, mode)

@@ -23,7 +23,7 @@ const MEBIBYTE = 1024 * 1024
 
 type Options = OpenOptions & { readonly schema?: StandardSchemaV1 }
 
-/** A store in a directory of its own, closed when the test has finished. */
+/** Opens a store in a new directory; it is closed when the test has finished. */
 async function openStore(options: Options = {}): Promise<{ store: MiniStore; path: string }> {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   const store = await MiniStore.open(path, options as OpenOptions)
@@ -39,10 +39,10 @@ function linesIn(path: string): string[] {
   return lines
 }
 
-/** A real file system whose `dataSync` waits until the test lets it go on. */
+/** A real file system whose `dataSync` waits until the test releases it. */
 function gatedFileSystem(): {
   fileSystem: FileSystem
-  /** Resolves when the next `dataSync` is asked for, with the function that lets it go on. */
+  /** Resolves at the next call of `dataSync`, with the function that releases it. */
   nextSync: () => Promise<() => void>
   syncsAsked: () => number
 } {
@@ -71,7 +71,7 @@ function gatedFileSystem(): {
   }
 }
 
-/** The file-system operations that happen during the task, as "operation path". */
+/** The file-system operations during the task, as "operation path". */
 async function operationsDuring(files: SimulatedFileSystem, task: () => Promise<unknown>): Promise<string[]> {
   const trace: string[] = []
   const stop = files.onOperation(({ operation, path }) => trace.push(`${operation} ${path}`))
@@ -80,13 +80,13 @@ async function operationsDuring(files: SimulatedFileSystem, task: () => Promise<
   return trace
 }
 
-/** A text that is a JSON string of exactly so many bytes. */
+/** A string whose JSON has exactly this many bytes. */
 function textOfJsonBytes(bytes: number): string {
   return 'x'.repeat(bytes - 2)
 }
 
 describe('append', () => {
-  test('gives 1, 2, 3 … and goes on from there when the journal is opened anew', async () => {
+  test('returns 1, 2, 3 … and continues from there when the journal is reopened', async () => {
     const { store, path } = await openStore()
     expect(store).toMatchObject({ firstSequence: 1, lastSequence: 0 })
     expect(await store.append('one')).toBe(1)
@@ -142,7 +142,7 @@ describe('append', () => {
     expect(store.lastSequence).toBe(written.length)
   })
 
-  test('takes the record as it was when it was called', async () => {
+  test('captures the record at the call', async () => {
     const { store, path } = await openStore()
     const record = { value: 1, list: [1] }
     const appending = store.append(record)
@@ -152,7 +152,7 @@ describe('append', () => {
     expect(linesIn(path)).toEqual(['{"value":1,"list":[1]}'])
   })
 
-  test('takes the record as it was when it was called, however long its schema takes', async () => {
+  test('captures the record at the call, however long its schema takes', async () => {
     let allow = (): void => expect.unreachable()
     const schema = standardSchema(
       (value) =>
@@ -169,7 +169,7 @@ describe('append', () => {
     expect(linesIn(path)).toEqual(['{"value":1}'])
   })
 
-  test('keeps call order when the schema is done with a later record first', async () => {
+  test('keeps call order when the schema accepts a later record first', async () => {
     const allow: Array<() => void> = []
     const schema = standardSchema((value) => new Promise((resolve) => allow.push(() => resolve({ value }))))
     const { store, path } = await openStore({ schema })
@@ -220,14 +220,14 @@ describe('append', () => {
 })
 
 describe('appendAll', () => {
-  test('gives the range of its sequence numbers', async () => {
+  test('returns the range of its sequence numbers', async () => {
     const { store, path } = await openStore()
     expect(await store.appendAll(['a', 'b', 'c'])).toEqual({ first: 1, last: 3 })
     expect(await store.appendAll(['d'])).toEqual({ first: 4, last: 4 })
     expect(linesIn(path)).toEqual(['"a"', '"b"', '"c"', '"d"'])
   })
 
-  test('of nothing writes nothing and gives the empty range before the next number', async () => {
+  test('of an empty list writes nothing and returns the empty range before the next number', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     await store.append('one')
@@ -237,7 +237,7 @@ describe('appendAll', () => {
     expect(trace).toEqual([])
   })
 
-  test('of nothing, behind appends that are under way, gives the empty range behind them', async () => {
+  test('of an empty list, after pending appends, returns the empty range after them', async () => {
     const { store } = await openStore()
     const calls = [store.append('one'), store.appendAll([]), store.append('two')]
     expect(await Promise.all(calls)).toEqual([1, { first: 2, last: 1 }, 2])
@@ -254,7 +254,7 @@ describe('appendAll', () => {
     expect(await store.replay()).toEqual(records)
   })
 
-  test('takes any iterable', async () => {
+  test('accepts any iterable', async () => {
     const { store } = await openStore()
     await store.appendAll(new Set(['a', 'b']))
     await store.appendAll(
@@ -266,7 +266,7 @@ describe('appendAll', () => {
     expect(await store.replay()).toEqual(['a', 'b', 'c', 'd'])
   })
 
-  test('takes list and records as they were when it was called', async () => {
+  test('captures the list and its records at the call', async () => {
     const { store, path } = await openStore()
     const records = [{ value: 1 }, { value: 2 }]
     const appending = store.appendAll(records)
@@ -298,7 +298,7 @@ describe('appendAll', () => {
         yield 'lost'
       })(),
     ],
-  ])('of %s, which is no iterable, is a TypeError and not an empty list', async (_what, records) => {
+  ])('of %s, which is not iterable, is a TypeError and not an empty list', async (_what, records) => {
     const { store, path } = await openStore()
     const error: unknown = await store
       .appendAll(records as Iterable<unknown>)
@@ -311,7 +311,7 @@ describe('appendAll', () => {
 
 describe('the size of a record', () => {
   test.each([2, 3, 1000, 65_535, 65_536, 65_537, 131_071, 131_072, 131_073, MEBIBYTE + 1, 16 * MEBIBYTE])(
-    'may be %i bytes, by default and without a word',
+    'may be %i bytes by default',
     async (bytes) => {
       const { store, path } = await openStore()
       const record = textOfJsonBytes(bytes)
@@ -322,7 +322,7 @@ describe('the size of a record', () => {
       expect(readFileSync(path).length).toBe(size + bytes + 1 + '"after"\n'.length)
       const [before, read, after] = await store.replay()
       expect([before, after]).toEqual(['before', 'after'])
-      // Compared by identity: a difference of megabytes is nothing to print.
+      // Compared with ===, because a failed toEqual would print megabytes.
       expect(read === record).toBe(true)
       expect((await MiniStore.replay(path))[1] === record).toBe(true)
     },
@@ -334,7 +334,7 @@ describe('the size of a record', () => {
     expect(await store.replay()).toEqual([7])
   })
 
-  test('may by default be 16 MiB and not one byte more', async () => {
+  test('may be 16 MiB by default, and not a byte more', async () => {
     const { store, path } = await openStore()
     await expect(store.append(textOfJsonBytes(16 * MEBIBYTE + 1))).rejects.toMatchObject({
       code: 'ERR_MINISTORE_RECORD_TOO_LARGE',
@@ -360,18 +360,18 @@ describe('the size of a record', () => {
         ) as string,
       })
       expect(readFileSync(path)).toEqual(before)
-      // What is in the journal stays readable whatever the limit is now.
+      // Existing records stay readable whatever the limit is now.
       expect(await narrower.replay()).toEqual([text])
     },
   )
 
-  test('is counted in bytes where a character has three, and nothing but characters is short', async () => {
+  test('is counted in bytes for three-byte characters, where only the string length is below the limit', async () => {
     const { store } = await openStore({ maxRecordBytes: 10 })
     await expect(store.append('€€€')).rejects.toMatchObject({ code: 'ERR_MINISTORE_RECORD_TOO_LARGE', message: /got one of 11$/ })
     expect(await store.append('€€')).toBe(1)
   })
 
-  test('may be such that those of one appendAll are many mebibytes: each is written once', async () => {
+  test('may add up to many mebibytes in one appendAll: each record is written once', async () => {
     const { store, path } = await openStore()
     const records = Array.from({ length: 7 }, (_, n) => String(n).repeat(600 * 1024))
     expect(await store.appendAll(records)).toEqual({ first: 1, last: 7 })
@@ -383,7 +383,7 @@ describe('the size of a record', () => {
     expect(await MiniStore.replay(path)).toHaveLength(8)
   })
 
-  test('is held against the limit for each record of appendAll, not for their sum', async () => {
+  test('is limited for each record of appendAll, not for their sum', async () => {
     const { store } = await openStore({ maxRecordBytes: 5 })
     expect(await store.appendAll(['abc', 'def', 'ghi'])).toEqual({ first: 1, last: 3 })
     await expect(store.appendAll(['abc', 'defg'])).rejects.toMatchObject({
@@ -397,7 +397,7 @@ function standardSchema(validate: StandardSchemaV1.Props['validate']): StandardS
   return { '~standard': { version: 1, vendor: 'test', validate } }
 }
 
-/** A codec that gives the record `bad` this text and every other its JSON. */
+/** A codec that encodes the record `bad` as this text and every other record as JSON. */
 function codecThatGives(text: unknown): Codec {
   return {
     encode: (record) => (record === 'bad' ? (text as string) : JSON.stringify(record)),
@@ -626,7 +626,7 @@ describe('a record that is refused', () => {
     },
   )
 
-  test('keeps what was thrown as its cause', async () => {
+  test('keeps the thrown value as its cause', async () => {
     const thrown = new Error('mine')
     const { store } = await openStore()
     const record = {
@@ -644,7 +644,7 @@ describe('a record that is refused', () => {
     })
   })
 
-  test('for its size is so also when it is longer than a string can be', async () => {
+  test('for its size is refused even beyond the maximum string length', async () => {
     const { store, path } = await openStore({ maxRecordBytes: constants.MAX_STRING_LENGTH - 1 })
     const half = 'x'.repeat(constants.MAX_STRING_LENGTH / 2)
     await expect(store.append([half, half])).rejects.toMatchObject({ code: 'ERR_MINISTORE_RECORD_TOO_LARGE' })
@@ -653,7 +653,7 @@ describe('a record that is refused', () => {
 })
 
 describe('close', () => {
-  test('waits for the appends that were called before it, and refuses those after it', async () => {
+  test('waits for earlier appends and refuses later ones', async () => {
     const { store, path } = await openStore()
     const answered: string[] = []
     const appending = Array.from({ length: 20 }, async (_, record) => {
@@ -668,7 +668,7 @@ describe('close', () => {
     expect(linesIn(path)).toEqual(Array.from({ length: 20 }, (_, record) => `${record}`))
   })
 
-  test('called again gives the same promise', async () => {
+  test('returns the same promise when called again', async () => {
     const { store } = await openStore()
     const closing = store.close()
     expect(store.close()).toBe(closing)
@@ -685,7 +685,7 @@ describe('close', () => {
     expect(await again.append('record')).toBe(1)
   })
 
-  test('lets append and appendAll reject and write nothing', async () => {
+  test('makes append and appendAll reject and write nothing', async () => {
     const { store, path } = await openStore()
     await store.append('record')
     await store.close()
@@ -696,7 +696,7 @@ describe('close', () => {
     expect(await readFile(path)).toEqual(bytes)
   })
 
-  test('seals what was written', async () => {
+  test('seals the written records', async () => {
     const { store, path } = await openStore()
     await store.append('record')
     await store.close()
@@ -709,7 +709,7 @@ describe('close', () => {
     ])
   })
 
-  test('is what `await using` does at the end of its block, also after an error', async () => {
+  test('is called by `await using` at the end of its block, even after an error', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const thrown = new Error('from the block')
     const block = async (): Promise<void> => {
@@ -725,7 +725,7 @@ describe('close', () => {
 })
 
 describe('writable', () => {
-  test('appends each chunk and asks for the next one only when that is durable', async () => {
+  test('appends each chunk and requests the next one only once that is durable', async () => {
     const { fileSystem, nextSync, syncsAsked } = gatedFileSystem()
     const { store, path } = await openStore({ fileSystem })
     const append = vi.spyOn(store, 'append')
@@ -749,7 +749,7 @@ describe('writable', () => {
     expect(writer.desiredSize).toBe(1)
   })
 
-  test('is what a stream can be piped to, and leaves the store open', async () => {
+  test('accepts a piped stream, and leaves the store open', async () => {
     const { store } = await openStore()
     const records = Array.from({ length: 100 }, (_, at) => ({ at }))
     await ReadableStream.from(records).pipeTo(store.writable())
@@ -809,7 +809,7 @@ describe('writable', () => {
     const cancel = vi.fn<(reason: unknown) => void>()
     const source = new ReadableStream<unknown>({
       start: (controller) => {
-        // Not closed: a source that ends would have nothing to cancel.
+        // Not closed, because a source that has ended cannot be cancelled.
         for (const record of ['a', undefined, 'b', 'c']) controller.enqueue(record)
       },
       cancel,
@@ -820,7 +820,7 @@ describe('writable', () => {
     )
   })
 
-  test('aborted or closed leaves the store open, and another one can be had', async () => {
+  test('aborted or closed leaves the store open, and another writable can be created', async () => {
     const { store } = await openStore()
     const first = store.writable().getWriter()
     await first.write('a')
@@ -832,7 +832,7 @@ describe('writable', () => {
     expect(await store.replay()).toEqual(['a', 'b', 'c'])
   })
 
-  test('of a store that is closed meanwhile fails at the next chunk', async () => {
+  test('fails at the next chunk when its store is closed meanwhile', async () => {
     const { store, path } = await openStore()
     const writer = store.writable().getWriter()
     await writer.write('a')

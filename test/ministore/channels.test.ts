@@ -21,13 +21,13 @@ type EventName = 'start' | 'end' | 'asyncStart' | 'asyncEnd' | 'error'
 
 interface TraceEvent<Context> {
   readonly event: EventName
-  /** As it was then. */
+  /** A copy of the message at the time of the event. */
   readonly seen: Context & { readonly error?: unknown; readonly result?: unknown }
-  /** The object itself, the same for all events of one call. */
+  /** The message object itself, the same for all events of one call. */
   readonly context: object
 }
 
-/** What a tracing channel says from now on, about the journal at this path only. */
+/** Collects the events of a tracing channel from now on, for the journal at this path only. */
 function listen<Context extends { readonly path: string }>(
   channel: 'ministore:append' | 'ministore:rotate' | 'ministore:recover',
   path: string,
@@ -54,7 +54,7 @@ function listen<Context extends { readonly path: string }>(
   return events
 }
 
-/** What the poison channel says from now on. */
+/** Collects the messages of the poison channel from now on. */
 function listenToPoison(): PoisonMessage[] {
   const messages: PoisonMessage[] = []
   const listener = (message: unknown): void => void messages.push(message as PoisonMessage)
@@ -77,7 +77,7 @@ async function journalPath(): Promise<string> {
 }
 
 describe('the tracing channel ministore:append', () => {
-  test('tells of an append: path, bytes, records, and the sequence number once it is durable', async () => {
+  test('publishes an append: path, bytes, records, and the sequence number once it is durable', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     const size = readFileSync(path).length
@@ -92,7 +92,7 @@ describe('the tracing channel ministore:append', () => {
     for (const seen of done) expect(seen).toEqual({ path, bytes, records: 1, sequence: 1, result: 1 })
   })
 
-  test('tells of an appendAll as one, with the last sequence number', async () => {
+  test('publishes an appendAll as one call, with the last sequence number', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     await store.append('before')
@@ -102,7 +102,7 @@ describe('the tracing channel ministore:append', () => {
     expect(events.at(-1)?.seen).toMatchObject({ path, bytes: 12, records: 3, sequence: 4 })
   })
 
-  test('tells nothing of an appendAll of nothing', async () => {
+  test('publishes nothing for an empty appendAll', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     const events = listen<AppendTrace>('ministore:append', path)
@@ -110,7 +110,7 @@ describe('the tracing channel ministore:append', () => {
     expect(events).toEqual([])
   })
 
-  test('tells of overlapping appends one after another, each with a context of its own', async () => {
+  test('publishes overlapping appends one after another, each with its own context', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     const events = listen<AppendTrace>('ministore:append', path)
@@ -121,7 +121,7 @@ describe('the tracing channel ministore:append', () => {
     expect(ends.map(({ seen }) => seen.sequence)).toEqual([1, 2, 3])
   })
 
-  test('tells of a failure, with the error that the caller gets and no sequence number', async () => {
+  test('publishes a failure with the error of the caller and no sequence number', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     files.failOn({ operation: 'write' }, 'ENOSPC')
@@ -135,7 +135,7 @@ describe('the tracing channel ministore:append', () => {
     }
   })
 
-  test('tells of a record that an asynchronous schema refuses', async () => {
+  test('publishes a record that an asynchronous schema refuses', async () => {
     const path = await journalPath()
     const validate = async (): Promise<StandardSchemaV1.FailureResult> => ({ issues: [{ message: 'never' }] })
     const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
@@ -146,7 +146,7 @@ describe('the tracing channel ministore:append', () => {
     expect(events.at(-1)?.seen.error).toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
   })
 
-  test('changes nothing about what append gives', async () => {
+  test('does not change the result of append', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     expect(await store.append('unheard')).toBe(1)
@@ -157,7 +157,7 @@ describe('the tracing channel ministore:append', () => {
 })
 
 describe('the tracing channel ministore:rotate', () => {
-  test('tells of a rotation: the segment that is sealed and the first sequence of the next', async () => {
+  test('publishes a rotation: the sealed segment and the first sequence number of the next', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     await store.appendAll(['a', 'b'])
@@ -171,7 +171,7 @@ describe('the tracing channel ministore:rotate', () => {
     expect(events.at(-1)?.seen).toMatchObject({ path, segment: 'journal.jsonl.002', sequence: 4 })
   })
 
-  test('tells nothing while the active segment is empty', async () => {
+  test('publishes nothing while the active segment is empty', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     const events = listen<RotateTrace>('ministore:rotate', path)
@@ -179,7 +179,7 @@ describe('the tracing channel ministore:rotate', () => {
     expect(events).toEqual([])
   })
 
-  test('tells of the rotation of an append within that append', async () => {
+  test('publishes the rotation of an append within that append', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { maxBytesPerSegment: 1 })
     await store.append('a')
@@ -203,7 +203,7 @@ describe('the tracing channel ministore:rotate', () => {
     expect(told).toEqual(['append start', 'rotate start', 'rotate asyncEnd', 'append asyncEnd'])
   })
 
-  test('tells of a failure', async () => {
+  test('publishes a failure', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     await store.append('a')
@@ -217,7 +217,7 @@ describe('the tracing channel ministore:rotate', () => {
 })
 
 describe('the tracing channel ministore:recover', () => {
-  test('tells of each open, with the report once it has succeeded', async () => {
+  test('publishes each open, with the report once it has succeeded', async () => {
     const path = await journalPath()
     const events = listen<RecoverTrace>('ministore:recover', path)
     const first = await MiniStore.open(path)
@@ -234,7 +234,7 @@ describe('the tracing channel ministore:recover', () => {
     expect(events.at(-1)?.seen.report).toMatchObject({ isNew: false })
   })
 
-  test('tells of damage, without a report', async () => {
+  test('publishes damage without a report', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/journal.jsonl', 'not a journal\n')
     const events = listen<RecoverTrace>('ministore:recover', '/journal.jsonl')
@@ -247,7 +247,7 @@ describe('the tracing channel ministore:recover', () => {
     expect(events.at(-1)?.seen.report).toBeUndefined()
   })
 
-  test('tells nothing of readers, which recover nothing', async () => {
+  test('publishes nothing for readers, which do not recover', async () => {
     const path = await journalPath()
     await (await MiniStore.open(path)).close()
     const events = listen<RecoverTrace>('ministore:recover', path)
@@ -257,7 +257,7 @@ describe('the tracing channel ministore:recover', () => {
 })
 
 describe('the channel ministore:poison', () => {
-  test('tells once, with the error that all later calls get as their cause', async () => {
+  test('publishes once, with the error that all later calls have as their cause', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     const messages = listenToPoison()
@@ -280,7 +280,7 @@ describe('the channel ministore:poison', () => {
     expect(queued.status === 'rejected' && (queued.reason as Error).cause).toBe(messages[0]?.error)
   })
 
-  test('tells of a write that could not be rolled back, and of a rotation whose sync failed', async () => {
+  test('publishes a write that could not be rolled back, and a rotation whose sync failed', async () => {
     const messages = listenToPoison()
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/written.jsonl', { fileSystem: files })
@@ -297,7 +297,7 @@ describe('the channel ministore:poison', () => {
     expect(messages[1]?.error.message).toMatch(/rotate/)
   })
 
-  test('tells nothing of a failure that the store survives', async () => {
+  test('publishes nothing for a failure that the store survives', async () => {
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
     const messages = listenToPoison()
@@ -312,7 +312,7 @@ describe('the messages of all channels', () => {
     [...settled, 'error'].map((event) => `tracing:ministore:${name}:${event}`),
   )
 
-  /** What a subscriber that logs messages as JSON has seen or has failed at. */
+  /** The messages logged as JSON by a subscriber, and the errors of that logging. */
   function log(): Array<{ readonly name: string; readonly told?: object; readonly failure?: unknown }> {
     const logged: ReturnType<typeof log> = []
     for (const name of [...channels, 'ministore:poison']) {
@@ -329,7 +329,7 @@ describe('the messages of all channels', () => {
     return logged
   }
 
-  test('have a JSON form, of failures too', async () => {
+  test('have a JSON form, including failures', async () => {
     const logged = log()
     const path = await journalPath()
     const store = await MiniStore.open(path)
@@ -362,13 +362,13 @@ describe('the messages of all channels', () => {
     })
     expect(last('tracing:ministore:append:error')).toMatchObject({ error: { message: /no/, code: 'ERR_MINISTORE_SCHEMA' } })
     expect(last('ministore:poison')).toMatchObject({ path: '/journal.jsonl', error: { code: 'ERR_MINISTORE_POISONED' } })
-    // Nothing of the library's own is in them.
+    // They contain no internal objects of the library.
     const keys = new Set(logged.flatMap(({ told = {} }) => Object.keys(told)))
     expect([...keys].toSorted()).toEqual(['bytes', 'error', 'path', 'records', 'report', 'result', 'segment', 'sequence'])
     for (const { name, told } of logged) expect(name.includes('append') || !('result' in (told ?? {}))).toBe(true)
   })
 
-  test('do no harm to the writer when a subscriber throws: Node reports it as an uncaught exception', async () => {
+  test('do not affect the writer when a subscriber throws: Node reports an uncaught exception', async () => {
     const script = `
       import { subscribe } from 'node:diagnostics_channel'
       import { MiniStore } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)}
@@ -385,7 +385,7 @@ describe('the messages of all channels', () => {
     `
     const given = ['--input-type=module', '--eval', script, await journalPath()]
     const { stdout } = await promisify(execFile)(process.execPath, given, { timeout: 20_000 })
-    // Four events each of an open, three appends and a rotation.
+    // Four events each for an open, three appends and a rotation.
     expect(JSON.parse(stdout)).toEqual({ sequences: [1, 2, 3], records: ['a', 'b', 'c'], uncaught: 20 })
   })
 })

@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { type Codec, MiniStore, type MiniStoreError } from '../../src/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** What a journal line must not show in plain text. */
+/** Text that must not appear in a journal line. */
 const base64: Codec = {
   encode: (record) => Buffer.from(JSON.stringify(record)).toString('base64'),
   decode: (line) => JSON.parse(Buffer.from(line, 'base64').toString()) as unknown,
@@ -18,7 +18,7 @@ interface Rich {
   readonly tags: ReadonlySet<string>
 }
 
-/** As superjson does: types that JSON has not, marked beside their texts. */
+/** Like superjson: types that JSON lacks, marked beside their text form. */
 const typed: Codec<Rich> = {
   encode: ({ at, count, tags }) =>
     JSON.stringify({
@@ -79,7 +79,7 @@ describe.each(cases)('a codec: $name', ({ codec, records }) => {
     expect(await linesIn(path)).toEqual(records.map((record) => codec.encode(record)))
   })
 
-  test('brings every record back through stream, entries, replay, a reader and a pipe', async () => {
+  test('returns every record through stream, entries, replay, a reader and a pipe', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { codec })
     await store.appendAll(records)
@@ -97,7 +97,7 @@ describe.each(cases)('a codec: $name', ({ codec, records }) => {
     expect(await copy.replay()).toEqual(records)
   })
 
-  test('brings every record back through the static readers, while it is written and after', async () => {
+  test('returns every record through the static readers, while the store is open and after', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path, { codec })
     await store.appendAll(records)
@@ -110,7 +110,7 @@ describe.each(cases)('a codec: $name', ({ codec, records }) => {
     }
   })
 
-  test('brings every record back to followers, history and live', async () => {
+  test('returns every record to followers, history and live', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { codec })
     await store.appendAll(records.slice(0, 2))
@@ -128,7 +128,7 @@ describe.each(cases)('a codec: $name', ({ codec, records }) => {
     await Promise.all([inStore.return(), byPath.return()])
   })
 
-  test('brings every record back after the journal is opened anew, and across segments', async () => {
+  test('returns every record after the journal is reopened, and across segments', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path, { codec, maxBytesPerSegment: 1 })
     for (const record of records) await store.append(record)
@@ -162,7 +162,7 @@ describe('a codec', () => {
     expect(codec).toMatchObject({ encoded: 2, decoded: 4 })
   })
 
-  test('may give a carriage return, a tab, a byte order mark and what looks like a header', async () => {
+  test('may produce a carriage return, a tab, a byte order mark and text that looks like a header', async () => {
     const raw: Codec<string> = { encode: (record) => record, decode: (line) => line }
     const path = await journalPath()
     const records = [
@@ -184,7 +184,7 @@ describe('a codec', () => {
     expect(await again.replay()).toEqual(records)
   })
 
-  test('that cannot decode a line ends the stream with its place, after the good records', async () => {
+  test('that cannot decode a line ends the stream with the line position, after the good records', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path, { codec: typed })
     await store.appendAll([rich(1), rich(2)])
@@ -212,7 +212,7 @@ describe('a codec', () => {
     expect(salvage.mock.calls).toMatchObject([[{ code: 'ERR_MINISTORE_CODEC', sequence: 3 }]])
   })
 
-  test('is not needed to encode where it only reads', async () => {
+  test('needs no encode for reading only', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path, { codec: base64 })
     onTestFinished(() => store.close())
@@ -222,7 +222,7 @@ describe('a codec', () => {
     ])
   })
 
-  test('replaces JSON altogether: without it its lines are damage', async () => {
+  test('replaces JSON entirely: without the codec its lines are damage', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { codec: base64 })
     await store.append('record')
@@ -233,7 +233,7 @@ describe('a codec', () => {
     })
   })
 
-  test('with an encode that takes its time is refused at append: the result is no text', async () => {
+  test('with an asynchronous encode is refused at append: the result is not a string', async () => {
     const path = await journalPath()
     const codec = { encode: async (record: unknown) => JSON.stringify(record), decode: JSON.parse }
     await using store = await MiniStore.open(path, { codec: codec as unknown as Codec })
@@ -241,7 +241,7 @@ describe('a codec', () => {
     expect(await linesIn(path)).toEqual([])
   })
 
-  test.each(['resolves', 'rejects'])('with a decode that takes its time is refused when reading, %s', async (how) => {
+  test.each(['resolves', 'rejects'])('with an asynchronous decode is refused when reading, %s', async (how) => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     await store.append('record')

@@ -9,20 +9,20 @@ import { addBytes, editFile, numbers } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 /**
- * Journals as they lie on disks. Those of the Rust crate were made after its sources (mini-rs/ministore
- * 0.1.0 and 0.1.4), not by it: the rotated one was kept at three files, so its first sealed segment has
- * number 4. The one of version 0.2.0 was written by this library once, its first segment truncated, and must
- * never be written again.
+ * Journals of earlier releases and of the Rust crate. The Rust journals follow the crate's sources
+ * (mini-rs/ministore 0.1.0 and 0.1.4) but were not written by it. The rotated one was limited to
+ * three files, so its first sealed segment has number 4. The journal of version 0.2.0 was written
+ * once by this library, its first segment was truncated, and it must never be rewritten.
  */
 interface Fixture {
   readonly name: string
   readonly records: readonly unknown[]
-  /** Sequence number of its first record. */
+  /** Sequence number of the first record. */
   readonly first: number
-  /** How many records each file holds, oldest first. */
+  /** Number of records in each file, oldest first. */
   readonly sizes: readonly number[]
   readonly sealedNames: readonly string[]
-  /** What the next segment to be sealed is called. */
+  /** The name of the next segment to be sealed. */
   readonly nextSealedName: string
 }
 
@@ -84,7 +84,7 @@ const fixtures: readonly Fixture[] = [
 const rustFixtures = fixtures.filter(({ name }) => name.startsWith('rust'))
 const ours = fixtures.filter(({ name }) => !name.startsWith('rust'))
 
-/** A copy of a fixture, to be changed. */
+/** A copy of a fixture that a test may change. */
 async function copyOf({ name }: Fixture): Promise<string> {
   const directory = await temporaryDirectory()
   await cp(join(import.meta.dirname, '../fixtures', name), directory, { recursive: true })
@@ -106,14 +106,14 @@ const entriesOf = (records: readonly unknown[], first: number): unknown[] =>
 
 const lastOf = ({ first, records }: Fixture): number => first + records.length - 1
 
-/** The names of the journal's segments as the store orders them. */
+/** The names of the journal's segments, in the order of the store. */
 const segmentNames = (store: MiniStore): string[] => store.segments.map(({ path }) => basename(path))
 
 describe.each(fixtures)('the journal $name', (fixture) => {
   const { records, first, sizes, sealedNames, nextSealedName } = fixture
   const last = lastOf(fixture)
 
-  test('is replayed by its path without a change to its files', async () => {
+  test('can be replayed by path without a change to its files', async () => {
     const path = await copyOf(fixture)
     const before = await contentsOf(path)
     expect(await MiniStore.replay(path)).toEqual(records)
@@ -122,7 +122,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await contentsOf(path)).toEqual(before)
   })
 
-  test('opens with nothing to recover, and knows its segments and sequence numbers', async () => {
+  test('opens without recovery, with the right segments and sequence numbers', async () => {
     const path = await copyOf(fixture)
     const before = await contentsOf(path)
     await using store = await MiniStore.open(path)
@@ -141,7 +141,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     )
   })
 
-  test('is appended to: what was there stays byte for byte, and the numbers go on', async () => {
+  test('accepts appends: existing bytes stay unchanged, and the numbers continue', async () => {
     const path = await copyOf(fixture)
     const before = await readFile(path, 'utf8')
     const store = await MiniStore.open(path)
@@ -153,7 +153,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await rustReplay(path)).toEqual([...records, { Set: { value: 20 } }, 'Reset'])
   })
 
-  test('is rotated: segment numbers go on and the order stays right', async () => {
+  test('can be rotated: segment numbers continue and the order stays correct', async () => {
     const path = await copyOf(fixture)
     const store = await MiniStore.open(path)
     const added: number[] = []
@@ -186,7 +186,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await rustReplay(path)).toEqual(all)
   })
 
-  test('keeps its sequence numbers when it is truncated, over every reopening', async () => {
+  test('keeps its sequence numbers when it is truncated, across every reopening', async () => {
     const path = await copyOf(fixture)
     // Truncated to the end of each file in turn; one more record and one more rotation each time.
     let expected = entriesOf(records, first)
@@ -208,7 +208,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     }
   })
 
-  test('keeps its sequence numbers when the first thing done to it is a truncation', async () => {
+  test('keeps its sequence numbers when a truncation is the first operation', async () => {
     const path = await copyOf(fixture)
     const deleted = sizes.length === 1 ? 0 : (sizes[0] as number)
     const store = await MiniStore.open(path)
@@ -223,7 +223,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await again.append('next')).toBe(last + 1)
   })
 
-  test('is emptied and still knows where its sequence stands', async () => {
+  test('keeps its next sequence number when it is emptied', async () => {
     const path = await copyOf(fixture)
     const store = await MiniStore.open(path)
     await store.rotate()
@@ -235,7 +235,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await rustReplay(path)).toEqual(['next'])
   })
 
-  test('is held to maxSegments by the next rotation, not by opening, and keeps its numbers', async () => {
+  test('is limited to maxSegments by the next rotation, not by opening, and keeps its numbers', async () => {
     const path = await copyOf(fixture)
     const store = await MiniStore.open(path, { maxSegments: 2 })
     expect(segmentNames(store)).toHaveLength(sizes.length)
@@ -252,7 +252,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await rustReplay(path)).toEqual([...records.slice(-active), 'after'])
   })
 
-  test('goes on in the Rust crate and comes back, in turns', async () => {
+  test('accepts appends by the Rust crate and by this library in turns', async () => {
     const path = await copyOf(fixture)
     const expected = [...records]
     for (const turn of numbers(1, 4)) {
@@ -270,7 +270,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await collect(store.entries())).toEqual(entriesOf(expected, first))
   })
 
-  test('with a byte order mark in front of a file is ERR_MINISTORE_CORRUPT and says so', async () => {
+  test('with a byte order mark at the start of a file is ERR_MINISTORE_CORRUPT and says so', async () => {
     for (const name of [...sealedNames, 'journal.jsonl']) {
       const path = await copyOf(fixture)
       await editFile(join(dirname(path), name), (content) => Buffer.concat([Buffer.from('\uFEFF'), content]))
@@ -284,7 +284,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
   })
 })
 
-describe('line ends of an editor', () => {
+describe('line endings of an editor', () => {
   const toCrlf = (content: Buffer): Buffer =>
     Buffer.from(content.toString('latin1').replaceAll('\n', '\r\n'), 'latin1')
 
@@ -318,14 +318,14 @@ describe('line ends of an editor', () => {
     )
     expect(salvaged).toEqual(fixture.records)
     expect(told).toContain(name)
-    // Opening reads no sealed segment, so it can tell of the active one only.
+    // Opening reads no sealed segment, so it can only report damage in the active one.
     if (name === 'journal.jsonl')
       await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
   })
 })
 
 describe('the reading rules of the Rust crate', () => {
-  test('hold for what is written here: every file, header and line', async () => {
+  test('accept everything this library writes: every file, header and line', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const store = await MiniStore.open(path, { maxBytesPerSegment: 80 })
     const records = [
@@ -351,7 +351,7 @@ describe('the reading rules of the Rust crate', () => {
     expect(await rustReplay(path)).toEqual(records)
   })
 
-  test('see the thousandth segment after the nine hundred and ninety-ninth', async () => {
+  test('order segment 1000 after segment 999', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const store = await MiniStore.open(path)
     await store.append(1)
@@ -371,7 +371,7 @@ describe('the reading rules of the Rust crate', () => {
     expect(await MiniStore.replay(path)).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('and ours pass over the same foreign files', async () => {
+  test('ignore the same foreign files as this library', async () => {
     const fixture = fixtures[1] as Fixture
     const path = await copyOf(fixture)
     for (const name of [
@@ -391,9 +391,10 @@ describe('the reading rules of the Rust crate', () => {
 })
 
 /**
- * What `MiniStore::replay` of the Rust crate 0.1.4 reads: segments are the files whose extension is all
- * digits and parses as a u32, and whose stem is the journal's name, in order of that number; then the active
- * file if it is not empty. Line 1 must begin with the magic prefix; every other line must be UTF-8 and JSON.
+ * Reads like `MiniStore::replay` of the Rust crate 0.1.4. Segments are the files whose extension is
+ * all digits and parses as a u32, and whose stem is the journal's name, in order of that number; then
+ * the active file if it is not empty. Line 1 must begin with the magic prefix; every other line must
+ * be UTF-8 and JSON.
  */
 async function rustReplay(path: string): Promise<unknown[]> {
   const directory = dirname(path)
@@ -417,7 +418,7 @@ async function rustReplay(path: string): Promise<unknown[]> {
   return records
 }
 
-/** What the Rust crate's `append` does, and its rotation if asked for: six digits, one above the greatest. */
+/** Appends like the Rust crate, and rotates on request: six digits, one above the greatest number. */
 async function rustAppend(
   path: string,
   records: readonly unknown[],

@@ -17,7 +17,7 @@ interface Numbered {
   readonly pad: string
 }
 
-/** What both kinds of writer can do. */
+/** The operations of both kinds of writer. */
 interface Writer {
   append(record: Numbered): Promise<number>
   appendAll(records: readonly Numbered[]): Promise<{ first: number; last: number }>
@@ -27,7 +27,7 @@ interface Writer {
 
 type Random = (limit: number) => number
 
-/** How the journal stands, as far as the writer has said so. */
+/** The state of the journal, as far as the writer has reported it. */
 interface Progress {
   acknowledged: number
   truncatedBefore: number
@@ -56,12 +56,12 @@ async function write(writer: Writer, random: Random, progress: Progress): Promis
   }
 }
 
-/** Mostly short, now and then longer than a block, so that segments end in every way there is. */
+/** Mostly short, sometimes longer than a block, so that segments end in every possible way. */
 function numbered(n: number, random: Random): Numbered {
   return { n, pad: '\u00e9'.repeat(random(20) === 0 ? 20_000 + random(40_000) : random(200)) }
 }
 
-/** What one replay came to. */
+/** The outcome of one replay. */
 interface Seen {
   readonly first: number | undefined
   readonly last: number | undefined
@@ -69,7 +69,7 @@ interface Seen {
   readonly error: unknown
 }
 
-/** Reads entries at a random pace and checks that none is missing, twice there, or another's. */
+/** Reads entries at a random pace and checks that none is missing, duplicated or wrong. */
 async function read(
   entries: JournalStream<JournalEntry<Numbered>>,
   random: Random,
@@ -90,14 +90,14 @@ async function read(
       if (count % pace === 0) for (let turns = random(6); turns > 0; turns--) await turn()
     }
   } catch (error) {
-    // Failed checks of this very loop are no part of the outcome.
+    // A failed check in this loop is not part of the outcome.
     if (!(error instanceof MiniStoreError)) throw error
     return { first, last, count, error }
   }
   return { first, last, count, error: undefined }
 }
 
-/** A replay of a random range is a gap-free run to where it must end, or says that a record is gone. */
+/** A replay of a random range is gap-free up to its required end, or reports a deleted record. */
 async function checkReplay(
   open: (options: { from?: number }) => JournalStream<JournalEntry<Numbered>>,
   progress: Progress,
@@ -106,7 +106,7 @@ async function checkReplay(
   const from = random(2) === 0 ? undefined : 1 + random(progress.acknowledged + 1)
   const acknowledged = progress.acknowledged
   const stream = open(from === undefined ? {} : { from })
-  // Time for the writer to change everything between the making of the stream and its first read.
+  // Lets the writer change everything between the creation of the stream and its first read.
   for (let turns = random(20); turns > 0; turns--) await turn()
   const seen = await read(stream, random, from)
   if (seen.error === undefined) {
@@ -220,7 +220,7 @@ describe('a stream consumed while the journal changes', () => {
       return read(entries, random, 1)
     })
     const target: Writer = store ?? (writer as Writer)
-    // Nothing is deleted here, so nothing may be gone.
+    // Nothing is deleted here, so no record may be reported as gone.
     while (progress.acknowledged < 200) {
       const count = 1 + random(10)
       await target.appendAll(
@@ -236,10 +236,10 @@ describe('a stream consumed while the journal changes', () => {
   })
 })
 
-describe('a seal that is replaced between the two looks of a reader', () => {
+describe('a seal that is replaced between two reads by a reader', () => {
   const path = '/journal.jsonl'
   const facts = 'bytes=40 records=1 crc32=00000000'
-  /** Whole, and of no prefix of the segment that is read. */
+  /** A valid seal that matches no prefix of the segment being read. */
   const foreign = `${facts} check=${crc32(facts).toString(16).padStart(8, '0')}\n`
 
   async function journal(): Promise<SimulatedFileSystem> {
@@ -257,7 +257,7 @@ describe('a seal that is replaced between the two looks of a reader', () => {
   test.each([
     ['before', 1],
     ['after', 2],
-  ])('is not held against the segment: the foreign one is seen %s it', async (_, foreignLook) => {
+  ])('is not reported as damage of the segment: the foreign seal is read %s it', async (_, foreignLook) => {
     const files = await journal()
     const seal = files.readFile(`${path}.seal`)
     let looks = 0

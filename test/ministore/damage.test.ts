@@ -3,20 +3,20 @@ import { describe, expect, test } from 'vitest'
 import { MiniStore, MiniStoreError } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 
-// On the simulated file system, because each of the many thousand damaged journals is opened and every
-// open syncs.
+// Uses the simulated file system, because many thousand damaged journals are opened and every open
+// syncs.
 
 const path = '/data/journal.jsonl'
 const active = 'journal.jsonl'
 
 /**
- * What became of a damaged journal.
+ * The outcome for a damaged journal.
  *
- * - `harmless`: every record is there under its number.
- * - `refused`: open says that it is damaged, and changes nothing.
- * - `found`: it opens, reading everything says that it is damaged.
- * - `torn`: open reports a torn tail; every record before it is there.
- * - `unseen`: something else is read than was written, and nobody says so.
+ * - `harmless`: every record is present under its number.
+ * - `refused`: open reports the damage and changes nothing.
+ * - `found`: open succeeds, and reading everything reports the damage.
+ * - `torn`: open reports a torn tail; every record before it is present.
+ * - `unseen`: reads return something other than the written records, without an error.
  */
 type Outcome = 'harmless' | 'refused' | 'found' | 'torn' | 'unseen'
 type Counts = Record<Outcome, number>
@@ -26,20 +26,19 @@ type Entries = ReadonlyArray<readonly [number, string]>
 interface Journal {
   readonly files: Files
   readonly entries: Entries
-  /** Bytes of the active segment that its seal covers. */
+  /** Number of bytes of the active segment that its seal covers. */
   readonly sealedBytes: number
 }
 
 interface Damage {
   readonly name: string
-  /** First byte that is not what it was. */
+  /** Offset of the first changed byte. */
   readonly offset: number
   readonly bytes: Buffer
 }
 
 /**
- * Texts with bytes that one flipped bit turns into NUL, into a line feed, or into something that is
- * not UTF-8.
+ * Texts with bytes that one flipped bit turns into NUL, into a line feed, or into invalid UTF-8.
  */
 const records = [
   { at: '@', n: 1 },
@@ -62,7 +61,7 @@ async function writeJournal(how: 'closed' | 'with an older seal' | 'without a se
   const first = await MiniStore.open(path, options)
   for (const record of records.slice(0, 9)) await first.append(record)
   await first.close()
-  // Without a seal: the rotation has taken it away, and nothing has made another.
+  // Without a seal: the rotation has removed it, and no new one has been written.
   const store = await MiniStore.open(
     path,
     how === 'without a seal' ? { ...options, maxBytesPerSegment: 1 } : { fileSystem: files },
@@ -99,7 +98,7 @@ function damagedCopy(journal: Journal, name: string, bytes: Buffer): SimulatedFi
   return files
 }
 
-/** Everything a reader gives, or the damage that it ends with. */
+/** All records that a reader returns, or the damage that it ends with. */
 async function readAll(
   stream: AsyncIterable<{ sequence: number; record: unknown }>,
 ): Promise<Entries | MiniStoreError> {
@@ -112,7 +111,7 @@ async function readAll(
   }
 }
 
-/** Only these two codes speak of damage; everything else is a failure of the test. */
+/** Only these two codes report damage; every other error is a failure of the test. */
 function damageOf(error: unknown): MiniStoreError {
   const codes = ['ERR_MINISTORE_CORRUPT', 'ERR_MINISTORE_UNSUPPORTED_VERSION']
   if (error instanceof MiniStoreError && codes.includes(error.code)) return error
@@ -153,7 +152,7 @@ function textOf(files: SimulatedFileSystem): string {
   return JSON.stringify([...files.snapshot()].map(([at, bytes]) => [at, bytes.toString('latin1')]))
 }
 
-/** Where in the active segment the line ends that holds the record of this number. */
+/** The offset in the active segment at which the line of the record with this number ends. */
 function endOfRecord(journal: Journal, sequence: number): number {
   const bytes = journal.files.get(active) ?? Buffer.alloc(0)
   const first = Number(/ seq=(\d+)/.exec(bytes.toString())?.[1])
@@ -163,8 +162,7 @@ function endOfRecord(journal: Journal, sequence: number): number {
 }
 
 /**
- * Damages one file in every way, and counts what becomes of it, for those who open and for those who
- * only read.
+ * Damages one file in every way, and counts the outcomes for opening and for reading only.
  */
 async function damageEverywhere(
   journal: Journal,
@@ -231,7 +229,7 @@ describe('the undamaged journal', () => {
   )
 })
 
-describe('after a clean close nothing goes unseen', () => {
+describe('after a clean close no damage is unseen', () => {
   test('cut at every length of every file', async () => {
     const { opened, read, wrong } = await damageAll(await writeJournal('closed'), truncations)
     console.log(`closed, cut: opened ${shown(opened)}; read ${shown(read)}`)
@@ -248,7 +246,7 @@ describe('after a clean close nothing goes unseen', () => {
     expect(opened.refused + opened.found).toBeGreaterThan(2000)
   }, 240_000)
 
-  test('damage of the seal itself loses nothing and is no error', async () => {
+  test('damage to the seal itself loses nothing and is not an error', async () => {
     const journal = await writeJournal('closed')
     const name = `${active}.seal`
     const seal = journal.files.get(name) ?? Buffer.alloc(0)
@@ -265,7 +263,7 @@ describe.each(['with an older seal', 'without a seal'] as const)('a journal left
     ['cut', truncations],
     ['flipped', flips],
   ] as const)(
-    'goes unseen or torn only behind the last seal: %s everywhere',
+    'has unseen or torn damage only after the last seal: %s everywhere',
     async (name, damages) => {
       const { opened, read, wrong } = await damageAll(await writeJournal(how), damages)
       console.log(`left open ${how}, ${name}: opened ${shown(opened)}; read ${shown(read)}`)
@@ -276,7 +274,7 @@ describe.each(['with an older seal', 'without a seal'] as const)('a journal left
     240_000,
   )
 
-  test('what is cut behind the last seal is a torn tail or whole lines, and every record before it is there', async () => {
+  test('a cut after the last seal leaves a torn tail or whole lines, and every record before it is present', async () => {
     const journal = await writeJournal(how)
     const bytes = journal.files.get(active) ?? Buffer.alloc(0)
     let tested = 0

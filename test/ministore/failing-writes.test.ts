@@ -14,7 +14,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const PATH = '/data/journal.jsonl'
 
-/** A store on a simulated disk with two acknowledged records, in their own turn each. */
+/** A store on a simulated disk with two acknowledged records, each from its own append. */
 async function openStore(
   options: OpenOptions<string> = {},
 ): Promise<{ files: SimulatedFileSystem; store: MiniStore<string> }> {
@@ -34,13 +34,13 @@ async function errorOf(failing: Promise<unknown>): Promise<MiniStoreError> {
   return error as MiniStoreError
 }
 
-/** What a fresh open finds on this disk. Leaves the disk as it is. */
+/** The records that a fresh open finds on this disk. The disk stays unchanged. */
 async function recordsOn(files: SimulatedFileSystem): Promise<string[]> {
   await using store = await MiniStore.open<string>(PATH, { fileSystem: files.afterKill() })
   return await store.replay()
 }
 
-/** Like {@link recordsOn} in every state that a crash now may leave. */
+/** Like {@link recordsOn}, for every state that a crash now may leave. */
 async function recordsAfterCrashes(files: SimulatedFileSystem): Promise<string[][]> {
   const found: string[][] = []
   for (const state of files.crashStates()) {
@@ -51,7 +51,7 @@ async function recordsAfterCrashes(files: SimulatedFileSystem): Promise<string[]
   return found
 }
 
-/** The operations from now on, as "operation path". */
+/** Collects the operations from now on, as "operation path". */
 function traceOf(files: SimulatedFileSystem): string[] {
   const trace: string[] = []
   files.onOperation(({ operation, path }) => trace.push(`${operation} ${path}`))
@@ -117,7 +117,7 @@ describe('a failed write', () => {
       expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', path: PATH, segment: 'journal.jsonl' })
       expect(error.cause).toMatchObject({ syscall: 'write' })
       expect(files.readFile(PATH)).toEqual(before)
-      // The cut is durable: no crash brings back a part of the record.
+      // The cut is durable: no crash brings back part of the record.
       expect(await recordsAfterCrashes(files)).toEqual([['one', 'two']])
       expect(store.lastSequence).toBe(2)
 
@@ -152,7 +152,7 @@ describe('a failed write', () => {
     expect(await store.appendAll(['five', 'six'])).toEqual({ first: 3, last: 4 })
   })
 
-  test('does not touch the appends queued behind it', async () => {
+  test('does not affect the appends queued after it', async () => {
     const { files, store } = await openStore()
     files.failOn({ operation: 'write', path: PATH }, 'ENOSPC')
     const settled = await Promise.allSettled(['three', 'four', 'five'].map((record) => store.append(record)))
@@ -188,7 +188,7 @@ describe('a failed write', () => {
   )
 })
 
-/** Every method but `close` is refused, with the reason. */
+/** Expects every method except `close` to be refused with the reason. */
 async function checkOnlyCloseWorks(store: MiniStore<string>): Promise<void> {
   const poisoned = {
     code: 'ERR_MINISTORE_POISONED',
@@ -207,7 +207,7 @@ async function checkOnlyCloseWorks(store: MiniStore<string>): Promise<void> {
 }
 
 describe('a failed fsync of an append', () => {
-  test('is an unknown outcome for its record, and the end for those queued and all later ones', async () => {
+  test('is an unknown outcome for its record, and rejects all queued and later appends', async () => {
     const { files, store } = await openStore()
     files.failOn({ operation: 'dataSync', path: PATH }, 'EIO')
     const trace = traceOf(files)
@@ -227,7 +227,7 @@ describe('a failed fsync of an append', () => {
     await checkOnlyCloseWorks(store)
   })
 
-  test('is never followed by another sync of the file, nor by a write, also not when closing', async () => {
+  test('is never followed by another sync or write of the file, not even on close', async () => {
     const { files, store } = await openStore()
     const fault = files.failOn({ operation: 'dataSync', path: PATH }, 'EIO')
     let after: string[] = []
@@ -242,7 +242,7 @@ describe('a failed fsync of an append', () => {
     expect(after.filter((operation) => /sync|write|rename|unlink|seal/i.test(operation))).toEqual([])
   })
 
-  test('lets close resolve and free the lock, and the journal can be opened anew', async () => {
+  test('lets close resolve and free the lock, and the journal can be reopened', async () => {
     const { files, store } = await openStore()
     files.failOn({ operation: 'dataSync', path: PATH }, 'EIO')
     await errorOf(store.append('three'))
@@ -256,7 +256,7 @@ describe('a failed fsync of an append', () => {
   })
 
   test.each([[1], [2]])(
-    'leaves a journal that, opened anew, loses nothing it acknowledges in a crash (%i record(s))',
+    'leaves a journal that, once reopened, loses no acknowledged record in a crash (%i record(s))',
     async (count) => {
       const { files, store } = await openStore()
       files.failOn({ operation: 'dataSync', path: PATH }, 'EIO')
@@ -272,7 +272,7 @@ describe('a failed fsync of an append', () => {
     },
   )
 
-  test('may or may not have kept its record: every crash leaves the others, and nothing but it', async () => {
+  test('may or may not keep its record: every crash leaves the other records, and at most this one more', async () => {
     const { files, store } = await openStore()
     files.failOn({ operation: 'dataSync', path: PATH }, 'EIO')
     await errorOf(store.append('three'))
@@ -296,7 +296,7 @@ describe('a failed fsync of an append', () => {
   })
 })
 
-/** Small enough that the third record begins a new segment. */
+/** A segment size small enough that the third record begins a new segment. */
 const ROTATING = { maxBytesPerSegment: 50 }
 
 interface Step {
@@ -311,7 +311,7 @@ const NEXT = `${PATH}.next`
 const SEAL = `${PATH}.seal`
 const FIRST_SEALED = `${PATH}.001`
 
-/** Every step of a rotation that may fail, in order. `nth` counts from the call of append on. */
+/** Every step of a rotation that may fail, in order. `nth` counts from the call of append. */
 const steps: Step[] = [
   { what: 'looking at the permissions', operation: 'stat', path: PATH, code: 'ERR_MINISTORE_IO' },
   { what: 'removing the seal', operation: 'unlink', path: SEAL, code: 'ERR_MINISTORE_IO' },
@@ -350,13 +350,14 @@ function fail(files: SimulatedFileSystem, { operation, path, nth = 1 }: Step): F
 }
 
 describe('a failed rotation', () => {
-  test('is tried at every step there is', async () => {
+  test('is tested at every possible step', async () => {
     const { files, store } = await openStore(ROTATING)
     const trace = traceOf(files)
     await store.append('three')
     await store.close()
     const whole = trace.slice(0, trace.indexOf(`close ${FIRST_SEALED}`))
-    // Before each change of names the directory and the held files are compared with what their names lead to.
+    // Before each rename or removal, the directory and the open files are compared with the files at
+    // their names.
     const rotation = whole.filter((operation) => !/^(stat|lock) /.test(operation))
     const counts = new Map<string, number>()
     const tried = steps.filter(({ operation }) => operation !== 'stat').map(({ operation, path }) =>
@@ -398,7 +399,7 @@ describe('a failed rotation', () => {
   )
 
   test.each(steps)(
-    '($what: $operation $path, $nth) leaves every acknowledged record once, whatever a crash makes of it',
+    '($what: $operation $path, $nth) leaves every acknowledged record once in every crash state',
     async (step) => {
       const { files, store } = await openStore(ROTATING)
       fail(files, step)
@@ -407,7 +408,7 @@ describe('a failed rotation', () => {
     },
   )
 
-  test.each(steps)('($what: $operation $path, $nth) rejects rotate() alike', async (step) => {
+  test.each(steps)('($what: $operation $path, $nth) rejects rotate() in the same way', async (step) => {
     const { files, store } = await openStore(ROTATING)
     const fault = fail(files, step)
     expect((await errorOf(store.rotate())).code).toBe(step.code)
@@ -420,7 +421,7 @@ describe('a failed rotation', () => {
     '($what: $operation $path, $nth) leaves no file open once the store is closed',
     async (step) => {
       const { files, store } = await openStore(ROTATING)
-      // What happened in openStore left three open: the journal, its lock and its directory.
+      // openStore left three open: the journal, its lock and its directory.
       let open = 3
       const fault = fail(files, step)
       files.onOperation(({ operation, path }) => {
@@ -435,11 +436,11 @@ describe('a failed rotation', () => {
   )
 
   test.each([['write', NEXT], ['rename', FIRST_SEALED]] as const)(
-    'in %s of %s lets go of the .next that is left, which may be removed by hand',
+    'in %s of %s closes the leftover .next, which may then be removed by hand',
     async (operation, path) => {
       const { files, store } = await openStore(ROTATING)
       files.failOn({ operation, path }, 'EIO')
-      // The first call is for a leftover, a second one for what was begun.
+      // The first call removes a leftover, the second one the file that this rotation began.
       files.failOn({ operation: 'unlink', path: NEXT, nth: 2 }, 'EIO')
       expect(await errorOf(store.rotate())).toMatchObject({ code: 'ERR_MINISTORE_IO' })
       files.clearFaults()
@@ -450,7 +451,7 @@ describe('a failed rotation', () => {
     },
   )
 
-  test('fails the appends queued behind it too, if it poisons, and only itself, if it does not', async () => {
+  test('also fails the appends queued after it if it poisons, and otherwise only itself', async () => {
     for (const code of ['ERR_MINISTORE_IO', 'ERR_MINISTORE_POISONED'] as const) {
       const { files, store } = await openStore(ROTATING)
       fail(files, steps.find((step) => step.code === code) as Step)
@@ -460,14 +461,14 @@ describe('a failed rotation', () => {
     }
   })
 
-  test('by a failed close of the sealed file does not fail the append: nothing is at stake', async () => {
+  test('by a failed close of the sealed file does not fail the append: no data is at risk', async () => {
     const { files, store } = await openStore(ROTATING)
     const fault = files.failOn({ operation: 'close', path: FIRST_SEALED }, 'EIO')
     expect(await store.append('three')).toBe(3)
     expect(fault.hits).toBe(1)
   })
 
-  test('does not cost the journal its seal when nothing is appended any more', async () => {
+  test('does not lose the seal when nothing more is appended', async () => {
     const { files, store } = await openStore()
     await store.close()
     const again = await MiniStore.open<string>(PATH, { fileSystem: files, ...ROTATING })
@@ -506,7 +507,7 @@ describe('a failed rotation', () => {
 
 describe('retention', () => {
   test.each([['ENOSPC'], ['EIO'], ['EACCES']] as const)(
-    'keeps a segment in mind whose deletion failed with %s, and deletes it the next time',
+    'remembers a segment whose deletion failed with %s, and deletes it the next time',
     async (code) => {
       const { files, store } = await openStore({ maxBytesPerSegment: 1 })
       await store.append('three')
@@ -523,7 +524,7 @@ describe('retention', () => {
     },
   )
 
-  test('deletes at the next rotation what an earlier one could not', async () => {
+  test('deletes at the next rotation the segments that an earlier one could not delete', async () => {
     const { files, store } = await openStore({ maxBytesPerSegment: 1, maxSegments: 2 })
     files.failOn({ operation: 'unlink', path: FIRST_SEALED }, 'EIO')
     await errorOf(store.append('three'))
@@ -535,7 +536,7 @@ describe('retention', () => {
     await store.close()
   })
 
-  test('counts a segment that somebody else has removed as deleted, and goes on', async () => {
+  test('counts a segment removed by another process as deleted, and continues', async () => {
     const { files, store } = await openStore({ maxBytesPerSegment: 1, maxSegments: 2 })
     await files.unlink(FIRST_SEALED)
     expect(await store.append('three')).toBe(3)
@@ -555,7 +556,7 @@ describe('close', () => {
     ['the journal cannot be closed', 'close', PATH],
     ['the lock cannot be closed', 'close', `${PATH}.lock`],
   ] as const)(
-    'rejects when %s, having closed every file and freed the lock all the same',
+    'rejects when %s, but still closes every file and frees the lock',
     async (_what, operation, path) => {
       const files = new SimulatedFileSystem()
       const open = countOpenFiles(files)
@@ -571,7 +572,7 @@ describe('close', () => {
 })
 
 describe('open', () => {
-  /** A journal of three records in two segments, and what a crash may have made of it. */
+  /** A journal of three records in two segments, changed as a crash may leave it. */
   const damages: Array<[what: string, damage: (files: SimulatedFileSystem) => void | Promise<void>]> = [
     ['a journal whose seal is behind', () => {}],
     ['a torn tail', (files) => files.writeFile(PATH, `${files.readFile(PATH).toString()}"fo`)],
@@ -593,7 +594,7 @@ describe('open', () => {
   ]
 
   test.each(damages)(
-    'of %s, failing at whatever operation, leaves no file open and loses nothing',
+    'of %s, failing at any operation, leaves no file open and loses nothing',
     async (_, damage) => {
       const { files: original, store } = await openStore(ROTATING)
       await store.append('three')
@@ -629,14 +630,14 @@ describe('open', () => {
   )
 })
 
-test('close tells of the first of two failures', async () => {
+test('close reports the first of two failures', async () => {
   const { files, store } = await openStore()
   files.failOn({ operation: 'close', path: `${PATH}.lock` }, 'ENOSPC')
   files.failOn({ operation: 'close', path: PATH }, 'EIO')
   expect(await errorOf(store.close())).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO' } })
 })
 
-test.each(['EACCES', 'EPERM', 'EROFS'] as const)('open passes over %s where the directory above may not be synced', async (code) => {
+test.each(['EACCES', 'EPERM', 'EROFS'] as const)('open ignores %s when the parent directory may not be synced', async (code) => {
   const files = new SimulatedFileSystem()
   files.addDirectory('/data')
   const fault = files.failOn({ operation: 'syncDirectory', path: '/' }, code)
@@ -645,7 +646,7 @@ test.each(['EACCES', 'EPERM', 'EROFS'] as const)('open passes over %s where the 
   expect(await store.append('one')).toBe(1)
 })
 
-test('open makes no directory where it cannot look whether there is one', async () => {
+test('open creates no directory when it cannot check whether the directory exists', async () => {
   const { files, store } = await openStore()
   await store.close()
   const trace = traceOf(files)
@@ -655,7 +656,7 @@ test('open makes no directory where it cannot look whether there is one', async 
   expect(trace.filter((call) => call.startsWith('makeDirectory'))).toEqual([])
 })
 
-/** How many files are open from now on, by the path that each was opened as. */
+/** Counts the open files from now on, by the path that each was opened with. */
 function countOpenFiles(files: SimulatedFileSystem): ReadonlyMap<string, number> {
   const counts = new Map<string, number>()
   const count = (path: string, by: number): unknown => counts.set(path, (counts.get(path) ?? 0) + by)
@@ -679,7 +680,7 @@ describe('a full disk', () => {
     return [...files.snapshot().values()].reduce((sum, { length }) => sum + length, 0)
   }
 
-  test('refuses an append for want of space, and takes it when there is room again', async () => {
+  test('refuses an append for lack of space, and accepts it when there is room again', async () => {
     const { files, store } = await openStore()
     files.capacityBytes = usedBytes(files) + 10
     const before = files.readFile(PATH)
@@ -711,7 +712,7 @@ describe('a full disk', () => {
   })
 
   test.each([0, 1, 20])(
-    'with room for %i byte(s) lets an existing journal be closed, opened and read: a seal is an extra',
+    'with room for %i byte(s) allows closing, opening and reading a journal: the seal is optional',
     async (room) => {
       const { files, store } = await openStore()
       files.capacityBytes = usedBytes(files) + room
@@ -726,7 +727,7 @@ describe('a full disk', () => {
     },
   )
 
-  test('that was full at open and has room at close: then the seal is written', async () => {
+  test('that is full at open and has room at close gets the seal at close', async () => {
     const { files, store } = await openStore()
     const image = files.afterKill()
     await store.close()
@@ -738,7 +739,7 @@ describe('a full disk', () => {
     expect(image.readFile(SEAL)).toEqual(files.readFile(SEAL))
   })
 
-  test('gives its last bytes to records: a seal that does not fit takes none', async () => {
+  test('gives its last bytes to records: a seal that does not fit takes no space', async () => {
     const { files, store } = await openStore()
     const image = files.afterKill()
     await store.close()
@@ -756,7 +757,7 @@ describe('a full disk', () => {
     return files
   }
 
-  test.each([0, 3])('with room for %i byte(s) heals a torn tail, and says that it kept no evidence', async (room) => {
+  test.each([0, 3])('with room for %i byte(s) heals a torn tail, and reports that no evidence was kept', async (room) => {
     const files = await tornJournal()
     files.capacityBytes = usedBytes(files) + room
     await using store = await MiniStore.open<string>(PATH, { fileSystem: files })
@@ -775,7 +776,7 @@ describe('a full disk', () => {
     ['rename', 'it gets no name'],
   ] as const
   for (const code of ['ENOSPC', 'EDQUOT', 'EFBIG'] as const) {
-    test.each(evidenceSteps)(`(${code} at %s: %s) heals a torn tail all the same`, async (operation) => {
+    test.each(evidenceSteps)(`(${code} at %s: %s) still heals a torn tail`, async (operation) => {
       const files = await tornJournal()
       const fault = files.failOn({ operation, path: /\.torn-3/ }, code)
       await using store = await MiniStore.open<string>(PATH, { fileSystem: files })
@@ -786,7 +787,7 @@ describe('a full disk', () => {
     })
   }
 
-  test.each(evidenceSteps)('is not what EIO at %s of the evidence says: the tail stays', async (operation) => {
+  test.each(evidenceSteps)('is not assumed after EIO at %s of the evidence: the tail stays', async (operation) => {
     const files = await tornJournal()
     const before = files.readFile(PATH)
     files.failOn({ operation, path: /\.torn-3/ }, 'EIO')
@@ -830,12 +831,12 @@ describe('a read-only file system', () => {
     expect(await MiniStore.replay<string>(PATH, { fileSystem: files })).toEqual(['one', 'two', 'three'])
   })
 
-  test('that became so under an open store refuses appends', async () => {
+  test('that becomes read-only under an open store refuses appends', async () => {
     const { files, store } = await openStore()
     const before = files.readFile(PATH)
     files.readOnly = true
     const error = await errorOf(store.append('three'))
-    // A read-only file system cannot cut either, so nobody knows what is there.
+    // A read-only file system cannot cut either, so the outcome is unknown.
     expect(error).toMatchObject({
       code: 'ERR_MINISTORE_OUTCOME_UNKNOWN',
       message: expect.stringContaining('EROFS') as string,
@@ -846,10 +847,10 @@ describe('a read-only file system', () => {
   })
 })
 
-/** Errors by which a system refuses a call for a moment, before anything has changed. */
+/** Errors with which a system refuses a call temporarily, before anything has changed. */
 const refusals = ['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'EACCES', 'EPERM', 'EBUSY'] as const
 
-describe.each(refusals)('a refusal for a moment (%s)', (code) => {
+describe.each(refusals)('a temporary refusal (%s)', (code) => {
   const refused: ReadonlyArray<readonly [string, OperationName, string, (store: MiniStore<string>) => Promise<unknown>]> = [
     ['of opening .next', 'open', NEXT, (store) => store.append('three')],
     ['of locking .next', 'lock', NEXT, (store) => store.append('three')],
@@ -860,7 +861,7 @@ describe.each(refusals)('a refusal for a moment (%s)', (code) => {
     ['of removing a segment', 'unlink', FIRST_SEALED, (store) => store.truncateBefore(3)],
   ]
 
-  test.each(refused)('%s rejects that call, and the store goes on', async (_, operation, path, call) => {
+  test.each(refused)('%s rejects that call, and the store stays usable', async (_, operation, path, call) => {
     const { files, store } = await openStore(ROTATING)
     const isDeletion = operation === 'unlink' && path === FIRST_SEALED
     const before = isDeletion ? ['one', 'two', 'three'] : ['one', 'two']
@@ -871,7 +872,7 @@ describe.each(refusals)('a refusal for a moment (%s)', (code) => {
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_IO', path: PATH })
     expect(await store.replay()).toEqual(before)
     for (const records of await recordsAfterCrashes(files)) expect(records).toEqual(before)
-    // The same call again, and others, do what they would have done.
+    // The same call again, and other calls, work as usual.
     await call(store)
     const records = isDeletion ? ['three'] : ['one', 'two', 'three']
     expect(await store.replay()).toEqual(records)
@@ -882,9 +883,9 @@ describe.each(refusals)('a refusal for a moment (%s)', (code) => {
     for (const found of await recordsAfterCrashes(files)) expect(found).toEqual([...records, 'four', 'five'])
   })
 
-  test('of syncing the directory needs no file to be opened: only a sync that failed poisons', async () => {
+  test('does not affect a directory sync, which opens no file: only a failed sync poisons', async () => {
     const { files, store } = await openStore(ROTATING)
-    // Whatever opens the directory from here on is refused.
+    // From here on every open of the directory is refused.
     files.failOn({ operation: 'open', path: '/data', times: 'always' }, code)
     await store.append('three')
     await store.truncateBefore(3)
@@ -904,7 +905,7 @@ test('a rename of .next that is refused, and cannot be undone either, poisons an
   expect(await recordsOn(files)).toEqual(['one', 'two'])
 })
 
-/** Run by a process that may open few files. */
+/** The program of a process that may open only few files. */
 const crowded = `
   import { closeSync, openSync } from 'node:fs'
   import { StateManager } from ${JSON.stringify(new URL('../../dist/ministate/index.js', import.meta.url).href)}

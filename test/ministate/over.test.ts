@@ -13,7 +13,7 @@ const definition = {
   mutator: (state: string[], word: string): void => void state.push(word),
 }
 
-/** Another log, in memory, that drops records at once. */
+/** Another log, in memory. It drops records at once, without segments. */
 class ListJournal implements Journal<string> {
   firstSequence = 1
   readonly records: string[] = []

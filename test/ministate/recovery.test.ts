@@ -252,7 +252,7 @@ describe('a failed opening frees the lock', () => {
   })
 })
 
-/** Replaces the last mutation with text that is not JSON, and empties the seal with its checksum. */
+/** Replaces the last mutation with text that is not JSON, and empties the seal. */
 function spoilJournal(files: SimulatedFileSystem): void {
   files.writeFile(journalFile, files.readFile(journalFile).toString().replace(/\{"by":1\}\n$/, '{"by:1}\n'))
   files.writeFile(`${journalFile}.seal`, '')

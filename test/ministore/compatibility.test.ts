@@ -391,10 +391,10 @@ describe('the reading rules of the Rust crate', () => {
 })
 
 /**
- * Reads like `MiniStore::replay` of the Rust crate 0.1.4. Segments are the files whose extension is
- * all digits and parses as a u32, and whose stem is the journal's name, in order of that number; then
- * the active file if it is not empty. Line 1 must begin with the magic prefix; every other line must
- * be UTF-8 and JSON.
+ * Reads like `MiniStore::replay` of the Rust crate 0.1.4. Segments are the files whose extension
+ * is all digits and parses as a u32, and whose stem is the journal's name, in order of that number.
+ * Then comes the active file if it is not empty. Line 1 must begin with the magic prefix; every
+ * other line must be UTF-8 and JSON.
  */
 async function rustReplay(path: string): Promise<unknown[]> {
   const directory = dirname(path)
@@ -418,7 +418,7 @@ async function rustReplay(path: string): Promise<unknown[]> {
   return records
 }
 
-/** Appends like the Rust crate, and rotates on request: six digits, one above the greatest number. */
+/** Appends like the Rust crate, and rotates on request: six digits, one above the highest. */
 async function rustAppend(
   path: string,
   records: readonly unknown[],

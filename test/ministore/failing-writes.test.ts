@@ -356,8 +356,8 @@ describe('a failed rotation', () => {
     await store.append('three')
     await store.close()
     const whole = trace.slice(0, trace.indexOf(`close ${FIRST_SEALED}`))
-    // Before each rename or removal, the directory and the open files are compared with the files at
-    // their names.
+    // Before each rename or removal, the directory and the open files are compared with the files
+    // at their names.
     const rotation = whole.filter((operation) => !/^(stat|lock) /.test(operation))
     const counts = new Map<string, number>()
     const tried = steps.filter(({ operation }) => operation !== 'stat').map(({ operation, path }) =>

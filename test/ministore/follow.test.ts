@@ -16,7 +16,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
 
-/** What a promise has come to after everything that was ready has run. */
+/** The state of a promise after all ready tasks have run. */
 async function stateOf(promise: Promise<unknown>): Promise<'pending' | 'settled'> {
   let state: 'pending' | 'settled' = 'pending'
   const settle = (): void => {
@@ -27,7 +27,7 @@ async function stateOf(promise: Promise<unknown>): Promise<'pending' | 'settled'
   return state
 }
 
-/** Takes entries and checks that they are the ones from `first` to `last`, each record being its number. */
+/** Takes the entries from `first` to `last` and checks that each record equals its number. */
 async function expectEntries(
   iterator: JournalIterator<JournalEntry<number>>,
   first: number,
@@ -47,7 +47,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
       : MiniStore.entries<number>(store.path, { ...options, follow: true })
     ).values()
 
-  test('gives the history, then each record as it is acknowledged', async () => {
+  test('returns the history, then each record once it is acknowledged', async () => {
     await using store = await MiniStore.open<number>(await journalPath())
     await store.appendAll(numbers(1, 5))
     const live = follower(store)
@@ -61,7 +61,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     await live.return()
   })
 
-  test('waits with one signal, however often it waits: each would leave a trace in its sources', async () => {
+  test('uses one signal for all waits: each further signal would leave a trace in its sources', async () => {
     const any = vi.spyOn(AbortSignal, 'any')
     onTestFinished(() => any.mockRestore())
     await using store = await MiniStore.open<number>(await journalPath())
@@ -93,7 +93,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     await live.return()
   })
 
-  test('goes on through rotations, deletions of what it has read, and empty segments', async () => {
+  test('continues through rotations, deletions of records it has read, and empty segments', async () => {
     await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 60 })
     const live = follower(store)
     for (let n = 1; n <= 30; n += 3) {
@@ -106,7 +106,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     await live.return()
   })
 
-  test('starts with `from`, even before that record is there', async () => {
+  test('starts with `from`, even before that record exists', async () => {
     await using store = await MiniStore.open<number>(await journalPath())
     await store.appendAll(numbers(1, 5))
     const inside = follower(store, { from: 4 })
@@ -174,7 +174,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     await iterator.return()
   })
 
-  test('a slow one keeps what it has not read on the disk: at most a block is parsed ahead', async () => {
+  test('a slow follower leaves unread records on the disk: at most a block is parsed ahead', async () => {
     let parsed = 0
     const codec = {
       encode: (record: number) => JSON.stringify(record).padEnd(1000),
@@ -281,7 +281,7 @@ describe('a follower made from a store', () => {
     })
   })
 
-  test('ends after the last record of its store, whatever the next writer adds', async () => {
+  test('ends after the last record of its store, even if the next writer adds records', async () => {
     const path = await journalPath()
     const store = await MiniStore.open<string>(path)
     await store.append('a')
@@ -305,7 +305,7 @@ describe('a follower made from a store', () => {
     expect(await MiniStore.replay(path)).toEqual(['a', 'b', 'c', 'other', 'others'])
   })
 
-  test('ends with an error when its store was closed and another journal lies there', async () => {
+  test('ends with an error when its store was closed and another journal is at its path', async () => {
     const path = await journalPath()
     const store = await MiniStore.open<string>(path)
     await store.append('a')
@@ -322,7 +322,7 @@ describe('a follower made from a store', () => {
     }
   })
 
-  test('gives every acknowledged record before ERR_MINISTORE_POISONED, though it had not looked for them', async () => {
+  test('returns every acknowledged record before ERR_MINISTORE_POISONED, even those not read yet', async () => {
     const fs = new ObservedFileSystem()
     const store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
     await store.append(1)
@@ -339,7 +339,7 @@ describe('a follower made from a store', () => {
     await store.close()
   })
 
-  test('an append that is rolled back is never seen', async () => {
+  test('never sees an append that is rolled back', async () => {
     const fs = new ObservedFileSystem()
     await using store = await MiniStore.open<number>(await journalPath(), { fileSystem: fs })
     await store.append(1)
@@ -360,7 +360,7 @@ describe('a follower made from a store', () => {
 })
 
 describe('a follower by path', () => {
-  test('outlives the writer in its process, and goes on with the next one', async () => {
+  test('outlives the writer in its process, and continues with the next one', async () => {
     const path = await journalPath()
     const first = await MiniStore.open<number>(path)
     await first.append(1)
@@ -416,14 +416,14 @@ describe('a follower by path', () => {
       await expectEntries(live, last + 2, last + size)
       last += size
       if (round % 3 === 0) await writer.rotate()
-      // Everything before was read, so nothing that is deleted is missed.
+      // Every earlier record was read, so no unread record is deleted.
       if (round % 4 === 0) await writer.truncateBefore(last + 1)
     }
     expect(last).toBeGreaterThan(60)
     await live.return()
   })
 
-  test('reads what it has open to the end when it is deleted, then says what is gone', async () => {
+  test('reads its open segment to the end when it is deleted, then reports the missing records', async () => {
     const path = await journalPath()
     const writer = RemoteStore.inProcess()
     await writer.open(path)
@@ -449,7 +449,7 @@ describe('a follower by path', () => {
     { name: 'nothing but zeros', tail: Buffer.alloc(20) },
     { name: 'many blocks of half a line', tail: `"${'x'.repeat(200_000)}` },
   ])(
-    'goes on across kill -9 of the writer that leaves $name, and the recovery by another',
+    'continues after kill -9 of the writer that leaves $name, and recovery by another writer',
     async ({ tail }) => {
       const path = await journalPath()
       const killed = RemoteStore.inProcess()
@@ -466,7 +466,7 @@ describe('a follower by path', () => {
       await killed.append(3)
       expect((await next).value).toEqual({ sequence: 3, record: 3 })
       const later = live.next()
-      // Looks of the follower at what the dead writer has left.
+      // The follower has looked at the files that the dead writer left.
       const looked = new Gate()
       await killed.tear(tail)
       fs.hook = ({ operation, path: file }) => {
@@ -486,7 +486,7 @@ describe('a follower by path', () => {
     },
   )
 
-  test('a line that comes in pieces is given when it is whole, never before', async () => {
+  test('returns a line that arrives in pieces only once it is complete', async () => {
     const path = await journalPath()
     await writeJournal(path, [[1]])
     const looks = { count: 0 }
@@ -507,7 +507,7 @@ describe('a follower by path', () => {
     await live.return()
   })
 
-  /** A journal in a directory of its own; a follower has read them, and looks no further until the gate opens. */
+  /** A journal in a new directory. A follower has read it, and looks again once the gate opens. */
   async function followedJournal(
     segments = [numbers(1, 4), numbers(5, 10)],
   ): Promise<{ path: string; next: Promise<unknown>; gate: Gate }> {
@@ -533,7 +533,7 @@ describe('a follower by path', () => {
     await expect(next).rejects.toThrow('the journal was deleted while it was being read')
   })
 
-  test.each([5, 10, 12])('ends with an error when the journal is deleted and made anew, with %d records', async (count) => {
+  test.each([5, 10, 12])('ends with an error when the journal is deleted and created again, with %d records', async (count) => {
     const { path, next, gate } = await followedJournal()
     await rm(dirname(path), { recursive: true })
     await writeJournal(path, [numbers(1, count)])
@@ -542,7 +542,7 @@ describe('a follower by path', () => {
     await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
   })
 
-  test('asks no more than how its file stands while nothing changes, and leaves no listener behind', async () => {
+  test('only checks the status of its file while nothing changes, and leaves no listener behind', async () => {
     const path = await journalPath()
     await writeJournal(path, [[1]])
     const calls = new Map<string, number>()
@@ -569,7 +569,7 @@ describe('a follower by path', () => {
     await live.return()
   })
 
-  test('ends with an error when its only segment was deleted and made anew', async () => {
+  test('ends with an error when its only segment was deleted and created again', async () => {
     const path = await journalPath()
     await writeJournal(path, [[1, 2]])
     const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 2 }).values()
@@ -584,7 +584,7 @@ describe('a follower by path', () => {
     { name: 'begins where it is to go on', first: 4 },
     { name: 'begins within what it has read', first: 3 },
     { name: 'has no checksum of what was before', first: 4, header: '// MINISTORE JOURNAL v0.2.0 seq=4' },
-  ])('never goes on in another journal, which $name', async ({ first, header }) => {
+  ])('never continues in another journal, which $name', async ({ first, header }) => {
     const { path, next, gate } = await followedJournal([[1, 2, 3]])
     const other = await journalPath()
     await writeJournal(other, [Array.from({ length: first - 1 }, () => 'before'), ['other', 'others']])
@@ -597,7 +597,7 @@ describe('a follower by path', () => {
     await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
   })
 
-  test('goes on in a copy of its journal: the records before are the same', async () => {
+  test('continues in a copy of its journal: the earlier records are the same', async () => {
     const { path, next, gate } = await followedJournal([[1, 2, 3]])
     const store = await MiniStore.open(path)
     await store.rotate()
@@ -611,7 +611,7 @@ describe('a follower by path', () => {
     expect(await next).toMatchObject({ value: 4 })
   })
 
-  test('notices half a line that became another of the same length, at a time that the clock does not tell apart', async () => {
+  test('detects a partial line replaced by another of the same length within the resolution of the clock', async () => {
     class OneTime extends ObservedFileSystem {
       override async stat(path: string): Promise<FileStat> {
         return { ...(await super.stat(path)), changedMs: 7 }
@@ -641,8 +641,8 @@ describe('a follower by path', () => {
     await live.return()
   })
 
-  test('notices a journal that went on in files of the same inode and size', async () => {
-    // A file system may use the inode of a deleted file again: here every file has the same one.
+  test('detects a journal that continued in files of the same inode and size', async () => {
+    // A file system may reuse the inode of a deleted file: here all files have the same inode.
     class OneInode extends ObservedFileSystem {
       override async stat(path: string): Promise<FileStat> {
         return { ...(await super.stat(path)), inode: 7 }
@@ -658,7 +658,7 @@ describe('a follower by path', () => {
     }
     const path = await journalPath()
     const store = await MiniStore.open<string>(path)
-    // `prev=` and its value make the header of a later segment this much longer.
+    // `prev=` and its value make the header of a later segment longer by this length.
     await store.append(`first${'-'.repeat(' prev=00000000'.length)}`)
     const fs = new OneInode()
     const gate = new Gate()
@@ -686,7 +686,7 @@ describe('a follower by path', () => {
 })
 
 describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
-  /** Follower and store in one process, as {@link LiveSource} and {@link DiskSource} find the writer. */
+  /** A store and followers in its process, which find the writer: {@link LiveSource}, {@link DiskSource}. */
   async function waiting(): Promise<{ store: MiniStore<number>; stream: () => JournalStream<number> }> {
     const store = await MiniStore.open<number>(await journalPath())
     await store.append(1)
@@ -695,7 +695,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     return { store, stream }
   }
 
-  test('is left by return(), for all calls of next() that wait', async () => {
+  test('is left by return(), for all waiting calls of next()', async () => {
     const { store, stream } = await waiting()
     const live = stream().values()
     expect(await take(live, 1)).toEqual([1])
@@ -706,7 +706,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     await store.close()
   })
 
-  test('is left by return(), also behind a read that was let go of while it waited', async () => {
+  test('is left by return(), even after a read that was released while it waited', async () => {
     const { store, stream } = await waiting()
     const source = stream()
     const reader = new ReadableStreamDefaultReader(source)
@@ -734,7 +734,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     await store.close()
   })
 
-  test('inside a generator gives the record that was asked for, and is freed by return()', async () => {
+  test('inside a generator returns the requested record, and is freed by return()', async () => {
     const { store, stream } = await waiting()
     const source = stream()
     async function* doubled(): AsyncGenerator<number> {
@@ -743,7 +743,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     const generator = doubled()
     expect(await take(generator, 1)).toEqual([2])
     const next = generator.next()
-    // A generator runs no return() while its next() waits: that is the language's order.
+    // By the rules of the language a generator does not run return() while its next() waits.
     const left = generator.return(undefined)
     expect(await stateOf(left)).toBe('pending')
     await store.append(2)
@@ -754,7 +754,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     await store.close()
   })
 
-  test('loses no record to a reader that lets go while its read waits, whoever reads on', async () => {
+  test('loses no record to a reader that is released while its read waits', async () => {
     const { store, stream } = await waiting()
     for (const way of ['reader', 'iterator']) {
       const shared = stream()
@@ -780,8 +780,8 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
   })
 })
 
-describe('a process whose only work is a follower that waits', () => {
-  /** Runs a program in a process of its own; `P` is a fresh path in it. It tells that it is ready by a line. */
+describe('a process whose only work is a waiting follower', () => {
+  /** Runs a program in a child process, where `P` is a fresh path. A line of output says it is ready. */
   async function run(program: string): Promise<{ output: string; code: number | null }> {
     const library = JSON.stringify(new URL('../../dist/index.js', import.meta.url))
     const path = JSON.stringify(await journalPath())
@@ -796,14 +796,15 @@ describe('a process whose only work is a follower that waits', () => {
     const exited = once(child, 'exit') as Promise<[number | null]>
     const output = text(child.stdout)
     await Promise.race([once(child.stdout, 'readable'), exited])
-    // A word on its standard input lets it go on; without a reference it does not keep the process alive.
-    child.stdin.on('error', () => {}) // One that was to end by itself may have ended already.
+    // Text on standard input lets the program continue. The program unreferences the stream, so it
+    // does not keep the process alive.
+    child.stdin.on('error', () => {}) // The process may have ended by itself already.
     child.stdin.end('go on')
     const [code] = await exited
     return { output: await output, code }
   }
 
-  // The process is idle but for the follower: neither the timer nor its input has a reference.
+  // The process is idle except for the follower: its timer and its input are unreferenced.
   const idle = `
     const goOn = new Promise((resolve) => process.stdin.once('data', resolve))
     process.stdin.unref()

@@ -15,7 +15,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 const where = { path: '/j', segment: 'j' }
 
 describe('the header', () => {
-  test('says version, sequence and checksum, and is read back', () => {
+  test('states version, sequence and checksum, and can be read back', () => {
     const line = formatHeader({ sequence: 1001, previousCrc32: 0x9f3c21aa })
     expect(line).toBe(`// MINISTORE JOURNAL v${formatVersion} seq=1001 prev=9f3c21aa\n`)
     expect(parseHeader(line.trimEnd(), where)).toMatchObject({
@@ -32,7 +32,7 @@ describe('the header', () => {
     expect(header).toMatchObject({ version, sequence: undefined, previousCrc32: undefined })
   })
 
-  test('passes over a carriage return, fields it does not know, and later minor versions', () => {
+  test('ignores a carriage return, unknown fields, and later minor versions', () => {
     const header = parseHeader('// MINISTORE JOURNAL v0.9.3-beta.1 seq=7 colour=red prev=00000001\r', where)
     expect(header).toMatchObject({ sequence: 7, previousCrc32: 1 })
   })
@@ -55,7 +55,7 @@ describe('the header', () => {
     )
   })
 
-  test('is known by each of its beginnings, and nothing else is taken for one', () => {
+  test('is recognized by each of its prefixes, and nothing else is mistaken for one', () => {
     const header = formatHeader({ sequence: 10, previousCrc32: 0xabcdef01 }).trimEnd()
     for (let length = 0; length <= header.length; length++) {
       expect(isPartialHeader(Buffer.from(header.slice(0, length))), header.slice(0, length)).toBe(true)
@@ -71,14 +71,14 @@ describe('the header', () => {
 describe('the seal', () => {
   const prefix = { bytes: 156, records: 3, crc32: 0x0a0e8f7c }
 
-  test('is one line with a checksum of its own, and is read back', () => {
+  test('is one line with its own checksum, and can be read back', () => {
     const line = formatSeal(prefix)
     const [, facts, check] = /^(bytes=156 records=3 crc32=0a0e8f7c) check=([0-9a-f]{8})\n$/.exec(line) ?? []
     expect(Number.parseInt(check ?? '', 16)).toBe(crc32(facts ?? ''))
     expect(parseSeal(line)).toEqual(prefix)
   })
 
-  test('with any bit flipped, or cut anywhere, is none', () => {
+  test('with any bit flipped, or cut anywhere, is invalid', () => {
     const line = Buffer.from(formatSeal(prefix))
     for (let bit = 0; bit < line.length * 8; bit++) {
       const damaged = Buffer.from(line)
@@ -90,12 +90,12 @@ describe('the seal', () => {
     }
   })
 
-  test('with anything before or behind it is none', () => {
+  test('with anything before or after it is invalid', () => {
     const line = formatSeal(prefix)
     for (const text of [`${line}x`, `${line}\n`, `x${line}`, ` ${line}`, line + line]) expect(parseSeal(text), text).toBeUndefined()
   })
 
-  test('is read however large its numbers are', async () => {
+  test('can be read however large its numbers are', async () => {
     const largest = { bytes: Number.MAX_SAFE_INTEGER, records: Number.MAX_SAFE_INTEGER - 1, crc32: 0xffffffff }
     const files = new SimulatedFileSystem()
     files.writeFile('/seal', formatSeal(largest))
@@ -104,7 +104,7 @@ describe('the seal', () => {
     expect(await readSeal(files, '/seal')).toBeUndefined()
   })
 
-  test('says the same as another prefix only when bytes, records and checksum are the same', () => {
+  test('equals another prefix only if bytes, records and checksum are equal', () => {
     expect(samePrefix(prefix, { ...prefix })).toBe(true)
     for (const field of ['bytes', 'records', 'crc32'] as const) {
       expect(samePrefix(prefix, { ...prefix, [field]: prefix[field] + 1 }), field).toBe(false)
@@ -121,7 +121,7 @@ describe('the names of files', () => {
     ])
   })
 
-  test('are numbers in any count of digits, and nothing else', () => {
+  test('are numbers with any count of digits, and nothing else', () => {
     expect(files.sealedNumber('journal.jsonl.000012')).toBe(12)
     const others = ['journal.jsonl', 'journal.jsonl.', 'journal.jsonl.1x', 'journal.jsonl.seal', 'other.001', 'journal.jsonl.torn-5']
     for (const name of others) {
@@ -129,7 +129,7 @@ describe('the names of files', () => {
     }
   })
 
-  test('tell what a crash left half made from what is to be kept', () => {
+  test('distinguish partial files left by a crash from files to keep', () => {
     for (const name of ['journal.jsonl.next', 'journal.jsonl.seal.tmp', 'journal.jsonl.torn-5.tmp', 'journal.jsonl.torn-5-2.tmp']) {
       expect(files.isLeftover(name), name).toBe(true)
     }
@@ -139,7 +139,7 @@ describe('the names of files', () => {
   })
 })
 
-test('a prefix grows by lines as the checksum of all its bytes does', () => {
+test('a prefix extended by lines has the checksum of all its bytes', () => {
   const header = Buffer.from('// header\n')
   const lines = Buffer.from('1\n2\n')
   expect(extendPrefix(headerPrefix(header), lines, 2)).toEqual({

@@ -20,7 +20,7 @@ function outline(files: SimulatedFileSystem) {
 }
 
 describe('an outline', () => {
-  test('knows the first and the last record, with a seal, with one that covers less, and without', async () => {
+  test('knows the first and the last record with a full seal, with a partial seal, and without one', async () => {
     const files = await journal()
     expect(await outline(files)).toMatchObject({ firstSequence: 1, lastSequence: 8, torn: undefined })
     files.writeFile(path, Buffer.concat([files.readFile(path), Buffer.from('9\n10\n')]))
@@ -37,12 +37,12 @@ describe('an outline', () => {
       if (operation === 'read') opened.push(at)
     })
     await outline(files)
-    // One read of each header, and of nothing else but the active segment.
+    // One read of each header; only the active segment is read further.
     expect(sealed.length).toBeLessThan(512)
     expect(opened.filter((at) => at !== path && !at.endsWith('.seal')).length).toBeLessThanOrEqual(2)
   })
 
-  test('is none where there is no journal', async () => {
+  test('is undefined without a journal', async () => {
     expect(await outline(new SimulatedFileSystem())).toBeUndefined()
   })
 })
@@ -61,7 +61,7 @@ describe('a torn end', () => {
     ],
     [`a\n${'x'.repeat(10_000)}\n`, undefined],
     ['', undefined],
-    // Longer than the pieces in which a line is looked at, with characters across their bounds.
+    // Longer than the pieces in which a line is checked, with characters across the piece borders.
     [`a\n${'x€'.repeat(50_000)}\n`, undefined],
     [`a\nx${'😀'.repeat(50_000)}\n`, undefined],
     [`a\n${'ä'.repeat(100_000)}`, { offset: 2, bytes: 200_000, isEnded: false, reason: 'the line has no line feed' }],
@@ -77,7 +77,7 @@ describe('a torn end', () => {
 })
 
 describe('verification and inspection', () => {
-  test('say nothing of a journal that is not there', async () => {
+  test('report nothing for a missing journal', async () => {
     const files = new SimulatedFileSystem()
     expect(await verifyJournal(files, path, { onDamage: () => {} })).toBeUndefined()
     expect(await inspectJournal(files, path, { isQuick: false })).toBeUndefined()
@@ -90,7 +90,7 @@ describe('verification and inspection', () => {
     await expect(inspectJournal(files, path, { isQuick: false, signal })).rejects.toThrow('enough')
   })
 
-  test('find every flipped bit of sealed segments and of what the seal covers', async () => {
+  test('find every flipped bit of sealed segments and of the part that the seal covers', async () => {
     const sound = await journal()
     for (const name of ['journal.jsonl.001', 'journal.jsonl.002', 'journal.jsonl']) {
       const bytes = sound.readFile(`/data/${name}`)
@@ -103,7 +103,7 @@ describe('verification and inspection', () => {
         try {
           await verifyJournal(files, path, { onDamage: () => damages++ })
         } catch (error) {
-          // A digit of the version can make it a newer one.
+          // A flipped digit of the version can make it a newer version.
           expect(error).toMatchObject({ code: 'ERR_MINISTORE_UNSUPPORTED_VERSION' })
           damages++
         }

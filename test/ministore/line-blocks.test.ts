@@ -10,10 +10,10 @@ const newline = 0x0a
 
 describe('blocks of whole lines', () => {
   const seed = pickSeed('line blocks')
-  /** Shared by all runs, as by the segments of one replay: what one has left in them must not show in the next. */
+  /** Shared by all runs, as by the segments of a replay: no run may show the bytes of an earlier one. */
   const spareBuffers: SpareBuffers = []
 
-  test.each(Array.from({ length: 40 }, (_, run) => run))('are the file, cut behind line feeds, run %i', async (run) => {
+  test.each(Array.from({ length: 40 }, (_, run) => run))('join to the file, each ending after a line feed, run %i', async (run) => {
     const random = createRandom(seed, run)
     const content = anyLines(random)
     const end = random.below(3) === 0 ? random.below(content.length + 1) : Number.POSITIVE_INFINITY
@@ -23,7 +23,7 @@ describe('blocks of whole lines', () => {
     const given: Buffer[] = []
     for (let at = 0, next = await blocks.next(end); next !== undefined; next = await blocks.next(end)) {
       expect(next.at(-1)).toBe(newline)
-      // Larger than a block only when it is one line.
+      // A result is larger than a block only if it is a single line.
       if (next.length > block) expect(next.indexOf(newline)).toBe(next.length - 1)
       at += next.length
       expect(blocks.offset).toBe(at)
@@ -32,7 +32,7 @@ describe('blocks of whole lines', () => {
     const whole = visible.lastIndexOf(newline) + 1
     expect(Buffer.concat(given).equals(visible.subarray(0, whole))).toBe(true)
     expect(blocks.rest.equals(visible.subarray(whole))).toBe(true)
-    // The file has grown, or what was behind the last line has become another one.
+    // The file has grown, or the text after the last line has been replaced.
     const later = Buffer.from(`${'y'.repeat(random.below(2 * block))}\n`)
     file.content = Buffer.concat([content.subarray(0, whole), later])
     blocks.forgetRest()
@@ -52,7 +52,7 @@ describe('blocks of whole lines', () => {
     expect(file.reads).toBe(1)
   })
 
-  test('a read that fails is thrown when its block is asked for, and the blocks before it are given', async () => {
+  test('throw a failed read when its block is requested, after the blocks before it', async () => {
     const lines = Buffer.from(`${'z'.repeat(99)}\n`.repeat(10_000))
     const file = memoryFile(lines, createRandom(1, 1), { isWhole: true })
     const blocks = new LineBlocks(file)
@@ -72,7 +72,7 @@ describe('the text of a block', () => {
   const seed = pickSeed('text of blocks')
   const alphabet = ['a', '"', '\\', '\n', '\r', '\u007F', 'é', '\u07FF', '€', '\uFEFF', '\uFFFD', '\uFFFF', '😀', '\u{10FFFF}']
 
-  test('is what UTF-8 says, for any characters', () => {
+  test('is decoded as UTF-8, for any characters', () => {
     const random = createRandom(seed, 1)
     for (let run = 0; run < 2000; run++) {
       const letters = 1 + random.below(alphabet.length)
@@ -81,7 +81,7 @@ describe('the text of a block', () => {
     }
   })
 
-  test('is none of bytes that are not UTF-8, or that hold a NUL', () => {
+  test('is undefined for bytes that are not UTF-8 or contain a NUL', () => {
     const random = createRandom(seed, 2)
     let refused = 0
     for (let run = 0; run < 5000; run++) {
@@ -100,7 +100,7 @@ describe('the text of a block', () => {
   })
 })
 
-/** Lines of all lengths, many of them near the borders of blocks and of reads, and perhaps an unended one. */
+/** Lines of all lengths, many near the borders of blocks and reads, and sometimes a partial line. */
 function anyLines(random: Random): Buffer {
   const lengths = [1, 2, 100, block - 1, block, block + 1, 4 * block - 1, 4 * block, 4 * block + 1, 11 * block]
   const parts: string[] = []
@@ -120,7 +120,7 @@ interface MemoryFile extends File {
   reads: number
 }
 
-/** A file in memory whose reads give less than was asked for now and then. */
+/** A file in memory whose reads sometimes return less than requested. */
 function memoryFile(content: Buffer, random: Random, { isWhole = false } = {}): MemoryFile {
   const refuse = (): never => {
     throw new Error('Only read')

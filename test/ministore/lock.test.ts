@@ -60,7 +60,7 @@ describe('a second writer in the same process is refused at once', () => {
       await expect(refusal).rejects.toBeInstanceOf(MiniStoreError)
       await expect(refusal).rejects.toMatchObject(locked)
     }
-    // The refusals have taken nothing away from the holder.
+    // The refusals have not affected the holder.
     expect(await store.append(3)).toBe(3)
     await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
     await store.close()
@@ -68,7 +68,7 @@ describe('a second writer in the same process is refused at once', () => {
     expect(await next.append(4)).toBe(4)
   })
 
-  test('of many that open at the same moment one wins', async () => {
+  test('one of many that open at the same moment wins', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const outcomes = await Promise.allSettled(Array.from({ length: 10 }, () => MiniStore.open(path)))
     const stores = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
@@ -78,10 +78,10 @@ describe('a second writer in the same process is refused at once', () => {
     await stores[0]?.close()
   })
 
-  test('while the first still opens, and the lock is free again when that opening fails', async () => {
+  test('while the first is still opening, and the lock is free again if that opening fails', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const gate = new Gate()
-    // Recovery looks for the active segment first, when it has the lock.
+    // Once it has the lock, recovery looks for the active segment first.
     const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
       if (operation !== 'open' || file !== path) return
       await gate.wait()
@@ -98,7 +98,7 @@ describe('a second writer in the same process is refused at once', () => {
     expect(store.lastSequence).toBe(0)
   })
 
-  test('through another FileSystem object too: the kernel sees what the registry does not', async () => {
+  test('through another FileSystem object too: the kernel lock covers what the registry does not', async () => {
     const { path, store } = await heldJournal()
     const fs = new ObservedFileSystem()
     await expect(MiniStore.open(path, { fileSystem: fs })).rejects.toMatchObject(locked)
@@ -106,8 +106,8 @@ describe('a second writer in the same process is refused at once', () => {
     await store.close()
   })
 
-  test('but not when it opens another one whose inode differs only where a number would be rounded', async () => {
-    // NTFS: how often a number was used before stands in its upper 16 bits.
+  test('but not for another journal whose inode differs only in digits that a number would round', async () => {
+    // NTFS keeps the reuse count of a file number in its upper 16 bits.
     let inode = 40n << 48n
     const inodes = new Map<unknown, bigint>()
     class LongInodes extends ObservedFileSystem {
@@ -143,7 +143,7 @@ describe('a second writer in the same process is refused at once', () => {
     for (const store of stores) await store.close()
   })
 
-  test('but not when it opens another journal in the same directory', async () => {
+  test('but not for another journal in the same directory', async () => {
     const directory = await temporaryDirectory()
     await using one = await MiniStore.open<number>(join(directory, 'one.jsonl'))
     await using two = await MiniStore.open<number>(join(directory, 'two.jsonl'))
@@ -155,7 +155,7 @@ describe.each([
   { where: 'another process', start: () => RemoteStore.inProcess() },
   { where: 'a worker thread', start: () => RemoteStore.inThread() },
 ])('a writer in $where', ({ start }) => {
-  test('is refused while this one holds the journal, and let in when it has closed', async () => {
+  test('is refused while this writer holds the journal, and admitted once it has closed', async () => {
     const { path, store } = await heldJournal()
     const other = start()
     await expect(other.open(path)).rejects.toMatchObject(locked)
@@ -166,7 +166,7 @@ describe.each([
     expect(await other.append(4)).toBe(4)
   })
 
-  test('keeps this one out until it closes', async () => {
+  test('keeps this writer out until it closes', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const other = start()
     await other.open(path)
@@ -177,7 +177,7 @@ describe.each([
     expect(store.lastSequence).toBe(1)
   })
 
-  test('keeps this one out until it is killed, and what it had acknowledged is there', async () => {
+  test('keeps this writer out until it is killed, and its acknowledged records are there', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const other = start()
     await other.open(path)
@@ -189,7 +189,7 @@ describe.each([
     expect(await store.append('c')).toBe(3)
   })
 
-  test('and readers on either side never need the lock', async () => {
+  test('does not block readers in either process, which never need the lock', async () => {
     const { path, store } = await heldJournal()
     const reader = start()
     expect(await reader.replay(path)).toEqual([1, 2])
@@ -203,7 +203,7 @@ describe.each([
 })
 
 describe('readers', () => {
-  test('take no lock, make no file and keep no writer out', async () => {
+  test('take no lock, create no file and keep no writer out', async () => {
     const { path, store } = await heldJournal()
     await store.close()
     const operations = new Set<string>()
@@ -228,7 +228,7 @@ describe('readers', () => {
   })
 })
 
-test('a reader passes over a lock file that it may not look at, while this thread writes another journal', async () => {
+test('a reader ignores an inaccessible lock file while this thread writes another journal', async () => {
   const files = new SimulatedFileSystem()
   await writeJournal('/data/read.jsonl', [[1, 2]], { fileSystem: files })
   await using store = await MiniStore.open<number>('/data/written.jsonl', { fileSystem: files })
@@ -245,7 +245,7 @@ describe('without the kernel lock', () => {
         throw Object.assign(new Error('ENOLCK: no locks available'), { code: 'ENOLCK' })
     })
 
-  test('open fails with ERR_MINISTORE_LOCK_UNAVAILABLE and has changed nothing', async () => {
+  test('open fails with ERR_MINISTORE_LOCK_UNAVAILABLE and changes nothing', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const fs = noLock()
     const refusal = MiniStore.open(path, { fileSystem: fs })
@@ -261,7 +261,7 @@ describe('without the kernel lock', () => {
     expect(store.recovery.isNew).toBe(true)
   })
 
-  test('lock: false opens all the same and never asks for it; the same thread is still refused', async () => {
+  test('lock: false still opens and never requests it; a second open in the same thread is refused', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const fs = noLock()
     const store = await MiniStore.open<number>(path, { fileSystem: fs, lock: false })
@@ -273,7 +273,7 @@ describe('without the kernel lock', () => {
     expect(next.lastSequence).toBe(1)
   })
 
-  test('lock: false takes no kernel lock: a writer with one is let in from outside', async () => {
+  test('lock: false takes no kernel lock: an outside writer with a lock is admitted', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await using store = await MiniStore.open<number>(path, { lock: false })
     const other = RemoteStore.inProcess()
@@ -314,7 +314,7 @@ describe('the lock', () => {
     expect(store.lastSequence).toBe(2)
   })
 
-  test('is a file that stays when the store is closed', async () => {
+  test('is a file that remains when the store is closed', async () => {
     const { path, store } = await heldJournal()
     await store.close()
     const fs = new ObservedFileSystem()
@@ -322,7 +322,7 @@ describe('the lock', () => {
   })
 })
 
-test('a file that was deleted is held no more: another journal may get its inode number', async () => {
+test('a deleted file is no longer held: another journal may get its inode number', async () => {
   const files = new SimulatedFileSystem()
   await using store = await MiniStore.open<number>('/data/one.jsonl', { fileSystem: files, maxSegments: 1 })
   const { inode } = await files.stat('/data/one.jsonl')
@@ -334,7 +334,7 @@ test('a file that was deleted is held no more: another journal may get its inode
   expect(await other.append(2)).toBe(1)
 })
 
-test('device and inode of a file are told to the last bit', async () => {
+test('device and inode of a file are exact to the last bit', async () => {
   const { path, store } = await heldJournal()
   const { dev: device, ino: inode } = await stat(path, { bigint: true })
   expect(await nodeFileSystem.stat(path)).toMatchObject({ device, inode })
@@ -344,12 +344,12 @@ test('device and inode of a file are told to the last bit', async () => {
   await store.close()
 })
 
-describe('a lock file that was removed gives no second writer', () => {
+describe('a removed lock file allows no second writer', () => {
   test('while the first has its journal open, before a rotation and after', async () => {
     const { path, store } = await heldJournal()
     for (let look = 0; look < 3; look++) {
       await unlink(`${path}.lock`)
-      // In this process the registry knows the segment; the kernel knows it everywhere.
+      // Inside this process the registry knows the segment; the kernel lock covers all processes.
       await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
       await expect(MiniStore.open(path, { lock: false })).rejects.toMatchObject(locked)
       await expect(MiniStore.open(path, { fileSystem: new ObservedFileSystem() })).rejects.toMatchObject(locked)
@@ -369,14 +369,14 @@ describe('a lock file that was removed gives no second writer', () => {
       if (operation === 'rename' && file === `${path}.next`) await gate.wait()
     })
     const first = await MiniStore.open<number>(path, { fileSystem: fs })
-    // Opening has renamed nothing: the active segment was there.
+    // Opening renamed nothing, because the active segment existed.
     const rotated = first.rotate()
     await gate.reached
     const names = (await readdir(join(directory, 'state'))).toSorted()
     expect(names).not.toContain('journal.jsonl')
     await unlink(`${path}.lock`)
     await expect(MiniStore.open(path)).rejects.toMatchObject(locked)
-    // The lock file is made anew, and nothing else has changed.
+    // The lock file has been created again, and nothing else has changed.
     expect((await readdir(join(directory, 'state'))).toSorted()).toEqual(names)
     gate.open()
     await rotated
@@ -386,7 +386,7 @@ describe('a lock file that was removed gives no second writer', () => {
     expect(await MiniStore.replay(path)).toEqual([1, 2, 3])
   })
 
-  test('while the first makes a journal that is not there yet', async () => {
+  test('while the first creates a new journal', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const gate = new Gate()
     const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
@@ -425,7 +425,7 @@ describe('a lock file that was removed gives no second writer', () => {
     expect(await MiniStore.replay(path)).toEqual([1, 2])
   })
 
-  test('but the next one, whose segment was sealed before it could lock it: it takes the new active one', async () => {
+  test('but the next writer whose segment was sealed before it was locked takes the new active one', async () => {
     const { path, store: first } = await heldJournal()
     const gate = new Gate()
     let isFirst = true
@@ -447,7 +447,7 @@ describe('a lock file that was removed gives no second writer', () => {
     expect(store.segments).toHaveLength(2)
   })
 
-  test('but the next one, when the first is done, though it makes .next for a journal that is there by now', async () => {
+  test('but the next writer opens once the first is done, although it created .next for a journal that now exists', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const gate = new Gate()
     let isFirst = true
@@ -466,7 +466,7 @@ describe('a lock file that was removed gives no second writer', () => {
     expect(await store.replay()).toEqual([1, 2])
   })
 
-  test('while an opening that made .next meets a rotation, which has made another', async () => {
+  test('while an opening that created .next meets a rotation that has created another one', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const [making, looking, renaming] = [new Gate(), new Gate(), new Gate()]
     let step = 'begins'
@@ -504,7 +504,7 @@ describe('a lock file that was removed gives no second writer', () => {
     expect(await MiniStore.replay(path)).toEqual([1, 2])
   })
 
-  test('a reader in this process still finds the writer, and sees nothing that is not acknowledged', async () => {
+  test('a reader in this process still finds the writer, and sees only acknowledged records', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const gate = new Gate()
     const fs = new ObservedFileSystem(async ({ operation }) => {

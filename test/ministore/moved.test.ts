@@ -18,7 +18,7 @@ interface Setup {
   readonly old: MiniStore<string>
 }
 
-/** A store whose journal has two sealed segments, in a directory `live` of its own. */
+/** A store whose journal has two sealed segments, in its own directory `live`. */
 async function openStore(): Promise<Setup> {
   const directory = join(await temporaryDirectory(), 'live')
   await mkdir(directory)
@@ -32,10 +32,10 @@ async function openStore(): Promise<Setup> {
   return { directory, path, old }
 }
 
-/** What may happen to the files of an open journal; each leaves another journal at its path. */
+/** Ways to replace the files of an open journal; each leaves another journal at its path. */
 const ways: Array<[string, (setup: Setup) => Promise<MiniStore<string>>]> = [
   [
-    'the directory is removed and made anew',
+    'the directory is removed and created again',
     async ({ directory, path }) => {
       await rm(directory, { recursive: true })
       return await fresh(path)
@@ -105,7 +105,7 @@ describe.each(ways)('when %s', (_, replace) => {
     }
     expect(await contents(directory)).toEqual(before)
     expect(descriptorsIn(`${directory}.away`)).toBe(0)
-    // The other journal is whole and goes on.
+    // The other journal is intact and accepts appends.
     expect(await current.replay()).toEqual(records)
     await current.append('next')
     await current.close()
@@ -113,7 +113,7 @@ describe.each(ways)('when %s', (_, replace) => {
   })
 })
 
-test('a link to the directory that is switched leaves the other directory alone', async () => {
+test('a switched link to the directory leaves the other directory unchanged', async () => {
   const base = await temporaryDirectory()
   for (const name of ['one', 'two']) {
     await using store = await MiniStore.open<string>(join(base, name, 'journal.jsonl'))
@@ -132,7 +132,7 @@ test('a link to the directory that is switched leaves the other directory alone'
   expect(await MiniStore.replay(join(base, 'one/journal.jsonl'))).toEqual(['one', 'before'])
 })
 
-test('a reader finds the journal where its directory was moved to, though its writer has it open', async () => {
+test('a reader finds the journal in its moved directory while the writer has it open', async () => {
   const { directory, old } = await openStore()
   await rename(directory, `${directory}-moved`)
   expect(await MiniStore.replay(join(`${directory}-moved`, 'journal.jsonl'))).toEqual(['old-1', 'old-2', 'old-3'])
@@ -166,7 +166,7 @@ test('a next segment that another file has replaced ends the rotation before it 
   expect(await readFile(`${path}.next`, 'utf8')).toBe('of another')
 })
 
-test('a store whose lock file was removed goes on: anybody may make it anew', async () => {
+test('a store whose lock file was removed continues: any process may create the file again', async () => {
   const { path, old } = await openStore()
   await unlink(`${path}.lock`)
   await old.rotate()
@@ -194,7 +194,7 @@ test('a state whose directory was replaced writes no snapshot there, and stays r
   await current.close()
 })
 
-test('what is compared is compared before every change of a name', async () => {
+test('the comparison is made before every rename and removal', async () => {
   const files = new SimulatedFileSystem()
   const store = await MiniStore.open<number>('/data/journal.jsonl', { fileSystem: files, maxSegments: 2 })
   for (let record = 1; record <= 3; record++) await store.append(record)
@@ -214,7 +214,7 @@ test('what is compared is compared before every change of a name', async () => {
   expect(unguarded).toEqual([])
 })
 
-test('from the first move that was found on every change of names is refused, also when the directory is back', async () => {
+test('once a move is detected every rename and removal is refused, even if the directory is back', async () => {
   const files = new SimulatedFileSystem()
   const store = await MiniStore.open<number>('/data/journal.jsonl', { fileSystem: files })
   const names = fileSystemOf(store)
@@ -231,7 +231,7 @@ test('from the first move that was found on every change of names is refused, al
   expect(files.names('/data')).toEqual(before)
 })
 
-test('changes of names that overlap wait for one another: none takes the rotation of its own writer for a move', async () => {
+test('overlapping renames and removals wait for one another: a rotation by the same writer is not taken for a move', async () => {
   const files = new SimulatedFileSystem()
   const store = await MiniStore.open<number>('/data/journal.jsonl', { fileSystem: files })
   const names = fileSystemOf(store)
@@ -248,7 +248,7 @@ test('changes of names that overlap wait for one another: none takes the rotatio
 
 test.each(['a rotation', 'an open'])('%s that gave the active name to a file that was put in the place of .next says so', async (what) => {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
-  // Between the comparison and the rename, which no call of the system can do in one step.
+  // Between the comparison and the rename: no system call can do both in one step.
   const fs = new ObservedFileSystem(async ({ operation, path: file }) => {
     if (operation !== 'rename' || file !== `${path}.next`) return
     await unlink(file)

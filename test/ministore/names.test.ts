@@ -24,10 +24,10 @@ async function journalAt(path: string): Promise<SimulatedFileSystem> {
 
 const bytesOf = (files: SimulatedFileSystem): unknown => [...files.snapshot()].map(([name, bytes]) => [name, bytes.toString()])
 
-describe('a journal named like a file of another one', () => {
+describe('a journal named like a file of another journal', () => {
   const names = ['events.001', 'events.002', 'events.2024', 'events.7', 'events.next', 'events.seal', 'events.lock', 'events.seal.tmp']
 
-  test.each(names)('is refused beside that one: %s', async (name) => {
+  test.each(names)('is refused beside that journal: %s', async (name) => {
     const files = await journalAt('/logs/events')
     const before = bytesOf(files)
     const opening = MiniStore.open(`/logs/${name}`, { fileSystem: files })
@@ -38,7 +38,7 @@ describe('a journal named like a file of another one', () => {
     expect(await MiniStore.replay('/logs/events', { fileSystem: files })).toEqual(['a', 'b'])
   })
 
-  test('is refused beside one without a lock, as the Rust crate makes them', async () => {
+  test('is refused beside a journal without a lock file, as the Rust crate creates them', async () => {
     const files = await journalAt('/logs/events')
     for (const ending of ['lock', 'seal']) await files.unlink(`/logs/events.${ending}`)
     const opening = MiniStore.open('/logs/events.002', { fileSystem: files })
@@ -46,7 +46,7 @@ describe('a journal named like a file of another one', () => {
     await expect(opening).rejects.toThrow('(events is there)')
   })
 
-  test.each(['events.2024', 'events.next', 'events.seal'])('keeps that one from being made: %s', async (name) => {
+  test.each(['events.2024', 'events.next', 'events.seal'])('prevents the creation of that journal: %s', async (name) => {
     const files = await journalAt(`/logs/${name}`)
     const before = bytesOf(files)
     const opening = MiniStore.open('/logs/events', { fileSystem: files })
@@ -67,7 +67,7 @@ describe('a journal named like a file of another one', () => {
     expect(bytesOf(files)).toEqual(before)
   })
 
-  test('may be read', async () => {
+  test('can be read', async () => {
     const files = await journalAt('/logs/events')
     expect(await MiniStore.replay('/logs/events.001', { fileSystem: files })).toEqual(['a'])
   })
@@ -75,7 +75,7 @@ describe('a journal named like a file of another one', () => {
 
 describe('a journal', () => {
   test.each(['events.2024', 'events.seal', 'events.001.jsonl', '.001', 'events.torn-5', 'events..5'])(
-    'may be called %s where no other is',
+    'may be named %s if there is no other journal',
     async (name) => {
       const files = await journalAt(`/logs/${name}`)
       const store = await MiniStore.open(`/logs/${name}`, { fileSystem: files })
@@ -84,7 +84,7 @@ describe('a journal', () => {
     },
   )
 
-  test('may be called events.2024 beside a directory, or a file that is no journal', async () => {
+  test('may be named events.2024 beside a directory, or a file that is not a journal', async () => {
     for (const other of ['directory', 'file']) {
       const files = await journalAt('/logs/events.2024')
       if (other === 'directory') await files.makeDirectory('/logs/events')
@@ -101,7 +101,7 @@ describe('a journal', () => {
     ['/logs/events', '/logs/events-2024'],
     ['/logs/events', '/logs/events2024.001'],
     ['/logs/events', '/others/events.001'],
-  ])('%s lies well beside %s', async (one, other) => {
+  ])('%s is allowed beside %s', async (one, other) => {
     const files = new SimulatedFileSystem()
     for (const life of [1, 2]) {
       const stores = await Promise.all([one, other].map((path) => MiniStore.open(path, { fileSystem: files })))
@@ -115,9 +115,9 @@ describe('a journal', () => {
 })
 
 describe.skipIf(process.platform === 'win32')('a name whose longest sibling does not fit into the directory', () => {
-  /** What the longest of them adds: evidence of a torn line, while it is made. */
+  /** The length that the longest sibling adds: evidence of a torn line while it is written. */
   const longest = '.torn-9007199254740991-999.tmp'
-  /** The most bytes that a name may have on the file systems of the tests. */
+  /** The maximum length of a name, in bytes, on the file systems of the tests. */
   const limit = 255
   const tooLong = { code: 'ERR_MINISTORE_IO', cause: { code: 'ENAMETOOLONG' } }
   const tooLongText = /^The name of the journal .* is too long: files beside it have names of up to 30 bytes more/
@@ -126,7 +126,7 @@ describe.skipIf(process.platform === 'win32')('a name whose longest sibling does
     ['x', 1],
     ['é', 2],
     ['日', 3],
-  ])('is refused before anything is made, counted in bytes: of %s', async (character, bytes) => {
+  ])('is refused before anything is created, counted in bytes: of %s', async (character, bytes) => {
     const directory = await temporaryDirectory()
     const fitting = character.repeat(Math.floor((limit - longest.length) / bytes))
     for (const name of [`${fitting}${character}`, character.repeat(Math.floor(245 / bytes)), character.repeat(Math.floor(246 / bytes))]) {
@@ -168,7 +168,7 @@ describe.skipIf(process.platform === 'win32')('a name whose longest sibling does
     await expect(MiniStore.replay(`${fitting}x`, { fileSystem: files })).resolves.toEqual([])
   })
 
-  test('is none of those that a state, its snapshots and a queue have', () => {
+  test('does not occur for a state, its snapshots and a queue', () => {
     const own = ['journal.jsonl', 'snapshot-9007199254740991.json.tmp']
     for (const name of own) expect(name.length + longest.length).toBeLessThanOrEqual(143)
   })

@@ -11,14 +11,14 @@ import { type FileAccess, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { descriptorsIn } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** What the port asks of Node, so that tests may see it, fail it, or do something before it. */
+/** Hooks into the Node calls of the port, so that tests can watch, fail or precede them. */
 const hooks: {
   beforeOpen: (() => void) | undefined
-  /** By call: what it fails with. */
+  /** The error code with which each of these calls fails. */
   fails: Map<string, string>
-  /** Files with their permissions at the moment of each call that changes them. */
+  /** Each permission or owner change, with the permissions of the file before it. */
   changes: string[]
-  /** Calls that change names. */
+  /** The renames and removals. */
   calls: string[]
   watcher: FSWatcher | undefined
 } = vi.hoisted(() => ({ beforeOpen: undefined, fails: new Map(), changes: [], calls: [], watcher: undefined }))
@@ -65,7 +65,7 @@ beforeEach(() => {
   hooks.calls = []
 })
 
-test('create refuses every name that is taken, a link that leads nowhere too, and leaves it as it is', async () => {
+test('create refuses every existing name, including a dangling link, and leaves it unchanged', async () => {
   const directory = await temporaryDirectory()
   const [file, link] = [join(directory, 'file'), join(directory, 'link')]
   await writeFile(file, 'kept')
@@ -79,7 +79,7 @@ test('create refuses every name that is taken, a link that leads nowhere too, an
 })
 
 test.skipIf(process.platform === 'win32')(
-  'a FIFO that takes the place of a file between the look and the open is refused without waiting',
+  'a FIFO that replaces a file between the check and the open is refused without waiting',
   async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'file')
@@ -99,11 +99,11 @@ test.skipIf(process.platform === 'win32')(
   },
 )
 
-describe.skipIf(process.platform === 'win32')('a file made with the permissions and the owner of another', () => {
+describe.skipIf(process.platform === 'win32')('a file created with the permissions and the owner of another', () => {
   const me = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
   const other = { uid: me.uid, gid: me.gid + 1 }
 
-  /** Makes a file; gives its permissions. */
+  /** Creates a file and resolves with its permissions. */
   async function made(access: FileAccess): Promise<string> {
     const path = join(await temporaryDirectory(), 'file')
     const file = await nodeFileSystem.open(path, 'create', access)
@@ -112,7 +112,7 @@ describe.skipIf(process.platform === 'win32')('a file made with the permissions 
     return (mode & 0o777).toString(8)
   }
 
-  test('is its maker\'s alone until it has the owner, and never more open than it is to be', async () => {
+  test('is private to its creator until it has the owner, and never more open than its final mode', async () => {
     await made({ mode: 0o100644, ...me })
     expect(hooks.changes).toEqual(['600 chmod 644'])
     hooks.changes = []
@@ -125,24 +125,24 @@ describe.skipIf(process.platform === 'win32')('a file made with the permissions 
     expect(hooks.changes).toEqual([`600 chown ${other.uid}:${other.gid}`, '600 chmod 664'])
   })
 
-  test('lets no other group in where the group may not be set', async () => {
+  test('gives no group access when the group may not be set', async () => {
     hooks.fails.set('fchown', 'EPERM')
     expect(await made({ mode: 0o664, uid: me.uid + 1, gid: other.gid })).toBe('604')
-    // Giving it to the group alone was tried too.
+    // A change of the group alone was tried too.
     expect(hooks.changes).toEqual([`600 chown ${me.uid + 1}:${other.gid}`, `600 chown ${me.uid}:${other.gid}`, '600 chmod 604'])
   })
 
-  test('keeps what its own group may do where only the owner may not be set', async () => {
+  test('keeps the rights of its group when only the owner may not be set', async () => {
     hooks.fails.set('fchown', 'EPERM')
     expect(await made({ mode: 0o664, uid: me.uid + 1, gid: me.gid })).toBe('664')
   })
 
-  test('stays its maker\'s alone where a file system has no permissions to set', async () => {
+  test('stays private to its creator on a file system without permissions', async () => {
     hooks.fails.set('fchmod', 'EPERM')
     expect(await made({ mode: 0o644, ...me })).toBe('600')
   })
 
-  test('is removed again when an error leaves it half made', async () => {
+  test('is removed when an error leaves it incomplete', async () => {
     const directory = await temporaryDirectory()
     hooks.fails.set('fchmod', 'EIO')
     const making = nodeFileSystem.open(join(directory, 'file'), 'create', { mode: 0o644 })
@@ -152,9 +152,9 @@ describe.skipIf(process.platform === 'win32')('a file made with the permissions 
   })
 })
 
-test('ensure opens the file that another process makes at the same moment', async () => {
+test('ensure opens a file that another process creates at the same moment', async () => {
   const path = join(await temporaryDirectory(), 'file')
-  // The first open finds nothing; what would make the file finds it made.
+  // The first open finds no file; the exclusive creation then finds one.
   hooks.beforeOpen = () => {
     hooks.beforeOpen = () => writeFileSync(path, 'theirs')
   }
@@ -163,23 +163,23 @@ test('ensure opens the file that another process makes at the same moment', asyn
   await file.close()
 })
 
-test('an error of a directory watch ends the watch and nothing else: a follower looks by itself', async () => {
+test('an error of a directory watch ends only the watch: a follower still polls', async () => {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   await using store = await MiniStore.open<number>(path)
   await store.append(1)
-  // A file system of its own, as in another process.
+  // A separate file-system object, as in another process.
   const reader = MiniStore.stream<number>(path, { follow: true, fileSystem: { ...nodeFileSystem }, pollIntervalMs: 5 }).getReader()
   expect((await reader.read()).value).toBe(1)
   const next = reader.read()
   await vi.waitFor(() => expect(hooks.watcher).toBeDefined())
-  // An emitter without a listener throws what it emits.
+  // An emitter without an error listener throws the emitted error.
   hooks.watcher?.emit('error', Object.assign(new Error('EPERM: operation not permitted, watch'), { code: 'EPERM' }))
   await store.append(2)
   expect((await next).value).toBe(2)
   await reader.cancel()
 })
 
-test('a device has one number on Windows, whether it is asked for by a path or by an open file', () => {
+test('a device has the same number on Windows by path and by open file', () => {
   const ofPath = 0x1234_5678_9abc_def0n
   const ofOpenFile = 0x9abc_def0n
   expect(deviceOf(ofPath, 'win32')).toBe(deviceOf(ofOpenFile, 'win32'))
@@ -187,8 +187,8 @@ test('a device has one number on Windows, whether it is asked for by a path or b
   expect(deviceOf(ofPath, 'linux')).toBe(ofPath)
 })
 
-describe('a change of names that the system refuses for a moment', () => {
-  /** Runs a change that is refused so many times, on a machine whose pauses are told instead of waited for. */
+describe('a rename or removal that the system refuses temporarily', () => {
+  /** Runs a change that is refused this many times; pauses are recorded instead of waited for. */
   async function outcome(refusals: number, code: string, platform: string) {
     const pauses: number[] = []
     let tries = 0
@@ -204,11 +204,11 @@ describe('a change of names that the system refuses for a moment', () => {
     return { result, tries, pauses, waitedMs: pauses.reduce((sum, pause) => sum + pause, 0) }
   }
 
-  test.each(['EPERM', 'EACCES', 'EBUSY'])('is tried again on Windows after %s, with growing pauses', async (code) => {
+  test.each(['EPERM', 'EACCES', 'EBUSY'])('is retried on Windows after %s, with growing pauses', async (code) => {
     expect(await outcome(3, code, 'win32')).toMatchObject({ result: 'done', tries: 4, pauses: [10, 20, 40] })
   })
 
-  test('is given up after about two seconds, with the error that it had', async () => {
+  test('fails after about two seconds, with its error', async () => {
     const { result, tries, waitedMs } = await outcome(Number.POSITIVE_INFINITY, 'EPERM', 'win32')
     expect(result).toBe('EPERM')
     expect(waitedMs).toBeGreaterThanOrEqual(2000)
@@ -216,12 +216,12 @@ describe('a change of names that the system refuses for a moment', () => {
     expect(tries).toBeLessThan(20)
   })
 
-  test('is not tried again for another error, nor on another platform', async () => {
+  test('is not retried for another error, nor on another platform', async () => {
     expect(await outcome(1, 'ENOENT', 'win32')).toMatchObject({ result: 'ENOENT', tries: 1, pauses: [] })
     expect(await outcome(1, 'EPERM', 'linux')).toMatchObject({ result: 'EPERM', tries: 1, pauses: [] })
   })
 
-  test.each(['rename', 'unlink'] as const)('is every %s of the port', async (name) => {
+  test.each(['rename', 'unlink'] as const)('can be every %s of the port', async (name) => {
     const path = join(await temporaryDirectory(), 'file')
     await writeFile(path, '')
     const platform = vi.spyOn(process, 'platform', 'get').mockReturnValue('win32')

@@ -8,7 +8,7 @@ import { MiniStore, MiniStoreError } from '../../src/index.ts'
 import { nearest, shown } from '../../src/options.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** Takes options and a path, and makes whatever they are for; throws or rejects when they are refused. */
+/** A function that takes options and a path. It throws or rejects if they are refused. */
 interface Entry {
   readonly name: string
   readonly options: readonly string[]
@@ -27,19 +27,19 @@ const writerOptions = [
 const streamOptions = ['from', 'to', 'signal', 'follow', 'salvage']
 const readerOptions = [...streamOptions, 'schema', 'codec', 'pollIntervalMs', 'fileSystem']
 
-/** A store with ten records, on which to call a method. */
+/** Opens a store with ten records for a method call, and closes it afterwards. */
 async function withStore(path: string, use: (store: MiniStore) => unknown): Promise<void> {
   await using store = await MiniStore.open(path)
   await store.appendAll([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
   await use(store)
 }
 
-/** A stream that was made and never read is all that is wanted. */
+/** Cancels a stream that the test only needs to create. */
 function cancelled(stream: ReadableStream): Promise<void> {
   return stream.cancel()
 }
 
-// The options are unknown on purpose: what JavaScript may pass is more than the types allow.
+// The options are `unknown` on purpose: JavaScript can pass more than the types allow.
 const entries: Entry[] = [
   {
     name: 'MiniStore.open',
@@ -96,7 +96,10 @@ async function errorOf(failing: Promise<unknown>): Promise<Error> {
 
 type Kind = typeof TypeError | typeof RangeError
 
-/** Refused as misuse: with a plain class of the language, naming option, what is wanted and what came. */
+/**
+ * Expects refusal as misuse: a built-in error class, and a message with the option, the expected
+ * value and the actual value.
+ */
 async function expectRefused(
   failing: Promise<unknown>,
   expected: { kind: Kind; says: RegExp },
@@ -118,7 +121,7 @@ const integerMaximum: Readonly<Record<string, number>> = {
 
 const integers = ['maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'from', 'to', 'pollIntervalMs']
 
-/** Values that are right, by option. */
+/** Valid values, by option. */
 const valid: Readonly<Record<string, readonly unknown[]>> = {
   maxBytesPerSegment: [1, 2 ** 40, Number.MAX_SAFE_INTEGER],
   maxSegments: [1, 2, Number.MAX_SAFE_INTEGER, Infinity],
@@ -237,7 +240,7 @@ describe.each(entries)('options of $name', ({ name, options, use }) => {
   test.each(wrongCases)('$option must not be $value', async ({ option, value, kind, says }) => {
     const path = await journalPath()
     await expectRefused(use(path, { [option]: value }), { kind, says })
-    // Nothing has been made for a call that was a mistake.
+    // A refused call creates nothing.
     if (name === 'MiniStore.open') expect(await readdir(join(path, '..'))).toEqual([])
   })
 
@@ -274,7 +277,7 @@ describe.each(entries)('options of $name', ({ name, options, use }) => {
     },
   )
 
-  test('are neither kept nor changed', async () => {
+  test('are neither retained nor changed', async () => {
     const given = Object.freeze(Object.fromEntries(options.map((option) => [option, valid[option]?.[0]])))
     const before = { ...given }
     await use(await journalPath(), given)
@@ -282,7 +285,7 @@ describe.each(entries)('options of $name', ({ name, options, use }) => {
   })
 })
 
-/** What people write: wrong case, a letter missing at the end, doubled, too much, or swapped. */
+/** Common misspellings: wrong case, or a letter missing at the end, doubled, added, or swapped. */
 function misspellings(option: string): string[] {
   const at = Math.floor(option.length / 2)
   const letter = option.charAt(at)
@@ -328,7 +331,7 @@ describe('a path', () => {
   test('is made absolute once, when the store is opened', async () => {
     const directory = await temporaryDirectory()
     const before = process.cwd()
-    // Workers of vitest are processes of their own, so this does not reach other tests.
+    // Each vitest worker is a separate process, so this does not affect other tests.
     process.chdir(directory)
     onTestFinished(() => process.chdir(before))
     await using store = await MiniStore.open('journal.jsonl')
@@ -367,7 +370,7 @@ describe('truncateBefore', () => {
   })
 })
 
-/** What a closed store does, for every member of its prototype: a new one must find its place here. */
+/** The behaviour of a closed store, for every member of its prototype; new members must be added. */
 const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) => Promise<void>>> = {
   append: (store) => expectClosed(() => store.append('late')),
   appendAll: (store) => expectClosed(() => store.appendAll(['late'])),
@@ -418,7 +421,7 @@ describe('a closed store', () => {
     expect.hasAssertions()
   })
 
-  test('is refused by a method rather than its arguments looked at', async () => {
+  test('is refused by a method before its arguments are checked', async () => {
     let closed: MiniStore | undefined
     await withStore(await journalPath(), (store) => void (closed = store))
     const store = closed as MiniStore
@@ -428,12 +431,12 @@ describe('a closed store', () => {
   })
 })
 
-test('a name is taken for one that differs in two letters, and for none that differs in three', () => {
+test('a hint names an option that differs in two letters, but none that differs in three', () => {
   expect(nearest('lacks', ['lock', 'codec'])).toBe('lock')
   expect(nearest('bicks', ['lock', 'codec'])).toBeUndefined()
   expect(nearest('LOCK', ['locks', 'lock'])).toBe('lock')
 })
 
-test('a long text is shown by its first sixty characters', () => {
+test('a long string is shown by its first sixty characters', () => {
   expect(shown('x'.repeat(61))).toBe(`\`"${'x'.repeat(60)}"\` (string)`)
 })

@@ -24,7 +24,7 @@ describe('every webhook payload that GitHub publishes', () => {
   const payloads = events.flatMap(({ name, examples }) => examples.map((payload) => ({ name, payload })))
   const lines = payloads.map((payload) => JSON.stringify(payload))
 
-  test('is there to be tested with: hundreds, and some of them large', () => {
+  test('is available for the tests: hundreds, some of them large', () => {
     expect(payloads.length).toBeGreaterThan(200)
     expect(Math.max(...lines.map((line) => line.length))).toBeGreaterThan(20_000)
     console.log(`${payloads.length} payloads, ${lines.join('').length} characters`)
@@ -35,7 +35,7 @@ describe('every webhook payload that GitHub publishes', () => {
     { name: 'one by one through many rotations', options: { maxBytesPerSegment: 100_000 }, isOneByOne: true },
     { name: 'all at once', options: {}, isOneByOne: false },
   ])(
-    'comes back as it was appended, and its line on disk is its JSON: $name',
+    'reads back unchanged, and its line on disk is its JSON: $name',
     async ({ options, isOneByOne }) => {
       const path = await journalPath()
       const store = await MiniStore.open(path, options)
@@ -127,7 +127,7 @@ describe('JSON at its edges', () => {
     { line: '"\u2028"', record: '\u2028' },
     { line: '{"a":1}\r', record: { a: 1 } },
     { line: '1.0', record: 1 },
-  ])('a line that others wrote, $line, is read as JSON.parse reads it', async ({ line, record }) => {
+  ])('a line written by other programs, $line, is read like JSON.parse', async ({ line, record }) => {
     const path = await journalPath()
     await writeSegment(path, header, ['"before"', line, '"after"'])
     expect(await MiniStore.replay(path)).toEqual(['before', record, 'after'])
@@ -146,7 +146,7 @@ describe('JSON at its edges', () => {
     '\uFEFF1',
     '// comment',
     '[1',
-  ])('a line that is not JSON, %s, is an error and nothing is made of it', async (line) => {
+  ])('a line that is not JSON, %s, is an error and yields no record', async (line) => {
     const path = await journalPath()
     await writeSegment(path, header, ['"before"', line, '"after"'])
     expect(await outcomeOf(MiniStore.stream(path))).toMatchObject({
@@ -178,7 +178,7 @@ describe('JSON at its edges', () => {
   })
 })
 
-describe('what is not a file where one should be', () => {
+describe('something other than a file in its place', () => {
   test.each(['journal.jsonl', 'journal.jsonl.001'])(
     'a directory called %s is an error that says so, and stays',
     async (name) => {
@@ -216,7 +216,7 @@ describe('what is not a file where one should be', () => {
     await expect(MiniStore.replay(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
   })
 
-  test('a file that is no journal is refused and not changed', async () => {
+  test('a file that is not a journal is refused and not changed', async () => {
     const path = await journalPath()
     for (const content of ['hello\n', '{"a":1}\n', '\n', 'no line feed', '// MINISTORE JOURNALS\n']) {
       await writeFile(path, content)
@@ -230,7 +230,7 @@ describe('what is not a file where one should be', () => {
     }
   })
 
-  test('a link that leads nowhere is an error, for readers and writers, and stays', async () => {
+  test('a dangling link is an error for readers and writers, and stays', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'dangling.jsonl')
     await symlink(join(directory, 'nowhere'), path)
@@ -258,7 +258,7 @@ describe('symbolic links', () => {
     expect(await readdir(join(directory, 'real/deep'))).toContain('journal.jsonl.001')
   })
 
-  test('to the file itself stay links over rotations: segments lie beside the real file', async () => {
+  test('to the file itself stay links across rotations: segments are beside the real file', async () => {
     const directory = await temporaryDirectory()
     await mkdir(join(directory, 'real'))
     const real = join(directory, 'real/events.jsonl')
@@ -291,14 +291,14 @@ describe('no permission', () => {
   async function expectRefusals(user: number, context: TestContext): Promise<void> {
     if (process.platform === 'win32') return skip(context, 'Windows has no file modes')
     const directory = await temporaryDirectory()
-    // Another user must get through to what it is refused.
+    // Another user must be able to reach the files that it is refused.
     await chmod(directory, 0o755)
     const [unreadable, readable, unlistable] = ['unreadable', 'readable', 'unlistable'].map((name) =>
       join(directory, name, 'journal.jsonl'),
     ) as [string, string, string]
     for (const path of [unreadable, readable, unlistable]) await writeJournal(path, [[1], [2]])
     await chmod(unreadable, 0o000)
-    // Locking needs no more than an open file, so the lock must be out of reach too.
+    // Locking needs only an open file, so the lock file must be inaccessible too.
     await chmod(`${readable}.lock`, 0o444)
     await chmod(readable, 0o444)
     await chmod(dirname(readable), 0o555)
@@ -328,8 +328,8 @@ describe('no permission', () => {
   }
 })
 
-describe('a file system of its own', () => {
-  /** A small file system in memory, or undefined, with the reason printed, where none can be had. */
+describe('a separate file system', () => {
+  /** Mounts a small in-memory file system. Resolves with undefined and prints why if it cannot. */
   async function mountTmpfs(
     context: TestContext,
     size: string,
@@ -375,12 +375,12 @@ describe('a file system of its own', () => {
     expect(store.lastSequence).toBe(2)
   })
 
-  test('that is full: appends and rotations are refused, and go on when there is room', async (context) => {
+  test('that is full: appends and rotations are refused, and work again when there is room', async (context) => {
     const tmpfs = await mountTmpfs(context, '256k')
     if (tmpfs === undefined) return
     const path = join(tmpfs.directory, 'journal.jsonl')
     const store = await MiniStore.open<string>(path)
-    // From here on there is no seal, whose removal would make room for one more header.
+    // From here on there is no seal. Its removal would make room for one more header.
     await store.append('in the first segment')
     await store.rotate()
     const ballast = join(tmpfs.directory, 'ballast')
@@ -405,7 +405,7 @@ describe('a file system of its own', () => {
     expect(
       (await outcomeOf(MiniStore.stream(path, { fileSystem: new ObservedFileSystem() }))).error,
     ).toBeUndefined()
-    // Fills what is left to the last page, so that no new file gets any.
+    // Fills the remaining space to the last page, so that no new file gets any.
     await writeFile(join(tmpfs.directory, 'filler'), Buffer.alloc(200_000)).catch(() => {})
     await expect(store.rotate()).rejects.toMatchObject(full)
     expect(store.lastSequence).toBe(appended)
@@ -438,7 +438,7 @@ describe('a file system of its own', () => {
     expect(await again.replay()).toEqual(['one'])
   })
 
-  test('that is full when a rotation begins: the rotation that failed has not cost the seal', async () => {
+  test('that is full when a rotation begins: the failed rotation keeps the seal', async () => {
     const path = await journalPath()
     await writeJournal(path, [['one']])
     const fs = new ObservedFileSystem()

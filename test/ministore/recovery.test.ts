@@ -25,7 +25,7 @@ const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
 
 type Content = Readonly<Record<string, string | Uint8Array>>
 
-/** A directory with these files; each key is what follows the name of the journal. */
+/** Creates a directory with these files; each key is the suffix after the journal's name. */
 async function journalWith(content: Content): Promise<string> {
   const directory = await temporaryDirectory()
   for (const [ending, bytes] of Object.entries(content))
@@ -34,7 +34,7 @@ async function journalWith(content: Content): Promise<string> {
 }
 
 /**
- * Every file byte for byte, by what follows the name of the journal; the lock's file is no part of a
+ * The bytes of every file, by the suffix after the journal's name. The lock file is not part of a
  * journal.
  */
 async function filesOf(directory: string): Promise<Record<string, string>> {
@@ -61,7 +61,7 @@ function hex(bytes: string | Uint8Array): string {
   return crc32(Buffer.from(bytes)).toString(16).padStart(8, '0')
 }
 
-/** Two sealed segments and an active one, with 2, 2 and 1 records, by hand. */
+/** Two sealed segments and an active one, with 2, 2 and 1 records, written by hand. */
 function threeSegments(): { '.001': string; '.002': string; '': string } {
   const first = `${header}1\n2\n`
   const second = `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${hex(first)}\n3\n4\n`
@@ -82,13 +82,13 @@ interface Healed {
   readonly isActiveRestored?: boolean
   readonly removedFiles?: readonly string[]
   readonly scannedBytes: number
-  /** All files afterwards, but for the seal, which is checked against the active segment. */
+  /** All files afterwards except the seal, which is checked against the active segment. */
   readonly files: Content
 }
 
 /**
- * A reader gives the valid prefix; open heals, reports and leaves these files; a second open changes
- * nothing.
+ * Expects a reader to return the valid prefix, open to heal, report and leave these files, and a
+ * second open to change nothing.
  */
 async function expectHealed(directory: string, healed: Healed): Promise<void> {
   const {
@@ -127,7 +127,7 @@ async function expectHealed(directory: string, healed: Healed): Promise<void> {
   await again.close()
 }
 
-/** Open refuses with `ERR_MINISTORE_CORRUPT` (or another code) and this context, and no byte is changed. */
+/** Expects open to refuse with `ERR_MINISTORE_CORRUPT` (or another code) and to change no byte. */
 async function expectRefused(
   directory: string,
   where: {
@@ -155,7 +155,7 @@ async function expectRefused(
   }
 }
 
-/** Reading everything ends with damage, before and after an open that cannot see it; nothing is changed. */
+/** Expects reading to find the damage, before and after an open that cannot see it, unchanged. */
 async function expectFoundByReading(directory: string, message: RegExp): Promise<void> {
   const path = join(directory, name)
   const before = await filesOf(directory)
@@ -171,8 +171,8 @@ async function expectFoundByReading(directory: string, message: RegExp): Promise
   expect(after, 'the segments are as they were').toEqual(before)
 }
 
-describe('nothing there', () => {
-  test('open makes the directory, its parents and an empty active segment', async () => {
+describe('no journal', () => {
+  test('open creates the directory, its parents and an empty active segment', async () => {
     const directory = join(await temporaryDirectory(), 'a', 'b')
     expect(await MiniStore.replay(join(directory, name))).toEqual([])
     await expect(readdir(directory)).rejects.toThrow('ENOENT')
@@ -190,7 +190,7 @@ describe('nothing there', () => {
     await expectHealed(directory, { records: [], scannedBytes: header.length, files: { '': header } })
   })
 
-  test('what open has made survives a crash right after it, new parents included', async () => {
+  test('everything that open creates survives a crash right after it, including new parents', async () => {
     const files = new SimulatedFileSystem()
     const path = '/new/parents/journal.jsonl'
     const store = await MiniStore.open(path, { fileSystem: files })
@@ -237,7 +237,7 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('the very first line: no record is left, and the header is', async () => {
+  test('the very first line: no record is left, only the header', async () => {
     await expectHealed(await journalWith({ '': `${header}{"n":` }), {
       records: [],
       torn: {
@@ -252,7 +252,7 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('a line behind the seal, which stays true', async () => {
+  test('a line after the seal, which stays valid', async () => {
     await expectHealed(await journalWith({ '': `${whole}{`, '.seal': sealOf(whole) }), {
       records: [1, { n: 2 }],
       torn: {
@@ -267,7 +267,7 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('after sealed segments: named by its number in the whole journal', async () => {
+  test('after sealed segments: named by its sequence number', async () => {
     const segments = threeSegments()
     const { '': active } = segments
     await expectHealed(await journalWith({ ...segments, '': `${active}[` }), {
@@ -284,7 +284,7 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('evidence is never overwritten: the same number torn twice makes a second file, then a third', async () => {
+  test('evidence is never overwritten: a number torn again gets a second file, then a third', async () => {
     const directory = await journalWith({ '': header })
     const path = join(directory, name)
     const torn = ['{"first', '{"second', '{"third']
@@ -314,7 +314,7 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('evidence of the same length but of other bytes stays, and a second file is made', async () => {
+  test('evidence of the same length but with other bytes stays, and a second file is created', async () => {
     await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"m":' }), {
       records: [1, { n: 2 }],
       torn: {
@@ -329,8 +329,8 @@ describe('the last line of the active segment is torn', () => {
     })
   })
 
-  test('evidence longer than the pieces in which it is copied: whole, recognized, and not mistaken for another', async () => {
-    // No two pieces are alike.
+  test('evidence longer than a copy buffer is complete, recognized, and not confused with another', async () => {
+    // All pieces differ.
     const tail = Array.from({ length: 80_000 }, (_, n) => n).join(' ')
     for (const [change, expected] of [
       [undefined, '.torn-3'],
@@ -356,7 +356,7 @@ describe('the last line of the active segment is torn', () => {
     }
   })
 
-  test('the evidence is whole and durable before the tail is cut', async () => {
+  test('the evidence is complete and durable before the tail is cut', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/journal.jsonl', `${whole}{"n":`)
     let cuts = 0
@@ -374,7 +374,7 @@ describe('the last line of the active segment is torn', () => {
 
 describe('the active segment holds only a part of a header, or nothing', () => {
   test.each(Array.from({ length: header.length }, (_, length) => length))(
-    'its first %i bytes: it is written anew',
+    'its first %i bytes: it is rewritten',
     async (length) => {
       await expectHealed(await journalWith({ '': header.slice(0, length) }), {
         records: [],
@@ -385,7 +385,7 @@ describe('the active segment holds only a part of a header, or nothing', () => {
     },
   )
 
-  test.each([1, 34, 512])('%i NUL bytes: it is written anew', async (length) => {
+  test.each([1, 34, 512])('%i NUL bytes: it is rewritten', async (length) => {
     await expectHealed(await journalWith({ '': Buffer.alloc(length) }), {
       records: [],
       isNew: true,
@@ -394,7 +394,7 @@ describe('the active segment holds only a part of a header, or nothing', () => {
     })
   })
 
-  test('every length of a header after sealed segments: it is written anew, numbered and chained', async () => {
+  test('every length of a header after sealed segments: it is rewritten, numbered and chained', async () => {
     const segments = threeSegments()
     const next = segments[''].slice(0, segments[''].indexOf('\n') + 1)
     for (let length = 0; length < next.length; length++) {
@@ -407,7 +407,7 @@ describe('the active segment holds only a part of a header, or nothing', () => {
     }
   })
 
-  test('with a seal that counts no records: it is written anew', async () => {
+  test('with a seal that counts no records: it is rewritten', async () => {
     await expectHealed(await journalWith({ '': '', '.seal': sealOf(header) }), {
       records: [],
       isNew: true,
@@ -417,8 +417,8 @@ describe('the active segment holds only a part of a header, or nothing', () => {
   })
 })
 
-describe('what a crash in a rotation or in another write leaves', () => {
-  test('no active segment, sealed ones: the next is made, numbered and chained', async () => {
+describe('leftovers of a crash in a rotation or in another write', () => {
+  test('no active segment, sealed ones: the next is created, numbered and chained', async () => {
     const { '.001': first, '.002': second } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
     await expectHealed(await journalWith({ '.001': first, '.002': second }), {
@@ -429,7 +429,7 @@ describe('what a crash in a rotation or in another write leaves', () => {
     })
   })
 
-  test('no active segment, the next one half-made', async () => {
+  test('no active segment, the next one incomplete', async () => {
     const { '.001': first, '.002': second } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
     await expectHealed(await journalWith({ '.001': first, '.002': second, '.next': active.slice(0, 30) }), {
@@ -454,7 +454,7 @@ describe('what a crash in a rotation or in another write leaves', () => {
     },
   )
 
-  test('files that are not its own are left alone', async () => {
+  test('foreign files are left unchanged', async () => {
     const segments = threeSegments()
     const others = {
       '.tmp': 'a',
@@ -471,7 +471,7 @@ describe('what a crash in a rotation or in another write leaves', () => {
     })
   })
 
-  test('a seal that is missing or not whole is no error, and is made anew', async () => {
+  test('a missing or incomplete seal is not an error, and is written again', async () => {
     const segments = threeSegments()
     const seal = sealOf(segments[''])
     for (const broken of [
@@ -489,7 +489,7 @@ describe('what a crash in a rotation or in another write leaves', () => {
     }
   })
 
-  test('what a killed writer had not synced is durable when open resolves', async () => {
+  test('bytes that a killed writer had not synced are durable when open resolves', async () => {
     const files = new SimulatedFileSystem()
     const file = await files.open('/journal.jsonl', 'create')
     await file.write(Buffer.from(`${header}1\n2\n`), 0)
@@ -504,7 +504,7 @@ describe('what a crash in a rotation or in another write leaves', () => {
 })
 
 describe('recovery of recovery', () => {
-  test('a process that stops at any operation of it leaves what the next one heals', async () => {
+  test('a process that stops at any operation leaves files that the next recovery heals', async () => {
     const damaged = new SimulatedFileSystem()
     damaged.writeFile('/journal.jsonl', `${header}1\n2\n{"n":`)
     damaged.writeFile('/journal.jsonl.torn-3', 'older')
@@ -576,7 +576,7 @@ describe('corruption is refused, and nothing is changed', () => {
     })
   })
 
-  test('a line that is no JSON: found when it is read, with its place', async () => {
+  test('a line that is not JSON: found when it is read, with its position', async () => {
     const directory = await journalWith({ '': `${lines}{oops\n4\n` })
     await expectFoundByReading(directory, /not JSON/)
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
@@ -617,7 +617,7 @@ describe('corruption is refused, and nothing is changed', () => {
     })
   })
 
-  test('a sequence that leaves numbers out between two segments: found when it is read', async () => {
+  test('a sequence that skips numbers between two segments: found when it is read', async () => {
     const { '.001': first } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=4 prev=${hex(first)}\n4\n`
     await expectFoundByReading(
@@ -630,13 +630,13 @@ describe('corruption is refused, and nothing is changed', () => {
     const { '.001': first } = threeSegments()
     const active = `// MINISTORE JOURNAL v0.2.0 seq=1 prev=${hex(first)}\n3\n`
     const directory = await journalWith({ '.001': first, '': active })
-    // Whether open sees it or the first reader does: the records 1 and 2 must not vanish without a word.
+    // Either open or the first reader must report it: records 1 and 2 must not vanish silently.
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
       code: 'ERR_MINISTORE_CORRUPT',
     })
   })
 
-  test('a sealed segment that has changed, to lines as good: found when it is read', async () => {
+  test('a sealed segment changed to other valid lines: found when it is read', async () => {
     const segments = threeSegments()
     await expectFoundByReading(
       await journalWith({ ...segments, '.001': segments['.001'].replace('2', '7') }),
@@ -658,7 +658,7 @@ describe('corruption is refused, and nothing is changed', () => {
     }
   })
 
-  test('a header that has no prev though a segment is before it, in a sealed segment and in the active one', async () => {
+  test('a header without prev after another segment, in a sealed segment and in the active one', async () => {
     for (const ending of ['.002', ''] as const) {
       const segments = threeSegments()
       segments[ending] = segments[ending].replace(/ prev=\w+/, '')
@@ -686,7 +686,7 @@ describe('corruption is refused, and nothing is changed', () => {
     await again.close()
   })
 
-  test('a sealed segment without a whole header', async () => {
+  test('a sealed segment without a complete header', async () => {
     const segments = threeSegments()
     for (const rest of ['', header.slice(0, 10)]) {
       await expectRefused(await journalWith({ ...segments, '.001': rest }), {
@@ -745,7 +745,7 @@ describe('corruption is refused, and nothing is changed', () => {
     ['too long, without an end', `${header.trimEnd()} x=`.padEnd(513, 'x')],
     ['a sequence beyond the last there can be', '// MINISTORE JOURNAL v0.2.0 seq=9007199254740992\n1\n'],
     ['a sequence of 17 digits', '// MINISTORE JOURNAL v0.2.0 seq=10000000000000000\n1\n'],
-  ])('a header that is not ours: %s', async (_, active) => {
+  ])('a foreign or damaged header: %s', async (_, active) => {
     const directory = await journalWith({ '': active })
     await expectRefused(directory, {
       message: /not a journal or its header is damaged/,
@@ -758,7 +758,7 @@ describe('corruption is refused, and nothing is changed', () => {
     })
   })
 
-  test.each(['', '.001'])('a header of 513 bytes, in %s: verify tells of it, repair mends it, and no append lands behind it', async (ending) => {
+  test.each(['', '.001'])('a header of 513 bytes, in %s: open refuses it, verify reports it, repair fixes it', async (ending) => {
     const files = new SimulatedFileSystem()
     const segments = threeSegments()
     for (const [at, text] of Object.entries(segments)) {
@@ -777,7 +777,7 @@ describe('corruption is refused, and nothing is changed', () => {
     await store.close()
   })
 
-  test('a header of 512 bytes is none', async () => {
+  test('a header of 512 bytes is not corruption', async () => {
     const active = `${header.trimEnd()} x=`.padEnd(512, 'x') + '\n1\n'
     await expectHealed(await journalWith({ '': active }), { records: [1], scannedBytes: active.length, files: { '': active } })
   })
@@ -790,7 +790,7 @@ describe('corruption is refused, and nothing is changed', () => {
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code })
   })
 
-  test('the journal opens again once the damage is put right', async () => {
+  test('the journal opens again once the damage is fixed', async () => {
     const segments = threeSegments()
     const directory = await journalWith({ ...segments, '.004': 'x' })
     await expectRefused(directory, { message: /missing|not a journal/ })
@@ -824,7 +824,7 @@ describe('an I/O error while reading', () => {
       expect(opened).toMatchObject({ code: 'ERR_MINISTORE_IO', cause: { code: 'EIO', syscall: 'read' } })
       expect(files.snapshot()).toEqual(before)
     }
-    // The headers of three segments, the active one, at least.
+    // At least the headers of three segments and the active segment.
     expect(failures).toBeGreaterThanOrEqual(4)
   })
 
@@ -849,7 +849,7 @@ describe('an I/O error while reading', () => {
   })
 })
 
-/** The real file system, with a count of the bytes read from each file, by the end of its name. */
+/** The real file system, with a count of the bytes read from each file, by its suffix. */
 function counting(): { readonly fileSystem: FileSystem; readonly read: Map<string, number> } {
   const read = new Map<string, number>()
   const fileSystem: FileSystem = {
@@ -894,7 +894,7 @@ describe('the cost of open', () => {
     expect(store.lastSequence).toBe(101)
     const sealed = [...read].filter(([file]) => /\.\d+$/.test(file))
     expect(sealed).toHaveLength(50)
-    // 513 bytes are what a header may have, and one more.
+    // 513 bytes: the maximum length of a header plus one.
     for (const [file, bytes] of sealed) expect(bytes, file).toBeLessThanOrEqual(513)
     const active = store.segments.at(-1)?.bytes ?? 0
     expect(read.get(path)).toBeGreaterThanOrEqual(active)
@@ -903,7 +903,7 @@ describe('the cost of open', () => {
   })
 })
 
-describe('a recovery in which something is refused or left over', () => {
+describe('a recovery with refused calls or leftover files', () => {
   const path = `/${name}`
   const rust = '// MINISTORE JOURNAL v0.1.4\n'
 
@@ -913,7 +913,7 @@ describe('a recovery in which something is refused or left over', () => {
     return files
   }
 
-  test('of no active segment removes half-made files too, and says which', async () => {
+  test('of no active segment also removes incomplete files, and names them', async () => {
     const { '.001': first } = threeSegments()
     const files = diskWith({ '.001': first, '.next': 'x', '.torn-5.tmp': 'x', '.repair.tmp': 'x' })
     const store = await MiniStore.open(path, { fileSystem: files })
@@ -932,10 +932,10 @@ describe('a recovery in which something is refused or left over', () => {
     await expectRefused(directory, { message: /damaged/, segment: '.001', line: 4, sequence: 3 })
   })
 
-  test('leaves no seal of another segment, also when there is no room for a new one', async () => {
+  test('leaves no seal of another segment, even without room for a new one', async () => {
     const { '.001': first } = threeSegments()
     for (const content of [
-      // Another program rotated: the seal is that of the segment which is sealed now.
+      // Another program rotated: the seal belongs to the segment that is now sealed.
       { '.001': first, '.seal': sealOf(first) },
       { '.001': first, '': `${rust}3\n`, '.seal': sealOf(first) },
       { '.001': first, '': `${rust}${'3\n'.repeat(20)}`, '.seal': sealOf(first) },
@@ -951,7 +951,7 @@ describe('a recovery in which something is refused or left over', () => {
     }
   })
 
-  test('takes a seal for that of an earlier segment only before headers without a number', async () => {
+  test('accepts a seal of an earlier segment only if the later headers have no number', async () => {
     const { '.001': first, '.002': second, '': active } = threeSegments()
     const wrong = { message: /the seal/, segment: '' }
     await expectRefused(await journalWith({ '.001': first, '.002': second, '': active, '.seal': sealOf(second) }), wrong)
@@ -965,15 +965,16 @@ describe('a recovery in which something is refused or left over', () => {
     await store.close()
   })
 
-  test('makes the name of a segment durable before another file takes the active one', async () => {
+  test('makes the name of a segment durable before another file takes the active name', async () => {
     const files = new SimulatedFileSystem()
-    // Not in the root, whose names are synced whenever a path is.
+    // Not in the root directory, whose names are synced whenever a path is.
     const deep = `/data/${name}`
     const store = await MiniStore.open(deep, { fileSystem: files })
     await store.append('a')
     await store.close()
     const again = await MiniStore.open(deep, { fileSystem: files })
-    // The rename of the full segment is visible, and its sync fails: the store is poisoned and its process ends.
+    // The rename of the full segment is visible, but its sync fails: the store is poisoned and its
+    // process ends.
     let isRenamed = false
     files.failOn(({ operation }) => {
       isRenamed ||= operation === 'rename'
@@ -990,7 +991,7 @@ describe('a recovery in which something is refused or left over', () => {
     await third.close()
   })
 
-  test('makes the name of evidence that it finds durable before it cuts the tail', async () => {
+  test('makes the name of existing evidence durable before it cuts the tail', async () => {
     const deep = `/data/${name}`
     const files = new SimulatedFileSystem()
     files.writeFile(deep, `${header}1\n2\n"torn`)
@@ -1012,7 +1013,7 @@ describe('a recovery in which something is refused or left over', () => {
     }
   })
 
-  test('that is refused removes no half-made file either', async () => {
+  test('that is refused does not remove incomplete files', async () => {
     for (const content of [
       { '': `${header}1\n\0\n3\n`, '.torn-3.tmp': 'x', '.next': 'x' },
       { '': `${header}1\n2\n`, '.seal': sealOf(`${header}1\n3\n`), '.torn-3.tmp': 'x', '.next': 'x' },
@@ -1022,7 +1023,7 @@ describe('a recovery in which something is refused or left over', () => {
     }
   })
 
-  test.each(['truncate', 'write'] as const)('of nothing torn does not need room: %s', async (operation) => {
+  test.each(['truncate', 'write'] as const)('without a torn tail needs no room: %s', async (operation) => {
     const files = diskWith({ '': `${header}1\n2\n` })
     const fault = files.failOn({ operation, path }, 'ENOSPC')
     const store = await MiniStore.open(path, { fileSystem: files })
@@ -1032,7 +1033,7 @@ describe('a recovery in which something is refused or left over', () => {
     await store.close()
   })
 
-  test('of a torn tail fails when the tail cannot be cut, also for want of room', async () => {
+  test('of a torn tail fails when the tail cannot be cut, even for lack of room', async () => {
     for (const code of ['ENOSPC', 'EIO'] as const) {
       const files = diskWith({ '': `${header}1\n2\n"torn` })
       files.failOn({ operation: 'truncate', path }, code)
@@ -1046,11 +1047,11 @@ describe('a recovery in which something is refused or left over', () => {
   })
 })
 
-describe('a torn end longer than a string or a buffer may be', () => {
+describe('a torn end longer than the maximum string or buffer', () => {
   const megabyte = 1024 * 1024
   const lines = `${header}1\n2\n`
 
-  /** A journal with this text behind its records, then so many NULs that take no room on the disk. */
+  /** A journal with this text after its records, padded with a hole of NULs that takes no room. */
   async function sparseJournal(bytes: number, beginning = '', end = ''): Promise<{ directory: string; path: string }> {
     const directory = await journalWith({ '': lines + beginning })
     const path = join(directory, name)
@@ -1059,7 +1060,7 @@ describe('a torn end longer than a string or a buffer may be', () => {
     return { directory, path }
   }
 
-  /** What is not garbage: buffers lie outside of the heap. */
+  /** Memory in use by buffers, which are outside the heap. */
   const bufferBytes = (): number => process.memoryUsage().arrayBuffers
 
   test.each([
@@ -1089,7 +1090,7 @@ describe('a torn end longer than a string or a buffer may be', () => {
     expect(await readdir(directory)).toHaveLength(4)
   })
 
-  test('is passed over by readers, shown by inspect and verify, and no damage for repair, in little memory', async () => {
+  test('is skipped by readers, shown by inspect and verify, and not damage for repair, in little memory', async () => {
     const bytes = 100 * megabyte
     const { path } = await sparseJournal(bytes)
     let most = 0
@@ -1131,18 +1132,18 @@ describe('a torn end longer than a string or a buffer may be', () => {
   }
 })
 
-describe('the last sequence number that there can be', () => {
+describe('the highest possible sequence number', () => {
   const last = Number.MAX_SAFE_INTEGER
   const path = `/${name}`
 
-  /** A journal whose next record has this number. */
+  /** A journal whose next record gets this number. */
   function journalAt(sequence: number, lines = ''): SimulatedFileSystem {
     const files = new SimulatedFileSystem()
     files.writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=${sequence}\n${lines}`)
     return files
   }
 
-  test('is given, and nothing is written or rotated beyond it', async () => {
+  test('is assigned, and nothing is written or rotated beyond it', async () => {
     const files = journalAt(last - 2)
     const store = await MiniStore.open<string>(path, { fileSystem: files, maxBytesPerSegment: 60 })
     expect(await store.append('a')).toBe(last - 2)
@@ -1188,7 +1189,7 @@ describe('the last sequence number that there can be', () => {
     expect(await MiniStore.replay(path, { fileSystem: files })).toEqual(['a', 'b'])
   })
 
-  test('is not passed by counting, where headers say no number', async () => {
+  test('is not exceeded by counting when headers have no number', async () => {
     const sealed = `// MINISTORE JOURNAL v0.2.0 seq=${last - 1}\n"a"\n"b"\n"c"\n`
     const files = journalAt(1)
     files.writeFile(`${path}.001`, sealed)
@@ -1199,7 +1200,7 @@ describe('the last sequence number that there can be', () => {
     await expect(MiniStore.open(path, { fileSystem: files })).rejects.toMatchObject(damage)
   })
 
-  test('a sealed segment that ends with it leaves no number for the next: no active segment is made', async () => {
+  test('a sealed segment that ends with it leaves no number for the next: no active segment is created', async () => {
     const files = journalAt(1)
     await files.unlink(path)
     files.writeFile(`${path}.001`, `// MINISTORE JOURNAL v0.2.0 seq=${last}\n"a"\n`)
@@ -1223,7 +1224,7 @@ describe('the last sequence number that there can be', () => {
     await store.close()
   })
 
-  test('a seal that counts more than a number can say is not whole', () => {
+  test('a seal with a count beyond the safe integers is invalid', () => {
     const facts = 'bytes=9007199254740993 records=1 crc32=00000000'
     expect(parseSeal(`${facts} check=${hex(facts)}\n`)).toBeUndefined()
     const most = 'bytes=9007199254740991 records=1 crc32=00000000'

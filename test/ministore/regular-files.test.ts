@@ -15,7 +15,7 @@ import { repairJournal } from '../../src/maintenance/repair.ts'
 import { editFile, writeJournal } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** Makes something that is no regular file; false where the system does not allow it. */
+/** Creates something other than a regular file; false if the system does not allow it. */
 type Plant = (path: string) => Promise<boolean>
 
 const kinds: ReadonlyArray<{ readonly kind: string; readonly plant: Plant }> = [
@@ -43,20 +43,20 @@ function made(command: string, words: readonly string[]): Promise<boolean> {
   }
 }
 
-/** Ends a test here where it cannot be made; with a line that says so. */
+/** Skips the test, with a message, if this kind of file cannot be created here. */
 function skipUnless(isMade: boolean, context: TestContext, kind: string): void {
   if (!isMade) context.skip(`${kind} cannot be made here`)
 }
 
-/** One way to use the files in a directory, with what is not a regular file in the place of one of them. */
+/** One way to use the files in a directory where something replaces one of the regular files. */
 interface Case {
   readonly what: string
   readonly name: string
-  /** Whether a live writer misses its own file first. */
+  /** Whether a live writer first notices that its own file is missing. */
   readonly isMoved?: boolean
-  /** Brings the directory to where only the planted name is missing. */
+  /** Prepares the directory so that only the planted name is missing. */
   readonly prepare?: (path: string) => Promise<unknown>
-  /** Uses it; the name is planted already, unless the case does so by itself. */
+  /** Uses the files. The name is already planted, unless the case plants it itself. */
   readonly use: (path: string, plant: () => Promise<void>) => Promise<unknown>
 }
 
@@ -81,7 +81,7 @@ const damage = async (path: string): Promise<void> => {
 const repair = (path: string): Promise<unknown> =>
   repairJournal(nodeFileSystem, path, { choice: { kind: 'drop-damaged' } })
 
-/** Opens the journal, plants, and goes on with the open store. */
+/** Opens the journal, plants the name, and continues with the open store. */
 const live =
   (act: (store: MiniStore) => Promise<unknown>): Case['use'] =>
   async (path, plant) => {
@@ -165,7 +165,7 @@ describe.each(kinds)('$kind', ({ kind, plant }) => {
     { way: 'itself', isLinked: false },
     { way: 'behind a symbolic link', isLinked: true },
   ])('$way', ({ isLinked }) => {
-    test.for(cases)('in the place of journal.jsonl$name is refused by $what and left as it is', async (one, context) => {
+    test.for(cases)('in place of journal.jsonl$name is refused by $what and left unchanged', async (one, context) => {
       const directory = await temporaryDirectory()
       const path = join(directory, 'journal.jsonl')
       const place = one.name.startsWith('/') ? join(directory, one.name) : path + one.name
@@ -178,10 +178,10 @@ describe.each(kinds)('$kind', ({ kind, plant }) => {
         if (isLinked) await symlink(target, place)
         identity = await lstat(place)
       }
-      // A live store plants by itself, when it is open.
+      // A case with a live store plants the name itself, once the store is open.
       const plantsItself = one.use.length === 2
       if (!plantsItself) await putThere()
-      // A link to a lock file is refused for being a link.
+      // A link in place of the lock file is refused because it is a link.
       const found = isLinked && one.name === '.lock' ? 'a symbolic link' : kind
       const real = isLinked && one.name === '' && !plantsItself ? target : place
       await expect(one.use(path, putThere)).rejects.toMatchObject({
@@ -198,11 +198,11 @@ describe.each(kinds)('$kind', ({ kind, plant }) => {
   })
 })
 
-test('refusing leaves nothing beside what is in the place of the journal, no lock file either', async (context) => {
+test('a refused open leaves no new files, not even a lock file', async (context) => {
   const directory = await temporaryDirectory()
   await mkdir(join(directory, 'dev'))
   const device = join(directory, 'dev/null')
-  // Never the real one: an error here could replace it.
+  // Never the real device: an error here could replace it.
   skipUnless(await made('mknod', [device, 'c', '1', '3']), context, 'a character device')
   await symlink('dev/null', join(directory, 'link'))
   for (const path of [device, join(directory, 'link')]) {
@@ -213,7 +213,7 @@ test('refusing leaves nothing beside what is in the place of the journal, no loc
   expect((await lstat(device)).isCharacterDevice()).toBe(true)
 })
 
-test('a follower that waits is refused when a FIFO takes the place of the journal', async (context) => {
+test('a waiting follower ends with an error when a FIFO replaces the journal', async (context) => {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   await writeJournal(path, [[1]])
   const reader = MiniStore.stream(path, { follow: true, pollIntervalMs: 5 }).getReader()
@@ -224,7 +224,7 @@ test('a follower that waits is refused when a FIFO takes the place of the journa
   await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO', message: expect.stringContaining('is a FIFO') as string })
 })
 
-test('a name that a link leads to and that is a regular file is read as ever', async () => {
+test('a link to a regular file is read as usual', async () => {
   const directory = await temporaryDirectory()
   const path = join(directory, 'journal.jsonl')
   await twoSegments(path)
@@ -233,7 +233,7 @@ test('a name that a link leads to and that is a regular file is read as ever', a
   expect(await MiniStore.replay(path)).toEqual([1, 2, 3])
 })
 
-describe('a symbolic link in the place of a file that is made', () => {
+describe('a symbolic link in place of a file to be created', () => {
   const places = [
     { name: '.lock', refused: ['victim', 'nowhere'], use: open },
     { name: '.next', use: live((store) => store.rotate()) },
@@ -250,7 +250,7 @@ describe('a symbolic link in the place of a file that is made', () => {
     { name: '/snapshot-1.json.tmp', use: oneSnapshot },
   ]
 
-  test.each(places)('at $name is never written through, nor is a file made where it leads', async (one) => {
+  test.each(places)('at $name is never written through, and no file is created at its target', async (one) => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     const place = one.name.startsWith('/') ? join(directory, one.name) : path + one.name

@@ -13,7 +13,7 @@ const path = '/data/journal.jsonl'
 const drop: RepairChoice = { kind: 'drop-damaged' }
 const cutAt = (sequence: number): RepairChoice => ({ kind: 'truncate-at', sequence })
 
-/** Three segments: 1 to 3, 4 to 6, 7 and 8; the last is active and sealed. */
+/** Three segments with records 1 to 3, 4 to 6, and 7 and 8; the last is active and has a seal. */
 async function journal(): Promise<SimulatedFileSystem> {
   const files = new SimulatedFileSystem()
   await writeJournal(
@@ -39,7 +39,7 @@ async function repair(files: SimulatedFileSystem, choice: RepairChoice): Promise
   return result
 }
 
-/** Opens it, reads it and checks it as a user would. */
+/** Opens, reads and verifies the journal as a user would. */
 async function contentOf(files: SimulatedFileSystem): Promise<Array<[number, unknown]>> {
   const damages: string[] = []
   await verifyJournal(files, path, { onDamage: ({ message }) => damages.push(message) })
@@ -89,7 +89,7 @@ describe('repair', () => {
     expect(files.snapshot()).toEqual(before)
   })
 
-  test('drops a damaged line, renumbers what is behind it and rebuilds the chain and the seal', async () => {
+  test('drops a damaged line, renumbers later records and rebuilds the chain and the seal', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.001', (text) => text.replace('"b"', '"b'))
     const before = files.snapshot()
@@ -104,7 +104,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('acdefgh'))
   })
 
-  test('drops unclean lines too: blank, NUL, not UTF-8, without an end', async () => {
+  test('also drops unclean lines: blank, NUL, not UTF-8, without a line feed', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.001', (text) => text.replace('"a"\n', '"a"\n\n"\0"\n"\xff"\n'))
     edit(files, 'journal.jsonl.002', (text) => text.slice(0, -1))
@@ -118,7 +118,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdegh'))
   })
 
-  test('cuts in a sealed segment, keeps every number and makes an active segment', async () => {
+  test('cuts in a sealed segment, keeps every number and creates an active segment', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => text.replace('"e"', '"e'))
     const { plan } = await repair(files, cutAt(5))
@@ -170,7 +170,7 @@ describe('repair', () => {
     expect(await repairJournal(files, path, { choice: drop, check: () => {} })).toMatchObject({ copies: [] })
   })
 
-  test('closes the gap of a segment that is lost, by numbers and by names', async () => {
+  test('closes the gap of a lost segment in numbers and names', async () => {
     const files = await journal()
     await files.unlink('/data/journal.jsonl.001')
     await files.rename('/data/journal.jsonl.002', '/data/journal.jsonl.001')
@@ -198,7 +198,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
   })
 
-  test('accepts a changed byte that no line shows, and says in which segment', async () => {
+  test('accepts a changed byte in a valid line, and names its segment', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => text.replace('"e"', '"x"'))
     edit(files, 'journal.jsonl', (text) => text.replace('"g"', '"y"'))
@@ -210,7 +210,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdxfyh'))
   })
 
-  test('goes on without an active segment that is gone, and says what its seal tells', async () => {
+  test('continues without a missing active segment, and reports what its seal says', async () => {
     const files = await journal()
     await files.unlink(path)
     const { plan } = await repair(files, drop)
@@ -221,7 +221,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdef'))
   })
 
-  test('says that sealed records of the active segment are gone', async () => {
+  test('reports that sealed records of the active segment are gone', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl', (text) => text.replace('"h"\n', ''))
     const { plan } = await repair(files, drop)
@@ -232,7 +232,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdefg'))
   })
 
-  test('counts what is gone besides a line that is damaged, and not what only became shorter', async () => {
+  test('counts missing records besides a damaged line, but not lines that only became shorter', async () => {
     const files = new SimulatedFileSystem()
     await writeJournal(path, [['a', 'b', 'c']], { fileSystem: files })
     const cutShort = files.afterCrash({ keep: 'all' })
@@ -247,7 +247,7 @@ describe('repair', () => {
     )
   })
 
-  test('takes a segment of which no line is left out of the way', async () => {
+  test('moves away a segment with no lines left', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => `${text.split('\n')[0]}\nx\ny\nz\n`)
     await repair(files, drop)
@@ -267,7 +267,7 @@ describe('repair', () => {
     )
   })
 
-  test('keeps the numbers of a journal of version 0.1 whose numbers only a later header tells', async () => {
+  test('keeps the numbers of a version 0.1 journal that only a later header states', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile('/data/journal.jsonl.004', '// MINISTORE JOURNAL v0.1.4\n1\nx\n3\n')
     files.writeFile('/data/journal.jsonl', '// MINISTORE JOURNAL v0.2.0 seq=14 prev=00000000\n4\n')
@@ -276,7 +276,7 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual([[11, 1]])
   })
 
-  test('numbers the copies when a name is taken, and takes one that is the same for its own', async () => {
+  test('numbers the copies when a name is taken, and reuses an identical copy', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl', (text) => text.replace('"h"', '"h'))
     files.writeFile(`${path}.broken`, 'of another day')
@@ -286,13 +286,13 @@ describe('repair', () => {
     expect(files.readFile(`${path}.broken`).toString()).toBe('of another day')
   })
 
-  test('knows a copy that is longer than the pieces in which it is compared, to its last byte', async () => {
+  test('compares a copy longer than the compare buffer to its last byte', async () => {
     for (const [change, copy] of [
       [(bytes: Buffer) => bytes, 'journal.jsonl.broken'],
       [(bytes: Buffer) => Buffer.concat([bytes.subarray(0, -1), Buffer.from('x')]), 'journal.jsonl.broken-2'],
     ] as const) {
       const files = await journal()
-      // No two pieces are alike.
+      // All pieces differ.
       const long = Array.from({ length: 80_000 }, (_, n) => n).join(' ')
       edit(files, 'journal.jsonl', (text) => `${text.replace('"h"', '"h')}${JSON.stringify(long)}\n`)
       const before = files.readFile(path)
@@ -304,14 +304,14 @@ describe('repair', () => {
     }
   })
 
-  test('is refused while a writer has it open', async () => {
+  test('is refused while a writer has the journal open', async () => {
     const files = await journal()
     await using store = await MiniStore.open(path, { fileSystem: files })
     await expect(repair(files, drop)).rejects.toMatchObject({ code: 'ERR_MINISTORE_LOCKED' })
     await store.append('i')
   })
 
-  test('on a full disk says so and has changed nothing', async () => {
+  test('on a full disk says so and changes nothing', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.001', (text) => text.replace('"b"', '"b'))
     const before = files.snapshot()
@@ -326,12 +326,12 @@ describe('repair', () => {
 
 const withoutLine1 = (text: string): string => text.slice(text.indexOf('\n') + 1)
 
-describe('a header that is missing', () => {
+describe('a missing header', () => {
   test.each([
     ['of the first segment', 'journal.jsonl.001', 1],
     ['of one between others', 'journal.jsonl.002', 4],
     ['of the active segment', 'journal.jsonl', 7],
-  ])('%s is made anew in front of line 1, which stays a record', async (_name, segment, sequence) => {
+  ])('%s is rebuilt before line 1, which stays a record', async (_name, segment, sequence) => {
     const files = await journal()
     edit(files, segment, withoutLine1)
     const { plan } = await repair(files, drop)
@@ -373,7 +373,7 @@ describe('a header that is missing', () => {
     expect(await contentOf(files)).toEqual(numbered('ab'))
   })
 
-  test('of the only segment that retention has left: says that neither number nor seal can be checked', async () => {
+  test('of the only segment left by retention: says that neither number nor seal can be checked', async () => {
     const files = await journal()
     for (const name of ['001', '002']) await files.unlink(`${path}.${name}`)
     edit(files, 'journal.jsonl', withoutLine1)
@@ -389,7 +389,7 @@ describe('a header that is missing', () => {
   test.each([
     ['short', 'd'],
     ['longer than a header can be', 'd'.repeat(1000)],
-  ])('of the oldest that retention has left: a first record that is %s is counted back', async (_name, letter) => {
+  ])('of the oldest segment left by retention: a first record that is %s is counted back', async (_name, letter) => {
     const files = new SimulatedFileSystem()
     await writeJournal(path, [['a', 'b', 'c'], [letter, 'e'], ['g', 'h']], { fileSystem: files })
     await files.unlink(`${path}.001`)
@@ -399,7 +399,7 @@ describe('a header that is missing', () => {
     expect((await contentOf(files)).map(([sequence]) => sequence)).toEqual([4, 5, 6, 7])
   })
 
-  test('and bad lines behind it: each by its place in the file', async () => {
+  test('and bad lines after it: each by its position in the file', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => withoutLine1(text).replace('"e"', '"e'))
     const { plan } = await repair(files, drop)
@@ -407,7 +407,7 @@ describe('a header that is missing', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdfgh'))
   })
 
-  test('and a torn end: it is no damage, as ever', async () => {
+  test('and a torn end: the torn end is still not damage', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl', (text) => `${withoutLine1(text)}"i`)
     const { plan } = await repair(files, drop)
@@ -415,7 +415,7 @@ describe('a header that is missing', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
   })
 
-  test('and records with it: what numbers and seal say stays told', async () => {
+  test('and missing records: the findings from numbers and seal are still reported', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => withoutLine1(withoutLine1(text)))
     const { plan } = await repair(files, drop)
@@ -433,7 +433,7 @@ describe('a header that is missing', () => {
     ['that lost a letter', (header: string) => header.replace('STORE', 'STOE')],
     ['that lost its beginning', (header: string) => header.slice(5)],
     ['with a damaged field', (header: string) => header.replace('seq=', 'seq=x')],
-  ])('is none that is there %s: with a codec that takes any line that is no record either', async (_name, damage) => {
+  ])('is not assumed for a header %s: even with a codec that accepts any line, it is not a record', async (_name, damage) => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', damage)
     const result = await repairJournal(files, path, { choice: drop, check: () => {} })
@@ -441,7 +441,7 @@ describe('a header that is missing', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
   })
 
-  test('of lines of another codec: line 1 stays when the check lets it pass', async () => {
+  test('of lines of another codec: line 1 stays if the check accepts it', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile(path, '// a comment\nno json\n')
     const result = await repairJournal(files, path, { choice: drop, check: () => {} })
@@ -450,7 +450,7 @@ describe('a header that is missing', () => {
   })
 })
 
-test('a header of the active segment that is damaged is no sign that its records have changed', async () => {
+test('a damaged header of the active segment does not mean that its records have changed', async () => {
   const files = await journal()
   edit(files, 'journal.jsonl', (text) => text.replace('MINISTORE', 'MINESTORE'))
   const { plan } = await repair(files, drop)
@@ -506,7 +506,7 @@ describe('a crash at any point of a repair', () => {
   ]
 
   test.each(cases)(
-    '%s: every byte that was there is there, and the repair can be run again',
+    '%s: every original byte is still there, and the repair can be run again',
     async (_name, choice, damage, records, first) => {
       const damaged = await journal()
       await damage(damaged)
@@ -533,7 +533,7 @@ describe('a crash at any point of a repair', () => {
     },
   )
 
-  test('leaves no hole in a journal that is being cut: the newest segment goes first', async () => {
+  test('leaves no gap in a journal that is being cut: the newest segment is removed first', async () => {
     const files = (await journal()).afterCrash({ keep: 'all' })
     const newest = files.readFile(path)
     let withNewest = 0

@@ -13,7 +13,7 @@ async function journalPath(): Promise<string> {
   return join(await temporaryDirectory(), name)
 }
 
-/** Endings of the sealed segments in the directory, in the order of their numbers. */
+/** Suffixes of the sealed segments in the directory, in numeric order. */
 async function sealedNumbers(path: string): Promise<string[]> {
   const endings = (await readdir(join(path, '..'))).map((file) => file.slice(name.length + 1))
   return endings
@@ -26,8 +26,8 @@ function hex(bytes: Buffer): string {
 }
 
 /**
- * Walks the real bytes of all segments: every header names its first record and the bytes of the
- * segment before.
+ * Checks the real bytes of all segments: every header names its first record and the checksum of
+ * the segment before. Resolves with the last sequence number.
  */
 async function expectWholeChain(path: string, first = 1): Promise<number> {
   const paths = [...(await sealedNumbers(path)).map((number) => `${path}.${number}`), path]
@@ -39,7 +39,7 @@ async function expectWholeChain(path: string, first = 1): Promise<number> {
     expect(lines.pop(), `${segment} ends in a line feed`).toBe('')
     const [header, ...records] = lines
     const previous = before === undefined ? '' : ` prev=${hex(before)}`
-    // What remains after deletions begins with a prev of a segment that is gone.
+    // After deletions the first remaining header names a segment that is gone.
     const expected = `// MINISTORE JOURNAL v0.2.0 seq=${sequence}`
     if (before === undefined && first > 1)
       expect(header).toMatch(new RegExp(`^${expected} prev=[0-9a-f]{8}$`))
@@ -51,7 +51,7 @@ async function expectWholeChain(path: string, first = 1): Promise<number> {
   return sequence - 1
 }
 
-/** The seal covers the whole active segment, and its own line. */
+/** Expects the seal to cover the whole active segment and its own line. */
 async function expectSealOfActive(path: string): Promise<void> {
   const active = await readFile(path)
   const records = active.filter((byte) => byte === 0x0a).length - 1
@@ -91,7 +91,7 @@ describe('the names of sealed segments', () => {
     await store.close()
   })
 
-  test('go on from .999 to .1000, and are ordered by number, not by string', async () => {
+  test('continue from .999 to .1000, and are ordered by number, not by string', async () => {
     const path = await journalPath()
     let before: Buffer | undefined
     for (let number = 997; number <= 998; number++) {
@@ -120,7 +120,7 @@ describe('the names of sealed segments', () => {
     await again.close()
   })
 
-  test('go on from what is left when the oldest were deleted, over a restart too', async () => {
+  test('continue from the remaining ones when the oldest were deleted, also after a restart', async () => {
     const path = await journalPath()
     const store = await open(path, { maxBytesPerSegment: 1 })
     for (let n = 1; n <= 4; n++) await store.append(n)
@@ -136,7 +136,7 @@ describe('the names of sealed segments', () => {
 })
 
 describe('the header chain and the seal', () => {
-  test('hold over rotations by size, by hand, in appendAll and over restarts', async () => {
+  test('stay valid across rotations by size, by hand, in appendAll and across restarts', async () => {
     const path = await journalPath()
     const record = (n: number): unknown => ({ n, text: 'ä€😀'.repeat(n % 7) })
     let last = 0
@@ -153,7 +153,7 @@ describe('the header chain and the seal', () => {
     expect(last).toBe(36)
   })
 
-  test('the seal after open and after close covers every record; a rotation takes it away until then', async () => {
+  test('the seal after open and after close covers every record; a rotation removes it in between', async () => {
     const path = await journalPath()
     const store = await open(path)
     await expectSealOfActive(path)
@@ -177,7 +177,7 @@ describe('the header chain and the seal', () => {
 })
 
 describe('maxBytesPerSegment', () => {
-  test('no segment is larger, and none is left smaller than it need be', async () => {
+  test('no segment is larger, and none is smaller than necessary', async () => {
     const path = await journalPath()
     const maxBytesPerSegment = 200
     const store = await open(path, { maxBytesPerSegment })
@@ -189,12 +189,12 @@ describe('maxBytesPerSegment', () => {
       sizes.push(bytes)
     }
     expect(sizes.length).toBeGreaterThan(3)
-    // The longest line is 15 bytes: with more room than that left, a segment was sealed too early.
+    // The longest line is 15 bytes: a segment with more room than that was sealed too early.
     for (const size of sizes.slice(0, -1)) expect(size).toBeGreaterThan(maxBytesPerSegment - 15)
     await store.close()
   })
 
-  test('a segment may be exactly as large', async () => {
+  test('a segment may be exactly this large', async () => {
     const path = await journalPath()
     const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'.length
     const store = await open(path, { maxBytesPerSegment: header + 4 })
@@ -206,7 +206,7 @@ describe('maxBytesPerSegment', () => {
     await store.close()
   })
 
-  test('one record, or one appendAll, that is larger than a segment gets one of its own', async () => {
+  test('a record or appendAll larger than a segment gets its own segment', async () => {
     const path = await journalPath()
     const store = await open(path, { maxBytesPerSegment: 100 })
     const long = 'x'.repeat(300)
@@ -237,7 +237,7 @@ describe('maxBytesPerSegment', () => {
 })
 
 describe('maxSegments', () => {
-  test('keeps so many segments, the active one included, and the newest records', async () => {
+  test('keeps this many segments, including the active one, with the newest records', async () => {
     for (const maxSegments of [1, 2, 5]) {
       const path = await journalPath()
       const store = await open(path, { maxBytesPerSegment: 1, maxSegments })
@@ -269,7 +269,7 @@ describe('maxSegments', () => {
 })
 
 describe('rotate', () => {
-  test('seals the active segment, whatever its size, and begins the next', async () => {
+  test('seals the active segment, whatever its size, and begins the next one', async () => {
     const path = await journalPath()
     const store = await open(path)
     await store.append(1)
@@ -332,7 +332,7 @@ describe('truncateBefore', () => {
     [5, 5],
     [6, 5],
     [7, 5],
-  ])('%i: only whole segments below it go, so the first record left is %i', async (sequence, first) => {
+  ])('%i: only whole segments below it are deleted, so the first record left is %i', async (sequence, first) => {
     const { path, store } = await sixInThree()
     await store.truncateBefore(sequence)
     expect(store.firstSequence).toBe(first)
@@ -356,7 +356,7 @@ describe('truncateBefore', () => {
     await store.close()
   })
 
-  test('with rotate before it empties the journal, which still knows its sequence after reopening', async () => {
+  test('after rotate empties the journal, which keeps its next number after reopening', async () => {
     const { path, store } = await sixInThree()
     await store.rotate()
     await store.truncateBefore(7)
@@ -379,7 +379,7 @@ describe('truncateBefore', () => {
   })
 })
 
-/** What the Rust crate asks of a file: line 1 begins with the magic, every other line is one JSON value. */
+/** Reads by the rules of the Rust crate: line 1 has the magic, every other line is a JSON value. */
 function readAsRustCrate(text: string): unknown[] {
   const [header = '', ...lines] = text.split('\n')
   expect(header.startsWith('// MINISTORE JOURNAL v')).toBe(true)
@@ -388,7 +388,7 @@ function readAsRustCrate(text: string): unknown[] {
 }
 
 describe('the Rust crate', () => {
-  test('can read every segment by its rules: a magic prefix, then one JSON value a line', async () => {
+  test('can read every segment by its rules: a magic prefix, then one JSON value per line', async () => {
     const path = await journalPath()
     const records = [
       { text: 'two\nlines, \u2028 and \r' },
@@ -409,7 +409,7 @@ describe('the Rust crate', () => {
     expect(JSON.stringify(read)).toBe(JSON.stringify(records))
   })
 
-  test('has written segments that open goes on from: version 0.1 headers, six digits, no sequence', async () => {
+  test('has written segments that open continues from: version 0.1 headers, six digits, no sequence', async () => {
     const path = await journalPath()
     await writeFile(`${path}.000001`, '// MINISTORE JOURNAL v0.1.4\n1\n2\n')
     await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n3\n')

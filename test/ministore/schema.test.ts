@@ -11,14 +11,14 @@ import { MiniStore, type MiniStoreError } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-/** What goes in: dates as texts, a role that may be missing. */
+/** The input of the schema: dates as strings, an optional role. */
 interface UserInput {
   readonly name: string
   readonly born: string
   readonly role?: 'admin' | 'guest' | undefined
 }
 
-/** What comes out. */
+/** The output of the schema. */
 interface User {
   readonly name: string
   readonly born: Date
@@ -41,7 +41,7 @@ const valibotUser = v.object({
   role: v.optional(v.picklist(['admin', 'guest']), 'guest'),
 })
 
-/** The same by hand, and asynchronous. */
+/** The same schema written by hand, and asynchronous. */
 const asyncUser: StandardSchemaV1<UserInput, User> = {
   '~standard': {
     version: 1,
@@ -90,7 +90,7 @@ const readAda: User = { name: 'Ada', born: new Date('1815-12-10'), role: 'admin'
 const readBob: User = { name: 'Bob', born: new Date('1990-01-02'), role: 'guest' }
 
 describe.each(schemas)('%s', (_vendor, schema) => {
-  test('takes its input when appending and gives its output when reading', async () => {
+  test('accepts its input when appending and returns its output when reading', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { schema })
     expect(await store.append(ada)).toBe(1)
@@ -114,11 +114,11 @@ describe.each(schemas)('%s', (_vendor, schema) => {
     await using store = await MiniStore.open(path, { schema })
     await store.appendAll([ada, bob])
     expect(await linesIn(path)).toEqual([JSON.stringify(ada), JSON.stringify(bob)])
-    // Without a schema the same journal gives the input.
+    // Without a schema the same journal returns the input.
     expect(await MiniStore.replay(path)).toEqual([ada, bob])
   })
 
-  test('gives followers its output', async () => {
+  test('returns its output to followers', async () => {
     await using store = await MiniStore.open(await journalPath(), { schema })
     await store.append(ada)
     const follower = store.stream({ follow: true }).values()
@@ -129,7 +129,7 @@ describe.each(schemas)('%s', (_vendor, schema) => {
     await follower.return()
   })
 
-  test('refuses what does not fit, with its issues, and nothing is written', async () => {
+  test('refuses an invalid record with its issues, and nothing is written', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path, { schema })
     for (const [bad, key] of [
@@ -146,7 +146,7 @@ describe.each(schemas)('%s', (_vendor, schema) => {
     expect(await store.append(bob)).toBe(1)
   })
 
-  test('ends a stream at a record that does not fit, with its place, after the good ones', async () => {
+  test('ends a stream at an invalid record, with its position, after the good ones', async () => {
     const path = await journalPath()
     const bad = { name: '', born: '1990-01-02' }
     await using store = await MiniStore.open(path)
@@ -170,7 +170,7 @@ describe.each(schemas)('%s', (_vendor, schema) => {
     expect(await collect(MiniStore.stream(path, { schema, to: 2 }))).toEqual({ items: [readAda, readBob] })
   })
 
-  test('passes a record that does not fit over when it is salvaged, and says so', async () => {
+  test('skips an invalid record with salvage, and reports it', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     await store.appendAll([ada, { name: '' }, { born: 'then' }, bob])
@@ -187,7 +187,7 @@ describe.each(schemas)('%s', (_vendor, schema) => {
     ])
   })
 
-  test('does not hinder opening a journal whose records do not fit any more: reading tells', async () => {
+  test('does not prevent opening a journal whose records became invalid: reading reports them', async () => {
     const path = await journalPath()
     const before = await MiniStore.open(path)
     await before.append('not a user')
@@ -200,14 +200,14 @@ describe.each(schemas)('%s', (_vendor, schema) => {
 })
 
 describe('a schema', () => {
-  test('is asked about the record as it will be read back, not as it is in memory', async () => {
+  test('validates the record as it will be read back, not as it is in memory', async () => {
     await using store = await MiniStore.open(await journalPath(), { schema: z.object({ at: z.date() }) })
-    // JSON makes a text of a Date, which this schema would refuse when reading.
+    // JSON turns a Date into a string, which this schema would refuse when reading.
     await expect(store.append({ at: new Date() })).rejects.toMatchObject({ code: 'ERR_MINISTORE_SCHEMA' })
     expect(store.lastSequence).toBe(0)
   })
 
-  test('accepts only what can be read again: whatever was accepted comes back', async () => {
+  test('accepts only records that can be read back', async () => {
     const schema = z.object({ at: z.coerce.date(), note: z.string().optional() })
     await using store = await MiniStore.open(await journalPath(), { schema })
     const at = new Date('2026-01-02T03:04:05.678Z')
@@ -229,7 +229,7 @@ describe('a schema', () => {
     expect(await again.replay()).toEqual([4, 6, 1])
   })
 
-  test('is asked once for each record that is appended and once for each that is read', async () => {
+  test('is called once for each appended record and once for each record read', async () => {
     const validate = vi.fn<(value: unknown) => { value: unknown }>((value) => ({ value }))
     const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
     await using store = await MiniStore.open(await journalPath(), { schema })
@@ -240,7 +240,7 @@ describe('a schema', () => {
     expect(validate.mock.calls).toEqual([['a'], ['b']])
   })
 
-  test('works together with a codec: it sees what decode gives', async () => {
+  test('works with a codec: it receives the decoded value', async () => {
     const path = await journalPath()
     const codec = {
       encode: ({ at }: { at: Date }) => at.toISOString(),
@@ -288,7 +288,7 @@ describe('a schema', () => {
     ['null', null, '`null`'],
     ['a number', 1, '`1`'],
     ['a promise of nothing', Promise.resolve(), '`undefined`'],
-  ])('whose validate gives no result but %s refuses the record', async (_what, result, shown) => {
+  ])('whose validate returns %s instead of a result refuses the record', async (_what, result, shown) => {
     const path = await journalPath()
     const schema = { '~standard': { version: 1, vendor: 'test', validate: () => result } } as unknown as StandardSchemaV1
     await using store = await MiniStore.open(path, { schema })
@@ -299,7 +299,7 @@ describe('a schema', () => {
     expect(await linesIn(path)).toEqual([])
   })
 
-  test('is not asked about a line that is not even JSON: that is corruption', async () => {
+  test('is not called for a line that is not JSON: that is corruption', async () => {
     const path = await journalPath()
     const store = await MiniStore.open(path)
     await store.append('good')
@@ -312,7 +312,7 @@ describe('a schema', () => {
 })
 
 describe('an asynchronous schema', () => {
-  /** A schema whose answers the test gives. */
+  /** A schema whose results the test supplies. */
   function schemaOnRequest(): {
     schema: StandardSchemaV1
     answers: Array<{ value: unknown; accept: () => void; refuse: () => void }>
@@ -327,7 +327,7 @@ describe('an asynchronous schema', () => {
     return { schema: { '~standard': { version: 1, vendor: 'test', validate } }, answers }
   }
 
-  /** Rejections that nobody handles from now on; vitest is not told of them. */
+  /** Collects unhandled rejections from now on; vitest does not see them. */
   function collectUnhandled(): unknown[] {
     const unhandled: unknown[] = []
     const others = process.listeners('unhandledRejection')
@@ -352,7 +352,7 @@ describe('an asynchronous schema', () => {
       const outcome = Promise.allSettled([second])
       const [slow, ...bad] = answers
       for (const { refuse } of bad) refuse()
-      // Long enough for Node to find a rejection that has no handler.
+      // Long enough for Node to report a rejection without a handler.
       await nextTurn()
       await nextTurn()
       slow?.accept()
@@ -362,7 +362,7 @@ describe('an asynchronous schema', () => {
     },
   )
 
-  test('that refuses records of a store that was closed while they were given is not heard, and harms nobody', async () => {
+  test('that refuses records after their store was closed meanwhile has no effect', async () => {
     const unhandled = collectUnhandled()
     const { schema, answers } = schemaOnRequest()
     const store = await MiniStore.open(await journalPath(), { schema })
@@ -381,7 +381,7 @@ describe('an asynchronous schema', () => {
     expect(unhandled).toEqual([])
   })
 
-  test('is waited for before the records behind it are written', async () => {
+  test('is awaited before later records are written', async () => {
     const path = await journalPath()
     const { schema, answers } = schemaOnRequest()
     await using store = await MiniStore.open(path, { schema })
@@ -394,7 +394,7 @@ describe('an asynchronous schema', () => {
     expect(await linesIn(path)).toEqual(['"a"', '"b"'])
   })
 
-  test('is waited for by close', async () => {
+  test('is awaited by close', async () => {
     const path = await journalPath()
     const { schema, answers } = schemaOnRequest()
     const store = await MiniStore.open(path, { schema })
@@ -406,7 +406,7 @@ describe('an asynchronous schema', () => {
     expect(await linesIn(path)).toEqual(['"a"'])
   })
 
-  test('reads many records, in their order', async () => {
+  test('reads many records in order', async () => {
     const path = await journalPath()
     await using store = await MiniStore.open(path)
     const records = Array.from({ length: 5000 }, (_, at) => ({ name: `user ${at}`, born: '2000-01-01' }))
@@ -417,7 +417,7 @@ describe('an asynchronous schema', () => {
   })
 })
 
-test('an issue without a path has no place in the message, one with a path has', async () => {
+test('the message names the path of an issue if it has one', async () => {
   const messages: string[] = []
   for (const path of [undefined, [], ['a', { key: 'b' }, 0, Symbol('c')]]) {
     const validate = (): StandardSchemaV1.FailureResult => ({ issues: [path === undefined ? { message: 'no' } : { message: 'no', path }] })

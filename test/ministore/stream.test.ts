@@ -27,7 +27,7 @@ interface Numbered {
   readonly pad: string
 }
 
-/** Records of about 80 bytes: three thousand of them are several blocks of 64 KiB. */
+/** Records of about 80 bytes: three thousand of them fill several blocks of 64 KiB. */
 const numbered = (first: number, last: number): Numbered[] =>
   numbers(first, last).map((n) => ({ n, pad: 'x'.repeat(60) }))
 const numbersOf = (records: readonly Numbered[]): number[] => records.map(({ n }) => n)
@@ -46,7 +46,7 @@ async function journalOf(...segments: ReadonlyArray<readonly unknown[]>): Promis
   return path
 }
 
-/** The two kinds of stream over one long journal, watched through the port. */
+/** The two kinds of stream over one long journal, observed through the file-system port. */
 const kinds = ['static', 'instance'] as const
 
 async function watched(kind: (typeof kinds)[number]): Promise<{
@@ -59,7 +59,7 @@ async function watched(kind: (typeof kinds)[number]): Promise<{
 }> {
   const { directory, path } = await longJournal()
   const fs = new ObservedFileSystem()
-  // A static stream over a wrapper of its own reads the disk, as another process would.
+  // A static stream with its own wrapper reads the disk, as another process would.
   const store = await MiniStore.open<Numbered>(path, kind === 'instance' ? { fileSystem: fs } : {})
   const opened = fs.openFiles
   const descriptors = descriptorsIn(directory)
@@ -96,7 +96,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expect(numbersOf(await collect(stream()))).toEqual(numbers(1, 9000))
   })
 
-  test('asks nothing of the file system until it is first pulled', async () => {
+  test('does not use the file system until it is first pulled', async () => {
     const { stream, fs, expectOpen, expectNothingOpen } = await watched(kind)
     const { calls } = fs
     const streams = [
@@ -140,7 +140,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     await expect(source.getReader().closed).resolves.toBeUndefined()
   })
 
-  test('is one-shot: what was read is not given again', async () => {
+  test('is one-shot: records are not returned again', async () => {
     const { stream } = await watched(kind)
     const source = stream({ from: 8990 })
     expect(await collect(source)).toHaveLength(11)
@@ -250,7 +250,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expect(fs.calls).toBe(calls)
   })
 
-  test('made with a signal that is aborted already fails with its reason and opens nothing', async () => {
+  test('created with an aborted signal fails with its reason and opens nothing', async () => {
     const { stream, fs } = await watched(kind)
     const { calls } = fs
     const reason = new Error('changed my mind')
@@ -276,7 +276,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expect(fs.calls).toBe(calls)
   })
 
-  test('aborted mid-way while nobody asks fails the next read and frees its file', async () => {
+  test('aborted mid-way between reads fails the next read and frees its file', async () => {
     const { stream, expectOpen, untilNothingOpen } = await watched(kind)
     const abort = new AbortController()
     const reason = new Error('stop')
@@ -295,7 +295,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expect(iterated.locked).toBe(false)
   })
 
-  test('aborted and then left tells only who reads on, not who leaves', async () => {
+  test('aborted and then left rejects further reads, but not the leaving call', async () => {
     const { stream, untilNothingOpen } = await watched(kind)
     const abort = new AbortController()
     const left = stream({ signal: abort.signal })
@@ -309,7 +309,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     await untilNothingOpen()
   })
 
-  test('aborted in the body of the loop gives no further record', async () => {
+  test('aborted in the body of the loop returns no further record', async () => {
     const { stream, untilNothingOpen } = await watched(kind)
     const abort = new AbortController()
     const seen: number[] = []
@@ -389,7 +389,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
   })
 
   test.each(['a call of the schema', 'a call of salvage', 'a record to come'])(
-    'left while next() waits for %s answers next() and return() at once, and frees its file',
+    'left while next() waits for %s resolves next() and return() at once, and frees its file',
     async (what) => {
       const { path, directory } = await longJournal()
       if (what.endsWith('salvage')) await editFile(`${path}.001`, (content) => flipped(content, content.length - 2, 0))
@@ -412,7 +412,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
         return never
       }
       const options = { fileSystem: fs, schema, salvage, follow: what.endsWith('to come'), from: what.endsWith('salvage') ? 3000 : 9000 }
-      // A static stream of the writer's file system finds the writer.
+      // A static stream with the writer's file system finds the writer.
       const store = kind === 'instance' ? await MiniStore.open(path, { fileSystem: fs, schema }) : undefined
       const opened = fs.openFiles
       const leave = async (left: JournalStream<Numbered>, way: string): Promise<void> => {
@@ -442,7 +442,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     },
   )
 
-  test('answers overlapping calls of next() in order, to the end and beyond', async () => {
+  test('resolves overlapping calls of next() in order, to the end and beyond', async () => {
     const { stream, expectNothingOpen } = await watched(kind)
     const iterator = stream({ from: 2990, to: 3010 }).values()
     const answers = await Promise.all(Array.from({ length: 25 }, () => iterator.next()))
@@ -451,7 +451,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
-  test('answers calls of next() that return() overtakes: first with records, then as done', async () => {
+  test('resolves calls of next() that return() overtakes: first with records, then as done', async () => {
     const { stream, expectNothingOpen } = await watched(kind)
     const iterator = stream().values()
     const [first, second, returned, third] = await Promise.all([
@@ -466,7 +466,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
-  test('goes on with a reader where an iterator with preventCancel stopped, and back', async () => {
+  test('continues with a reader where an iterator with preventCancel stopped, and back', async () => {
     const { stream, expectOpen, expectNothingOpen } = await watched(kind)
     const shared = stream()
     const seen: number[] = []
@@ -488,7 +488,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
-  test('goes on with for await where a reader let go', async () => {
+  test('continues with for await where a reader was released', async () => {
     const { stream, expectNothingOpen } = await watched(kind)
     const shared = stream()
     const reader = shared.getReader()
@@ -498,7 +498,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
-  test('answers overlapping reads of a reader in order, however many wait, and the last as done', async () => {
+  test('resolves overlapping reads of a reader in order, however many wait, and the last as done', async () => {
     const { stream, expectNothingOpen } = await watched(kind)
     const reader = stream().getReader()
     expect(reader).toBeInstanceOf(ReadableStreamDefaultReader)
@@ -520,7 +520,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
     expectNothingOpen()
   })
 
-  test('a reader that let go answers nothing, though a record is loaded', async () => {
+  test('a released reader returns nothing, even if a record is loaded', async () => {
     const { stream } = await watched(kind)
     const shared = stream()
     const reader = shared.getReader()
@@ -532,7 +532,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
   })
 
   test.each(['after', 'before'])(
-    'loses no record when a reader lets go while it waits for one, and for await begins %s that is read',
+    'loses no record when a reader is released while it waits, and for await begins %s the record is read',
     async (when) => {
       const { stream, fs, expectNothingOpen } = await watched(kind)
       const gate = new Gate()
@@ -546,14 +546,14 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
       const early = when === 'before' ? collect(shared) : undefined
       gate.open()
       fs.hook = () => {}
-      // A second reader waits in line behind what is under way: when it has its record, the first is settled.
+      // A second reader queues after the pending read: once it has its record, the first is settled.
       if (when === 'after') await collect(stream({ to: 1 }))
       expect(numbersOf(await (early ?? collect(shared)))).toEqual(numbers(1, 9000))
       expectNothingOpen()
     },
   )
 
-  test('an iterator that keeps the stream is left at once too, and loses no record to the next reader', async () => {
+  test('an iterator with preventCancel is also left at once, and loses no record for the next reader', async () => {
     const { stream, fs, expectNothingOpen } = await watched(kind)
     for (const way of ['iterator', 'reader']) {
       const gate = new Gate()
@@ -578,7 +578,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
   })
 
   test.each(['return', 'cancel', 'abort'])(
-    'closes no file under a read that is under way: left by %s in a first read, and in one ahead',
+    'closes no file during a pending read: left by %s in a first read, and in a read-ahead',
     async (way) => {
       const { stream, fs, untilNothingOpen } = await watched(kind)
       for (const read of ['first', 'ahead']) {
@@ -591,7 +591,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
         const next = async (): Promise<unknown> => (iterator === undefined ? reader?.read() : iterator.next())
         let reads = 0
         fs.hook = ({ operation, path }) => {
-          // One for each header that is looked at, one for the first lines, and then those ahead.
+          // One read for each checked header, one for the first lines, and then those ahead.
           if (operation === 'close') closed.push(path)
           if (operation !== 'read' || !path.endsWith('.001')) return undefined
           reads++
@@ -727,7 +727,7 @@ describe('the range of a stream', () => {
     { name: 'of one record', options: { from: 8, to: 8 }, expected: [8] },
   ]
 
-  /** Records 4 to 12 in segments of three, the ones before were truncated, the active one is empty. */
+  /** Records 4 to 12 in segments of three; earlier ones are truncated, the active one is empty. */
   async function truncatedJournal(): Promise<{ path: string; store: MiniStore<number> }> {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeJournal(path, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12], []])
@@ -749,7 +749,7 @@ describe('the range of a stream', () => {
   })
 
   test.each([1, 3])(
-    'from %i, below the first record there is, is ERR_MINISTORE_SEQUENCE_GONE',
+    'from %i, below the first existing record, is ERR_MINISTORE_SEQUENCE_GONE',
     async (from) => {
       const { path, store } = await truncatedJournal()
       const gone = { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: from, path }
@@ -779,14 +779,14 @@ describe('the range of a stream', () => {
     },
   )
 
-  test('refuses to put a journal that never ends into an array', async () => {
+  test('refuses to collect an endless journal into an array', async () => {
     const path = await journalOf([1])
     await expect(MiniStore.replay(path, { follow: true } as ReadOptions)).rejects.toThrow(TypeError)
   })
 })
 
 describe('the end of a stream', () => {
-  test('of a store is the last record acknowledged when it was made', async () => {
+  test('of a store is the last record acknowledged when the stream was created', async () => {
     await using store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
     await store.appendAll([1, 2, 3])
     const stream = store.stream()
@@ -799,7 +799,7 @@ describe('the end of a stream', () => {
     expect(await store.replay()).toEqual([1, 2, 3, 4, 5])
   })
 
-  test('of a range without a record is just its end, though what came later was removed by then', async () => {
+  test('of an empty range is a normal end, even if later records were removed meanwhile', async () => {
     await using store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
     const empty = store.stream()
     const passedOver = store.stream({ from: 2 })
@@ -819,11 +819,11 @@ describe('the end of a stream', () => {
     expect(await collect(beyond)).toEqual([])
     expect(await collect(between)).toEqual([])
     expect(await collect(iterator)).toEqual([])
-    // But one whose range holds records says that they are gone.
+    // A stream whose range holds records reports that they are gone.
     expect(await outcomeOf(read)).toMatchObject({ items: [], error: { code: 'ERR_MINISTORE_SEQUENCE_GONE', sequence: 1 } })
   })
 
-  test('of a range that ends before the first record is just its end, though segments go meanwhile', async () => {
+  test('of a range that ends before the first record is a normal end, even if segments are removed meanwhile', async () => {
     const store = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
     await store.append(1)
     await store.rotate()
@@ -836,7 +836,7 @@ describe('the end of a stream', () => {
     await store.close()
   })
 
-  test('of a sealed path costs no file where the seal says that nothing is in the range', async () => {
+  test('of a sealed path opens no segment when the seal shows that the range is empty', async () => {
     const path = await journalOf([1, 2], [3, 4])
     const opened: string[] = []
     const fs = new ObservedFileSystem(({ operation, path: file }) => {
@@ -852,7 +852,7 @@ describe('the end of a stream', () => {
     expect(opened.length).toBe(all - 1)
   })
 
-  test('of a path is what was there when it was first pulled', async () => {
+  test('of a path is the last record present when it was first pulled', async () => {
     const path = await journalOf([1, 2, 3])
     const stream = MiniStore.stream(path)
     await writeJournal(path, [[4], [5, 6]])
@@ -862,7 +862,7 @@ describe('the end of a stream', () => {
     expect(await collect(iterator)).toEqual([2, 3, 4, 5, 6])
   })
 
-  test('is an error when the journal is deleted before it is reached, never earlier and silent', async () => {
+  test('is an error when the journal is deleted before it is reached, never an early silent end', async () => {
     const { directory, path } = await longJournal()
     const iterator = MiniStore.stream<Numbered>(path).values()
     expect(await take(iterator, 1)).toHaveLength(1)
@@ -877,7 +877,7 @@ describe('the end of a stream', () => {
     { name: 'from the beginning', first: 1 },
     { name: 'where the reader is to go on', first: 3001 },
     { name: 'within what is to be read', first: 2500 },
-  ])('is an error when another journal lies there by then, that begins $name', async ({ first }) => {
+  ])('is an error when another journal has replaced it that begins $name', async ({ first }) => {
     const { directory, path } = await longJournal()
     const iterator = MiniStore.stream<Numbered>(path).values()
     expect(await take(iterator, 1)).toHaveLength(1)
@@ -890,7 +890,7 @@ describe('the end of a stream', () => {
     expect((error as Error).message).toContain('the journal was replaced by another while it was being read')
   })
 
-  test('is told to salvage when the journal is deleted before it is reached', async () => {
+  test('is reported to salvage when the journal is deleted before it is reached', async () => {
     const { directory, path } = await longJournal()
     const told: string[] = []
     const iterator = MiniStore.stream<Numbered>(path, { salvage: ({ message }) => void told.push(message) }).values()
@@ -933,7 +933,7 @@ describe('the end of a stream', () => {
     expect(opened).toBeGreaterThan(1)
   })
 
-  test('is before a line that was half written, even if it is sealed meanwhile', async () => {
+  test('is before a partly written line, even if it is sealed meanwhile', async () => {
     const path = await journalOf(['one'])
     const line = '"two"\n'
     await editFile(path, (content) => Buffer.concat([content, Buffer.from(line.slice(0, 3))]))
@@ -954,7 +954,7 @@ describe('the end of a stream', () => {
     expect(opened).toBeGreaterThan(1)
   })
 
-  test('comes at once for a journal, or a directory, that is not there; nothing is made', async () => {
+  test('comes at once for a missing journal or directory; nothing is created', async () => {
     const directory = await temporaryDirectory()
     for (const path of [
       join(directory, 'missing.jsonl'),
@@ -975,7 +975,7 @@ describe('the end of a stream', () => {
     expect(await collect(store.stream())).toEqual([])
   })
 
-  test('is before a torn tail, which stays where it is', async () => {
+  test('is before a torn tail, which stays in the file', async () => {
     const path = await journalOf([1, 2])
     await editFile(path, (content) => Buffer.concat([content, Buffer.from('{"torn":')]))
     expect(await outcomeOf(MiniStore.stream(path))).toEqual({ items: [1, 2], error: undefined })
@@ -985,7 +985,7 @@ describe('the end of a stream', () => {
     })
   })
 
-  test('a stream of a store that was closed is read all the same', async () => {
+  test('a stream of a closed store can still be read', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const store = await MiniStore.open<number>(path)
     await store.appendAll([1, 2, 3])
@@ -995,7 +995,7 @@ describe('the end of a stream', () => {
     expect(() => store.stream()).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_CLOSED' }))
   })
 
-  test('a stream of a closed store is read all the same after the next writer rotated', async () => {
+  test('a stream of a closed store can still be read after the next writer rotated', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const store = await MiniStore.open<number>(path)
     await store.appendAll([1, 2, 3])
@@ -1018,7 +1018,7 @@ describe('the end of a stream', () => {
     })
   })
 
-  test('an open segment is read to its end though deleted; the next one gone is an error', async () => {
+  test('a deleted open segment is read to its end; a missing next one is an error', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeJournal(path, [
       [1, 2],
@@ -1072,7 +1072,8 @@ describe('damage', () => {
   const places = [0, 1, 2].flatMap((segment) => [2, 3, 4].map((line) => ({ segment, line })))
   const cases = lines
     .flatMap((line) => places.map((place) => ({ ...line, ...place })))
-    // In the last line of the active segment everything but well-formed text that is no JSON is a torn tail.
+    // In the last line of the active segment all of these are a torn tail, except for clean text
+    // that is not JSON.
     .filter(({ kind, segment, line }) => segment !== 2 || line !== 4 || kind === 'a line that is not JSON')
     .map(({ line, ...rest }) => ({ ...rest, at: line }))
 
@@ -1117,7 +1118,7 @@ describe('damage', () => {
         offset,
         sequence,
       })
-      // A changed sealed segment also fails its checksum: told once more, after its records.
+      // A changed sealed segment also fails its checksum: reported once more, after its records.
       expect(told.filter((each) => typeof each !== 'number')).toHaveLength(damage.segment === 2 ? 1 : 2)
     },
   )
@@ -1148,7 +1149,7 @@ describe('damage', () => {
     expect(told).toEqual([10, 21, 30, 'ERR_MINISTORE_CORRUPT'])
   })
 
-  test('an active segment shorter than its seal says is not taken for the end of the journal', async () => {
+  test('an active segment shorter than its seal says is not treated as the end of the journal', async () => {
     const path = await journalOf([10, 20, 30])
     await editFile(path, (content) => content.subarray(0, content.lastIndexOf('30')))
     const { items, error } = await outcomeOf(MiniStore.stream(path))
@@ -1176,7 +1177,7 @@ describe('damage', () => {
     expect(told.length).toBeGreaterThan(0)
   })
 
-  test('a missing segment is an error, salvage is told and gives the others with their numbers', async () => {
+  test('a missing segment is an error; salvage reports it and returns the others with their numbers', async () => {
     const path = await journalOf(...segments, [{ d: 'four' }])
     await rm(`${path}.002`)
     expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
@@ -1188,7 +1189,7 @@ describe('damage', () => {
     expect(told.map(({ message }) => message).join('\n')).toMatch(/missing/)
   })
 
-  test('a missing active segment is an error when its seal tells of it, and salvage is told', async () => {
+  test('a missing active segment is an error if its seal exists, and salvage reports it', async () => {
     const path = await journalOf([1, 2], [3, 4])
     await rm(path)
     expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
@@ -1200,7 +1201,7 @@ describe('damage', () => {
   })
 
   test.each([0, 1, 2])(
-    'a damaged header of segment %i is an error, salvage is told and gives every record',
+    'a damaged header of segment %i is an error; salvage reports it and returns every record',
     async (segment) => {
       const path = await journalOf(...segments)
       const file = segment === 2 ? path : `${path}.00${segment + 1}`
@@ -1225,7 +1226,7 @@ describe('damage', () => {
   )
 
   test.each(Array.from({ length: 8 }, (_, bit) => bit))(
-    'bit %i flipped anywhere in a header never changes or shifts a record without a word',
+    'bit %i flipped anywhere in a header never silently changes or shifts a record',
     async (bit) => {
       const path = await journalOf([111, 222], [333, 444])
       await rm(`${path}.seal`)
@@ -1265,7 +1266,7 @@ describe('damage', () => {
     expect(fs.openFiles).toBe(0)
   })
 
-  test('after an error the stream is unlocked, its file is closed, and it gives nothing more', async () => {
+  test('after an error the stream is unlocked, its file is closed, and it returns nothing more', async () => {
     const { path } = await damagedLine(1, 3, '{"b":')
     const fs = new ObservedFileSystem()
     const stream = MiniStore.stream(path, { fileSystem: fs })
@@ -1287,7 +1288,7 @@ describe('damage', () => {
     expect(answers[2]).toMatchObject({ value: { done: true } })
   })
 
-  test('what salvage throws ends the stream', async () => {
+  test('an error thrown by salvage ends the stream', async () => {
     const { path } = await damagedLine(0, 3, '{"b":')
     const fs = new ObservedFileSystem()
     const reason = new Error('too much damage')
@@ -1301,15 +1302,15 @@ describe('damage', () => {
   })
 })
 
-describe('what salvage returns', () => {
-  /** Good and damaged lines by turns, and the numbers of the good ones. */
+describe('the result of salvage', () => {
+  /** Good and damaged lines mixed, and the numbers of the good ones. */
   async function halfDamaged(): Promise<{ path: string; good: number[] }> {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', '{', '3', '{', '{', '6'])
     return { path, good: [1, 3, 6] }
   }
 
-  test('is awaited before the stream goes on, if it is a promise', async () => {
+  test('is awaited before the stream continues, if it is a promise', async () => {
     const { path } = await halfDamaged()
     const order: unknown[] = []
     const answer = async ({ sequence }: MiniStoreError): Promise<void> => {
@@ -1322,7 +1323,7 @@ describe('what salvage returns', () => {
     expect(order).toEqual([1, '2 begins', '2 ends', 3, '4 begins', '4 ends', '5 begins', '5 ends', 6])
   })
 
-  test.each(['iterator', 'reader', 'array'])('ends the stream with what it rejects with, through an %s', async (way) => {
+  test.each(['iterator', 'reader', 'array'])('ends the stream with its rejection, through an %s', async (way) => {
     const { path } = await halfDamaged()
     const fs = new ObservedFileSystem()
     const reason = new Error('too much damage')
@@ -1342,7 +1343,7 @@ describe('what salvage returns', () => {
     expect(fs.openFiles).toBe(0)
   })
 
-  test('ends the stream when it rejects of damage to the segments as such', async () => {
+  test('ends the stream when it rejects for damage to whole segments', async () => {
     const path = await journalOf([1], [2], [3], [4])
     await rm(`${path}.002`)
     const reason = new Error('no')
@@ -1350,7 +1351,7 @@ describe('what salvage returns', () => {
     expect(await outcomeOf(MiniStore.stream(path, { salvage }))).toEqual({ items: [], error: reason })
   })
 
-  test('is waited for no longer once the signal is aborted', async () => {
+  test('is no longer awaited once the signal is aborted', async () => {
     const { path } = await halfDamaged()
     const abort = new AbortController()
     const salvage = (): unknown => new Promise(() => setImmediate(() => abort.abort('enough')))
@@ -1359,7 +1360,7 @@ describe('what salvage returns', () => {
   })
 })
 
-describe('what is left out of a replay', () => {
+describe('damage skipped in a replay', () => {
   const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
   const pathOf = async (...lines: string[]): Promise<string> => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
@@ -1367,7 +1368,7 @@ describe('what is left out of a replay', () => {
     return path
   }
 
-  test('is also the damage right behind its end', async () => {
+  test('includes the damage right after its end', async () => {
     const path = await pathOf('1', '2', '{', '4')
     expect(await MiniStore.replay(path, { to: 2 })).toEqual([1, 2])
     expect(await outcomeOf(MiniStore.stream(path, { to: 3 }))).toMatchObject({
@@ -1376,14 +1377,15 @@ describe('what is left out of a replay', () => {
     })
   })
 
-  test('is told in its place with an asynchronous schema too, whichever of the two finds fault', async () => {
+  test('is reported in order with an asynchronous schema too, for damage and schema refusals alike', async () => {
     const path = await pathOf('1', '{', '3', '-4', '5', '{')
     const schema: StandardSchemaV1 = {
       '~standard': {
         version: 1,
         vendor: 'test',
         validate: async (value) => {
-          // The later a record, the earlier its answer: a refusal must not count as unhandled until its turn comes.
+          // The later the record, the earlier its result: a refusal must not count as unhandled
+          // before its turn.
           for (let turns = 5 - Math.abs(value as number); turns > 0; turns--) await turn()
           return (value as number) > 0 ? { value } : { issues: [{ message: 'negative' }] }
         },
@@ -1402,7 +1404,7 @@ describe('what is left out of a replay', () => {
     ])
   })
 
-  test('is never the end of a sealed segment without a line feed, though it is the last there is', async () => {
+  test('never includes the end of a sealed segment without a line feed, even if it is the last one', async () => {
     const path = await journalOf([1, 2], [])
     await rm(path)
     await rm(`${path}.seal`, { force: true })
@@ -1424,7 +1426,7 @@ describe('the cost of lines', () => {
     { name: 'that are blank', line: '', options: {} },
     { name: 'that hold a NUL', line: '\0', options: {} },
     { name: 'that an asynchronous schema takes', line: '1', options: { schema: asynchronous } },
-  ])('is the same however many there are $name: each is counted once', async ({ line, options }) => {
+  ])('does not grow with how many there are $name: each is counted once', async ({ line, options }) => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = 3000
     await writeSegment(path, header, [...Array.from({ length: lines }, () => line), '1'])
@@ -1443,8 +1445,8 @@ describe('the cost of lines', () => {
     { name: 'records of an asynchronous schema', bad: false, options: { schema: asynchronous } },
     { name: 'damage everywhere', bad: true, options: { salvage: () => {} } },
     { name: 'records that are passed over', bad: false, options: { from: 10 ** 6 } },
-  ])('leaves the event loop its turn at every block, though nothing is waited for: $name', async ({ bad, options }) => {
-    // In memory: reads are answered without a turn of the loop.
+  ])('yields to the event loop at every block, even if nothing is awaited: $name', async ({ bad, options }) => {
+    // In memory, reads complete without a turn of the event loop.
     const fs = new SimulatedFileSystem()
     const line = Buffer.from(bad ? `{"a":"${'x'.repeat(200)}"\n` : '{"a":1}\n')
     const blocks = 20
@@ -1463,7 +1465,7 @@ describe('the cost of lines', () => {
       clearImmediate(immediate)
     }
     expect(turns).toBeGreaterThanOrEqual(blocks - 1)
-    // An abort in the next turn of the loop ends it within the block.
+    // An abort in the next turn of the event loop ends the stream within the block.
     const abort = new AbortController()
     let told = 0
     const count = { salvage: (): void => void told++ }
@@ -1479,7 +1481,7 @@ describe('lines and blocks', () => {
   const block = 64 * 1024
   const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
 
-  /** A segment whose second record begins so many bytes before the first border of 64 KiB. */
+  /** A segment whose second record begins this many bytes before the first border of 64 KiB. */
   async function alignedJournal(
     before: number,
     records: readonly string[],
@@ -1496,7 +1498,7 @@ describe('lines and blocks', () => {
   }
 
   test.each(numbers(0, 12))(
-    'characters of 2, 3 and 4 bytes lie across the border of a block, %i bytes before it',
+    'characters of 2, 3 and 4 bytes across the border of a block, %i bytes before it',
     async (before) => {
       const records = ['é', '€', '😀', 'é€😀', '😀😀😀😀', 'plain', '\u2028\u2029'].map(
         (text) => `${text}${before}`,
@@ -1526,7 +1528,7 @@ describe('lines and blocks', () => {
     [-2, -1, 0, 1, 2].flatMap((more) => [1, 2, 3].map((blocks) => ({ bytes: blocks * block + more }))),
   )('lines of $bytes bytes, alone and one after another', async ({ bytes }) => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    // Two quotes and the line feed belong to the line.
+    // The line length includes two quotes and the line feed.
     const text = (letter: string): string => letter.repeat(bytes - 3)
     const records = ['short', text('a'), text('b'), 'between', text('c')]
     await using store = await MiniStore.open<string>(path)
@@ -1536,7 +1538,7 @@ describe('lines and blocks', () => {
     expect(await store.replay({ from: 4 })).toEqual(records.slice(3))
   })
 
-  test('a line of 16 MiB comes back whole, and the lines around it', async () => {
+  test('a line of 16 MiB and the lines around it read back intact', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const large = 'ü'.repeat(8 * 1024 * 1024 - 1)
     await writeJournal(path, [['before', large, 'after']])
@@ -1555,7 +1557,7 @@ describe('lines and blocks', () => {
     expect(await MiniStore.replay(path)).toEqual(digits)
   })
 
-  test('records of every JSON type come back, null and false and 0 among them', async () => {
+  test('records of every JSON type read back, including null, false and 0', async () => {
     const records = [
       0,
       1.5,
@@ -1608,7 +1610,7 @@ describe('memory', () => {
       )
       expect(measured.records).toBe(count)
       expect(measured.samples).toBeGreaterThan(50)
-      // What is held from one block to the next makes V8 take twice as much.
+      // Data retained from one block to the next would make V8 use twice as much.
       expect(measured.growth).toBeLessThan(24 * 1024 * 1024)
     }
   }, 120_000)

@@ -7,13 +7,13 @@ import {
   type SnapStoreOptions,
 } from '../../src/minisnap/index.ts'
 
-// `tsc -p tsconfig.json` reports what is wrong here; when the tests run nothing happens and is called.
+// `tsc -p tsconfig.json` checks these types; at run time the functions are never called.
 
 interface State {
   readonly total: number
 }
 
-/** What goes in and what comes out differ: a text and its length. */
+/** A schema whose input and output differ: a string and its length. */
 const schema = z.object({ text: z.string().transform((text) => text.length), note: z.string().default('') })
 interface Input {
   text: string
@@ -66,7 +66,7 @@ describe('SnapStore', () => {
   })
 
   test('refuses what does not fit', () => {
-    // @ts-expect-error -- the schema is one of another state
+    // @ts-expect-error -- the schema is for another state
     const wrongSchema = () => new SnapStore<State>('path', { schema })
     // @ts-expect-error -- no such option
     const misspelled = () => new SnapStore('path', { keeps: 2 })

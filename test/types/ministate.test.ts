@@ -10,7 +10,7 @@ import {
   type SnapshotInfo, StateManager, type StateOptions, type StateRecovery,
 } from '../../src/ministate/index.ts'
 
-// `tsc -p tsconfig.json` reports what is wrong here; when the tests run nothing happens and is called.
+// `tsc -p tsconfig.json` checks these types; at run time the functions are never called.
 
 interface State {
   total: number
@@ -94,7 +94,7 @@ describe('StateManager.open', () => {
     const options = { initialState, mutator }
     const open = () => StateManager.open('path', { ...options, journal: { codec: adds }, snapshots: { codec: states } })
     expectTypeOf(open).returns.resolves.toEqualTypeOf<Adder>()
-    // @ts-expect-error the codec is one for mutations
+    // @ts-expect-error the codec is for mutations
     expectTypeOf(() => StateManager.open('path', { ...options, snapshots: { codec: adds } })).toBeFunction()
   })
 
@@ -118,16 +118,16 @@ describe('StateManager.open', () => {
     const options = { initialState, mutator }
     // @ts-expect-error a mutator is synchronous
     expectTypeOf(() => StateManager.open('path', { initialState, mutator: promise })).toBeFunction()
-    // @ts-expect-error what push gives is no state
+    // @ts-expect-error the return value of push is not a state
     expectTypeOf(() => StateManager.open('path', { initialState: list, mutator: push })).toBeFunction()
     // @ts-expect-error retention would delete mutations
     expectTypeOf(() => StateManager.open('path', { ...options, journal: retention })).toBeFunction()
     // @ts-expect-error there is no such option
     expectTypeOf(() => StateManager.open('path', { ...options, snapshots: { every: 3 } })).toBeFunction()
     const validate = (state: DeepReadonly<State>): void => {
-      // @ts-expect-error a state is changed by the mutator only
+      // @ts-expect-error only the mutator may change a state
       state.total = 1
-      // @ts-expect-error all the way down
+      // @ts-expect-error nested values are read-only too
       const names: string[] | undefined = state.names.get('a')
       expectTypeOf(names).not.toBeAny()
     }

@@ -18,14 +18,14 @@ import {
   type StreamOptions,
 } from '../../src/index.ts'
 
-// `tsc -p tsconfig.json` reports what is wrong here; when the tests run nothing happens and is called.
+// `tsc -p tsconfig.json` checks these types; at run time the functions are never called.
 
 interface Event {
   readonly type: string
   readonly id: number
 }
 
-/** What goes in and what comes out differ: a text and its length. */
+/** A schema whose input and output differ: a string and its length. */
 const zodSchema = z.object({
   text: z.string().transform((text) => text.length),
   note: z.string().default(''),
@@ -52,7 +52,7 @@ type Untyped = MiniStore
 type Events = MiniStore<Event>
 type Texts = MiniStore<Output, Input>
 
-// Only for functions that must not compile; it is never there.
+// Used only in functions that must not compile; it has no value at run time.
 declare const texts: Texts
 
 describe('MiniStore.open', () => {
@@ -99,7 +99,7 @@ describe('MiniStore.open', () => {
       MiniStore<Output, Input>
     >()
     const wrong: Codec<Event> = { encode: JSON.stringify, decode: JSON.parse }
-    // @ts-expect-error the codec encodes something else than the schema takes
+    // @ts-expect-error the codec encodes another type than the schema accepts
     expectTypeOf(() => MiniStore.open('path', { schema: zodSchema, codec: wrong })).toBeFunction()
   })
 
@@ -117,7 +117,7 @@ describe('MiniStore.open', () => {
   test('refuses what is misspelt or of another type', () => {
     // @ts-expect-error there is no such option
     expectTypeOf(() => MiniStore.open('path', { maxBytesPerSegments: 1 })).toBeFunction()
-    // @ts-expect-error it is a number
+    // @ts-expect-error the option is a number
     expectTypeOf(() => MiniStore.open('path', { maxBytesPerSegment: '1' })).toBeFunction()
     // @ts-expect-error following is for streams
     expectTypeOf(() => MiniStore.open('path', { follow: true })).toBeFunction()
@@ -142,9 +142,9 @@ describe('a store', () => {
     expectTypeOf<Texts['writable']>().returns.toEqualTypeOf<WritableStream<Input>>()
     expectTypeOf<Events['append']>().parameter(0).toEqualTypeOf<Event>()
     expectTypeOf<Untyped['append']>().parameter(0).toEqualTypeOf<unknown>()
-    // @ts-expect-error the output is no input
+    // @ts-expect-error the output is not a valid input
     expectTypeOf((output: Output) => texts.append(output)).toBeFunction()
-    // @ts-expect-error an asynchronous iterable is none: pipe it to writable()
+    // @ts-expect-error appendAll takes no asynchronous iterable: pipe it to writable()
     expectTypeOf((list: AsyncIterable<Input>) => texts.appendAll(list)).toBeFunction()
   })
 

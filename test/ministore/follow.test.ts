@@ -686,7 +686,7 @@ describe('a follower by path', () => {
 })
 
 describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
-  /** A store and followers in its process, which find the writer: {@link LiveSource}, {@link DiskSource}. */
+  /** A store and followers in its process, through {@link LiveSource} and {@link DiskSource}. */
   async function waiting(): Promise<{ store: MiniStore<number>; stream: () => JournalStream<number> }> {
     const store = await MiniStore.open<number>(await journalPath())
     await store.append(1)
@@ -781,7 +781,7 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
 })
 
 describe('a process whose only work is a waiting follower', () => {
-  /** Runs a program in a child process, where `P` is a fresh path. A line of output says it is ready. */
+  /** Runs a program in a child process; `P` is a fresh path. Its first output says it is ready. */
   async function run(program: string): Promise<{ output: string; code: number | null }> {
     const library = JSON.stringify(new URL('../../dist/index.js', import.meta.url))
     const path = JSON.stringify(await journalPath())

@@ -10,7 +10,7 @@ const newline = 0x0a
 
 describe('blocks of whole lines', () => {
   const seed = pickSeed('line blocks')
-  /** Shared by all runs, as by the segments of a replay: no run may show the bytes of an earlier one. */
+  /** Shared by all runs, as by the segments of a replay: old bytes must not show in a later run. */
   const spareBuffers: SpareBuffers = []
 
   test.each(Array.from({ length: 40 }, (_, run) => run))('join to the file, each ending after a line feed, run %i', async (run) => {
@@ -100,7 +100,7 @@ describe('the text of a block', () => {
   })
 })
 
-/** Lines of all lengths, many near the borders of blocks and reads, and sometimes a partial line. */
+/** Lines of all lengths, many near the borders of blocks and reads, and maybe a partial line. */
 function anyLines(random: Random): Buffer {
   const lengths = [1, 2, 100, block - 1, block, block + 1, 4 * block - 1, 4 * block, 4 * block + 1, 11 * block]
   const parts: string[] = []

@@ -370,7 +370,7 @@ describe('truncateBefore', () => {
   })
 })
 
-/** The behaviour of a closed store, for every member of its prototype; new members must be added. */
+/** The behaviour of a closed store for each member of its prototype; new members must be added. */
 const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) => Promise<void>>> = {
   append: (store) => expectClosed(() => store.append('late')),
   appendAll: (store) => expectClosed(() => store.appendAll(['late'])),

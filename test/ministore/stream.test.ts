@@ -546,7 +546,7 @@ describe.each(kinds)('a JournalStream, %s', (kind) => {
       const early = when === 'before' ? collect(shared) : undefined
       gate.open()
       fs.hook = () => {}
-      // A second reader queues after the pending read: once it has its record, the first is settled.
+      // A second reader queues after the pending read. Once it has its record, the first is done.
       if (when === 'after') await collect(stream({ to: 1 }))
       expect(numbersOf(await (early ?? collect(shared)))).toEqual(numbers(1, 9000))
       expectNothingOpen()

@@ -84,7 +84,7 @@ describe('statistics', () => {
     expect([slice.units, slice.latencies?.length]).toEqual([calls, calls])
   })
 
-  test('a call that blocks behind a promise is measured to its end', async () => {
+  test('a call that blocks after a promise is measured to its end', async () => {
     const call = async (): Promise<void> => {
       await Promise.resolve()
       const end = performance.now() + 5
@@ -189,7 +189,7 @@ describe('the report', () => {
     expect(after.map(({ name, seconds }) => name + seconds)).toEqual(['a2', 'b1', 'c1'])
   })
 
-  test('gives numbers three digits', () => {
+  test('shows numbers with three digits', () => {
     const ratios = [0.0932, 0.9996, 1.187, 9.996, 34.44, 99.96, 1234].map(ratioText)
     expect(ratios).toEqual(['0.093', '1.00', '1.19', '10.0', '34.4', '100', '1234'])
     const times = [0.4, 830, 1240, 12_500_000, 2e9].map(timeText)
@@ -215,7 +215,7 @@ describe('the report', () => {
 })
 
 describe('what is measured', () => {
-  test.each(['ascii', 'beyond ascii'] as const)('a record, %s, has just the bytes asked for', (alphabet) => {
+  test.each(['ascii', 'beyond ascii'] as const)('a record, %s, has exactly the requested number of bytes', (alphabet) => {
     for (const bytes of [100, 101, 150, 1023, 1024, 65_536]) {
       const line = JSON.stringify(syntheticRecord(7, bytes, alphabet))
       expect(Buffer.byteLength(line)).toBe(bytes)
@@ -223,7 +223,7 @@ describe('what is measured', () => {
     expect(() => syntheticRecord(1, 20)).toThrow(RangeError)
   })
 
-  test('changes have just the bytes asked for, come to every key in turn, and never change nothing', () => {
+  test('changes have exactly the requested bytes, visit every key in turn, and always change the value', () => {
     const keys = 100
     const before = entriesOf(keys)
     const changes = Array.from({ length: keys }, (_, turn) => changeAt(keys + turn, keys))

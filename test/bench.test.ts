@@ -83,7 +83,7 @@ describe('a quick run', () => {
     expect(comparisons).toHaveLength(labels.length)
   })
 
-  test('of append watches the event loop of everyone who appends', () => {
+  test('of append measures the event loop for everything that appends', () => {
     const { figures, comparisons } = sectionOf('append')
     expect(figures).toHaveLength(2)
     const appending = (comparisons[0] as Comparison).rows.filter(({ name }) => !name.startsWith('C, '))

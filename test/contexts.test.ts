@@ -103,7 +103,7 @@ describe('overlapping calls of a journal', () => {
     expect(notes.all).toEqual(rightFor('encode', 'decode', ...schema, ...events.flatMap((event) => [`append ${event}`, `rotate ${event}`])))
   })
 
-  test('write in the context of the call, and tell of its failures there', async () => {
+  test('write in the context of the call, and report its failures there', async () => {
     const notes = new Notes()
     const files = new SimulatedFileSystem()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
@@ -343,7 +343,7 @@ describe('overlapping calls of a queue', () => {
     for (const contexts of Object.values(seen)) expect([...contexts]).toEqual([99])
   })
 
-  test('tell of a burial that failed at the end of a lease in the context in which the queue was opened', async () => {
+  test('report a burial that failed at the end of a lease in the context that opened the queue', async () => {
     const seen: unknown[] = []
     const { queue, files, clock } = await caller.run(7, () =>
       openQueue({ maxAttempts: 1, onError: () => seen.push(caller.getStore()) }),

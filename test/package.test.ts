@@ -154,7 +154,7 @@ describe('the files of the repository', () => {
     expect(leaksIn(`file://${leak}x`)).toHaveLength(1)
   })
 
-  test('a folder or a web page of such a name is no path of a machine', () => {
+  test('a folder or a web page with such a name is not a path of a machine', () => {
     for (const name of homes) {
       expect(leaksIn(`./${name}/x a/${name}/x https://example.com/${name}/x ../${name}/x`)).toEqual([])
     }

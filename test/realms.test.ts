@@ -280,7 +280,7 @@ describe('a promise where a value is due', () => {
     await queue.close()
   })
 
-  test.each(promises)('is refused as what a schema makes of a record: one %s', async (_, promise) => {
+  test.each(promises)('is refused as the output of a schema for a record: one %s', async (_, promise) => {
     const validate = (): StandardSchemaV1.Result<unknown> => ({ value: promise() })
     const schema: StandardSchemaV1 = { '~standard': { version: 1, vendor: 'test', validate } }
     await using store = await MiniStore.open('/journal.jsonl', { schema, fileSystem: new SimulatedFileSystem() })

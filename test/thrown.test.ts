@@ -167,7 +167,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
     await poisoned.close()
   })
 
-  test('by validate or the initial state it is what the call rejects with, by the mutator it is the cause', async () => {
+  test('by validate or the initial state, the call rejects with it; by the mutator, it is the cause', async () => {
     await rejectsWith(openSums({ initialState: raise }), thrown)
     for (const validate of [raise, () => Promise.reject(thrown)]) {
       const { manager } = await openSums({ validate })
@@ -180,7 +180,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
     await manager.close()
   })
 
-  test('by a codec of snapshots, onError is told, and what that throws harms nothing', async () => {
+  test('by a codec of snapshots, onError receives it, and an error thrown by onError is harmless', async () => {
     const warn = vi.spyOn(process, 'emitWarning').mockReturnValue()
     for (const after of [() => {}, raise, () => Promise.reject(thrown)]) {
       const told: unknown[] = []
@@ -207,7 +207,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
     await expectWrapped(snapshots.restore(), 'ERR_MINISTORE_CODEC')
   })
 
-  test('by a handler, its message is nacked, and becomes a dead letter with what was thrown for a reason', async () => {
+  test('by a handler, its message is nacked, and becomes a dead letter with it as the reason', async () => {
     for (const handler of [raise, () => Promise.reject(thrown)]) {
       const stop = new AbortController()
       const { queue, told } = await openQueue({ maxAttempts: 2, backoff: () => 0 })
@@ -224,7 +224,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
     }
   })
 
-  test('by backoff, a nack rejects with it, and for process onError is told of it itself', async () => {
+  test('by backoff, a nack rejects with it, and in process onError receives it directly', async () => {
     const stop = new AbortController()
     const told: unknown[] = []
     const onError = (error: unknown): void => {
@@ -242,7 +242,7 @@ describe.each(things)('when $what is thrown', ({ thrown, shown }) => {
     await queue.close()
   })
 
-  test('as the reason of an abort, it is what waits and streams end with', async () => {
+  test('as the reason of an abort, waits and streams end with it', async () => {
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: new SimulatedFileSystem() })
     const { queue } = await openQueue()
     const controller = new AbortController()

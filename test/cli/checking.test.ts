@@ -109,7 +109,7 @@ describe('verify', () => {
     ['9', 'no line feed'],
     ['\0\n', 'NUL'],
     ['\n', 'blank'],
-  ])('tells a torn end (%j) from damage: a note, and exit code 0', async (end, reason) => {
+  ])('reports a torn end (%j) as a note, not as damage: exit code 0', async (end, reason) => {
     const path = await journal()
     await addBytes(path, end)
     const { code, stdout } = await ministore(['verify', path])
@@ -172,7 +172,7 @@ describe('inspect', () => {
     ])
   })
 
-  test('gives programs the same with stable names', async () => {
+  test('prints the same facts as JSON with stable names', async () => {
     const path = await journal()
     await addBytes(path, 'half')
     expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
@@ -291,7 +291,7 @@ describe('inspect', () => {
     expect(lock.holder.command).not.toContain('\0')
   })
 
-  test('names the evidence that lies beside the journal', async () => {
+  test('names the evidence beside the journal', async () => {
     const path = await journal()
     await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
     await ministore(['repair', path, '--truncate-at', '5', '--write'])
@@ -361,7 +361,7 @@ describe('the command line itself', () => {
     [['cat', 'a', '--', '--form'], 'Expected nothing behind the JOURNAL, got "--form"'],
     [['cat', '--', '--help', '-h'], 'Expected nothing behind the JOURNAL, got "-h"'],
     [['append', 'a', '--batch', '1e3'], 'Expected --batch to be a whole number, from 1 to 100000, got "1e3"'],
-  ])('%j is misuse: exit code 2 and what was expected', async (args, message) => {
+  ])('%j is misuse: exit code 2 and a message with the expected arguments', async (args, message) => {
     const { code, stdout, stderr } = await ministore(args)
     expect([code, stdout]).toEqual([2, ''])
     expect(stderr).toMatch(/^ministore: /)

@@ -117,7 +117,7 @@ describe('queue', () => {
     if (process.platform === 'linux') expect(refused.stderr).toContain(`process ${process.pid}`)
   })
 
-  test('counts all files, shows ten unless told otherwise, and leaves the snapshots alone', async () => {
+  test('counts all files, shows ten messages by default, and leaves the snapshots unchanged', async () => {
     const directory = join(await temporaryDirectory(), 'jobs')
     const queue = await MiniQueue.open(directory, { maxAttempts: 1 })
     await queue.enqueueAll(Array.from({ length: 12 }, (_, index) => ({ payload: index })))

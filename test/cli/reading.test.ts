@@ -43,7 +43,7 @@ describe('cat', () => {
     }
   })
 
-  test('keeps what JSON.parse would change: large numbers, spaces, repeated keys', async () => {
+  test('preserves text that JSON.parse would change: large numbers, spaces, repeated keys', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = ['1e400', '12345678901234567890', '{ "a" : 1, "a":2}', '"\u2028é🚀"', '-0']
     await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
@@ -52,7 +52,7 @@ describe('cat', () => {
     expect(numbered.stdout).toBe('{"sequence":1,"record":1e400}\n')
   })
 
-  test('takes a range and a limit', async () => {
+  test('accepts a range and a limit', async () => {
     const path = await sealedJournal()
     expect((await ministore(['cat', path, '--from', '3', '--to', '7'])).stdout).toBe('3\n4\n5\n6\n7\n')
     expect((await ministore(['cat', path, '--from', '3', '--limit', '2', '--sequence'])).stdout).toBe(
@@ -62,7 +62,7 @@ describe('cat', () => {
     expect(await ministore(['cat', path, '--from', '5', '--to', '4'])).toMatchObject({ code: 2, stdout: '' })
   })
 
-  test('ends at damage, or with --salvage goes on behind it; exit code 1 in both', async () => {
+  test('ends at damage, or continues after it with --salvage; exit code 1 in both cases', async () => {
     const path = await sealedJournal()
     await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\u001B\n')))
     const stopped = await ministore(['cat', path])
@@ -158,7 +158,7 @@ describe('cat', () => {
 })
 
 describe('tail', () => {
-  test('prints the last records, by number when asked', async () => {
+  test('prints the last records, with their numbers on request', async () => {
     const path = await sealedJournal()
     expect((await ministore(['tail', path])).stdout).toBe('1\n2\n3\n4\n5\n6\n7\n8\n')
     expect((await ministore(['tail', '-n', '3', path, '--sequence'])).stdout).toBe(
@@ -284,7 +284,7 @@ async function kindsIn(directory: string): Promise<string[]> {
   return entries.map((entry) => `${entry.name}: ${[entry.isFIFO(), entry.isCharacterDevice(), entry.isSocket(), entry.isSymbolicLink(), entry.isFile()].join()}`)
 }
 
-describe.skipIf(isWindows)('of what is no journal an error says so in one line, and nothing is changed', () => {
+describe.skipIf(isWindows)('an error reports something other than a journal in one line, and nothing is changed', () => {
   const cases = places.flatMap(([kind, make, said]) => [
     ...journalCommands.map((words) => ({ words, kind, make, said, isDirectory: false })),
     ...directoryCommands.map((words) => ({ words, kind, make, said, isDirectory: true })),

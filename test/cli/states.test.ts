@@ -34,7 +34,7 @@ describe('stats', () => {
     expect(await readdir(directory)).toEqual(names)
   })
 
-  test('gives programs the same as JSON', async () => {
+  test('prints the same facts as JSON', async () => {
     const { stdout } = await ministore(['stats', '--json', await fixture()])
     expect(JSON.parse(stdout)).toMatchObject({
       snapshots: [

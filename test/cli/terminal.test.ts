@@ -152,7 +152,7 @@ describe('texts', () => {
     expect(excerpt(text, columns)).toBe(cut)
   })
 
-  test('take the columns that a terminal gives them', () => {
+  test('have the width that a terminal gives them', () => {
     expect(['漢字', '🚀', 'e\u0301', '\u001B[1mab\u001B[22m'].map(widthOf)).toEqual([4, 2, 1, 2])
     expect(formatTable([['漢字', 'x'], ['a', 'y']])).toEqual(['漢字  x', 'a     y'])
     expect(padded('漢', 4)).toBe('漢  ')
@@ -197,7 +197,7 @@ describe('output', () => {
     await writing
   })
 
-  test('does not make its writer wait when the process is asked to end, before and after', async () => {
+  test('does not make its writer wait once the process is asked to end', async () => {
     const seen: string[] = []
     const stop = new AbortController()
     // The reader never reads.

@@ -98,7 +98,7 @@ describe('append', () => {
     })
   })
 
-  test('makes each line durable before it takes the next', async () => {
+  test('makes each line durable before it reads the next', async () => {
     const path = await emptyPath()
     await writeJournal(path, [[0]])
     const child = start(['append', path])
@@ -151,7 +151,7 @@ describe('append', () => {
     })
   })
 
-  test.skipIf(process.platform === 'win32')('refuses a directory as its input and makes nothing', async () => {
+  test.skipIf(process.platform === 'win32')('refuses a directory as its input and creates nothing', async () => {
     const directory = await temporaryDirectory()
     const handle = await open(directory)
     onTestFinished(() => handle.close())

@@ -325,7 +325,7 @@ describe('maxDepth', () => {
   })
 })
 
-test('more than a snapshot could hold is refused, whatever maxDepth says', () => {
+test('messages beyond the capacity of a snapshot are refused, whatever maxDepth is', () => {
   const queue = { depth: 5, liveBytes: 0.85 * constants.MAX_STRING_LENGTH - 1000, maxDepth: Number.POSITIVE_INFINITY }
   expect(() => refuseFull({ depth: 1, bytes: 900 }, queue)).not.toThrow()
   expect(() => refuseFull({ depth: 1, bytes: 1100 }, queue)).toThrow(

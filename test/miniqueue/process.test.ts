@@ -354,7 +354,7 @@ describe('process', () => {
     await run
   })
 
-  test('when a lease is lost the signal fires, and how the handler ends makes no difference', async () => {
+  test('when a lease is lost the signal fires, and the outcome of the handler is ignored', async () => {
     const { queue, clock, told } = await openQueue({ maxAttempts: 3 })
     await queue.enqueue('slow')
     const held = heldHandler()

@@ -44,7 +44,7 @@ async function handOver(directory: string, mode = 0o600): Promise<void> {
 
 const state = { initialState: () => ({ total: 0 }), mutator: (held: { total: number }, by: number) => void (held.total += by) }
 
-describe.skipIf(process.platform === 'win32')('what a journal gets has the permissions and the owner of its active segment', () => {
+describe.skipIf(process.platform === 'win32')('new files of a journal have the permissions and the owner of its active segment', () => {
   test('a rotated segment, the seal, and a lock file that is created again', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')

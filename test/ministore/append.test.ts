@@ -276,7 +276,7 @@ describe('appendAll', () => {
     expect(linesIn(path)).toEqual(['{"value":1}', '{"value":2}'])
   })
 
-  test('of an iterable that throws rejects with what it threw and writes nothing', async () => {
+  test('of an iterable that throws rejects with the thrown value and writes nothing', async () => {
     const { store, path } = await openStore()
     const thrown = new Error('the source broke')
     const records = (function* () {

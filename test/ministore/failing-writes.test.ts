@@ -695,7 +695,7 @@ describe('a full disk', () => {
     expect(await recordsOn(files)).toEqual(['one', 'two', 'small', 'much too long a record'])
   })
 
-  test('refuses an append that must rotate, and goes on when there is room again', async () => {
+  test('refuses an append that must rotate, and accepts it when there is room again', async () => {
     const { files, store } = await openStore(ROTATING)
     // A rotation removes the seal first, which makes room.
     files.capacityBytes = usedBytes(files) - files.readFile(SEAL).length + 10

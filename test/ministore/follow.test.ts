@@ -218,7 +218,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
   })
 })
 
-describe('a follower made from a store', () => {
+describe('a follower created from a store', () => {
   test('ends after the last record when the store is closed, waiting or reading', async () => {
     const store = await MiniStore.open<number>(await journalPath())
     await store.appendAll(numbers(1, 5))

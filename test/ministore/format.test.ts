@@ -147,7 +147,7 @@ test('a prefix extended by lines has the checksum of all its bytes', () => {
   })
 })
 
-test('the worked example of the format page is what is written', async () => {
+test('the worked example of the format page matches the written files', async () => {
   const page = await readFile(join(import.meta.dirname, '../../src/ministore/FORMAT.md'), 'utf8')
   const directory = await temporaryDirectory()
   const store = await MiniStore.open(join(directory, 'journal.jsonl'))

@@ -156,7 +156,7 @@ describe.skipIf(process.platform === 'win32')('a name whose longest sibling does
     expect((await readdir(directory)).filter((name) => name.endsWith('.broken'))).toHaveLength(2)
   })
 
-  test('is asked of the directory: where names may have 143 bytes, a shorter one is refused', async () => {
+  test('depends on the limit of the directory: with a limit of 143 bytes, a shorter name is refused', async () => {
     const directory = await temporaryDirectory()
     const files = new ObservedFileSystem(({ path }) => {
       if (Buffer.byteLength(basename(path)) > 143) throw Object.assign(new Error('name too long'), { code: 'ENAMETOOLONG' })

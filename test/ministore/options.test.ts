@@ -360,7 +360,7 @@ describe('truncateBefore', () => {
     )
   })
 
-  test('refuses a number beyond the next one, and takes that one', async () => {
+  test('refuses a number beyond the next one, and accepts the next one', async () => {
     await withStore(await journalPath(), async (store) => {
       const says = /^Expected a sequence number of at most 11, .*got 12$/
       await expectRefused(store.truncateBefore(12), { kind: RangeError, says })

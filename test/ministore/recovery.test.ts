@@ -299,7 +299,7 @@ describe('the last line of the active segment is torn', () => {
     expect(names.map((ending) => files[ending])).toEqual(torn)
   })
 
-  test('a recovery that was cut short after saving the evidence makes no second copy of it', async () => {
+  test('a recovery interrupted after saving the evidence creates no second copy of it', async () => {
     await expectHealed(await journalWith({ '': `${whole}{"n":`, '.torn-3': '{"n":' }), {
       records: [1, { n: 2 }],
       torn: {
@@ -566,7 +566,7 @@ describe('corruption is refused, and nothing is changed', () => {
     })
   })
 
-  test('a bad line far before the end, with more than one read behind it', async () => {
+  test('a bad line far before the end, with more than one read after it', async () => {
     const active = Buffer.concat([Buffer.from(`${lines}\0\n`), Buffer.from('4\n'.repeat(100_000))])
     await expectRefused(await journalWith({ '': active }), {
       message: /NUL/,
@@ -668,7 +668,7 @@ describe('corruption is refused, and nothing is changed', () => {
     }
   })
 
-  test('the active segment of an emptied journal is gone: its seal knows that the sequence goes on', async () => {
+  test('a missing active segment of an emptied journal: its seal shows that the sequence continues', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, name)
     const store = await MiniStore.open(path)
@@ -1067,7 +1067,7 @@ describe('a torn end longer than the maximum string or buffer', () => {
     ['of NULs alone', 600, '', '', /no line feed/],
     ['of half a record and NULs', 100, '{"half', '', /no line feed/],
     ['of NULs that end in a line feed', 100, '', '\n', /NUL/],
-  ])('%s, %i MiB: it is healed in little memory, and its evidence takes no room', async (_, megabytes, beginning, end, reason) => {
+  ])('%s, %i MiB: it is healed in little memory, and its evidence takes no disk space', async (_, megabytes, beginning, end, reason) => {
     const bytes = megabytes * megabyte
     const { directory, path } = await sparseJournal(bytes, beginning, end)
     let most = 0

@@ -362,7 +362,7 @@ describe('a missing header', () => {
     expect(await contentOf(files)).toEqual(numbered('ab'))
   })
 
-  test('of the only segment without a seal: says that nothing tells its number', async () => {
+  test('of the only segment without a seal: says that its number is unknown', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile(path, '"a"\n"b"\n')
     const { plan } = await repair(files, drop)

@@ -227,7 +227,7 @@ describe('maxBytesPerSegment', () => {
     expect(await expectWholeChain(path)).toBe(7)
   })
 
-  test('the first record of an empty journal never makes an empty sealed segment, however long it is', async () => {
+  test('the first record of an empty journal never creates an empty sealed segment, however long it is', async () => {
     const path = await journalPath()
     const store = await open(path, { maxBytesPerSegment: 1 })
     await store.append('x'.repeat(1000))

@@ -1177,7 +1177,7 @@ describe('damage', () => {
     expect(told.length).toBeGreaterThan(0)
   })
 
-  test('a missing segment is an error; salvage reports it and returns the others with their numbers', async () => {
+  test('a missing segment is an error; with salvage it is reported, and other records keep their numbers', async () => {
     const path = await journalOf(...segments, [{ d: 'four' }])
     await rm(`${path}.002`)
     expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
@@ -1189,7 +1189,7 @@ describe('damage', () => {
     expect(told.map(({ message }) => message).join('\n')).toMatch(/missing/)
   })
 
-  test('a missing active segment is an error if its seal exists, and salvage reports it', async () => {
+  test('a missing active segment is an error if its seal records it, and is reported to salvage', async () => {
     const path = await journalOf([1, 2], [3, 4])
     await rm(path)
     expect((await outcomeOf(MiniStore.stream(path))).error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
@@ -1201,7 +1201,7 @@ describe('damage', () => {
   })
 
   test.each([0, 1, 2])(
-    'a damaged header of segment %i is an error; salvage reports it and returns every record',
+    'a damaged header of segment %i is an error; with salvage it is reported, and every record is returned',
     async (segment) => {
       const path = await journalOf(...segments)
       const file = segment === 2 ? path : `${path}.00${segment + 1}`

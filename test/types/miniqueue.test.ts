@@ -18,7 +18,7 @@ describe('MiniQueue', () => {
     expectTypeOf<Message>().toHaveProperty('payload').toBeUnknown()
   })
 
-  test('takes and gives the type it is told', () => {
+  test('accepts and returns its type parameter', () => {
     const open = (options?: QueueOptions) => MiniQueue.open<Job>('path', options)
     expectTypeOf(open).returns.resolves.toEqualTypeOf<MiniQueue<Job>>()
     expectTypeOf<MiniQueue<Job>['enqueue']>().parameters.toEqualTypeOf<[payload: Job, options?: EnqueueOptions | undefined]>()
@@ -67,7 +67,7 @@ describe('MiniQueue', () => {
     expectTypeOf(options).toExtend<QueueOptions>()
   })
 
-  test('refuses what does not fit', () => {
+  test('refuses values of the wrong type', () => {
     // @ts-expect-error -- no such option
     const misspelled = () => MiniQueue.open('path', { visibilityTimeout: 5 })
     // @ts-expect-error -- another payload

@@ -30,7 +30,7 @@ describe('SnapStore', () => {
     expectTypeOf<ReturnType<typeof make>>().toEqualTypeOf<SnapStore<unknown, unknown>>()
   })
 
-  test('stores the type it is told, and options do not change that', () => {
+  test('stores its type parameter, and options do not change that', () => {
     const make = (options: SnapStoreOptions<State>) => new SnapStore<State>('path', options)
     expectTypeOf<ReturnType<typeof make>>().toEqualTypeOf<SnapStore<State>>()
     expectTypeOf<SnapStore<State>['create']>().parameters.toEqualTypeOf<
@@ -47,7 +47,7 @@ describe('SnapStore', () => {
     expectTypeOf<ReturnType<typeof make>>().toEqualTypeOf<SnapStore<Output, Input>>()
   })
 
-  test('takes its types from the schema with a codec that gives unknown', () => {
+  test('takes its types from the schema with a codec that returns unknown', () => {
     const codec: Codec<unknown, unknown> = { encode: String, decode: (text) => text }
     const make = () => new SnapStore('path', { schema, codec })
     expectTypeOf<ReturnType<typeof make>['restore']>().returns.resolves.toEqualTypeOf<RestoredSnapshot<Output> | undefined>()
@@ -65,7 +65,7 @@ describe('SnapStore', () => {
     expectTypeOf<ReturnType<typeof make>>().toEqualTypeOf<SnapStore<State>>()
   })
 
-  test('refuses what does not fit', () => {
+  test('refuses values of the wrong type', () => {
     // @ts-expect-error -- the schema is for another state
     const wrongSchema = () => new SnapStore<State>('path', { schema })
     // @ts-expect-error -- no such option
@@ -77,7 +77,7 @@ describe('SnapStore', () => {
     expectTypeOf([wrongSchema, misspelled, unnumbered, other]).not.toBeAny()
   })
 
-  test('gives what was damaged as errors that cannot be changed', () => {
+  test('returns damaged snapshots as read-only errors', () => {
     expectTypeOf<RestoredSnapshot<State>['damaged']>().toEqualTypeOf<readonly MiniStoreError[]>()
   })
 })

@@ -62,12 +62,12 @@ describe('StateManager.open', () => {
     expectTypeOf(open).returns.resolves.toEqualTypeOf<StateManager<number[], Push>>()
   })
 
-  test('takes the types that it is told', () => {
+  test('takes its types from the type parameters', () => {
     const open = () => StateManager.open<State, Add>('path', { initialState, mutator: (state) => ({ ...state }) })
     expectTypeOf(open).returns.resolves.toEqualTypeOf<Adder>()
   })
 
-  test('takes what apply takes and what the mutator gets from a schema', () => {
+  test('takes the input of apply and of the mutator from a schema', () => {
     const open = () =>
       StateManager.open('path', {
         initialState,
@@ -80,7 +80,7 @@ describe('StateManager.open', () => {
     expectTypeOf(open).returns.resolves.toEqualTypeOf<StateManager<State, Add, Input>>()
   })
 
-  test('takes a producer of Immer', () => {
+  test('accepts an Immer producer', () => {
     const producer = produce((draft: State, { by }: Add) => {
       draft.total += by
     })
@@ -98,7 +98,7 @@ describe('StateManager.open', () => {
     expectTypeOf(() => StateManager.open('path', { ...options, snapshots: { codec: adds } })).toBeFunction()
   })
 
-  test('takes what a wrapper passes on: every option may be undefined', () => {
+  test('accepts options passed on by a wrapper: every option may be undefined', () => {
     expectTypeOf<{
       initialState: () => State
       mutator: typeof mutator
@@ -110,7 +110,7 @@ describe('StateManager.open', () => {
     }>().toExtend<StateOptions<State, Add>>()
   })
 
-  test('refuses what would go wrong', () => {
+  test('refuses types that would fail at run time', () => {
     const promise = (): Promise<void> => Promise.resolve()
     const list = (): number[] => []
     const push = (numbers: number[], n: number): number => numbers.push(n)
@@ -153,7 +153,7 @@ describe('a manager', () => {
 })
 
 describe('a journal', () => {
-  test('is what MiniStore is', () => {
+  test('is implemented by MiniStore', () => {
     expectTypeOf<MiniStore<Add>>().toExtend<Journal<Add>>()
     expectTypeOf<MiniStore<Add, Input>>().toExtend<Journal<Add, Input>>()
     expectTypeOf<MiniStore<Add>>().not.toExtend<Journal<string>>()
@@ -168,7 +168,7 @@ describe('a journal', () => {
 })
 
 describe('DeepReadonly', () => {
-  test('makes every part read-only, but for functions and dates', () => {
+  test('makes every part read-only, except functions and dates', () => {
     interface Parts {
       list: Array<{ n: number }>
       pair: [string, number[]]

@@ -56,21 +56,21 @@ type Texts = MiniStore<Output, Input>
 declare const texts: Texts
 
 describe('MiniStore.open', () => {
-  test('without a type gives a store of unknown', () => {
+  test('without a type returns a store of unknown', () => {
     const open = () => MiniStore.open('path')
     expectTypeOf(open).returns.resolves.toEqualTypeOf<MiniStore>()
     expectTypeOf(open).returns.resolves.toEqualTypeOf<MiniStore<unknown, unknown>>()
     expectTypeOf(() => MiniStore.open('path', { lock: false })).returns.resolves.toEqualTypeOf<MiniStore>()
   })
 
-  test('with a type parameter gives a store of it, both ways', () => {
+  test('with a type parameter returns a store with it as input and output', () => {
     expectTypeOf(() => MiniStore.open<Event>('path')).returns.resolves.toEqualTypeOf<MiniStore<Event>>()
     expectTypeOf(() => MiniStore.open<Event>('path', { maxRecordBytes: 1 })).returns.resolves.toEqualTypeOf<
       MiniStore<Event, Event>
     >()
   })
 
-  test('with a schema takes its input and gives its output', () => {
+  test('with a schema accepts its input and returns its output', () => {
     expectTypeOf(() => MiniStore.open('path', { schema: zodSchema })).returns.resolves.toEqualTypeOf<
       MiniStore<Output, Input>
     >()
@@ -85,7 +85,7 @@ describe('MiniStore.open', () => {
     ).returns.resolves.toEqualTypeOf<MiniStore<Output, Input>>()
   })
 
-  test('with a codec gives a store of what it encodes', () => {
+  test('with a codec returns a store of the type that it encodes', () => {
     const codec: Codec<Event> = { encode: JSON.stringify, decode: JSON.parse }
     expectTypeOf(() => MiniStore.open('path', { codec })).returns.resolves.toEqualTypeOf<MiniStore<Event>>()
     expectTypeOf(() => MiniStore.open<Event>('path', { codec })).returns.resolves.toEqualTypeOf<
@@ -103,7 +103,7 @@ describe('MiniStore.open', () => {
     expectTypeOf(() => MiniStore.open('path', { schema: zodSchema, codec: wrong })).toBeFunction()
   })
 
-  test('takes what a wrapper passes on: every option may be undefined', () => {
+  test('accepts options passed on by a wrapper: every option may be undefined', () => {
     expectTypeOf<{
       maxSegments: undefined
       lock: undefined
@@ -114,7 +114,7 @@ describe('MiniStore.open', () => {
     expectTypeOf(wrap<Event>).returns.resolves.toEqualTypeOf<MiniStore<Event>>()
   })
 
-  test('refuses what is misspelt or of another type', () => {
+  test('refuses options that are misspelt or of another type', () => {
     // @ts-expect-error there is no such option
     expectTypeOf(() => MiniStore.open('path', { maxBytesPerSegments: 1 })).toBeFunction()
     // @ts-expect-error the option is a number
@@ -197,7 +197,7 @@ describe('a store', () => {
 })
 
 describe('the static readers', () => {
-  test('without a type give unknown', () => {
+  test('without a type return unknown', () => {
     expectTypeOf(() => MiniStore.stream('path')).returns.toEqualTypeOf<JournalStream<unknown>>()
     expectTypeOf(() => MiniStore.entries('path')).returns.toEqualTypeOf<
       JournalStream<JournalEntry<unknown>>
@@ -205,7 +205,7 @@ describe('the static readers', () => {
     expectTypeOf(() => MiniStore.replay('path')).returns.toEqualTypeOf<Promise<unknown[]>>()
   })
 
-  test('with a type parameter give that', () => {
+  test('with a type parameter return that type', () => {
     expectTypeOf(() => MiniStore.stream<Event>('path', { follow: true })).returns.toEqualTypeOf<
       JournalStream<Event>
     >()
@@ -215,7 +215,7 @@ describe('the static readers', () => {
     expectTypeOf(() => MiniStore.replay<Event>('path', { from: 3 })).returns.toEqualTypeOf<Promise<Event[]>>()
   })
 
-  test('with a schema give its output', () => {
+  test('with a schema return its output', () => {
     for (const schema of [zodSchema, standardSchema]) {
       expectTypeOf(() => MiniStore.stream('path', { schema })).returns.toEqualTypeOf<JournalStream<Output>>()
       expectTypeOf(() => MiniStore.entries('path', { schema })).returns.toEqualTypeOf<
@@ -230,7 +230,7 @@ describe('the static readers', () => {
     >()
   })
 
-  test('with a codec, or only its decode, give what it decodes', () => {
+  test('with a codec, or only its decode, return the decoded type', () => {
     const codec: Codec<Event> = { encode: JSON.stringify, decode: JSON.parse }
     expectTypeOf(() => MiniStore.stream('path', { codec })).returns.toEqualTypeOf<JournalStream<Event>>()
     const decode = (line: string): Event => JSON.parse(line) as Event

@@ -246,7 +246,7 @@ test('overlapping renames and removals wait for one another: a rotation by the s
   expect(await MiniStore.replay('/data/journal.jsonl', { fileSystem: files })).toEqual([1, 2, 3, 4, 5])
 })
 
-test.each(['a rotation', 'an open'])('%s that gave the active name to a file that was put in the place of .next says so', async (what) => {
+test.each(['a rotation', 'an open'])('%s that gives the active name to a file planted in place of .next says so', async (what) => {
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   // Between the comparison and the rename: no system call can do both in one step.
   const fs = new ObservedFileSystem(async ({ operation, path: file }) => {

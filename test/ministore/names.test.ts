@@ -115,7 +115,7 @@ describe('a journal', () => {
 })
 
 describe.skipIf(process.platform === 'win32')('a name whose longest sibling does not fit into the directory', () => {
-  /** The length that the longest sibling adds: evidence of a torn line while it is written. */
+  /** The longest suffix of a sibling file: that of torn-line evidence while it is written. */
   const longest = '.torn-9007199254740991-999.tmp'
   /** The maximum length of a name, in bytes, on the file systems of the tests. */
   const limit = 255
@@ -139,7 +139,7 @@ describe.skipIf(process.platform === 'win32')('a name whose longest sibling does
     }
   })
 
-  test('is that of no journal whose torn line can be saved, whatever its number, and which can be repaired', async () => {
+  test('does not occur with the longest allowed name: its torn lines can be saved, and it can be repaired', async () => {
     const directory = await temporaryDirectory()
     const path = join(directory, 'x'.repeat(limit - longest.length))
     for (const copy of ['', '-2', '-3']) {

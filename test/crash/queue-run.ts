@@ -1,4 +1,4 @@
-import type { MessageStream } from '../../src/miniqueue/index.ts'
+import type { Message } from '../../src/miniqueue/index.ts'
 import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../src/testing/index.ts'
 import { deferred } from '../support/deferred.ts'
 import { turn } from '../support/consume.ts'
@@ -176,13 +176,14 @@ export class QueueRun {
     const user = this.#user
     if (user.deliverable.length === 0) return
     this.#counts.streams += 1
-    const stream = user.queue.consume({ prefetch: action.prefetch })
+    // A reader that keeps its lock: letting go of it would give prefetched messages back.
+    const reader = user.queue.consume({ prefetch: action.prefetch }).getReader()
     let isLeft = true
     try {
-      await this.#take(stream, action)
+      await this.#take(reader, action)
       isLeft = action.isLeft
     } finally {
-      if (isLeft) await stream.cancel()
+      if (isLeft) await reader.cancel()
     }
     if (!isLeft) return await this.act({ do: 'reopen', options: user.options })
     await turn()
@@ -191,13 +192,14 @@ export class QueueRun {
 
   /** Takes messages out of a stream and leaves the stream open. */
   async #take(
-    stream: MessageStream<Payload>,
+    reader: ReadableStreamDefaultReader<Message<Payload>>,
     { take, isAcked, pauseMs }: Extract<Action, { do: 'consume' }>,
   ): Promise<void> {
     const user = this.#user
     let wanted = Math.min(take, user.deliverable.length)
     user.doubtAttempts(user.deliverable)
-    for await (const message of stream.values({ preventCancel: true })) {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) {
+      const message = next.value
       const [name] = user.deliverable.slice(0, 1) as [number]
       user.note(delivered([name]))
       const [handed] = user.take([message], [name])

@@ -311,6 +311,7 @@ export const defects: readonly Defect[] = [
   await file.sync()
   const copy: File = Object.create(file) as File
   copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - prefix.bytes))
+  copy.stat = () => file.stat()
   const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, copy, torn)
 `,
       },
@@ -416,23 +417,12 @@ export const defects: readonly Defect[] = [
     name: 'waiting appends are done in the wrong order',
     patches: [
       {
-        file: 'ministore/writer.ts',
-        find: `        context.sequence = this.lastSequence
-        return context.sequence
-      }),
-    )
+        file: 'async.ts',
+        find: '  return queue.add(() => context.runInAsyncScope(task) as Promise<T>)\n}\n',
+        by: `  return queue.add(() => context.runInAsyncScope(task) as Promise<T>, { priority: ++calls })
+}
+let calls = 0
 `,
-        by: `        context.sequence = this.lastSequence
-        return context.sequence
-      }),
-      { priority: ++calls },
-    )
-`,
-      },
-      {
-        file: 'ministore/writer.ts',
-        find: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\n",
-        by: "type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>\nlet calls = 0\n",
       },
     ],
     finding: /^appends that overlap.*issued was/,

@@ -8,7 +8,7 @@ import { MiniStore, type OpenOptions } from '../src/index.ts'
 import { SnapStore } from '../src/minisnap/index.ts'
 import { StateManager } from '../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../src/testing/index.ts'
-import { SteppedClock } from './crash/queue-clock.ts'
+import { SteppedClock } from './crash/queue/clock.ts'
 import { openQueue } from './miniqueue/support.ts'
 
 /**

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Alarm, systemClock } from '../../src/miniqueue/clock.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { SteppedClock } from '../crash/queue-clock.ts'
+import { SteppedClock } from '../crash/queue/clock.ts'
 import { openQueue } from './support.ts'
 
 describe('the clock of this machine', () => {

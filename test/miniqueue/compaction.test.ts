@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
-import { beginning } from '../crash/queue-clock.ts'
+import { beginning } from '../crash/queue/clock.ts'
 import { codeOf, countsOf, directory, openQueue, payloadsOf, receiveOne, reopenKilled, type TestQueue } from './support.ts'
 
 const compaction = { minBytes: 2000, ratio: 2 }

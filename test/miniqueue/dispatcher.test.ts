@@ -6,7 +6,7 @@ import { QueueLog } from '../../src/miniqueue/log.ts'
 import type { NewMessage } from '../../src/miniqueue/state.ts'
 import { queueSettings } from '../../src/miniqueue/settings.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { SteppedClock } from '../crash/queue-clock.ts'
+import { SteppedClock } from '../crash/queue/clock.ts'
 import { turn } from '../support/consume.ts'
 import { directory } from './support.ts'
 

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { bytesOf, refuseFull } from '../../src/miniqueue/enqueueing.ts'
 import { MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { SteppedClock } from '../crash/queue-clock.ts'
+import { SteppedClock } from '../crash/queue/clock.ts'
 import {
   codeOf, countsOf, directory, errorOf, journalFile, openQueue, payloadsOf, receiveOne, recordsOf, reopenKilled, type TestQueue,
 } from './support.ts'

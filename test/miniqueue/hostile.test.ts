@@ -10,7 +10,7 @@ import { transition } from '../../src/miniqueue/transitions.ts'
 import { formatHead } from '../../src/minisnap/format.ts'
 import { readState } from '../../src/cli/read-state.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { beginning, SteppedClock } from '../crash/queue-clock.ts'
+import { beginning, SteppedClock } from '../crash/queue/clock.ts'
 import { directory, journalFile } from './support.ts'
 
 // Journals and snapshots are files, and a file may come from an untrusted source.

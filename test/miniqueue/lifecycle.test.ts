@@ -3,7 +3,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { type Clock, type Message, MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import type { SteppedClock } from '../crash/queue-clock.ts'
+import type { SteppedClock } from '../crash/queue/clock.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { codeOf, countsOf, directory, errorOf, journalFile, openQueue, payloadsOf, receiveOne, reopenKilled } from './support.ts'
 

@@ -2,7 +2,7 @@ import { expect } from 'vitest'
 
 import { type Message, MiniQueue, MiniStoreError, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { SteppedClock } from '../crash/queue-clock.ts'
+import { SteppedClock } from '../crash/queue/clock.ts'
 
 export const directory = '/jobs'
 export const journalFile = '/jobs/journal.jsonl'

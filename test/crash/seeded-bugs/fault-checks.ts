@@ -1,6 +1,6 @@
 import { type MiniStore, MiniStoreError } from '../../../src/index.ts'
 import type { Fault, Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
-import { JournalModel } from '../journal-model.ts'
+import { JournalModel } from '../journal/model.ts'
 import type { Check, CheckContext } from './checks.ts'
 
 /** Sets the fault at the nth matching call, counted from 0. */

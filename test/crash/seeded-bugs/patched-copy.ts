@@ -1,4 +1,4 @@
-import { cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { cp, readFile, symlink, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { join } from 'node:path'
 
@@ -28,11 +28,8 @@ export async function loadPatched(directory: string, patches: readonly Patch[]):
   await symlink(join(checkout, 'node_modules'), join(directory, 'node_modules'))
   await cp(join(checkout, 'test/support'), join(directory, 'test/support'), { recursive: true })
   const target = join(directory, 'test/crash')
-  await mkdir(target, { recursive: true })
-  for (const name of await readdir(join(checkout, 'test/crash'))) {
-    const isWanted = name === 'seeded-bugs' || (name.endsWith('.ts') && !name.endsWith('.test.ts'))
-    if (isWanted) await cp(join(checkout, 'test/crash', name), join(target, name), { recursive: true })
-  }
+  const isWanted = (path: string): boolean => !path.endsWith('.test.ts')
+  await cp(join(checkout, 'test/crash'), target, { recursive: true, filter: isWanted })
   for (const { file, find, by } of patches) {
     const path = join(directory, 'src', file)
     await writeFile(path, replaceOnce(await readFile(path, 'utf8'), { find, by }))

@@ -1,6 +1,6 @@
 import { CrashHarness } from '../harness.ts'
-import { QueueOracle } from '../queue-oracle.ts'
-import { scriptedQueueWorkloads } from '../queue-workloads.ts'
+import { QueueOracle } from '../queue/oracle.ts'
+import { scriptedQueueWorkloads } from '../queue/workloads.ts'
 import type { Check } from './checks.ts'
 
 /** Each check has its own harness, since a journal's oracle cannot describe what a queue holds. */

@@ -1,9 +1,9 @@
 import { MiniStoreError, SnapStore } from '../../../src/minisnap/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { CrashHarness } from '../harness.ts'
-import { snapDirectory, SnapModel } from '../snap-model.ts'
-import { SnapOracle } from '../snap-oracle.ts'
-import { scriptedSnaps } from '../snap-workloads.ts'
+import { snapDirectory, SnapModel } from '../snap/model.ts'
+import { SnapOracle } from '../snap/oracle.ts'
+import { scriptedSnaps } from '../snap/workloads.ts'
 import type { Check, CheckContext } from './checks.ts'
 
 /** Each check has its own harness, since a journal's oracle cannot describe what snapshots hold. */

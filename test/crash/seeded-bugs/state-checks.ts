@@ -1,8 +1,8 @@
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { CrashHarness } from '../harness.ts'
-import { foldOf, type LogManager, openLog, stateDirectory, StateModel } from '../state-model.ts'
-import { StateOracle } from '../state-oracle.ts'
-import { scriptedStateWorkloads } from '../state-workloads.ts'
+import { foldOf, type LogManager, openLog, stateDirectory, StateModel } from '../state/model.ts'
+import { StateOracle } from '../state/oracle.ts'
+import { scriptedStateWorkloads } from '../state/workloads.ts'
 import type { Check, CheckContext } from './checks.ts'
 
 /** Each check has its own harness, since a journal's oracle cannot describe what a state holds. */

@@ -1,6 +1,0 @@
-import { scaled } from '../support/crash-scale.ts'
-import { testRandomWorkloads } from './crash-states-random.ts'
-
-// Together with its sibling and crash-states.test.ts, this file opens more than 50,000 distinct
-// states, and a million in the full suite.
-testRandomWorkloads({ from: 1001, to: scaled(1020, 1430), floor: scaled(20_500, 450_000) })

@@ -9,7 +9,8 @@ import { parseAst } from 'vitest/node'
  * Which parts of src may import which others: the import direction of the design, as data.
  *
  * A part is a folder of src, or a file directly in src, named without its extension.
- * A part may always import from itself. A part missing from the table may not exist in src.
+ * A part may always import from itself, and otherwise only from parts above it in the table.
+ * A part missing from the table may not exist in src, and every part in it must exist.
  */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   errors: [],
@@ -35,6 +36,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 }
 
 const MAX_LINES_PER_FILE = 450
+/** Counts the files directly in a folder, so `cli` and `cli/commands` count separately. */
+const MAX_FILES_PER_FOLDER = 15
 
 /**
  * Classes that `instanceof` may not use, since an error may come from another copy of the library.
@@ -57,6 +60,10 @@ describe('src', () => {
     expect(wrongDirections(sources)).toEqual([])
   })
 
+  test('has a direction: no part may import a part below it in the table, and each part is there', () => {
+    expect(tableFaults(MAY_IMPORT, sources)).toEqual([])
+  })
+
   test('imports only files that exist, by their full name', () => {
     expect(danglingImports(sources)).toEqual([])
   })
@@ -75,6 +82,10 @@ describe('src', () => {
 
   test(`has no file longer than ${MAX_LINES_PER_FILE} lines`, () => {
     expect(longFiles(sources)).toEqual([])
+  })
+
+  test(`has no folder with more than ${MAX_FILES_PER_FOLDER} files`, () => {
+    expect(crowdedFolders(sources)).toEqual([])
   })
 })
 
@@ -207,9 +218,9 @@ describe('the checks themselves', () => {
           return value instanceof Inner || value instanceof FromCaller || value instanceof Own
         }
         const text = 'value instanceof Error'
-        return value instanceof Error || value instanceof globalThis.Date || value instanceof MiniStoreError ||
-          value instanceof PQueue
-      `.replace('return value instanceof Error', 'export const all = value instanceof Error'),
+        export const all = value instanceof Error || value instanceof globalThis.Date ||
+          value instanceof MiniStoreError || value instanceof PQueue
+      `,
     })
     expect(foreignClasses(tree)).toEqual([
       'options.ts: instanceof Error',
@@ -223,6 +234,22 @@ describe('the checks themselves', () => {
     const lines = (count: number) => 'x\n'.repeat(count)
     expect(longFiles(treeOf({ 'errors.ts': lines(450), 'options.ts': lines(451) }))).toEqual([
       'options.ts: 451 lines',
+    ])
+  })
+
+  test('a folder over the file limit is reported; a folder inside it counts by itself', () => {
+    const empty = (folder: string, count: number): Record<string, string> =>
+      Object.fromEntries(Array.from({ length: count }, (_, index) => [`${folder}${index}.ts`, '']))
+    const tree = treeOf({ ...empty('', 15), ...empty('cli/', 15), ...empty('cli/commands/', 16) })
+    expect(crowdedFolders(tree)).toEqual(['cli/commands: 16 files'])
+    expect(crowdedFolders(treeOf(empty('', 16)))).toEqual(['.: 16 files'])
+  })
+
+  test('a table with a circle, or with a part that is not in src, is reported', () => {
+    const tree = treeOf({ 'errors.ts': '', 'fs/node.ts': '' })
+    expect(tableFaults({ errors: ['fs'], fs: ['errors'], utils: [] }, tree)).toEqual([
+      'errors may import fs, which is not above it in the table',
+      'utils is in the table and not in src',
     ])
   })
 })
@@ -302,6 +329,18 @@ function wrongDirections(tree: Tree): string[] {
       .filter(({ target }) => target !== part && !allowed.includes(target))
       .map(({ specifier, target }) => `${path}: ${part} may not import ${target} (${specifier})`)
   })
+}
+
+/** What keeps the table from being a direction: an import of a later part, or a part that is gone. */
+function tableFaults(table: Readonly<Record<string, readonly string[]>>, tree: Tree): string[] {
+  const parts = Object.keys(table)
+  const present = new Set([...tree.keys()].map(partOf))
+  return parts.flatMap((part, index) => [
+    ...(table[part] ?? [])
+      .filter((other) => !parts.slice(0, index).includes(other))
+      .map((other) => `${part} may import ${other}, which is not above it in the table`),
+    ...(present.has(part) ? [] : [`${part} is in the table and not in src`]),
+  ])
 }
 
 /** The first component of a path in src, without the extension of a file. */
@@ -388,4 +427,13 @@ function longFiles(tree: Tree): string[] {
     .map(([path, { text }]) => ({ path, lines: text.replace(/\n$/, '').split('\n').length }))
     .filter(({ lines }) => lines > MAX_LINES_PER_FILE)
     .map(({ path, lines }) => `${path}: ${lines} lines`)
+}
+
+function crowdedFolders(tree: Tree): string[] {
+  const counts = new Map<string, number>()
+  for (const path of tree.keys()) {
+    const folder = posix.dirname(path)
+    counts.set(folder, (counts.get(folder) ?? 0) + 1)
+  }
+  return [...counts].filter(([, count]) => count > MAX_FILES_PER_FOLDER).map(([folder, count]) => `${folder}: ${count} files`)
 }

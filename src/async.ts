@@ -21,11 +21,21 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
 }
 
 /**
- * Ignores the outcome of a promise that the library refuses, for example as a record. Otherwise a
- * later rejection of that promise would be unhandled and would end the process.
+ * Ignores the outcome of a promise that the library refuses, or awaits only later. Otherwise a
+ * rejection of that promise would be unhandled and would end the process.
  */
-export function ignoreOutcome(refused: PromiseLike<unknown>): void {
-  Promise.resolve(refused).catch(() => {})
+export function ignoreOutcome(promise: PromiseLike<unknown>): void {
+  Promise.resolve(promise).catch(() => {})
+}
+
+/**
+ * Returns whether a value is a promise where a plain value is expected. The outcome of such a
+ * promise is ignored.
+ */
+export function isStrayPromise(value: unknown): value is PromiseLike<unknown> {
+  if (!isThenable(value)) return false
+  ignoreOutcome(value)
+  return true
 }
 
 /**
@@ -80,8 +90,8 @@ export function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): P
   })
 }
 
-/** Carries an error from a function of the caller through the error handling of this library. */
-export class FromCaller extends Error {
+/** Carries an error of a caller's function through the error handling of this library. */
+export class CallbackError extends Error {
   constructor(cause: unknown) {
     super('A function of the caller threw', { cause })
   }
@@ -90,8 +100,8 @@ export class FromCaller extends Error {
 /**
  * Reports damage to a function of the caller. Returns a promise only if that function returns one.
  *
- * @throws {FromCaller} if the function throws. If its promise rejects, the returned promise rejects
- *   with a `FromCaller` too.
+ * @throws {CallbackError} if the function throws. If its promise rejects, the returned promise rejects
+ *   with a `CallbackError` too.
  */
 export function tellDamage(
   salvage: (damage: MiniStoreError) => unknown,
@@ -99,18 +109,14 @@ export function tellDamage(
 ): void | Promise<void> {
   try {
     const told = salvage(damage)
-    return isThenable(told) ? settled(told) : undefined
+    if (isThenable(told)) return Promise.resolve(told).then(() => {}, wrapped)
   } catch (error) {
-    throw new FromCaller(error)
+    wrapped(error)
   }
 }
 
-async function settled(told: PromiseLike<unknown>): Promise<void> {
-  try {
-    await told
-  } catch (error) {
-    throw new FromCaller(error)
-  }
+function wrapped(error: unknown): never {
+  throw new CallbackError(error)
 }
 
 /**

@@ -140,15 +140,35 @@ function jsonOf(value: unknown): unknown {
 }
 
 /**
- * Returns whether a value is an error of this library and, if codes are given, has one of them.
+ * Returns whether a value is an error of this library.
  *
  * The check looks at the shape of the value. `instanceof` would fail for an error from another
  * realm or from another copy of the library, because those have classes of their own.
  */
-export function isMiniStoreError(thrown: unknown, ...codes: readonly MiniStoreErrorCode[]): thrown is MiniStoreError {
-  if (propertyOf(thrown, 'name') !== 'MiniStoreError') return false
-  const code = propertyOf(thrown, 'code')
-  return typeof code === 'string' && (codes.length === 0 || (codes as readonly string[]).includes(code))
+export function isMiniStoreError(thrown: unknown): thrown is MiniStoreError {
+  return propertyOf(thrown, 'name') === 'MiniStoreError' && typeof propertyOf(thrown, 'code') === 'string'
+}
+
+/** Returns whether a thrown value has one of these codes, of this library or of the system. */
+export function hasCode(thrown: unknown, ...codes: readonly MiniStoreErrorCode[]): thrown is MiniStoreError
+export function hasCode(thrown: unknown, ...codes: readonly string[]): boolean
+export function hasCode(thrown: unknown, ...codes: readonly string[]): boolean {
+  return (codes as readonly unknown[]).includes(propertyOf(thrown, 'code'))
+}
+
+/**
+ * Returns the error for every call except `close()` after a failure that leaves the contents of the
+ * disk unknown, or after the journal was found to have been moved.
+ */
+export function poisonedBy(failure: MiniStoreError): MiniStoreError {
+  const code = hasCode(failure, 'ERR_MINISTORE_MOVED') ? failure.code : 'ERR_MINISTORE_POISONED'
+  const { path, sequence, message } = failure
+  return new MiniStoreError(code, `Only close() works: ${message}`, { path, sequence, cause: failure })
+}
+
+/** Returns whether the platform refused to make a string because it would be too long. */
+export function isStringLimit(thrown: unknown): boolean {
+  return isRangeError(thrown, /string length/i)
 }
 
 /**

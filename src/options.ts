@@ -2,15 +2,17 @@
 export type Fields = Readonly<Record<string, unknown>>
 
 /**
- * Copies the options into an object of known names. Misspelled names are refused, because they
- * would silently select defaults. Without options the result is empty.
+ * Copies the options, or the group of options with this name, into an object of known names.
+ * Misspelled names are refused, because they would silently select defaults. Without options the
+ * result is empty.
  *
  * @throws {TypeError} if the options are not an object or contain an unknown name.
  */
-export function fields(options: unknown, known: readonly string[]): Fields {
+export function fields(options: unknown, known: readonly string[], group?: string): Fields {
   if (options === undefined) return {}
   if (!isObject(options) || Array.isArray(options)) {
-    throw new TypeError(`Expected options to be an object, got ${shown(options)}`)
+    const what = group === undefined ? 'options' : `\`${group}\``
+    throw new TypeError(`Expected ${what} to be an object, got ${shown(options)}`)
   }
   for (const name of Object.keys(options)) {
     if (known.includes(name)) continue
@@ -21,26 +23,53 @@ export function fields(options: unknown, known: readonly string[]): Fields {
   return { ...options }
 }
 
+/** The values that a number option accepts. */
+interface Limits {
+  /** Replaces an undefined value. Without a default, an undefined value is refused. */
+  readonly default?: number
+  /** 1 if undefined. */
+  readonly min?: number
+  /** The largest number of the kind if undefined. */
+  readonly max?: number
+  /** Accepts `Infinity` as well, whatever `max` is. */
+  readonly orInfinity?: boolean
+}
+
 /**
- * Returns a whole number from `least` (default: 1) to `most` (default: `Number.MAX_SAFE_INTEGER`),
- * or `otherwise` if the value is undefined.
+ * Returns a whole number within the limits. By default any from 1 up to `Number.MAX_SAFE_INTEGER`.
  *
  * @throws {TypeError} if the value is not a number.
  * @throws {RangeError} if the number is not whole or is out of range.
  */
-export function integer(
+export function integer(name: string, value: unknown, limits: Limits = {}): number {
+  return numberOf(name, value, limits, {
+    kind: 'a whole number', isKind: Number.isSafeInteger, largest: Number.MAX_SAFE_INTEGER,
+  })
+}
+
+/**
+ * Returns a number within the limits. It need not be whole.
+ *
+ * @throws {TypeError} if the value is not a number.
+ * @throws {RangeError} if the number is out of range.
+ */
+export function finiteNumber(name: string, value: unknown, limits: Limits): number {
+  return numberOf(name, value, limits, { kind: 'a number', isKind: Number.isFinite, largest: Number.MAX_VALUE })
+}
+
+function numberOf(
   name: string,
   value: unknown,
-  limits: { readonly otherwise?: number; readonly least?: number; readonly most?: number } = {},
+  limits: Limits,
+  { kind, isKind, largest }: { kind: string; isKind: (value: number) => boolean; largest: number },
 ): number {
-  if (value === undefined && limits.otherwise !== undefined) return limits.otherwise
-  const { least = 1, most = Number.MAX_SAFE_INTEGER } = limits
-  if (typeof value !== 'number') throw new TypeError(`Expected \`${name}\` to be a whole number, got ${shown(value)}`)
-  if (!Number.isSafeInteger(value) || value < least || value > most) {
-    const bounds = most === Number.MAX_SAFE_INTEGER ? `${least} or greater` : `from ${least} to ${most}`
-    throw new RangeError(`Expected \`${name}\` to be a whole number, ${bounds}, got ${value}`)
-  }
-  return value
+  if (value === undefined && limits.default !== undefined) return limits.default
+  if (typeof value !== 'number') throw new TypeError(`Expected \`${name}\` to be ${kind}, got ${shown(value)}`)
+  const { min = 1, max = largest, orInfinity = false } = limits
+  if (isKind(value) && value >= min && value <= max) return value
+  if (orInfinity && value === Number.POSITIVE_INFINITY) return value
+  const bounds = max === largest ? `${min} or greater` : `from ${min} to ${max}`
+  throw new RangeError(`Expected \`${name}\` to be ${kind}, ${bounds}, got ${value}`)
 }
 
 /**
@@ -79,8 +108,8 @@ export function permissions(name: string, value: unknown): number | undefined {
 }
 
 /** @throws {TypeError} if the value is neither a boolean nor undefined. */
-export function boolean(name: string, value: unknown, otherwise: boolean): boolean {
-  if (value === undefined) return otherwise
+export function boolean(name: string, value: unknown, limits: { readonly default: boolean }): boolean {
+  if (value === undefined) return limits.default
   if (typeof value !== 'boolean') throw new TypeError(`Expected \`${name}\` to be true or false, got ${shown(value)}`)
   return value
 }
@@ -148,37 +177,15 @@ export function filePath(path: unknown, name = 'path'): string {
 /** Longest duration that an option accepts, in milliseconds: more than 300 years. */
 export const maxMs: number = 10 ** 13
 
-/**
- * Returns a number from `least` to `most` (default: `Number.MAX_VALUE`), or `otherwise` if the
- * value is undefined. The number need not be whole.
- *
- * @throws {TypeError} if the value is not a number.
- * @throws {RangeError} if the number is out of range.
- */
-export function finiteNumber(
-  name: string,
-  value: unknown,
-  limits: { readonly otherwise: number; readonly least: number; readonly most?: number },
-): number {
-  if (value === undefined) return limits.otherwise
-  const { least, most = Number.MAX_VALUE } = limits
-  if (typeof value !== 'number') {
-    throw new TypeError(`Expected \`${name}\` to be a number, got ${shown(value)}`)
-  }
-  if (value >= least && value <= most) return value
-  const bounds = most === Number.MAX_VALUE ? `${least} or greater` : `from ${least} to ${most}`
-  throw new RangeError(`Expected \`${name}\` to be a number, ${bounds}, got ${value}`)
+/** @throws {TypeError} if the value is not a function. */
+export function callback<Callback extends AnyFunction>(name: string, value: unknown): Callback {
+  if (typeof value === 'function') return value as Callback
+  throw new TypeError(`Expected \`${name}\` to be a function, got ${shown(value)}`)
 }
 
-/**
- * Returns what {@link integer} returns, but also accepts `Infinity`.
- *
- * @throws {TypeError | RangeError} if {@link integer} throws.
- */
-export function integerOrInfinity(
-  name: string,
-  value: unknown,
-  limits: Parameters<typeof integer>[2],
-): number {
-  return value === Number.POSITIVE_INFINITY ? value : integer(name, value, limits)
+/** @throws {TypeError} if the value is neither a function nor undefined. */
+export function optionalCallback<Callback extends AnyFunction>(name: string, value: unknown): Callback | undefined {
+  return value === undefined ? undefined : callback(name, value)
 }
+
+type AnyFunction = (...given: never[]) => unknown

@@ -1,7 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { ignoreOutcome, isThenable } from './async.ts'
-import { messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
+import { isStrayPromise, isThenable } from './async.ts'
+import { isStringLimit, messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
 import { isObject, shown } from './options.ts'
 
 /** @throws {TypeError} if the value is neither a Standard Schema nor undefined. */
@@ -67,8 +67,7 @@ function outputOf(result: unknown, describe: Validated): unknown {
   }
   const { issues, value } = result as { issues?: ReadonlyArray<StandardSchemaV1.Issue>; value?: unknown }
   if (issues !== undefined) throw schemaError(issues, describe)
-  if (!isThenable(value)) return value
-  ignoreOutcome(value)
+  if (!isStrayPromise(value)) return value
   throw schemaError([{ message: 'expected its output to be a value, got a promise' }], describe)
 }
 
@@ -117,4 +116,40 @@ export function codecOption(value: unknown, methods: readonly string[]): Codec |
   const isWhole = isObject(value) && methods.every((method) => typeof Reflect.get(value, method) === 'function')
   if (!isWhole) throw new TypeError(`Expected \`codec\` to have ${methods.join(' and ')}, got ${shown(value)}`)
   return value as Codec
+}
+
+/**
+ * Serializes a value with `JSON.stringify`.
+ *
+ * @param subject What the value is, for errors: "record" or "payload".
+ * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` if the value has no JSON form;
+ *   `ERR_MINISTORE_RECORD_TOO_LARGE` if the text exceeds the longest string of the platform.
+ */
+export function toJson(value: unknown, subject: string, context: MiniStoreErrorContext = {}): string {
+  let text: unknown
+  try {
+    text = JSON.stringify(value)
+  } catch (error) {
+    const described = { ...context, cause: error }
+    if (!isStringLimit(error)) throw notSerializable(subject, messageOf(error), described)
+    const message = `The text of the ${subject} is longer than the longest string of this platform`
+    throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', message, described)
+  }
+  if (typeof text === 'string') return text
+  const got = isObject(value) ? 'undefined from its toJSON' : value === undefined ? 'undefined' : `a ${typeof value}`
+  throw notSerializable(subject, `got ${got}`, context)
+}
+
+/** Refuses a promise in place of a value that is to be stored. */
+export function refusePromise(value: unknown, subject: string, context: MiniStoreErrorContext = {}): void {
+  if (isStrayPromise(value)) throw notSerializable(subject, 'got a promise, so an `await` is missing', context)
+}
+
+/** The error for a value that JSON cannot store. */
+export function notSerializable(
+  subject: string,
+  why: string,
+  context: MiniStoreErrorContext & { readonly cause?: unknown } = {},
+): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_NOT_SERIALIZABLE', `The ${subject} has no JSON form: ${why}`, context)
 }

@@ -210,12 +210,12 @@ describe('the checks themselves', () => {
   test('instanceof is reported for global classes, package classes and MiniStoreError, and for no other class of src', () => {
     const tree = treeOf({
       'options.ts': `
-        import { MiniStoreError, FromCaller } from './errors.ts'
+        import { MiniStoreError, CallbackError } from './errors.ts'
         import PQueue from 'p-queue'
         class Own {}
         const local = () => {
           class Inner {}
-          return value instanceof Inner || value instanceof FromCaller || value instanceof Own
+          return value instanceof Inner || value instanceof CallbackError || value instanceof Own
         }
         const text = 'value instanceof Error'
         export const all = value instanceof Error || value instanceof globalThis.Date ||

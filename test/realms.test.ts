@@ -271,7 +271,7 @@ describe('a promise where a value is due', () => {
   test.each(promises)('is refused as an initial state, a new state and a backoff: one %s', async (_, promise) => {
     expect(await errorOf(openSums({ initialState: promise }))).toMatchObject({ message: /initialState.*got a promise/ })
     const { manager } = await openSums({ mutator: promise })
-    expect(await errorOf(manager.apply({ by: 1 }))).toMatchObject({ code: 'ERR_MINISTORE_MUTATOR', message: /gave a promise/ })
+    expect(await errorOf(manager.apply({ by: 1 }))).toMatchObject({ code: 'ERR_MINISTORE_MUTATOR', message: /returned a promise/ })
     await manager.close()
     const { queue } = await openQueue({ backoff: promise })
     await queue.enqueue('job')

@@ -2,8 +2,8 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 
 import { settledOrAborted } from '../async.ts'
-import type { MiniStoreError } from '../errors.ts'
-import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { hasCode, type MiniStoreError } from '../errors.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
 import { DiskSource } from '../ministore/view.ts'
@@ -35,7 +35,7 @@ export async function assertThere(path: string): Promise<void> {
   try {
     await stat(path)
   } catch (error) {
-    if (!isNotFound(error)) throw error
+    if (!hasCode(error, 'ENOENT')) throw error
     const advice = 'Give the path of its active segment, such as state/journal.jsonl'
     const message = `There is no journal at ${resolve(path)}. ${advice}`
     throw new CommandFailure(message, { cause: error })

@@ -1,5 +1,4 @@
-import { messageOf } from '../errors.ts'
-import { systemErrorCode } from '../fs/file-system.ts'
+import { hasCode, messageOf } from '../errors.ts'
 import { settledOrAborted } from '../async.ts'
 
 /** The members of a standard stream that an {@link Output} uses. */
@@ -33,7 +32,7 @@ export class OutputError extends Error {
  */
 export function isClosedPipe(error: unknown): boolean {
   if (!(error instanceof OutputError)) return false
-  return ['EPIPE', 'ERR_STREAM_DESTROYED'].includes(systemErrorCode(error.cause) ?? '')
+  return hasCode(error.cause, 'EPIPE', 'ERR_STREAM_DESTROYED')
 }
 
 /**

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 
-import { isMiniStoreError } from '../errors.ts'
+import { hasCode } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
 import { SnapStore } from '../minisnap/index.ts'
@@ -34,7 +34,7 @@ export async function readState<State, Mutation>(
     try {
       return await readOnce(directory, definition, fileSystem)
     } catch (error) {
-      const isGone = isMiniStoreError(error, 'ERR_MINISTORE_SEQUENCE_GONE')
+      const isGone = hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')
       if (!isGone || look === maxLooks) throw error
     }
   }

@@ -1,5 +1,4 @@
 import { isMiniStoreError, messageOf, type MiniStoreError, propertyOf } from '../errors.ts'
-import { systemErrorCode } from '../fs/file-system.ts'
 import { nearest } from '../options.ts'
 import { Arguments } from './arguments.ts'
 import type { Command, CommandOption } from './command.ts'
@@ -188,7 +187,8 @@ async function describe(error: unknown, topic: string | undefined): Promise<Desc
   }
   if (error instanceof CommandFailure) return { message, code: error.code, advice: undefined }
   if (error instanceof OutputError) return { message, code: outputFailed, advice: undefined }
-  const code = systemErrorCode(error)
+  const given = propertyOf(error, 'code')
+  const code = typeof given === 'string' ? given : undefined
   // Neither a system error nor an error class of this library or program: a bug in this program.
   // Its stack helps to find it.
   const stack = code === undefined ? propertyOf(error, 'stack') : undefined

@@ -1,5 +1,5 @@
 import { MiniStoreError } from '../errors.ts'
-import { openIfPresent, writeFully } from './durable.ts'
+import { ifPresent, writeFully } from './durable.ts'
 import type { File, FileSystem } from './file-system.ts'
 
 /** Maximum size of a chunk that {@link readRange} yields, in bytes (256 KiB). */
@@ -55,7 +55,7 @@ export async function isCopyOfRange(
   source: File,
   range: { readonly offset: number; readonly bytes: number },
 ): Promise<boolean> {
-  const copy = await openIfPresent(fs, path, 'read')
+  const copy = await ifPresent(fs.open(path, 'read'))
   if (copy === undefined) return false
   try {
     if ((await copy.stat()).size !== range.bytes) return false

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path'
 
-import { propertyOf } from '../errors.ts'
-import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from './file-system.ts'
+import { hasCode, propertyOf } from '../errors.ts'
+import type { File, FileAccess, FileSystem } from './file-system.ts'
 
 /**
  * Suffix of the temporary file beside the file that is being replaced.
@@ -95,11 +95,15 @@ async function continueWriting(
  * after the directory is synced.
  */
 export async function removeIfPresent(fs: FileSystem, path: string): Promise<boolean> {
+  return (await ifPresent(fs.unlink(path).then(() => true))) ?? false
+}
+
+/** Resolves as a call does, or with undefined if it fails because nothing is at its path. */
+export async function ifPresent<T>(call: Promise<T>): Promise<T | undefined> {
   try {
-    await fs.unlink(path)
-    return true
+    return await call
   } catch (error) {
-    if (isNotFound(error)) return false
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }
@@ -118,14 +122,16 @@ export async function ensureDirectory(fs: FileSystem, directory: string): Promis
     missing.unshift(existing)
     existing = dirname(existing)
   }
-  await syncNameOf(fs, existing)
+  // A process may be allowed to pass through this parent but not to open or sync it. This library did
+  // not create such a directory, so making its names durable is not its task.
+  await syncIfPermitted(fs, dirname(existing))
   for (const path of missing) {
     try {
       await fs.makeDirectory(path)
     } catch (error) {
       // Another caller created the directory at the same moment. The sync below makes its name
       // durable.
-      if (systemErrorCode(error) !== 'EEXIST') throw error
+      if (!hasCode(error, 'EEXIST')) throw error
     }
     await fs.syncDirectory(dirname(path))
   }
@@ -135,47 +141,21 @@ export async function ensureDirectory(fs: FileSystem, directory: string): Promis
  * Resolves with the names in a directory, or with an empty list if the directory does not exist.
  */
 export async function listIfPresent(fs: FileSystem, directory: string): Promise<string[]> {
-  try {
-    return await fs.list(directory)
-  } catch (error) {
-    if (isNotFound(error)) return []
-    throw error
-  }
+  return (await ifPresent(fs.list(directory))) ?? []
 }
 
-async function syncNameOf(fs: FileSystem, directory: string): Promise<void> {
+/** Makes the names in a directory durable, unless this process may not do so. */
+export async function syncIfPermitted(fs: FileSystem, directory: string): Promise<void> {
   try {
-    await fs.syncDirectory(dirname(directory))
+    await fs.syncDirectory(directory)
   } catch (error) {
-    // A process may be allowed to pass through this parent but not to open or sync it. This library
-    // did not create such a directory, so making its names durable is not its task.
-    if (!['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) throw error
-  }
-}
-
-/** Opens a file, or resolves with undefined if nothing exists at the path. */
-export async function openIfPresent(
-  fs: FileSystem,
-  path: string,
-  mode: 'read' | 'write',
-): Promise<File | undefined> {
-  try {
-    return await fs.open(path, mode)
-  } catch (error) {
-    if (isNotFound(error)) return undefined
-    throw error
+    if (!hasCode(error, 'EACCES', 'EPERM', 'EROFS')) throw error
   }
 }
 
 /** Checks whether something exists at a path, following symbolic links. */
 export async function exists(fs: FileSystem, path: string): Promise<boolean> {
-  try {
-    await fs.stat(path)
-    return true
-  } catch (error) {
-    if (isNotFound(error)) return false
-    throw error
-  }
+  return (await ifPresent(fs.stat(path))) !== undefined
 }
 
 /**
@@ -185,5 +165,5 @@ export async function exists(fs: FileSystem, path: string): Promise<boolean> {
 export function isOutOfSpace(thrown: unknown): boolean {
   // Node 20 has no name for EDQUOT and reports only its number (122 on Linux, 69 on macOS).
   const errno = propertyOf(thrown, 'errno')
-  return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(systemErrorCode(thrown) ?? '') || errno === -122 || errno === -69
+  return hasCode(thrown, 'ENOSPC', 'EDQUOT', 'EFBIG') || errno === -122 || errno === -69
 }

@@ -1,4 +1,4 @@
-import { MiniStoreError, propertyOf } from '../errors.ts'
+import { MiniStoreError } from '../errors.ts'
 
 /**
  * The file-system port: every operation that the library needs from the operating system.
@@ -180,14 +180,3 @@ const irregularTypes = new Map([
   [0o120000, 'a symbolic link'],
   [0o140000, 'a socket'],
 ])
-
-/** Returns the code of a system error, such as `ENOENT`, or undefined if it has none. */
-export function systemErrorCode(thrown: unknown): string | undefined {
-  const code = propertyOf(thrown, 'code')
-  return typeof code === 'string' ? code : undefined
-}
-
-/** Returns whether a system call failed because nothing exists at the path (`ENOENT`). */
-export function isNotFound(thrown: unknown): boolean {
-  return systemErrorCode(thrown) === 'ENOENT'
-}

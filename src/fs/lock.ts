@@ -1,7 +1,8 @@
 import { basename, dirname } from 'node:path'
 
 import { messageOf, MiniStoreError } from '../errors.ts'
-import { type File, type FileAccess, type FileStat, type FileSystem, isNotFound } from './file-system.ts'
+import { ifPresent } from './durable.ts'
+import type { File, FileAccess, FileStat, FileSystem } from './file-system.ts'
 
 /**
  * Files that writers in this thread hold, keyed by device and inode. Two paths to one journal
@@ -279,12 +280,8 @@ function identityOf({ device, inode }: FileStat): string {
 }
 
 async function identityAt(fs: FileSystem, path: string): Promise<string | undefined> {
-  try {
-    return identityOf(await fs.stat(path))
-  } catch (error) {
-    if (isNotFound(error)) return undefined
-    throw error
-  }
+  const found = await ifPresent(fs.stat(path))
+  return found && identityOf(found)
 }
 
 async function takeKernelLock(fs: FileSystem, file: File, path: string): Promise<boolean> {

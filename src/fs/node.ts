@@ -2,10 +2,10 @@ import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 import { setTimeout as delay } from 'node:timers/promises'
 
+import { hasCode } from '../errors.ts'
 import { isObject, shown } from '../options.ts'
 import {
-  type File, type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, type OpenMode,
-  systemErrorCode,
+  type File, type FileAccess, type FileStat, type FileSystem, irregularFile, type OpenMode,
 } from './file-system.ts'
 
 /**
@@ -125,13 +125,13 @@ async function open(path: string, mode: OpenMode, access?: FileAccess): Promise<
   try {
     return await openRegular(path, flags[mode])
   } catch (error) {
-    if (mode !== 'ensure' || !isNotFound(error)) throw error
+    if (mode !== 'ensure' || !hasCode(error, 'ENOENT')) throw error
   }
   try {
     return await create(path, access)
   } catch (error) {
     // Another process created the file at the same moment.
-    if (systemErrorCode(error) === 'EEXIST') return open(path, mode, access)
+    if (hasCode(error, 'EEXIST')) return open(path, mode, access)
     throw error
   }
 }
@@ -202,7 +202,7 @@ async function isPermitted(change: (done: (error: Error | null) => void) => void
     await call<void>(change)
     return true
   } catch (error) {
-    if (['EPERM', 'EACCES', 'EINVAL', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemErrorCode(error) ?? '')) return false
+    if (hasCode(error, 'EPERM', 'EACCES', 'EINVAL', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP')) return false
     throw error
   }
 }
@@ -228,7 +228,7 @@ export async function persistently<T>(
     try {
       return await change()
     } catch (error) {
-      const isOfTheMoment = ['EPERM', 'EACCES', 'EBUSY'].includes(systemErrorCode(error) ?? '')
+      const isOfTheMoment = hasCode(error, 'EPERM', 'EACCES', 'EBUSY')
       if (machine.platform !== 'win32' || !isOfTheMoment || waitedMs >= longestRetryMs) throw error
       await machine.sleep(pauseMs)
     }

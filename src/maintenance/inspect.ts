@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
-import { type File, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
 import { countLines, extendPrefix, JournalFiles, samePrefix, type SegmentPrefix } from '../ministore/format.ts'
 import { locateJournal } from '../ministore/locate.ts'
 import { findTornEnd, type TornEnd } from '../ministore/scan.ts'
@@ -246,7 +246,7 @@ async function describeSeal(
     const hasActive = view.tail !== undefined && view.tail.segment.number === undefined
     return { state: hasActive ? 'unreadable' : 'unknown', covered: undefined }
   } catch (error) {
-    if (isNotFound(error)) return { state: 'missing', covered: undefined }
+    if (hasCode(error, 'ENOENT')) return { state: 'missing', covered: undefined }
     throw error
   }
 }
@@ -278,7 +278,7 @@ async function openIfSame(fs: FileSystem, segment: Segment, path: string): Promi
   try {
     file = await fs.open(path, 'read')
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
   try {
@@ -365,7 +365,7 @@ async function readEnd(
     return { records: torn?.isEnded === true ? records - 1 : records, torn }
   } catch (error) {
     // The writer rolled back an append during this read, so the segment is shorter than before.
-    if (isMiniStoreError(error, 'ERR_MINISTORE_IO')) return undefined
+    if (hasCode(error, 'ERR_MINISTORE_IO')) return undefined
     throw error
   } finally {
     await file.close()

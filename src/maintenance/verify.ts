@@ -1,4 +1,4 @@
-import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
+import { hasCode, type MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { JournalCursor } from '../ministore/cursor.ts'
 import { outlineJournal } from './inspect.ts'
@@ -103,7 +103,7 @@ async function countRecords(
     }
   } catch (error) {
     // For example a line that is longer than a string can be. Nothing after it can be read.
-    if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
+    if (!hasCode(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
   } finally {
     await cursor.close()

@@ -358,7 +358,7 @@ export class Settlement implements LeaseDesk {
   }
 
   extend(lease: Lease, ms: number): void {
-    const endsAt = this.#now + integer('ms', ms, { most: maxMs })
+    const endsAt = this.#now + integer('ms', ms, { max: maxMs })
     this.#assertHeld(lease)
     this.#leases.restart(lease, Math.max(lease.endsAt, endsAt))
     this.#owner.changed()

@@ -125,8 +125,8 @@ export function bytesOf(messages: readonly NewMessage[]): number {
 function entry(payload: unknown, options: EnqueueFields, { maxPayloadBytes }: Limits): Entry {
   const { delayMs, priority, dedupeKey } = options
   return {
-    delayMs: integer('delayMs', delayMs, { otherwise: 0, least: 0, most: maxMs }),
-    priority: integer('priority', priority, { otherwise: 0, least: Number.MIN_SAFE_INTEGER }),
+    delayMs: integer('delayMs', delayMs, { default: 0, min: 0, max: maxMs }),
+    priority: integer('priority', priority, { default: 0, min: Number.MIN_SAFE_INTEGER }),
     key: keyOption(dedupeKey),
     ...encodePayload(payload, maxPayloadBytes),
   }

@@ -3,7 +3,7 @@ import { channel } from 'node:diagnostics_channel'
 import PQueue from 'p-queue'
 
 import { addInContext, tell } from '../async.ts'
-import { isMiniStoreError, type MiniStoreError } from '../errors.ts'
+import { hasCode, type MiniStoreError } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { type CompactionReport, StateManager, type StateOptions, type StateRecovery } from '../ministate/index.ts'
 import { directoryPath } from '../ministate/settings.ts'
@@ -203,7 +203,7 @@ interface Applied {
 }
 
 function isFatal(error: unknown): error is MiniStoreError {
-  return isMiniStoreError(
+  return hasCode(
     error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MUTATOR',
   )
 }

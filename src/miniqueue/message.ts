@@ -1,4 +1,4 @@
-import { MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError, poisonedBy } from '../errors.ts'
 import type { Lease } from './leases.ts'
 import { type NackOptions, nackSettings, type NackSettings } from './settings.ts'
 
@@ -131,6 +131,5 @@ export function queueFull(more: string): MiniStoreError {
  * The error for waiting and later calls once the queue no longer knows the contents of the disk.
  */
 export function queuePoisoned(cause: MiniStoreError): MiniStoreError {
-  if (cause.code === 'ERR_MINISTORE_POISONED') return cause
-  return new MiniStoreError('ERR_MINISTORE_POISONED', `Only close() works: ${cause.message}`, { cause })
+  return hasCode(cause, 'ERR_MINISTORE_POISONED') ? cause : poisonedBy(cause)
 }

@@ -3,7 +3,7 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
 import {
-  type Fields, fields, finiteNumber, integer, integerOrInfinity, isObject, maxMs, shown, signalOption,
+  type Fields, fields, finiteNumber, integer, isObject, maxMs, optionalCallback, shown, signalOption,
 } from '../options.ts'
 import { type Clock, systemClock } from './clock.ts'
 
@@ -205,32 +205,32 @@ export function queueSettings(options: unknown): QueueSettings {
   ])
   const { visibilityTimeoutMs, maxAttempts, maxDepth, dedupeWindowMs, keepSnapshots, random, onError } = given
   const maxPayloadBytes = integer('maxPayloadBytes', given['maxPayloadBytes'], {
-    otherwise: mebibyte,
-    most: 256 * mebibyte,
+    default: mebibyte,
+    max: 256 * mebibyte,
   })
   // A record holds other fields besides the payload, such as the key.
   const maxRecordBytes = Math.max(minRecordBytes, maxPayloadBytes + mebibyte)
-  const compaction = nested('compaction', given['compaction'], ['minBytes', 'ratio'])
+  const compaction = fields(given['compaction'], ['minBytes', 'ratio'], 'compaction')
   return {
     visibilityTimeoutMs: integer('visibilityTimeoutMs', visibilityTimeoutMs, {
-      otherwise: 30_000,
-      most: maxMs,
+      default: 30_000,
+      max: maxMs,
     }),
-    maxAttempts: integerOrInfinity('maxAttempts', maxAttempts, { otherwise: 5 }),
-    backoff: backoffFunction(given['backoff'], callback('random', random) ?? Math.random),
-    maxDepth: integerOrInfinity('maxDepth', maxDepth, { otherwise: Number.POSITIVE_INFINITY }),
+    maxAttempts: integer('maxAttempts', maxAttempts, { default: 5, orInfinity: true }),
+    backoff: backoffFunction(given['backoff'], optionalCallback('random', random) ?? Math.random),
+    maxDepth: integer('maxDepth', maxDepth, { default: Number.POSITIVE_INFINITY, orInfinity: true }),
     maxPayloadBytes,
-    dedupeWindowMs: integer('dedupeWindowMs', dedupeWindowMs, { otherwise: 0, least: 0, most: maxMs }),
+    dedupeWindowMs: integer('dedupeWindowMs', dedupeWindowMs, { default: 0, min: 0, max: maxMs }),
     compaction: {
-      minBytes: integer('minBytes', compaction['minBytes'], { otherwise: 4 * mebibyte }),
-      ratio: finiteNumber('ratio', compaction['ratio'], { otherwise: 4, least: 1 }),
+      minBytes: integer('minBytes', compaction['minBytes'], { default: 4 * mebibyte }),
+      ratio: finiteNumber('ratio', compaction['ratio'], { default: 4, min: 1 }),
     },
     clock: clockOption(given['clock']),
-    onError: callback('onError', onError),
+    onError: optionalCallback('onError', onError),
     fileSystem: fileSystemOption(given['fileSystem']),
     state: {
-      journal: { ...nested('journal', given['journal'], ['maxBytesPerSegment', 'lock', 'mode']), maxRecordBytes },
-      snapshots: { keep: integer('keepSnapshots', keepSnapshots, { otherwise: 2 }) },
+      journal: { ...fields(given['journal'], ['maxBytesPerSegment', 'lock', 'mode'], 'journal'), maxRecordBytes },
+      snapshots: { keep: integer('keepSnapshots', keepSnapshots, { default: 2 }) },
     },
   }
 }
@@ -243,8 +243,8 @@ export function receiveSettings(options: unknown): {
 } {
   const { max, waitMs, signal } = fields(options, ['max', 'waitMs', 'signal'])
   return {
-    max: integer('max', max, { otherwise: 1 }),
-    waitMs: integerOrInfinity('waitMs', waitMs, { otherwise: 0, least: 0, most: maxMs }),
+    max: integer('max', max, { default: 1 }),
+    waitMs: integer('waitMs', waitMs, { default: 0, min: 0, max: maxMs, orInfinity: true }),
     signal: signalOption(signal),
   }
 }
@@ -255,7 +255,7 @@ export function consumeSettings(options: unknown): {
   readonly signal: AbortSignal | undefined
 } {
   const { prefetch, signal } = fields(options, ['prefetch', 'signal'])
-  return { prefetch: integer('prefetch', prefetch, { otherwise: 1 }), signal: signalOption(signal) }
+  return { prefetch: integer('prefetch', prefetch, { default: 1 }), signal: signalOption(signal) }
 }
 
 /** @throws {TypeError | RangeError} if an option of `process` is invalid. */
@@ -264,7 +264,7 @@ export function processSettings(options: unknown): {
   readonly signal: AbortSignal | undefined
 } {
   const { concurrency, signal } = fields(options, ['concurrency', 'signal'])
-  return { concurrency: integer('concurrency', concurrency, { otherwise: 1 }), signal: signalOption(signal) }
+  return { concurrency: integer('concurrency', concurrency, { default: 1 }), signal: signalOption(signal) }
 }
 
 /** Options of `nack`, validated. */
@@ -280,7 +280,7 @@ export function nackSettings(options: unknown): NackSettings {
     throw new TypeError(`Expected \`reason\` to be a string, got ${shown(reason)}`)
   }
   return {
-    delayMs: delayMs === undefined ? undefined : integer('delayMs', delayMs, { least: 0, most: maxMs }),
+    delayMs: delayMs === undefined ? undefined : integer('delayMs', delayMs, { min: 0, max: maxMs }),
     reason: reason?.slice(0, 1000),
   }
 }
@@ -316,19 +316,6 @@ function clockMs(method: string, ms: unknown): number {
   if (typeof ms === 'number' && Math.abs(ms) <= latestMs) return ms
   if (isThenable(ms)) ignoreOutcome(ms)
   throw new TypeError(`Expected \`clock.${method}\` to give milliseconds, got ${shown(ms)}`)
-}
-
-function nested(name: string, value: unknown, known: readonly string[]): Fields {
-  if (value === undefined || isObject(value)) return fields(value, known)
-  throw new TypeError(`Expected \`${name}\` to be an object, got ${shown(value)}`)
-}
-
-function callback<Given extends unknown[], T>(
-  name: string,
-  value: unknown,
-): ((...given: Given) => T) | undefined {
-  if (value === undefined || typeof value === 'function') return value as ((...given: Given) => T) | undefined
-  throw new TypeError(`Expected \`${name}\` to be a function, got ${shown(value)}`)
 }
 
 /** How long a message waits after a failed attempt: longer each time, up to a limit. */
@@ -370,10 +357,10 @@ export function backoffFunction(backoff: unknown, random: () => number): Backoff
     throw new TypeError(`Expected \`backoff\` to be an object or a function, got ${shown(backoff)}`)
   }
   const given = fields(backoff, ['initialMs', 'factor', 'maxMs', 'jitter'])
-  const initial = integer('initialMs', given['initialMs'], { otherwise: 1000, least: 0, most: maxMs })
-  const factor = finiteNumber('factor', given['factor'], { otherwise: 2, least: 1 })
-  const most = integer('maxMs', given['maxMs'], { otherwise: 300_000, least: 0, most: maxMs })
-  const jitter = finiteNumber('jitter', given['jitter'], { otherwise: 0.2, least: 0, most: 1 })
+  const initial = integer('initialMs', given['initialMs'], { default: 1000, min: 0, max: maxMs })
+  const factor = finiteNumber('factor', given['factor'], { default: 2, min: 1 })
+  const most = integer('maxMs', given['maxMs'], { default: 300_000, min: 0, max: maxMs })
+  const jitter = finiteNumber('jitter', given['jitter'], { default: 0.2, min: 0, max: 1 })
   return (attempt) => {
     // The power may overflow to Infinity, and 0 times Infinity is NaN.
     const full = initial === 0 ? 0 : Math.min(most, initial * factor ** (attempt - 1))

@@ -1,6 +1,6 @@
-import { ignoreOutcome, isThenable } from '../async.ts'
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { MiniStoreError } from '../errors.ts'
 import { isObject } from '../options.ts'
+import { notSerializable, refusePromise, toJson } from '../schema.ts'
 import { emptyQueue, keyName, type OneMutation, type QueueMutation, type QueueState } from './state.ts'
 
 // The content of a file may be forged. An id such as `__proto__` would lead to the prototype of
@@ -169,7 +169,8 @@ const maxLevels = 500
  * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE`.
  */
 export function encodePayload(payload: unknown, maxBytes: number): EncodedPayload {
-  const json = jsonOf(payload)
+  refusePromise(payload, 'payload')
+  const json = toJson(payload, 'payload')
   const bytes = Buffer.byteLength(json)
   if (bytes > maxBytes) {
     const message = `Expected a payload of at most ${maxBytes} bytes (maxPayloadBytes), got one of ${bytes}`
@@ -177,7 +178,7 @@ export function encodePayload(payload: unknown, maxBytes: number): EncodedPayloa
   }
   // Each level takes at least two characters, so a short text needs no check.
   if (json.length > 2 * maxLevels && isTooDeep(JSON.parse(json))) {
-    throw notSerializable(`it is nested deeper than ${maxLevels} levels`)
+    throw notSerializable('payload', `it is nested deeper than ${maxLevels} levels`)
   }
   return { json, bytes }
 }
@@ -192,27 +193,7 @@ export function isTooDeep(payload: unknown): boolean {
   return isDeeper(payload, maxLevels)
 }
 
-function jsonOf(payload: unknown): string {
-  if (isThenable(payload)) {
-    ignoreOutcome(payload)
-    throw notSerializable('it is a promise, so an `await` is missing')
-  }
-  let json: unknown
-  try {
-    json = JSON.stringify(payload)
-  } catch (error) {
-    throw notSerializable(messageOf(error), error)
-  }
-  if (typeof json === 'string') return json
-  throw notSerializable(`got ${payload === undefined ? 'undefined' : `a ${typeof payload}`}`)
-}
-
 function isDeeper(value: unknown, levels: number): boolean {
   if (!isObject(value)) return false
   return levels === 0 || Object.values(value).some((entry) => isDeeper(entry, levels - 1))
-}
-
-function notSerializable(why: string, cause?: unknown): MiniStoreError {
-  const message = `The payload has no JSON form that can be kept: ${why}`
-  return new MiniStoreError('ERR_MINISTORE_NOT_SERIALIZABLE', message, { cause })
 }

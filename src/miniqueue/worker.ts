@@ -6,7 +6,7 @@ import type {
 import PQueue from 'p-queue'
 
 import { whenAborted } from '../async.ts'
-import { isMiniStoreError, messageOf } from '../errors.ts'
+import { hasCode, messageOf } from '../errors.ts'
 import type { Delivery, Settling } from './delivery.ts'
 import type { Lease } from './leases.ts'
 import type { QueueLog } from './log.ts'
@@ -215,7 +215,7 @@ export class Worker<T> {
 
 /** Whether the lease ended just before its message was settled, which is not worth a report. */
 function isLost(error: unknown): boolean {
-  return isMiniStoreError(error, 'ERR_MINISTORE_LEASE_LOST')
+  return hasCode(error, 'ERR_MINISTORE_LEASE_LOST')
 }
 
 function reasonOf(thrown: unknown): string {

@@ -1,6 +1,6 @@
 import { constants } from 'node:buffer'
 
-import { isRangeError, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { temporarySuffix } from '../fs/durable.ts'
 
 /**
@@ -74,11 +74,6 @@ export function textTooLarge(context: MiniStoreErrorContext, cause?: unknown): M
   const advice = 'Divide it into states of their own, each with its own directory, or keep its bulk in other files.'
   const message = `The text of the state is longer than ${limit}, the longest string of this platform. ${advice}`
   return new MiniStoreError('ERR_MINISTORE_STATE_TOO_LARGE', message, { ...context, cause })
-}
-
-/** Whether the platform refused to make a string because it would be too long. */
-export function isStringLimit(thrown: unknown): boolean {
-  return isRangeError(thrown, /string length/i)
 }
 
 /** File name of the snapshot with this sequence number. */

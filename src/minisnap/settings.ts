@@ -95,7 +95,7 @@ const defaultKeep = 2
 export function snapStoreSettings(options: unknown): SnapStoreSettings {
   const given = fields(options, ['keep', 'codec', 'schema', 'mode', 'fileSystem'])
   return {
-    keep: integer('keep', given['keep'], { otherwise: defaultKeep }),
+    keep: integer('keep', given['keep'], { default: defaultKeep }),
     codec: codecOption(given['codec'], ['encode', 'decode']),
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),
@@ -107,11 +107,11 @@ export function snapStoreSettings(options: unknown): SnapStoreSettings {
 /** @throws {TypeError} if a name is unknown or a value is invalid. */
 export function createSettings(options: unknown): { readonly isFrozen: boolean } {
   const { frozen } = fields(options, ['frozen'])
-  return { isFrozen: boolean('frozen', frozen, false) }
+  return { isFrozen: boolean('frozen', frozen, { default: false }) }
 }
 
 /** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function restoreLimit(options: unknown): number {
   const given = fields(options, ['atMost'])
-  return integer('atMost', given['atMost'], { otherwise: Number.MAX_SAFE_INTEGER, least: 0 })
+  return integer('atMost', given['atMost'], { default: Number.MAX_SAFE_INTEGER, min: 0 })
 }

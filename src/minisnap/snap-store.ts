@@ -4,8 +4,8 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import PQueue from 'p-queue'
 
 import { addInContext } from '../async.ts'
-import { ioError, isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { hasCode, ioError, MiniStoreError } from '../errors.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import { filePath, integer } from '../options.ts'
 import {
   type CreateOptions, createSettings, type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapshotInfo,
@@ -100,7 +100,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    *   invalid.
    */
   async create(state: Input, sequence: number, options?: CreateOptions): Promise<SnapshotInfo> {
-    const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
+    const snapshot = this.#files.file(integer('sequence', sequence, { min: 0 }))
     const encoded = this.#codec.encode(state, snapshot, createSettings(options))
     return await addInContext(this.#queue, () => this.#create(encoded, snapshot))
   }
@@ -153,7 +153,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    * @throws {TypeError | RangeError} if the sequence number is invalid.
    */
   async verify(sequence: number): Promise<void> {
-    const snapshot = this.#files.file(integer('sequence', sequence, { least: 0 }))
+    const snapshot = this.#files.file(integer('sequence', sequence, { min: 0 }))
     await addInContext(this.#queue, async () => {
       try {
         await verifySnapshot(this.#fs, snapshot)
@@ -199,7 +199,7 @@ export class SnapStore<Output = unknown, Input = Output> {
       } catch (error) {
         // A writer in another process removed the snapshot after the names were read. That writer
         // removes only superseded snapshots, so a newer one exists.
-        if (isNotFound(error) && look < maxLooks) continue
+        if (hasCode(error, 'ENOENT') && look < maxLooks) continue
         throw ioError(`restore a snapshot from ${this.directory}`, error, { path: this.directory })
       }
     }
@@ -236,7 +236,7 @@ export class SnapStore<Output = unknown, Input = Output> {
 const maxLooks = 10
 
 function isDamage(error: unknown): error is MiniStoreError {
-  return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
+  return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
 function tooLow(sequence: number, newest: number): RangeError {

@@ -1,8 +1,10 @@
 import { join } from 'node:path'
 
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
-import { ensureDirectory, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace } from '../fs/durable.ts'
-import { type File, type FileAccess, type FileSystem, isNotFound, systemErrorCode } from '../fs/file-system.ts'
+import {
+  ensureDirectory, ifPresent, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace, syncIfPermitted,
+} from '../fs/durable.ts'
+import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
 import { type SnapshotFile, writeSnapshot } from './file.ts'
 import { isTemporary, sequenceOf, snapshotName } from './format.ts'
 import type { SnapshotInfo, SnapStoreSettings } from './settings.ts'
@@ -44,12 +46,9 @@ export class SnapshotDirectory {
     const found: SnapshotInfo[] = []
     for (const sequence of await this.sequences()) {
       const { path } = this.file(sequence)
-      try {
-        found.push({ sequence, path, bytes: (await this.#fs.stat(path)).size })
-      } catch (error) {
-        // A writer in another process removed the snapshot after the names were read.
-        if (!isNotFound(error)) throw ioError(`look at the snapshot ${path}`, error, { path, sequence })
-      }
+      const stat = await this.#guard('look at the snapshot', () => ifPresent(this.#fs.stat(path)), { path, sequence })
+      // If it is missing, a writer in another process removed it after the names were read.
+      if (stat !== undefined) found.push({ sequence, path, bytes: stat.size })
     }
     return found
   }
@@ -119,14 +118,9 @@ export class SnapshotDirectory {
    * then lose both.
    */
   async settleForReader(): Promise<void> {
-    try {
-      await this.#fs.syncDirectory(this.path)
-    } catch (error) {
-      // A process without write access can neither make these names durable nor delete what a
-      // snapshot covers.
-      if (['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) return
-      throw ioError(`make the names durable in ${this.path}`, error, { path: this.path })
-    }
+    // A process without write access can neither make these names durable nor delete what a snapshot
+    // covers.
+    await this.#guard('make the names durable in', () => syncIfPermitted(this.#fs, this.path))
   }
 
   /**
@@ -159,13 +153,8 @@ export class SnapshotDirectory {
   async #access(): Promise<FileAccess> {
     const [newest] = newestFirst(await this.#names())
     const model = this.#modelFile ?? (newest === undefined ? undefined : this.file(newest).path)
-    let found: FileAccess = {}
-    try {
-      if (model !== undefined) found = await this.#fs.stat(model)
-    } catch (error) {
-      if (!isNotFound(error)) throw error
-    }
-    return { ...found, mode: this.#mode ?? found.mode }
+    const found = model === undefined ? undefined : await ifPresent(this.#fs.stat(model))
+    return { ...found, mode: this.#mode ?? found?.mode }
   }
 
   async #sweep(): Promise<void> {
@@ -178,11 +167,11 @@ export class SnapshotDirectory {
     return listIfPresent(this.#fs, this.path)
   }
 
-  async #guard<T>(doing: string, step: () => Promise<T>): Promise<T> {
+  async #guard<T>(doing: string, step: () => Promise<T>, at: Partial<SnapshotFile> = { path: this.path }): Promise<T> {
     try {
       return await step()
     } catch (error) {
-      throw ioError(`${doing} ${this.path}`, error, { path: this.path })
+      throw ioError(`${doing} ${at.path}`, error, at)
     }
   }
 }

@@ -1,11 +1,11 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { ignoreOutcome, isThenable } from '../async.ts'
-import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
-import { type Codec, validated } from '../schema.ts'
+import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
+import { isRangeError, isStringLimit, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { type Codec, notSerializable, refusePromise, validated } from '../schema.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './file.ts'
-import { isStringLimit, limited, textTooLarge } from './format.ts'
+import { limited, textTooLarge } from './format.ts'
 
 /** An encoded state, ready to be written. */
 export interface EncodedState {
@@ -44,10 +44,7 @@ export class StateCodec<Output, Input> {
    *   state, `texts` throws the first two while it is read.
    */
   encode(state: Input, snapshot: SnapshotFile, { isFrozen }: { readonly isFrozen: boolean }): EncodedState {
-    if (isThenable(state)) {
-      ignoreOutcome(state)
-      throw notSerializable(snapshot, 'it is a promise, so an `await` is missing')
-    }
+    refusePromise(state, 'state', contextOf(snapshot))
     const pieces = limited(this.#piecesOf(state, snapshot), snapshot)
     const texts = isFrozen ? pieces : [...pieces]
     if (this.#schema === undefined) return { texts, validation: undefined }
@@ -84,7 +81,7 @@ function* jsonOf(state: unknown, snapshot: SnapshotFile): Generator<string, void
     if (isStringLimit(error)) throw textTooLarge(snapshot, error)
     const isTooDeep = isRangeError(error, /call stack/i)
     const why = isTooDeep ? 'it is nested deeper than JSON.stringify can follow' : messageOf(error)
-    throw notSerializable(snapshot, why, error)
+    throw notSerializable('state', `${why}. A codec can give it one.`, { ...contextOf(snapshot), cause: error })
   }
 }
 
@@ -97,8 +94,7 @@ function textOf<Input>(codec: Codec<Input, unknown>, state: Input, snapshot: Sna
     throw codecError(snapshot, `The codec's encode threw: ${messageOf(error)}`, error)
   }
   if (typeof text !== 'string') {
-    if (isThenable(text)) ignoreOutcome(text)
-    const got = isThenable(text) ? 'a promise' : text === null ? 'null' : typeof text
+    const got = isStrayPromise(text) ? 'a promise' : text === null ? 'null' : typeof text
     throw codecError(snapshot, `Expected the codec's encode to return a text, got ${got}`)
   }
   if (isJsonLine(text)) return text
@@ -135,8 +131,7 @@ function decodeWith(codec: Codec<never, unknown>, text: string, snapshot: Snapsh
   } catch (error) {
     throw codecError(snapshot, `The codec's decode threw for ${snapshot.path}: ${messageOf(error)}`, error)
   }
-  if (!isThenable(decoded)) return decoded
-  ignoreOutcome(decoded)
+  if (!isStrayPromise(decoded)) return decoded
   throw codecError(snapshot, `Expected the codec's decode for ${snapshot.path} to return a state, got a promise`)
 }
 
@@ -146,11 +141,6 @@ function parse(text: string, snapshot: SnapshotFile): unknown {
   } catch (error) {
     throw damaged(snapshot, `its state is not JSON: ${messageOf(error)}`, error)
   }
-}
-
-function notSerializable(snapshot: SnapshotFile, why: string, cause?: unknown): MiniStoreError {
-  const message = `The state has no JSON form that reads back as it is: ${why}. A codec can give it one.`
-  return new MiniStoreError('ERR_MINISTORE_NOT_SERIALIZABLE', message, { ...contextOf(snapshot), cause })
 }
 
 function codecError(snapshot: SnapshotFile, message: string, cause?: unknown): MiniStoreError {

@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 
-import { ignoreOutcome, isThenable } from '../async.ts'
-import { ioError, isMiniStoreError, messageOf, MiniStoreError } from '../errors.ts'
+import { isStrayPromise } from '../async.ts'
+import { hasCode, ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
@@ -179,11 +179,8 @@ export type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initial
 /** @throws {TypeError} if `initialState` returns undefined or a promise. */
 export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
   const state = initialState()
-  if (state === undefined || isThenable(state)) {
-    if (isThenable(state)) ignoreOutcome(state)
-    const got = state === undefined ? 'undefined' : 'a promise'
-    throw new TypeError(`Expected \`initialState\` to give a state, got ${got}`)
-  }
+  const got = state === undefined ? 'undefined' : isStrayPromise(state) ? 'a promise' : undefined
+  if (got !== undefined) throw new TypeError(`Expected \`initialState\` to return a state, got ${got}`)
   return { state, sequence: 0 }
 }
 
@@ -232,10 +229,7 @@ export function mutate<State, Mutation>(
   } catch (error) {
     throw mutatorError(sequence, `threw: ${messageOf(error)}`, error)
   }
-  if (isThenable(result)) {
-    ignoreOutcome(result)
-    throw mutatorError(sequence, 'gave a promise, and a state cannot wait for one')
-  }
+  if (isStrayPromise(result)) throw mutatorError(sequence, 'returned a promise, but it must be synchronous')
   return result === undefined ? state : result
 }
 
@@ -297,7 +291,7 @@ async function baseOf<State>(
 }
 
 function isGone(error: unknown): boolean {
-  return isMiniStoreError(error, 'ERR_MINISTORE_SEQUENCE_GONE')
+  return hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')
 }
 
 function gone(first: number, base: number, sequence: number): MiniStoreError {

@@ -5,7 +5,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
-import { type Fields, fields, filePath, integer, isObject, shown } from '../options.ts'
+import { callback, type Fields, fields, filePath, integer, isObject, optionalCallback } from '../options.ts'
 import { checkOnly, type Codec, schemaOption } from '../schema.ts'
 
 /** File name of the journal in the directory of a state. */
@@ -153,7 +153,7 @@ export function openSettings<State, Mutation>(options: unknown): OpenSettings<St
   const given = fields(options, [...definitionNames, 'schema', 'journal', 'snapshots', 'fileSystem'])
   const { schema, fileSystem } = given
   const journal = writerSettings({ ...journalFields(given['journal']), schema, fileSystem })
-  const snapshots = nested('snapshots', given['snapshots'], ['keep', 'codec', 'schema', ...automaticNames])
+  const snapshots = fields(given['snapshots'], ['keep', 'codec', 'schema', ...automaticNames], 'snapshots')
   const { keep, codec } = snapshots
   const stateSchema = schemaOption(snapshots['schema'])
   return {
@@ -167,7 +167,7 @@ export function openSettings<State, Mutation>(options: unknown): OpenSettings<St
 export function overSettings<State, Mutation>(options: unknown): StateSettings<State, Mutation> {
   const given = fields(options, [...definitionNames, 'codec', 'schema', 'snapshots'])
   const { codec, schema } = given
-  const snapshots = nested('snapshots', given['snapshots'], automaticNames)
+  const snapshots = fields(given['snapshots'], automaticNames, 'snapshots')
   return stateSettings(given, { snapshots, mutations: writerSettings({ codec, schema }) })
 }
 
@@ -183,13 +183,13 @@ function stateSettings<State, Mutation>(
   const definition = {
     initialState: callback('initialState', given['initialState']),
     mutator: callback('mutator', given['mutator']),
-    validate: given['validate'] === undefined ? undefined : callback('validate', given['validate']),
+    validate: optionalCallback('validate', given['validate']),
   }
   const { everyMutations, onError } = parts.snapshots
   return {
     definition: definition as unknown as StateDefinition<State, Mutation>,
-    everyMutations: integer('everyMutations', everyMutations, { otherwise: Number.POSITIVE_INFINITY }),
-    onError: onError === undefined ? undefined : callback('onError', onError),
+    everyMutations: integer('everyMutations', everyMutations, { default: Number.POSITIVE_INFINITY }),
+    onError: optionalCallback('onError', onError),
     mutations: parts.mutations,
   }
 }
@@ -199,17 +199,7 @@ function journalFields(value: unknown): Fields {
     const reason = 'it would delete mutations that no snapshot has; compact() deletes those that one has'
     throw new TypeError(`Expected no option \`maxSegments\` of \`journal\`: ${reason}`)
   }
-  return nested('journal', value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'])
-}
-
-function nested(name: string, value: unknown, known: readonly string[]): Fields {
-  if (value === undefined || isObject(value)) return fields(value, known)
-  throw new TypeError(`Expected \`${name}\` to be an object, got ${shown(value)}`)
-}
-
-function callback(name: string, value: unknown): (...given: unknown[]) => unknown {
-  if (typeof value === 'function') return value as (...given: unknown[]) => unknown
-  throw new TypeError(`Expected \`${name}\` to be a function, got ${shown(value)}`)
+  return fields(value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'], 'journal')
 }
 
 /** Options of `apply`. */
@@ -231,7 +221,7 @@ export function expectedSequenceOf(options: unknown): number | undefined {
   if (options === undefined) return undefined
   const { expectedSequence } = fields(options, ['expectedSequence'])
   if (expectedSequence === undefined) return undefined
-  return integer('expectedSequence', expectedSequence, { least: 0 })
+  return integer('expectedSequence', expectedSequence, { min: 0 })
 }
 
 /**

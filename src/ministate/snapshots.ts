@@ -1,5 +1,5 @@
 import { tell } from '../async.ts'
-import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import { hasCode, type MiniStoreError, poisonedBy } from '../errors.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { StateAt } from './recovery.ts'
@@ -129,7 +129,7 @@ export async function damageOf(
 
 /** Whether the error says that a snapshot, or every snapshot, is damaged. */
 export function isDamage(error: unknown): error is MiniStoreError {
-  return isMiniStoreError(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
+  return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
 /** Whether a manager may continue. It becomes unsound once memory and journal may differ. */
@@ -142,11 +142,7 @@ export class StateSoundness {
    *   that was the reason.
    */
   assert(): void {
-    if (this.#failure === undefined) return
-    const message = `Only close() works: ${this.#failure.message}`
-    const { sequence, path } = this.#failure
-    const code = this.#failure.code === 'ERR_MINISTORE_MOVED' ? this.#failure.code : 'ERR_MINISTORE_POISONED'
-    throw new MiniStoreError(code, message, { sequence, path, cause: this.#failure })
+    if (this.#failure !== undefined) throw poisonedBy(this.#failure)
   }
 
   /**
@@ -164,7 +160,7 @@ export class StateSoundness {
     try {
       return await call
     } catch (error) {
-      throw isMiniStoreError(error, ...codes) ? this.poison(error) : error
+      throw hasCode(error, ...codes) ? this.poison(error) : error
     }
   }
 

@@ -240,7 +240,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    */
   async stateAt(sequence: number): Promise<State> {
     this.#assertUsable()
-    const wanted = integer('sequence', sequence, { least: 0 })
+    const wanted = integer('sequence', sequence, { min: 0 })
     if (wanted > this.#sequence) {
       throw new RangeError(`Expected a sequence number of at most ${this.#sequence}, got ${wanted}`)
     }

@@ -1,9 +1,9 @@
 import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { FromCaller, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
-import { ioError, isInstance, MiniStoreError } from '../errors.ts'
-import { type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { CallbackError, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
+import { hasCode, ioError, isInstance, MiniStoreError } from '../errors.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import type { RecordCodec } from './record-codec.ts'
 import { type Batch, SegmentReader, type SegmentSource } from './segment-reader.ts'
 import {
@@ -138,7 +138,7 @@ export class JournalCursor<T> {
       this.#loaded = []
       this.#batch = { firstSequence: 0, records: [] }
       if (this.#stop.signal.aborted) throw this.#stop.signal.reason
-      throw isInstance(error, FromCaller) ? error.cause : ioError('read the journal', error, this.#source)
+      throw isInstance(error, CallbackError) ? error.cause : ioError('read the journal', error, this.#source)
     }
   }
 
@@ -220,7 +220,7 @@ export class JournalCursor<T> {
         const reader = await SegmentReader.open(segment, this.#segments)
         if (reader !== undefined) return reader
       } catch (error) {
-        if (!isNotFound(error)) throw error
+        if (!hasCode(error, 'ENOENT')) throw error
       }
       throwIfAborted(this.#stop.signal)
       // A writer in another process is renaming. It has usually finished by the first retry, so

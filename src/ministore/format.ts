@@ -1,9 +1,9 @@
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 
-import { MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
 import { isOutOfSpace, replaceFile, temporarySuffix } from '../fs/durable.ts'
-import { type FileAccess, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import type { FileAccess, FileSystem } from '../fs/file-system.ts'
 
 /** The beginning of line 1 of every segment, in every format version and in the Rust crate. */
 export const headerMagic = '// MINISTORE JOURNAL v'
@@ -157,7 +157,7 @@ export async function readSeal(fs: FileSystem, sealPath: string): Promise<Segmen
       await file.close()
     }
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }

@@ -1,10 +1,8 @@
 import { basename, dirname, join, resolve } from 'node:path'
 
-import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
 import { exists, listIfPresent } from '../fs/durable.ts'
-import {
-  type FileAccess, type FileStat, type FileSystem, irregularFile, isNotFound, systemErrorCode,
-} from '../fs/file-system.ts'
+import { type FileAccess, type FileStat, type FileSystem, irregularFile } from '../fs/file-system.ts'
 import { JournalFiles } from './format.ts'
 import { inspectActive } from './segments.ts'
 
@@ -66,7 +64,7 @@ async function statIfPresent(fs: FileSystem, path: string): Promise<FileStat | u
   try {
     return await fs.stat(path)
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }
@@ -75,7 +73,7 @@ async function realPathIfPresent(fs: FileSystem, path: string): Promise<string |
   try {
     return await fs.realPath(path)
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }
@@ -110,8 +108,8 @@ async function assertNamesFit(fs: FileSystem, files: JournalFiles): Promise<void
       await fs.stat(join(directory, longestName))
       return
     } catch (error) {
-      if (systemErrorCode(error) === 'ENAMETOOLONG') throw nameTooLong(files, error)
-      if (!isNotFound(error)) throw error
+      if (hasCode(error, 'ENAMETOOLONG')) throw nameTooLong(files, error)
+      if (!hasCode(error, 'ENOENT')) throw error
       // If the directory is missing, its limit is unknown, so the parent directory is asked
       // instead.
       if (directory === dirname(directory) || (await exists(fs, directory))) return
@@ -170,7 +168,7 @@ async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> 
   } catch (error) {
     // A newer format version still shows a journal. Every other error counts as no
     // journal: a directory, a file that may not be read, or a first line that is not a header.
-    return isMiniStoreError(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
+    return hasCode(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
   }
 }
 

@@ -1,8 +1,8 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { isRangeError, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-import { validated } from '../schema.ts'
-import { ignoreOutcome, isThenable } from '../async.ts'
+import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+import { refusePromise, toJson, validated } from '../schema.ts'
+import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
 /** An encoded record, ready to be written. */
@@ -56,7 +56,8 @@ export class RecordCodec<Output, Input> {
   readonly #isCustom: boolean
   readonly #schema: StandardSchemaV1 | undefined
   readonly #maxRecordBytes: number
-  readonly #path: string | undefined
+  /** Location of every error that has no line. */
+  readonly #context: MiniStoreErrorContext
 
   constructor(settings: {
     readonly codec?: Pick<Codec, 'decode'> | Codec | undefined
@@ -66,7 +67,7 @@ export class RecordCodec<Output, Input> {
     readonly path?: string | undefined
   }) {
     const { codec, path } = settings
-    this.#path = path
+    this.#context = { path }
     this.#isCustom = codec !== undefined
     this.#encode = codec !== undefined && 'encode' in codec ? (record) => codec.encode(record) : JSON.stringify
     this.#decode = codec === undefined ? JSON.parse : (line) => codec.decode(line)
@@ -144,15 +145,12 @@ export class RecordCodec<Output, Input> {
     return this.#validate(decoded, context) as Output | Promise<Output>
   }
 
-  readonly #where = (): MiniStoreErrorContext => ({ path: this.#path })
+  readonly #where = (): MiniStoreErrorContext => this.#context
 
   /** Encodes a record to its line without the `\n`, and checks its size. */
   #textOf(record: Input): string {
-    if (isThenable(record)) {
-      ignoreOutcome(record)
-      throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', 'Expected a record, got a promise: an `await` is missing')
-    }
-    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
+    refusePromise(record, 'record', this.#context)
+    const text = this.#isCustom ? this.#encodeCustom(record) : toJson(record, 'record', this.#context)
     // A UTF-16 code unit takes at most three bytes in UTF-8. So most records need no exact count.
     if (text.length > this.#maxRecordBytes / 3) {
       const bytes = Buffer.byteLength(text)
@@ -172,23 +170,6 @@ export class RecordCodec<Output, Input> {
     return checked as Promise<unknown>
   }
 
-  #encodeJson(record: Input): string {
-    let text: unknown
-    try {
-      text = this.#encode(record)
-    } catch (error) {
-      if (isRangeError(error, /string length/i)) {
-        throw this.#refused('ERR_MINISTORE_RECORD_TOO_LARGE', 'The record is longer than a string can be', error)
-      }
-      const message = `The record has no JSON form: ${messageOf(error)}`
-      throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', message, error)
-    }
-    if (typeof text === 'string') return text
-    const got = record === undefined ? 'undefined' : `a ${typeof record}`
-    const why = typeof record === 'object' ? ' whose toJSON gives undefined' : ''
-    throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', `Expected a record with a JSON form, got ${got}${why}`)
-  }
-
   #encodeCustom(record: Input): string {
     let text: unknown
     try {
@@ -196,7 +177,6 @@ export class RecordCodec<Output, Input> {
     } catch (error) {
       throw this.#refused('ERR_MINISTORE_CODEC', `The codec's encode threw: ${messageOf(error)}`, error)
     }
-    if (isThenable(text)) ignoreOutcome(text)
     const problem = problemOf(text)
     if (problem === undefined) return text as string
     const message = `Expected the codec's encode to return a non-empty line of text, got ${problem}`
@@ -214,8 +194,7 @@ export class RecordCodec<Output, Input> {
         : (['ERR_MINISTORE_CORRUPT', 'A line is not JSON'] as const)
       throw new MiniStoreError(code, `${what}${lineIn(context)}: ${messageOf(error)}`, { ...context, cause: error })
     }
-    if (!this.#isCustom || !isThenable(decoded)) return decoded
-    ignoreOutcome(decoded)
+    if (!this.#isCustom || !isStrayPromise(decoded)) return decoded
     const context = where()
     const message = `Expected the codec's decode${lineIn(context)} to return a record, got a promise`
     throw new MiniStoreError('ERR_MINISTORE_CODEC', message, context)
@@ -235,7 +214,7 @@ export class RecordCodec<Output, Input> {
   }
 
   #refused(code: MiniStoreErrorCode, message: string, cause?: unknown): MiniStoreError {
-    return new MiniStoreError(code, message, { path: this.#path, cause })
+    return new MiniStoreError(code, message, { ...this.#context, cause })
   }
 }
 
@@ -244,7 +223,7 @@ function lineIn({ segment, line, offset }: MiniStoreErrorContext): string {
 }
 
 function problemOf(text: unknown): string | undefined {
-  if (typeof text !== 'string') return isThenable(text) ? 'a promise' : text === null ? 'null' : typeof text
+  if (typeof text !== 'string') return isStrayPromise(text) ? 'a promise' : text === null ? 'null' : typeof text
   if (text === '') return 'an empty text'
   if (text.includes('\n')) return `a line feed at ${text.indexOf('\n')}`
   if (text.includes('\0')) return `a NUL at ${text.indexOf('\0')}`

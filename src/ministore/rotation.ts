@@ -1,6 +1,6 @@
-import { isMiniStoreError, MiniStoreError } from '../errors.ts'
-import { exists, openIfPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
-import { type File, type FileAccess, type FileSystem, systemErrorCode } from '../fs/file-system.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
+import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
+import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import {
   formatHeader, type Header, headerPrefix, type JournalFiles, parseHeader, type SegmentPrefix,
@@ -67,7 +67,7 @@ async function promote(fs: FileSystem, files: JournalFiles, sealedPath: string):
   try {
     await fs.rename(files.next, files.path)
   } catch (error) {
-    if (!refusals.has(systemErrorCode(error) ?? '')) throw new PoisoningError(error)
+    if (!hasCode(error, ...refusals)) throw new PoisoningError(error)
     await orPoison(fs.rename(sealedPath, files.path))
     await orPoison(fs.syncDirectory(files.directory))
     throw error
@@ -78,9 +78,9 @@ async function promote(fs: FileSystem, files: JournalFiles, sealedPath: string):
 /**
  * Error codes with which a system refuses a rename or fails to begin it. Nothing has changed then.
  */
-const refusals: ReadonlySet<string> = new Set([
+const refusals: readonly string[] = [
   'EACCES', 'EPERM', 'EBUSY', 'EAGAIN', 'EINTR', 'EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT', 'EROFS',
-])
+]
 
 /** The active segment, open for writing and locked. */
 export interface ActiveSegment {
@@ -196,7 +196,7 @@ async function createIfMissing(fs: FileSystem, path: string, access: FileAccess 
   try {
     return await fs.open(path, 'create', access)
   } catch (error) {
-    if (systemErrorCode(error) === 'EEXIST') return undefined
+    if (hasCode(error, 'EEXIST')) return undefined
     throw error
   }
 }
@@ -212,7 +212,7 @@ async function holdNewest(fs: FileSystem, files: JournalFiles, lock: WriterLock)
     return file === undefined ? undefined : { file, path }
   } catch (error) {
     // Sealed segments may be read-only. The lock on `.next` alone then keeps other writers out.
-    if (['EACCES', 'EPERM', 'EROFS'].includes(systemErrorCode(error) ?? '')) return undefined
+    if (hasCode(error, 'EACCES', 'EPERM', 'EROFS')) return undefined
     throw error
   }
 }
@@ -229,7 +229,7 @@ async function holdFile(
   path: string,
   made?: File,
 ): Promise<File | undefined> {
-  const file = made ?? (await openIfPresent(fs, path, 'write'))
+  const file = made ?? (await ifPresent(fs.open(path, 'write')))
   if (file === undefined) return undefined
   try {
     await lock.hold(file, path)
@@ -271,9 +271,9 @@ async function makeNext(
     } catch (error) {
       await file.close().catch(() => {})
       // The kernel has granted locks on this disk before, so this failure is temporary.
-      if (isMiniStoreError(error, 'ERR_MINISTORE_LOCK_UNAVAILABLE')) throw error.cause
+      if (hasCode(error, 'ERR_MINISTORE_LOCK_UNAVAILABLE')) throw error.cause
       // Another writer that is about to be refused may have locked the file for a moment.
-      if (!isMiniStoreError(error, 'ERR_MINISTORE_LOCKED') || attempt === maxAttempts) throw error
+      if (!hasCode(error, 'ERR_MINISTORE_LOCKED') || attempt === maxAttempts) throw error
     }
   }
 }

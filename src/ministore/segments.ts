@@ -1,6 +1,6 @@
-import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
-import { type File, type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import type { File, FileStat, FileSystem } from '../fs/file-system.ts'
 import {
   countLines, type Header, isPartialHeader, type JournalFiles, maxHeaderBytes, maxSequence, parseHeader,
   type SegmentPrefix,
@@ -61,7 +61,7 @@ export async function inspectActive(
   try {
     return await inspect(fs, files, files.name, undefined, report)
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }
@@ -194,7 +194,7 @@ export async function readHeader(
   try {
     return parseHeader(text, where)
   } catch (error) {
-    if (!isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')) throw error
+    if (!hasCode(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
     // Without a line feed, the position of the first record is unknown.
     return end === -1 ? undefined : { text, bytes: end + 1, version: '', sequence: undefined, previousCrc32: undefined }

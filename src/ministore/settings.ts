@@ -156,18 +156,15 @@ export function writerSettings(options: unknown): WriterSettings {
   ])
   return {
     maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], {
-      otherwise: defaultMaxBytesPerSegment,
+      default: defaultMaxBytesPerSegment,
     }),
-    maxSegments:
-      given['maxSegments'] === Number.POSITIVE_INFINITY
-        ? Number.POSITIVE_INFINITY
-        : integer('maxSegments', given['maxSegments'], { otherwise: Number.POSITIVE_INFINITY }),
+    maxSegments: integer('maxSegments', given['maxSegments'], { default: Number.POSITIVE_INFINITY, orInfinity: true }),
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
-      otherwise: defaultMaxRecordBytes,
+      default: defaultMaxRecordBytes,
       // The line feed must fit into the string as well.
-      most: constants.MAX_STRING_LENGTH - 1,
+      max: constants.MAX_STRING_LENGTH - 1,
     }),
-    lock: boolean('lock', given['lock'], true),
+    lock: boolean('lock', given['lock'], { default: true }),
     mode: permissions('mode', given['mode']),
     codec: codecOption(given['codec'], ['encode', 'decode']),
     schema: schemaOption(given['schema']),
@@ -196,8 +193,8 @@ export function readSettings(options: unknown): ReadSettings {
     codec: codecOption(given['codec'], ['decode']),
     schema: schemaOption(given['schema']),
     pollIntervalMs: integer('pollIntervalMs', given['pollIntervalMs'], {
-      otherwise: defaultPollIntervalMs,
-      most: 0x7fffffff,
+      default: defaultPollIntervalMs,
+      max: 0x7fffffff,
     }),
     fileSystem: fileSystemOption(given['fileSystem']),
   }
@@ -228,7 +225,7 @@ function range(given: Fields): StreamSettings {
     from,
     to,
     signal: signalOption(given['signal']),
-    follow: boolean('follow', given['follow'], false),
+    follow: boolean('follow', given['follow'], { default: false }),
     salvage: salvage as StreamSettings['salvage'],
   }
 }

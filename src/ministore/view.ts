@@ -3,8 +3,8 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { settledOrAborted, throwIfAborted } from '../async.ts'
-import { isMiniStoreError, messageOf } from '../errors.ts'
-import { type FileStat, type FileSystem, isNotFound } from '../fs/file-system.ts'
+import { hasCode, messageOf } from '../errors.ts'
+import type { FileStat, FileSystem } from '../fs/file-system.ts'
 import { findHolder, isSameName } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
 import { JournalFiles, readSeal, samePrefix, type SegmentPrefix } from './format.ts'
@@ -69,7 +69,7 @@ export class DiskSource implements JournalSource {
       try {
         return await this.#survey(throwDamage)
       } catch (error) {
-        const mayBeMoving = isNotFound(error) || isCorruption(error)
+        const mayBeMoving = hasCode(error, 'ENOENT') || isCorruption(error)
         if (!mayBeMoving) throw error
         same = messageOf(error) === last ? same + 1 : 1
         last = messageOf(error)
@@ -169,7 +169,7 @@ export class DiskSource implements JournalSource {
     try {
       return await this.#fs.stat(this.#files.path)
     } catch (error) {
-      if (isNotFound(error)) return undefined
+      if (hasCode(error, 'ENOENT')) return undefined
       throw error
     }
   }
@@ -213,7 +213,7 @@ function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): 
 }
 
 function isCorruption(error: unknown): boolean {
-  return isMiniStoreError(error, 'ERR_MINISTORE_CORRUPT')
+  return hasCode(error, 'ERR_MINISTORE_CORRUPT')
 }
 
 /**

@@ -1,7 +1,7 @@
 import PQueue from 'p-queue'
 
 import { addInContext, ChangeSignal } from '../async.ts'
-import { ioError, isInstance, isMiniStoreError, messageOf, MiniStoreError, type MiniStoreErrorCode } from '../errors.ts'
+import { hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy } from '../errors.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -365,7 +365,7 @@ export class JournalWriter {
     } catch (error) {
       const isPoisoning = isInstance(error, PoisoningError)
       const cause = isPoisoning ? error.cause : error
-      const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
+      const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
       if (isPoisoning || isMoved) this.#poison(doing, cause)
       if (isMoved) throw cause
       this.assertSound()
@@ -408,8 +408,7 @@ export class Soundness {
    *   was moved, otherwise `ERR_MINISTORE_POISONED`.
    */
   assert(): void {
-    if (this.#poison === undefined) return
-    throw this.#error(this.#poison.code, `Only close() works: ${this.#poison.message}`, this.#poison)
+    if (this.#poison !== undefined) throw poisonedBy(this.#poison)
   }
 
   /**
@@ -419,14 +418,11 @@ export class Soundness {
    * @param cause The error of that action.
    */
   poison(doing: string, cause: unknown): void {
-    const isMoved = isMiniStoreError(cause, 'ERR_MINISTORE_MOVED')
+    const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
     const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
     const code = isMoved ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_POISONED'
-    this.#poison = this.#error(code, `could not ${doing} (${messageOf(cause)})${why}`, cause)
+    const message = `could not ${doing} (${messageOf(cause)})${why}`
+    this.#poison = new MiniStoreError(code, message, { path: this.#path, cause })
     poisonChannel.publish({ path: this.#path, error: this.#poison })
-  }
-
-  #error(code: MiniStoreErrorCode, message: string, cause: unknown): MiniStoreError {
-    return new MiniStoreError(code, message, { path: this.#path, cause })
   }
 }

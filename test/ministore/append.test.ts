@@ -464,7 +464,7 @@ const refused: Refused[] = [
     what: 'a toJSON that gives undefined',
     record: { toJSON: () => undefined },
     code: notSerializable,
-    message: /toJSON gives undefined/,
+    message: /no JSON form: got undefined from its toJSON/,
   },
   {
     what: 'one that is too large',

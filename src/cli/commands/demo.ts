@@ -7,8 +7,7 @@ import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 
 import { settledOrAborted } from '../../async.ts'
-import { messageOf } from '../../errors.ts'
-import { systemErrorCode } from '../../fs/file-system.ts'
+import { hasCode, messageOf } from '../../errors.ts'
 import { MiniStore, type TornTail } from '../../index.ts'
 import type { Command } from '../command.ts'
 import { CommandFailure, exitCodes } from '../exit-codes.ts'
@@ -379,7 +378,7 @@ export function loadExamples(): ReadonlyArray<{ readonly name: string; readonly 
   try {
     return createRequire(import.meta.url)(examplesPackage) as ReturnType<typeof loadExamples>
   } catch (error) {
-    if (systemErrorCode(error) !== 'MODULE_NOT_FOUND') throw error
+    if (!hasCode(error, 'MODULE_NOT_FOUND')) throw error
     const message = `The demo needs ${examplesPackage}, which is not there: npm install ${examplesPackage}`
     throw new CommandFailure(message, { cause: error })
   }

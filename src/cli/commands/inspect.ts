@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 
-import { isNotFound } from '../../fs/file-system.ts'
+import { hasCode } from '../../errors.ts'
 import { nodeFileSystem } from '../../fs/node.ts'
 import { inspectJournal, type JournalInspection, type SegmentInspection } from '../../maintenance/inspect.ts'
 import { locateJournal } from '../../ministore/locate.ts'
@@ -75,7 +75,7 @@ async function modifiedAt(path: string): Promise<string | undefined> {
   try {
     return (await stat(path)).mtime.toISOString()
   } catch (error) {
-    if (isNotFound(error)) return undefined
+    if (hasCode(error, 'ENOENT')) return undefined
     throw error
   }
 }

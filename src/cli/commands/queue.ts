@@ -1,8 +1,8 @@
 import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 
+import { hasCode } from '../../errors.ts'
 import { listIfPresent } from '../../fs/durable.ts'
-import { isNotFound } from '../../fs/file-system.ts'
 import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/state.ts'
@@ -156,7 +156,7 @@ async function bytesIn(directory: string): Promise<number> {
     } catch (error) {
       // The process that has the queue open may have removed the file. Or the file is a dangling
       // link, which opening the queue reports.
-      if (!isNotFound(error)) throw error
+      if (!hasCode(error, 'ENOENT')) throw error
     }
   }
   if (names.length > 0) return bytes

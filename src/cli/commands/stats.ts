@@ -1,8 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
-import { isMiniStoreError } from '../../errors.ts'
-import { isNotFound } from '../../fs/file-system.ts'
+import { hasCode, isMiniStoreError } from '../../errors.ts'
 import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/snapshots.ts'
@@ -75,7 +74,7 @@ async function factsOf(directory: string): Promise<StateFacts> {
 }
 
 function isGone(error: unknown): boolean {
-  return isNotFound(error) || (isMiniStoreError(error) && isNotFound(error.cause))
+  return hasCode(error, 'ENOENT') || (isMiniStoreError(error) && hasCode(error.cause, 'ENOENT'))
 }
 
 /**

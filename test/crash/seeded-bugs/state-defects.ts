@@ -100,8 +100,8 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/snapshots.ts',
-        find: 'throw isMiniStoreError(error, ...codes) ? this.poison(error) : error',
-        by: "if (isMiniStoreError(error, ...codes)) throw this.poison(error)\n      return undefined as T",
+        find: 'throw hasCode(error, ...codes) ? this.poison(error) : error',
+        by: "if (hasCode(error, ...codes)) throw this.poison(error)\n      return undefined as T",
       },
       {
         file: 'ministate/state-manager.ts',

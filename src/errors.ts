@@ -1,82 +1,104 @@
 import { inspect } from 'node:util'
 
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
 /**
  * Every code that a {@link MiniStoreError} can carry, with its cause and its effect. Codes are
  * stable API; messages may change.
- *
- * - `ERR_MINISTORE_NOT_SERIALIZABLE`: The record has no JSON form (undefined, function, cycle,
- *   BigInt, throwing `toJSON`), or a state has no JSON form that reads back unchanged. Nothing is
- *   written.
- * - `ERR_MINISTORE_RECORD_TOO_LARGE`: The encoded record exceeds `maxRecordBytes`, or a payload
- *   exceeds `maxPayloadBytes`. Nothing is written.
- * - `ERR_MINISTORE_STATE_TOO_LARGE`: The text of a state exceeds the longest string of the platform
- *   (about 512 MiB). Nothing is written.
- * - `ERR_MINISTORE_SCHEMA`: The record or state fails the schema. On append or create, nothing is
- *   written.
- * - `ERR_MINISTORE_CODEC`: The codec threw or returned text that cannot be one line. On append or
- *   create, nothing is written.
- * - `ERR_MINISTORE_IO`: A system call failed; see `cause`. Nothing is written unless the message
- *   says so, and the store stays usable.
- * - `ERR_MINISTORE_OUTCOME_UNKNOWN`: The fsync of this append, or of the name of this snapshot,
- *   failed, or a failed write could not be rolled back. The record or snapshot may or may not
- *   survive. A journal is then poisoned; older snapshots are unchanged.
- * - `ERR_MINISTORE_POISONED`: An earlier write or fsync failed beyond repair. The record is not
- *   written. Only `close()` works.
- * - `ERR_MINISTORE_CLOSED`: The store is closed or closing. The record is not written.
- * - `ERR_MINISTORE_LOCKED`: Another writer has the journal open. Nothing changes.
- * - `ERR_MINISTORE_LOCK_UNAVAILABLE`: This platform or file system offers no kernel lock. Nothing
- *   changes.
- * - `ERR_MINISTORE_NAME_TAKEN`: The path names a file of another journal, as `events.2024` does
- *   beside `events`, or another journal's path names a file of this journal. Nothing changes.
- * - `ERR_MINISTORE_MOVED`: The directory or the active segment of the journal was removed, moved or
- *   replaced while the journal was open. The files there stay unchanged. Only `close()` works.
- * - `ERR_MINISTORE_CORRUPT`: The journal has damage other than a torn tail. Nothing changes.
- * - `ERR_MINISTORE_UNSUPPORTED_VERSION`: The file has a newer major version of the format. Nothing
- *   changes.
- * - `ERR_MINISTORE_SNAPSHOT_DAMAGED`: A snapshot, or every snapshot, differs from what was written.
- *   Nothing changes.
- * - `ERR_MINISTORE_SEQUENCE_GONE`: Retention or truncation removed the record.
- * - `ERR_MINISTORE_SEQUENCE_CONFLICT`: The state is not at the sequence number that the caller
- *   expected. Nothing is written.
- * - `ERR_MINISTORE_MUTATOR`: The mutator threw or returned a promise for a mutation that is in the
- *   journal. The mutation is written. Only `close()` works.
- * - `ERR_MINISTORE_SNAPSHOT_AHEAD`: A snapshot has a later sequence number than the last of the
- *   journal. Nothing changes, except that a torn tail is cut.
- * - `ERR_MINISTORE_STATE_GAP`: Mutations between a snapshot and the first of the journal are
- *   missing. Nothing changes, except that a torn tail is cut.
- * - `ERR_MINISTORE_QUEUE_FULL`: The queue holds as many messages as `maxDepth` allows, or as a
- *   snapshot can hold. Nothing is written.
- * - `ERR_MINISTORE_MESSAGE_SETTLED`: The message was acked or nacked before, or an earlier call is
- *   doing so. Nothing is written.
- * - `ERR_MINISTORE_LEASE_LOST`: The lease of the message is over. Nothing is written. The message
- *   is delivered again or becomes a dead letter.
- * - `ERR_MINISTORE_NO_SUCH_MESSAGE`: The queue has no dead letter with this id. Nothing is written.
  */
 export type MiniStoreErrorCode =
+  /**
+   * The record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`), or a state
+   * has no JSON form that reads back unchanged. Nothing is written.
+   */
   | 'ERR_MINISTORE_NOT_SERIALIZABLE'
+  /**
+   * The encoded record exceeds `maxRecordBytes`, or a payload exceeds `maxPayloadBytes`. Nothing is
+   * written.
+   */
   | 'ERR_MINISTORE_RECORD_TOO_LARGE'
+  /**
+   * The text of a state exceeds the longest string of the platform (about 512 MiB). Nothing is
+   * written.
+   */
   | 'ERR_MINISTORE_STATE_TOO_LARGE'
+  /** The record or state fails the schema. On append or create, nothing is written. */
   | 'ERR_MINISTORE_SCHEMA'
+  /**
+   * The codec threw or returned text that cannot be one line. On append or create, nothing is
+   * written.
+   */
   | 'ERR_MINISTORE_CODEC'
+  /**
+   * A system call failed; see `cause`. Nothing is written unless the message says so, and the store
+   * stays usable.
+   */
   | 'ERR_MINISTORE_IO'
+  /**
+   * The fsync of this append, or of the name of this snapshot, failed, or a failed write could not
+   * be rolled back. The record or snapshot may or may not survive. A journal is then poisoned;
+   * older snapshots are unchanged.
+   */
   | 'ERR_MINISTORE_OUTCOME_UNKNOWN'
+  /**
+   * An earlier write or fsync failed beyond repair. The record is not written. Only `close()`
+   * works.
+   */
   | 'ERR_MINISTORE_POISONED'
+  /** The store is closed or closing. The record is not written. */
   | 'ERR_MINISTORE_CLOSED'
+  /** Another writer has the journal open. Nothing changes. */
   | 'ERR_MINISTORE_LOCKED'
+  /** This platform or file system offers no kernel lock. Nothing changes. */
   | 'ERR_MINISTORE_LOCK_UNAVAILABLE'
+  /**
+   * The path names a file of another journal, as `events.2024` does beside `events`, or another
+   * journal's path names a file of this journal. Nothing changes.
+   */
   | 'ERR_MINISTORE_NAME_TAKEN'
+  /**
+   * The directory or the active segment of the journal was removed, moved or replaced while the
+   * journal was open. The files there stay unchanged. Only `close()` works.
+   */
   | 'ERR_MINISTORE_MOVED'
+  /** The journal has damage other than a torn tail. Nothing changes. */
   | 'ERR_MINISTORE_CORRUPT'
+  /** The file has a newer major version of the format. Nothing changes. */
   | 'ERR_MINISTORE_UNSUPPORTED_VERSION'
+  /** A snapshot, or every snapshot, differs from what was written. Nothing changes. */
   | 'ERR_MINISTORE_SNAPSHOT_DAMAGED'
+  /** Retention or truncation removed the record. */
   | 'ERR_MINISTORE_SEQUENCE_GONE'
+  /** The state is not at the sequence number that the caller expected. Nothing is written. */
   | 'ERR_MINISTORE_SEQUENCE_CONFLICT'
+  /**
+   * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
+   * written. Only `close()` works.
+   */
   | 'ERR_MINISTORE_MUTATOR'
+  /**
+   * A snapshot has a later sequence number than the last of the journal. Nothing changes, except
+   * that a torn tail is cut.
+   */
   | 'ERR_MINISTORE_SNAPSHOT_AHEAD'
+  /**
+   * Mutations between a snapshot and the first of the journal are missing. Nothing changes, except
+   * that a torn tail is cut.
+   */
   | 'ERR_MINISTORE_STATE_GAP'
+  /**
+   * The queue holds as many messages as `maxDepth` allows, or as a snapshot can hold. Nothing is
+   * written.
+   */
   | 'ERR_MINISTORE_QUEUE_FULL'
+  /** The message was acked or nacked before, or an earlier call is doing so. Nothing is written. */
   | 'ERR_MINISTORE_MESSAGE_SETTLED'
+  /**
+   * The lease of the message is over. Nothing is written. The message is delivered again or becomes
+   * a dead letter.
+   */
   | 'ERR_MINISTORE_LEASE_LOST'
+  /** The queue has no dead letter with this id. Nothing is written. */
   | 'ERR_MINISTORE_NO_SUCH_MESSAGE'
 
 /** Location of an error in a journal. Every field is optional and absent if it does not apply. */
@@ -91,21 +113,24 @@ export interface MiniStoreErrorContext {
   readonly offset?: number | undefined
   /** Sequence number of the record or of the snapshot. */
   readonly sequence?: number | undefined
-  /** Problems that a schema found, as Standard Schema issues. */
-  readonly issues?: ReadonlyArray<{ readonly message: string }> | undefined
+  /** The problems that a schema found. */
+  readonly issues?: ReadonlyArray<StandardSchemaV1.Issue> | undefined
 }
 
 /** The only error class of this library. Use `code` to tell errors apart. */
-export class MiniStoreError extends Error {
+export class MiniStoreError extends Error implements MiniStoreErrorContext {
+  /** Always `MiniStoreError`. */
   override readonly name = 'MiniStoreError'
+  /** The kind of the error. */
   readonly code: MiniStoreErrorCode
   readonly path: string | undefined
   readonly segment: string | undefined
   readonly line: number | undefined
   readonly offset: number | undefined
   readonly sequence: number | undefined
-  readonly issues: ReadonlyArray<{ readonly message: string }> | undefined
+  readonly issues: ReadonlyArray<StandardSchemaV1.Issue> | undefined
 
+  /** Creates an error of this library. Programs only receive such errors, except in tests. */
   constructor(
     code: MiniStoreErrorCode,
     message: string,

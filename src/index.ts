@@ -1,3 +1,8 @@
+/**
+ * The journal: a durable, append-only log of records that a program embeds.
+ *
+ * @module ministore
+ */
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from './errors.ts'
 export type { File, FileAccess, FileStat, FileSystem, OpenMode } from './fs/file-system.ts'
 export { nodeFileSystem } from './fs/node.ts'

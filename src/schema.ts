@@ -106,7 +106,9 @@ function pathOf(issue: StandardSchemaV1.Issue): string {
  * the longest string of the platform.
  */
 export interface Codec<Input = unknown, Output = Input> {
+  /** Returns the text of a record or a state. */
   encode(record: Input): string
+  /** Returns the record or the state that {@link encode} turned into this text. */
   decode(line: string): Output
 }
 

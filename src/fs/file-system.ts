@@ -96,7 +96,9 @@ export interface FileAccess {
    * Permission bits. In a {@link FileStat} the mode also includes the file type, like `st_mode`.
    */
   readonly mode?: number | undefined
+  /** User id of the owner. */
   readonly uid?: number | undefined
+  /** Id of the group. */
   readonly gid?: number | undefined
 }
 
@@ -104,13 +106,14 @@ export interface FileAccess {
 export interface FileStat extends FileAccess {
   /** Size in bytes. */
   readonly size: number
+  /** Whether this is a directory. */
   readonly isDirectory: boolean
   /**
-   * Device and inode together identify a file, whichever of its names is used. An inode may be
-   * reused after its file is gone. The values are bigints where they may exceed the range of a
-   * number, as on NTFS.
+   * Device and inode together identify a file, whichever of its names is used. The values are
+   * bigints where they may exceed the range of a number, as on NTFS.
    */
   readonly device: number | bigint
+  /** Number of the file on its device. It may be reused after the file is gone. */
   readonly inode: number | bigint
   /**
    * Time of the last change in milliseconds, on an unspecified clock; undefined if unknown. It is

@@ -17,7 +17,10 @@ export interface Journal<T, Input = T> {
    */
   readonly lastSequence: number
   /** Files that hold the log and their sizes in bytes, if the log consists of files. */
-  readonly segments?: ReadonlyArray<{ readonly bytes: number }>
+  readonly segments?: ReadonlyArray<{
+    /** Size of the file in bytes. */
+    readonly bytes: number
+  }>
   /**
    * Appends one record and resolves with its sequence number, `lastSequence + 1`, once the record
    * is on stable storage.
@@ -53,9 +56,13 @@ export interface Journal<T, Input = T> {
 
 /** Range and mode of {@link Journal.entries}. */
 export interface JournalRange {
+  /** First sequence number. @default the oldest record */
   readonly from?: number | undefined
+  /** Last sequence number. @default the last record acknowledged at the call, or none with `follow` */
   readonly to?: number | undefined
+  /** Continues with new records once they are acknowledged. @default false */
   readonly follow?: boolean | undefined
+  /** Ends the stream with the reason of the signal. @default none */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -81,5 +88,6 @@ export function journalUse(
 export interface JournalEntry<T> {
   /** Position of the record in the journal, starting at 1. */
   readonly sequence: number
+  /** The record, as the codec (or JSON) and the schema return it. */
   readonly record: T
 }

@@ -293,6 +293,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     return this.#closing
   }
 
+  /** Calls {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }

@@ -74,6 +74,7 @@ export interface SnapshotInfo {
 export interface RestoredSnapshot<State> {
   /** The state is yours to change: each call reads it from disk again. */
   readonly state: State
+  /** Sequence number of the state. */
   readonly sequence: number
   /** The damage of newer snapshots that were skipped, newest first. Their files stay in place. */
   readonly damaged: readonly MiniStoreError[]

@@ -55,6 +55,7 @@ export class SnapStore<Output = unknown, Input = Output> {
     directory: string,
     options: SnapStoreOptions<Input, unknown> & { readonly schema: StandardSchemaV1<Input, Output> },
   )
+  /** Works like the overload with a schema, whose output type it does not know. */
   constructor(directory: string, options?: SnapStoreOptions<Input, Output>)
   constructor(directory: string, options?: unknown) {
     const settings = snapStoreSettings(options)

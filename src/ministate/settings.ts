@@ -44,6 +44,7 @@ export interface StateDefinition<State, Mutation> {
    * time.
    */
   readonly initialState: () => State
+  /** Applies each mutation to the state. See {@link Mutator}. */
   readonly mutator: Mutator<State, Mutation>
   /**
    * Refuses a mutation by throwing, before anything is written. `apply` rejects with the thrown
@@ -113,7 +114,9 @@ export interface StateOptions<State, Mutation, Input = Mutation> extends StateDe
    * @default none
    */
   readonly schema?: StandardSchemaV1<Input, Mutation> | undefined
+  /** Options of the journal. @default those of `MiniStore.open` */
   readonly journal?: StateJournalOptions<Input> | undefined
+  /** How many snapshots are kept, and when they are made. @default 2, made on request only */
   readonly snapshots?: SnapshotOptions<State> | undefined
   /** Where the files are stored; for tests. @default the file system of this machine */
   readonly fileSystem?: FileSystem | undefined
@@ -126,6 +129,7 @@ export interface StateOverOptions<State, Mutation, Input = Mutation>
   readonly codec?: Codec<Input> | undefined
   /** The schema of the journal, if the journal has one. */
   readonly schema?: StandardSchemaV1<Input, Mutation> | undefined
+  /** When snapshots are made automatically. @default never */
   readonly snapshots?: AutomaticSnapshots | undefined
 }
 
@@ -251,13 +255,10 @@ export function foreignRecord(expected: number, sequence: number): MiniStoreErro
  */
 export type DeepReadonly<T> = unknown extends T
   ? T
-  : T extends LeftAlone
+  : T extends string | number | bigint | boolean | symbol | null | undefined | Date | ((...given: never[]) => unknown)
     ? T
     : T extends ReadonlyMap<infer Key, infer Value>
       ? ReadonlyMap<DeepReadonly<Key>, DeepReadonly<Value>>
       : T extends ReadonlySet<infer Value>
         ? ReadonlySet<DeepReadonly<Value>>
         : { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
-
-type LeftAlone = Primitive | Date | ((...given: never[]) => unknown)
-type Primitive = string | number | bigint | boolean | symbol | null | undefined

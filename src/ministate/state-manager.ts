@@ -232,8 +232,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * The state is rebuilt from the nearest earlier snapshot and the mutations after it, and is yours
    * to change. `close()` waits for this call. Snapshots wait while this call reads its snapshot.
    *
-   * @throws {TypeError | RangeError} if `sequence` is not a whole number from 0 to
-   *   {@link sequence}.
+   * @throws {TypeError | RangeError} if `sequence` is not a whole number from 0 to the sequence
+   *   number of the current state.
    * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` if a compaction has dropped records that
    *   the state would be rebuilt from; and the errors of `SnapStore.restore` and
    *   `MiniStore.entries`.
@@ -276,6 +276,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     return this.#closing
   }
 
+  /** Calls {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }

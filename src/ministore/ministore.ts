@@ -218,7 +218,12 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * @throws {RangeError} if too few sequence numbers, which end at 2^53 - 1, are left for the
    *   records, or if the segment numbers are used up.
    */
-  async appendAll(records: Iterable<Input>): Promise<{ first: number; last: number }> {
+  async appendAll(records: Iterable<Input>): Promise<{
+    /** Sequence number of the first of these records. */
+    first: number
+    /** Sequence number of the last of these records, or `first - 1` if there are none. */
+    last: number
+  }> {
     this.#writer.assertUsable()
     const { lines, count, validation } = this.#codec.encodeAll(iterable('records', records))
     const last = await (count === 0 ? this.#writer.settled() : this.#writer.append(lines, count, validation))
@@ -338,6 +343,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     return this.#closing
   }
 
+  /** Calls {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }

@@ -109,6 +109,7 @@ export interface ReadOptions<Output = unknown> extends StreamOptions, FileSystem
 
 /** The schema option. It sets the types of the records of a store or reader. */
 export interface SchemaOption<Schema extends StandardSchemaV1> {
+  /** Any Standard Schema (zod, valibot, arktype …), synchronous or asynchronous. */
   readonly schema: Schema
 }
 

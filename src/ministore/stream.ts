@@ -65,6 +65,7 @@ export class JournalStream<Item> extends ReadableStream<Item> {
     return new JournalReader(this, this.#replay)
   }
 
+  /** Works like {@link values}. */
   override [Symbol.asyncIterator](options?: { preventCancel?: boolean }): JournalIterator<Item> {
     return this.values(options)
   }
@@ -242,6 +243,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     this.#mayBeQueued = replay.mayBeQueued
   }
 
+  /** Resolves with the next record. Calls may overlap; they resolve in call order. */
   next(): Promise<IteratorResult<Item, undefined>> {
     if (this.#last === undefined && this.#replay.hasItem && !this.#isFinished && !this.#mayBeQueued) {
       return Promise.resolve({ done: false, value: this.#replay.take() })
@@ -271,10 +273,12 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     })
   }
 
+  /** Returns this iterator, for `for await`. */
   [Symbol.asyncIterator](): this {
     return this
   }
 
+  /** Calls {@link return}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.return()
   }

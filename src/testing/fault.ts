@@ -182,6 +182,7 @@ function checkCount(name: string, count: number, minimum: number): void {
 
 /** The error with which every operation rejects once the simulated process has stopped. */
 export class SimulatedStopError extends Error {
+  /** Always `SimulatedStopError`. */
   override readonly name = 'SimulatedStopError'
 }
 

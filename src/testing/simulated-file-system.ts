@@ -55,6 +55,11 @@ export class SimulatedFileSystem implements FileSystem {
   readonly #host: FileHost
   #disk = new Disk()
 
+  /**
+   * Creates a disk that holds nothing but its root directory.
+   *
+   * @throws {TypeError} if an option is unknown or invalid.
+   */
   constructor(options: SimulatedFileSystemOptions = {}) {
     const { capacityBytes, readOnly } = checkedOptions(options)
     this.capacityBytes = capacityBytes

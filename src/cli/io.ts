@@ -1,10 +1,8 @@
 import { fstatSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 
-import type { Codec } from '../ministore/settings.ts'
-import { Interrupted, UsageError } from './exit-codes.ts'
+import { Interrupted, UsageError } from './errors.ts'
 import { Output } from './output.ts'
-import { visibleJson } from './terminal/style.ts'
 
 /** The parts of its process that a command uses. */
 export interface Io {
@@ -39,7 +37,7 @@ export function processIo(): Io {
 }
 
 function openStdin(): Readable {
-  if (isDirectory(stdinDescriptor)) throw new UsageError('Expected lines on standard input, got a directory')
+  if (isDirectory(stdinDescriptor)) throw new UsageError('Expected standard input to be lines of text, got a directory')
   return process.stdin
 }
 
@@ -53,33 +51,3 @@ function isDirectory(descriptor: number): boolean {
 }
 
 const stdinDescriptor = 0
-
-/**
- * Decodes each record as its line, byte for byte: numbers, spaces and the order of keys stay as
- * they were written.
- */
-export function lineCodec(options: { readonly isJson: boolean }): Pick<Codec<never, string>, 'decode'> {
-  return { decode: options.isJson ? checkedLine : (line) => line }
-}
-
-function checkedLine(line: string): string {
-  JSON.parse(line)
-  return line
-}
-
-/**
- * Formats a record for printing, byte for byte, except on a terminal, which could act on invisible
- * characters. There they are printed as JSON escapes, so that a copied line keeps its value.
- */
-export function recordLine(record: string, { stdout }: Pick<Io, 'stdout'>): string {
-  return `${stdout.isTerminal ? visibleJson(record) : record}\n`
-}
-
-/**
- * Formats a record and its sequence number as one JSON object. Text of another codec becomes a
- * string.
- */
-export function numbered(entry: { readonly sequence: number; readonly record: string }, isJson: boolean): string {
-  const { sequence, record } = entry
-  return `{"sequence":${sequence},"record":${isJson ? record : JSON.stringify(record)}}`
-}

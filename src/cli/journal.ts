@@ -1,13 +1,19 @@
-import { stat } from 'node:fs/promises'
+// What commands ask of a journal: is it there, how does it stand, its records, who has it open.
+
+import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 
 import { settledOrAborted } from '../async.ts'
 import { hasCode, type MiniStoreError } from '../errors.ts'
-import type { File, FileSystem } from '../fs/file-system.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
+import { type JournalEntry, MiniStore, type ReadOptions } from '../index.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
+import type { Codec } from '../ministore/settings.ts'
 import { DiskSource } from '../ministore/view.ts'
-import { CommandFailure } from './exit-codes.ts'
+import { CommandFailure } from './errors.ts'
+import type { Io } from './io.ts'
+import { visibleJson } from './terminal.ts'
 
 /**
  * Returns the outline of the journal at a path. Returns undefined if the file is still empty, as it
@@ -55,52 +61,157 @@ export async function unlessAborted<T>(signal: AbortSignal, start: () => Promise
 }
 
 /**
+ * Decodes each record as its line, byte for byte: numbers, spaces and the order of keys stay as
+ * they were written.
+ */
+export function lineCodec(options: { readonly isJson: boolean }): Pick<Codec<never, string>, 'decode'> {
+  return { decode: options.isJson ? checkedLine : (line) => line }
+}
+
+function checkedLine(line: string): string {
+  JSON.parse(line)
+  return line
+}
+
+/**
+ * Prints records as they are read, and all of them before it resolves. Records are printed byte for
+ * byte, except on a terminal, which could act on invisible characters. There they are printed as
+ * JSON escapes, so that a copied line keeps its value.
+ */
+export async function printRecords(
+  path: string,
+  { stdout, signal }: Io,
+  how: {
+    readonly range: Pick<ReadOptions, 'from' | 'to' | 'follow' | 'salvage'>
+    readonly limit?: number | undefined
+    readonly isJson: boolean
+    /** Prints each record and its sequence number as one JSON object. */
+    readonly isNumbered: boolean
+  },
+): Promise<void> {
+  const { range, limit = Number.POSITIVE_INFINITY, isJson, isNumbered } = how
+  if (limit === 0) return
+  const options = { ...range, codec: lineCodec({ isJson }), signal }
+  const lines = isNumbered ? numbered(MiniStore.entries(path, options), isJson) : MiniStore.stream(path, options)
+  let left = limit
+  for await (const line of lines) {
+    const waiting = stdout.write(`${stdout.isTerminal ? visibleJson(line) : line}\n`)
+    if (waiting !== undefined) await waiting
+    if (--left === 0) break
+  }
+  // The caller only prints, so a closed pipe ends it here as it does while printing.
+  await stdout.flush()
+}
+
+/** Text of another codec becomes a JSON string. */
+async function* numbered(entries: AsyncIterable<JournalEntry<string>>, isJson: boolean): AsyncGenerator<string> {
+  for await (const { sequence, record } of entries) {
+    yield `{"sequence":${sequence},"record":${isJson ? record : JSON.stringify(record)}}`
+  }
+}
+
+/**
  * Returns the file system of this machine, which reports the number of bytes of every read. Used
  * for progress bars.
  */
 export function countingFileSystem(onRead: (bytes: number) => void): FileSystem {
-  return {
-    ...nodeFileSystem,
-    open: async (...how) => new CountedFile(await nodeFileSystem.open(...how), onRead),
+  const open: FileSystem['open'] = async (...how) => {
+    const file = await nodeFileSystem.open(...how)
+    const read = file.read.bind(file)
+    file.read = async (buffer, position) => {
+      const bytes = await read(buffer, position)
+      onRead(bytes)
+      return bytes
+    }
+    return file
   }
+  return { ...nodeFileSystem, open }
 }
 
-class CountedFile implements File {
-  readonly #file: File
-  readonly #onRead: (bytes: number) => void
+/** Whether a writer has a journal open, as far as this can be known without taking the lock. */
+export type LockState =
+  { readonly state: 'held'; readonly holder: LockHolder | undefined } | { readonly state: 'free' | 'unknown' }
 
-  constructor(file: File, onRead: (bytes: number) => void) {
-    this.#file = file
-    this.#onRead = onRead
+/** The process that holds a lock. */
+export interface LockHolder {
+  readonly pid: number
+  /** Its command line, or an empty string if it cannot be read. */
+  readonly command: string
+}
+
+/**
+ * Looks up the lock on the lock file of a journal. If that file is not locked, looks up the lock on
+ * the active segment, because any process may remove the lock file.
+ *
+ * Only Linux provides this information, in /proc. /proc/locks lists the locks of all processes, but
+ * a holder is found only among processes that the caller may inspect.
+ */
+export async function lockState({ lock, path }: { readonly lock: string; readonly path: string }): Promise<LockState> {
+  const state = await stateOf(lock)
+  return state.state === 'free' ? stateOf(path) : state
+}
+
+async function stateOf(lockPath: string): Promise<LockState> {
+  const file = await orUndefined(stat(lockPath, { bigint: true }))
+  // A writer creates the lock file before it locks it, so without the file no writer holds its
+  // lock.
+  if (file === undefined) return { state: process.platform === 'linux' ? 'free' : 'unknown' }
+  const locks = await orUndefined(readFile('/proc/locks', 'utf8'))
+  if (locks === undefined) return { state: 'unknown' }
+  const devices = devicesWithLock(locks, file.ino)
+  if (devices.length === 0) return { state: 'free' }
+  const holder = await findHolder(await realpath(lockPath))
+  if (holder !== undefined) return { state: 'held', holder }
+  // On some file systems /proc/locks shows another device number than stat. Then the lock may
+  // belong to a different file with the same inode number.
+  return devices.includes(deviceText(Number(file.dev))) ? { state: 'held', holder: undefined } : { state: 'unknown' }
+}
+
+/**
+ * Returns the devices on which a file with this inode number is locked. The field in /proc/locks is
+ * `major:minor:inode`.
+ */
+function devicesWithLock(locks: string, inode: bigint): string[] {
+  return [...locks.matchAll(/ ([0-9a-f]+:[0-9a-f]+):(\d+) /g)]
+    .filter(([, , number]) => BigInt(number as string) === inode)
+    .map(([, device]) => device as string)
+}
+
+/**
+ * Formats a device number as in /proc/locks. The kernel packs 12 bits of major and 20 bits of
+ * minor.
+ */
+function deviceText(device: number): string {
+  const major = (device >>> 8) & 0xfff
+  const minor = (device & 0xff) | ((device >>> 12) & 0xfff00)
+  return [major, minor].map((part) => part.toString(16).padStart(2, '0')).join(':')
+}
+
+/**
+ * A lock belongs to an open file and names no process, so this searches the open files of all
+ * processes.
+ */
+async function findHolder(lockPath: string): Promise<LockHolder | undefined> {
+  const processes = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+  for (const pid of processes) {
+    // Processes of other users may be unreadable, and any process may end during the search.
+    for (const descriptor of (await orUndefined(readdir(`/proc/${pid}/fd`))) ?? []) {
+      if ((await orUndefined(readlink(`/proc/${pid}/fd/${descriptor}`))) !== lockPath) continue
+      const info = await orUndefined(readFile(`/proc/${pid}/fdinfo/${descriptor}`, 'utf8'))
+      if (info === undefined || !/^lock:/m.test(info)) continue
+      const words = (await orUndefined(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? ''
+      return { pid: Number(pid), command: words.split('\0').join(' ').trim() }
+    }
   }
+  return undefined
+}
 
-  async read(buffer: Uint8Array, position: number): Promise<number> {
-    const read = await this.#file.read(buffer, position)
-    this.#onRead(read)
-    return read
-  }
-
-  write(bytes: Uint8Array, position: number): number | Promise<number> {
-    return this.#file.write(bytes, position)
-  }
-
-  truncate(length: number): Promise<void> {
-    return this.#file.truncate(length)
-  }
-
-  sync(): Promise<void> {
-    return this.#file.sync()
-  }
-
-  dataSync(): Promise<void> {
-    return this.#file.dataSync()
-  }
-
-  stat(): ReturnType<File['stat']> {
-    return this.#file.stat()
-  }
-
-  close(): Promise<void> {
-    return this.#file.close()
+async function orUndefined<T>(asked: Promise<T>): Promise<T | undefined> {
+  try {
+    return await asked
+  } catch {
+    // The entry does not exist, this system has no /proc, or access is denied. In all three cases
+    // nothing is known.
+    return undefined
   }
 }

@@ -6,10 +6,8 @@ import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { journalName } from '../ministate/settings.ts'
 import type { JournalFiles } from '../ministore/format.ts'
 import type { Io } from './io.ts'
-import { shellWord } from './terminal/shell-word.ts'
-import { styleFor, visible } from './terminal/style.ts'
-import { formatTable } from './terminal/table.ts'
-import { countText, plural, sizeText } from './terminal/units.ts'
+import { formatTable } from './render.ts'
+import { countText, plural, shellWord, sizeText, styleFor, visible } from './terminal.ts'
 
 /** The context of a report: what it describes besides the plan, and where it is printed. */
 export interface ReportContext {

@@ -81,7 +81,7 @@ describe('verify', () => {
     expect(code).toBe(1)
     expect(stdout).toMatch(/^journal\.jsonl\.002 +3 +50 +5 {2}the line is not JSON/m)
     expect(stdout.match(/^segment +line +offset +sequence {2}damage$/gm)).toHaveLength(1)
-    expect(stdout).toContain('6 damages; readable are 5 records')
+    expect(stdout).toContain('damage in 6 places; readable: 5 records')
   })
 
   test('reports damage to segments: a header, a gap, an active one that is gone', async () => {
@@ -115,7 +115,7 @@ describe('verify', () => {
     const { code, stdout } = await ministore(['verify', path])
     expect(code).toBe(0)
     expect(stdout).toMatch(
-      /^ok: 8 records .*\nnote: \d B at the end of journal\.jsonl \(offset \d+\) are torn: /,
+      /^ok: 8 records .*\nnote: the last \d B of journal\.jsonl, from offset \d+ on, are torn: /,
     )
     expect(await verified(path)).toMatchObject({
       torn: { sequence: 9, bytes: end.length, reason: containing(reason) },
@@ -128,7 +128,7 @@ describe('verify', () => {
     await unlink(`${path}.seal`)
     expect(await ministore(['verify', path])).toMatchObject({
       code: 0,
-      stdout: containing('note: There is no active segment'),
+      stdout: containing('note: there is no active segment'),
     })
   })
 
@@ -167,7 +167,7 @@ describe('inspect', () => {
       '',
       'total  8 records (1 to 8) in 3 segments, 146 B',
       'seal   ok, covers 2 records of the active segment',
-      ...(process.platform === 'linux' ? ['lock   free: no writer has it open'] : []),
+      ...(process.platform === 'linux' ? ['lock   free: no writer has the journal open'] : []),
       '',
     ])
   })
@@ -260,9 +260,9 @@ describe('inspect', () => {
     await writeFile(`${path}.seal`, 'bytes=')
     await addBytes(path, 'half')
     const found = (await ministore(['inspect', path])).stdout
-    expect(found).toMatch(/^seal +unreadable\n/m)
-    expect(found).toContain('a seal that is not whole is no damage: the next open writes it anew')
-    expect(found).toMatch(/^torn +4 B at offset \d+: .* \(an append under way, or the next open cuts it off\)$/m)
+    expect(found).toMatch(/^seal +unreadable; /m)
+    expect(found).toContain('unreadable; this is not damage: the next open writes a new one\n')
+    expect(found).toMatch(/^torn +4 B at offset \d+: .* \(an append is under way, or the next open removes it\)$/m)
   })
 
   test('draws bars only when the terminal is wide enough', async () => {
@@ -320,9 +320,9 @@ describe('the command line itself', () => {
     expect((await ministore(['help', 'nonsense'])).stdout).toBe(stdout)
     expect((await ministore(['queue', '--help'])).stdout).toContain('\nUsage: ministore queue DIR [ACTION] [ID] [options]\n')
     const tail = (await ministore(['tail', '--help'])).stdout
-    expect(tail).toMatch(/^ {2}-n, --lines N {2,}so many/m)
-    expect(tail).toMatch(/^ {2}-f, --follow {2,}goes on/m)
-    expect(tail).toMatch(/^ {2}--sequence {2,}prints/m)
+    expect(tail).toMatch(/^ {2}-n, --lines N {2,}the number/m)
+    expect(tail).toMatch(/^ {2}-f, --follow {2,}print new/m)
+    expect(tail).toMatch(/^ {2}--sequence {2,}print /m)
   })
 
   test('accepts the greatest number that an option allows', async () => {
@@ -346,20 +346,20 @@ describe('the command line itself', () => {
     [[], 'Expected a command, got nothing'],
     [['vrify', 'x'], 'There is no command "vrify": did you mean verify?'],
     [['cat'], 'Expected JOURNAL, got nothing'],
-    [['cat', 'a', 'b'], 'Expected nothing behind the JOURNAL, got "b"'],
+    [['cat', 'a', 'b'], 'Expected no argument after JOURNAL, got "b"'],
     [['cat', 'a', '--form', '1'], 'cat has no option --form: did you mean --from?'],
     [['cat', 'a', '--from', '0'], 'Expected --from to be a whole number, 1 or greater, got "0"'],
     [['cat', 'a', '--from', '9007199254740993'], 'Expected --from to be a whole number, from 1 to 9007199254740991, got "9007199254740993"'],
     [['cat', 'a', '--from'], "Option '--from <value>' argument missing"],
     [['cat', 'a', '--from', '1e3'], 'Expected --from to be a whole number, 1 or greater, got "1e3"'],
-    [['cat', ''], 'Expected JOURNAL, got an empty word'],
-    [['queue', 'a', ''], 'Expected ACTION, got an empty word'],
-    [['queue', 'a', 'discard', '1', '2'], 'Expected nothing behind the ID, got "2"'],
+    [['cat', ''], 'Expected JOURNAL, got an empty argument'],
+    [['queue', 'a', ''], 'Expected ACTION, got an empty argument'],
+    [['queue', 'a', 'discard', '1', '2'], 'Expected no argument after ID, got "2"'],
     [['tail', 'a', '-m', '1'], 'tail has no option -m'],
     [['tail', 'a', '-n', '-1'], 'argument is ambiguous'],
     [['append', 'a', '--batch', '100001'], 'Expected --batch to be a whole number, from 1 to 100000, got "100001"'],
-    [['cat', 'a', '--', '--form'], 'Expected nothing behind the JOURNAL, got "--form"'],
-    [['cat', '--', '--help', '-h'], 'Expected nothing behind the JOURNAL, got "-h"'],
+    [['cat', 'a', '--', '--form'], 'Expected no argument after JOURNAL, got "--form"'],
+    [['cat', '--', '--help', '-h'], 'Expected no argument after JOURNAL, got "-h"'],
     [['append', 'a', '--batch', '1e3'], 'Expected --batch to be a whole number, from 1 to 100000, got "1e3"'],
   ])('%j is misuse: exit code 2 and a message with the expected arguments', async (args, message) => {
     const { code, stdout, stderr } = await ministore(args)

@@ -12,7 +12,7 @@ import {
   checksOf, type Facts, followLive, isBundle, linesOf, loadExamples, type Part, planRecords, replayAll, replayToReport,
   show, type WebhookRecord,
 } from '../../src/cli/commands/demo.ts'
-import { Interrupted } from '../../src/cli/exit-codes.ts'
+import { Interrupted } from '../../src/cli/errors.ts'
 import { Output } from '../../src/cli/output.ts'
 import { MiniStore } from '../../src/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'

@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { Interrupted } from '../../src/cli/exit-codes.ts'
+import { Interrupted } from '../../src/cli/errors.ts'
 import { outlineOf, unlessAborted } from '../../src/cli/journal.ts'
 import { addBytes, editFile, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -133,7 +133,7 @@ describe('the demo whose output', () => {
 describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
   test('is told apart from the work, which was done', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    const done = /^ministore: Could not print the result: ENOSPC: [^;]*; the work itself was done\n$/
+    const done = /^ministore: The work was done, but its result could not be printed: ENOSPC: [^\n]*\n$/
     expect(await runOnFullDisk('stdout', ['append', path], '5\n')).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(done) as unknown,

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
-import { deadLetters, nextMessages, peekText, statsOf } from '../../src/cli/queue-view.ts'
+import { countsOf, deadLetters, nextMessages, peekLines } from '../../src/cli/commands/queue.ts'
 import { MiniQueue } from '../../src/miniqueue/index.ts'
 import { emptyQueue } from '../../src/miniqueue/state.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
@@ -22,6 +22,9 @@ async function someQueue(): Promise<string> {
   await queue.enqueue({ job: 'later' }, { delayMs: 3_600_000 })
   return directory
 }
+
+/** Where a command prints that has no terminal. */
+const page = { style: (_name: string, text: string) => text, columns: Number.POSITIVE_INFINITY }
 
 const lines = (text: string): unknown[] =>
   text
@@ -48,8 +51,8 @@ describe('the displayed messages of a queue', () => {
     expect(next.map(({ id, state: kind }) => `${id} ${kind}`)).toEqual(['5 waiting', '3 waiting', '1 waiting', '4 delayed', '2 delayed'])
     expect(next.map(({ reason }) => reason)).toEqual([null, null, 'busy', null, null])
     expect(nextMessages(state, 2, 1000).map(({ id }) => id)).toEqual([5, 3])
-    expect(peekText(next, 1000).split('\n').map((line) => /^ *\d+ {2}(now|in .*?) {2}/.exec(line)?.[1])).toEqual([
-      undefined, 'now', 'now', 'now', 'in 2 s', 'in 1 min 0 s', undefined,
+    expect(peekLines(next, 1000, page).map((line) => /^ *\d+ {2}(now|in .*?) {2}/.exec(line)?.[1])).toEqual([
+      undefined, 'now', 'now', 'now', 'in 2 s', 'in 1 min 0 s',
     ])
     expect(deadLetters(state, 9).map(({ id }) => id)).toEqual([9, 10])
     expect(deadLetters(state, 1).map(({ id }) => id)).toEqual([9])
@@ -57,9 +60,9 @@ describe('the displayed messages of a queue', () => {
 
   test('are counted correctly when the clock has been set back', () => {
     const facts = { waiting: 3, delayed: 2, dead: 2, oldestAgeMs: 1000, bytesOnDisk: 7 }
-    expect(statsOf(state, { now: 1000, bytes: 7, directory: 'jobs' })).toMatchObject(facts)
-    expect(statsOf(state, { now: -1000, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: 0 })
-    expect(statsOf(emptyQueue(), { now: 0, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: null })
+    expect(countsOf(state, { now: 1000, bytes: 7, directory: 'jobs' })).toMatchObject(facts)
+    expect(countsOf(state, { now: -1000, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: 0 })
+    expect(countsOf(emptyQueue(), { now: 0, bytes: 7, directory: 'jobs' })).toMatchObject({ oldestAgeMs: null })
   })
 })
 
@@ -114,7 +117,7 @@ describe('queue', () => {
     expect(JSON.parse((await ministore(['queue', directory, '--json'])).stdout)).toMatchObject({ waiting: 3 })
     const refused = await ministoreProcess(['queue', directory, 'redrive', 'all'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
-    if (process.platform === 'linux') expect(refused.stderr).toContain(`process ${process.pid}`)
+    if (process.platform === 'linux') expect(refused.stderr).toContain(`Process ${process.pid} (`)
   })
 
   test('counts all files, shows ten messages by default, and leaves the snapshots unchanged', async () => {
@@ -149,10 +152,10 @@ describe('queue', () => {
   })
 
   test.each([
-    [['frobnicate'], 'Expected an action, one of stats, peek, dead, redrive, discard, got "frobnicate"'],
-    [['redrive'], 'Expected the id of a dead letter or all, got nothing'],
-    [['discard', '0'], 'Expected the id of a dead letter or all, got "0"'],
-    [['peek', '3'], 'Expected nothing behind peek, got "3"'],
+    [['frobnicate'], 'Expected ACTION to be one of stats, peek, dead, redrive, discard, got "frobnicate"'],
+    [['redrive'], 'Expected ID to be the id of a dead letter or "all", got nothing'],
+    [['discard', '0'], 'Expected ID to be the id of a dead letter or "all", got "0"'],
+    [['peek', '3'], 'Expected no argument after peek, got "3"'],
   ])('misuse %j is refused with 2', async (words, message) => {
     const directory = await someQueue()
     const { code, stdout, stderr } = await ministore(['queue', directory, ...words])

@@ -6,7 +6,6 @@ import { text } from 'node:stream/consumers'
 
 import { onTestFinished } from 'vitest'
 
-import { commands } from '../../src/cli/commands.ts'
 import type { Io } from '../../src/cli/io.ts'
 import { Output } from '../../src/cli/output.ts'
 import { run } from '../../src/cli/run.ts'
@@ -78,7 +77,7 @@ export async function ministore(
     env,
     signal,
   }
-  const code = await run(args, io, { commands, version: '0.0.0' })
+  const code = await run(args, io)
   return { code, ...printed }
 }
 

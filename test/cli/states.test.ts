@@ -86,7 +86,7 @@ describe('stats', () => {
     const manager = await StateManager.open(fresh, { initialState: () => 0, mutator: (state: number, add: number) => state + add })
     await manager.apply(1)
     await manager.close()
-    expect((await ministore(['stats', fresh])).stdout).toContain('no snapshot: opening replays every mutation')
+    expect((await ministore(['stats', fresh])).stdout).toContain('no snapshot: opening the state replays every mutation')
     const nothing = await ministore(['stats', await temporaryDirectory()])
     expect(nothing).toMatchObject({ code: 1, stdout: '' })
     expect(nothing.stderr).toContain('neither a snapshot nor journal.jsonl')
@@ -99,7 +99,7 @@ describe('compact', () => {
     const path = join(directory, 'journal.jsonl')
     const refused = await ministore(['compact', path, '--before', '4', '--write'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
-    expect(refused.stderr).toContain('The most is --before 3')
+    expect(refused.stderr).toContain('The highest possible value is --before 3')
     expect(await ministore(['compact', path, '--before', '3', '--write'])).toMatchObject({ code: 0, stderr: '' })
     await rm(join(directory, 'snapshot-2.json'))
     expect(await ministore(['compact', path, '--before', '4', '--write'])).toMatchObject({ code: 0, stderr: '' })
@@ -114,7 +114,7 @@ describe('compact', () => {
       await symlink(join(directory, 'journal.jsonl'), link)
       const refused = await ministore(['compact', link, '--before', '4', '--write'])
       expect(refused).toMatchObject({ code: 1, stdout: '' })
-      expect(refused.stderr).toContain('The most is --before 3')
+      expect(refused.stderr).toContain('The highest possible value is --before 3')
     }
   })
 
@@ -123,7 +123,7 @@ describe('compact', () => {
     for (const sequence of [2, 3]) await flipIn(join(directory, `snapshot-${sequence}.json`))
     const refused = await ministore(['compact', join(directory, 'journal.jsonl'), '--before', '2', '--write'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
-    expect(refused.stderr).toContain('None of the snapshots')
+    expect(refused.stderr).toContain('No snapshot in')
   })
 })
 

@@ -3,12 +3,11 @@ import { execFileSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 
 import { isClosedPipe, Output, OutputError } from '../../src/cli/output.ts'
-import { barOf } from '../../src/cli/terminal/bar-chart.ts'
-import { ProgressBar, progressLine } from '../../src/cli/terminal/progress-bar.ts'
-import { shellWord } from '../../src/cli/terminal/shell-word.ts'
-import { jsonLine, styleFor, visible, visibleJson, visibleLines } from '../../src/cli/terminal/style.ts'
-import { excerpt, formatTable, padded, widthOf } from '../../src/cli/terminal/table.ts'
-import { countText, durationText, plural, sizeText } from '../../src/cli/terminal/units.ts'
+import { ProgressBar, progressLine } from '../../src/cli/progress-bar.ts'
+import { barOf, definitions, excerpt, formatTable, padded, table, widthOf, wrap } from '../../src/cli/render.ts'
+import {
+  countText, durationText, jsonLine, plural, shellWord, sizeText, styleFor, visible, visibleJson, visibleLines,
+} from '../../src/cli/terminal.ts'
 
 /** Each character controls a terminal or hides text in it. */
 const unseenCharacters = Array.from(
@@ -104,11 +103,39 @@ describe('texts', () => {
     expect(formatTable(rows, [1])).toEqual(['name   n', '\u001B[1ma\u001B[22m     10  x'])
   })
 
+  test('of a table give up optional columns, then shorten the last one, in a narrow terminal', () => {
+    const rows = [{ id: 7, at: '2026-11-21', text: 'a long payload\u001B' }]
+    const tableIn = (columns: number): string[] =>
+      table(
+        rows,
+        [
+          { head: 'id', cell: ({ id }) => id, align: 'right' },
+          { head: 'at', cell: ({ at }) => at, isOptional: true },
+          { head: 'text', cell: ({ text }) => text, style: () => 'red' },
+        ],
+        { style: (name, text) => (name === 'red' ? text : `<${text}>`), columns },
+      )
+    const whole = ['<id  at          text>', ' 7  2026-11-21  a long payload\\x1b']
+    expect(tableIn(Number.POSITIVE_INFINITY)).toEqual(whole)
+    expect(tableIn(34)).toEqual(whole)
+    expect(tableIn(33)).toEqual(['<id  text>', ' 7  a long payload\\x1b'])
+    expect(tableIn(21)).toEqual(['<id  text>', ' 7  a long payload…'])
+    expect(tableIn(5), 'no cell is cut to nothing').toEqual(['<id  text>', ' 7  a long payl…'])
+  })
+
+  test('are broken between words, and explain terms in two columns', () => {
+    expect(wrap('one two three', 7)).toEqual(['one two', 'three'])
+    expect(wrap('immeasurable is one', 5)).toEqual(['immeasurable', 'is', 'one'])
+    expect(definitions([['a', 'short'], ['term', 'one two three four']], 18)).toEqual([
+      'a     short', 'term  one two', '      three four',
+    ])
+  })
+
   test('of bars show that something is more than nothing', () => {
-    expect(barOf(8, { most: 8, columns: 4 })).toBe('████')
-    expect(barOf(3, { most: 8, columns: 4 })).toBe('█▌')
-    expect(barOf(1, { most: 100_000, columns: 4 })).toBe('▏')
-    expect([barOf(0, { most: 8, columns: 4 }), barOf(0, { most: 0, columns: 4 })]).toEqual(['', ''])
+    expect(barOf(8, { max: 8, columns: 4 })).toBe('████')
+    expect(barOf(3, { max: 8, columns: 4 })).toBe('█▌')
+    expect(barOf(1, { max: 100_000, columns: 4 })).toBe('▏')
+    expect([barOf(0, { max: 8, columns: 4 }), barOf(0, { max: 0, columns: 4 })]).toEqual(['', ''])
   })
 
   test('from a file cannot control a terminal', () => {

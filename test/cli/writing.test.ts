@@ -7,7 +7,7 @@ import { text as textOf } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
-import { Interrupted } from '../../src/cli/exit-codes.ts'
+import { Interrupted } from '../../src/cli/errors.ts'
 import { nodeFileSystem } from '../../src/fs/node.ts'
 import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/journal/real-disk-volumes.ts'
@@ -75,7 +75,7 @@ describe('append', () => {
         const outcome = await ministore(['append', path, '--batch', batch], input)
         expect(outcome).toMatchObject({ code: 1, stdout: '' })
         expect(outcome.stderr).toContain(`Line 4 of the input ${problem}`)
-        expect(outcome.stderr).toContain('Durable before it: 2 records, the last with sequence 2')
+        expect(outcome.stderr).toContain('Appended before it: 2 records; the last has sequence 2')
         expect((await readFile(path, 'utf8')).split('\n').slice(1)).toEqual(['1', '2', ''])
       }
     },
@@ -88,6 +88,15 @@ describe('append', () => {
     onTestFinished(() => spy.mockRestore())
     expect(await ministore(['append', path, '--batch', '10'], `${longest}\n${longest}\r\n`)).toMatchObject({ code: 0, stdout: '2\n' })
     expect(spy, 'each is a batch: it has 16 MiB').toHaveBeenCalledTimes(2)
+  })
+
+  test('ends a batch at 16 MiB, counted in bytes', async () => {
+    const spy = vi.spyOn(MiniStore.prototype, 'appendAll')
+    onTestFinished(() => spy.mockRestore())
+    // Each of these lines has 5.5 million characters and 11 million bytes.
+    const input = `"${'é'.repeat(5_500_000)}"\n`.repeat(3)
+    expect(await ministore(['append', await emptyPath(), '--batch', '10'], input)).toMatchObject({ code: 0, stdout: '3\n' })
+    expect(spy.mock.calls.map(([records]) => [...records].length)).toEqual([2, 1])
   })
 
   test('reports to programs the refused line and the durable records', async () => {
@@ -163,7 +172,7 @@ describe('append', () => {
       once(child, 'close') as Promise<[number | null]>,
     ])
     expect([code, stdout]).toEqual([2, ''])
-    expect(stderr).toContain('Expected lines on standard input, got a directory')
+    expect(stderr).toContain('Expected standard input to be lines of text, got a directory')
     expect(await readdir(directory)).toEqual([])
   })
 
@@ -178,8 +187,8 @@ describe('append', () => {
       ]) {
         const outcome = await ministoreProcess(args, '1\n')
         expect(outcome).toMatchObject({ code: 1, stdout: '' })
-        expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
-        expect(outcome.stderr, 'its words are apart, and nothing stands behind them').toMatch(/ \([^\\]*[^ \\]\)\. Stop that one first\.\n$/)
+        expect(outcome.stderr).toContain(`Process ${process.pid} (`)
+        expect(outcome.stderr, 'its words are apart, and nothing stands behind them').toMatch(/ \([^\\]*[^ \\]\) holds the lock\. Stop it first\.\n$/)
       }
       const inspected = JSON.parse((await ministore(['inspect', path, '--json'])).stdout) as { lock: unknown }
       expect(inspected.lock).toMatchObject({ state: 'held', holder: { pid: process.pid } })
@@ -199,7 +208,7 @@ describe('append', () => {
     })
     const outcome = await ministoreProcess(['append', path], '1\n')
     expect(outcome).toMatchObject({ code: 1, stdout: '' })
-    expect(outcome.stderr).toContain(`It is held by process ${process.pid} (`)
+    expect(outcome.stderr).toContain(`Process ${process.pid} (`)
     await store.close()
   })
 
@@ -211,7 +220,7 @@ describe('append', () => {
     const outcome = await ministore(['append', path], input)
     expect(outcome.code).toBe(1)
     expect(outcome.stderr).toContain('ENOSPC')
-    const last = Number(/the last with sequence (\d+)/.exec(outcome.stderr)?.[1])
+    const last = Number(/the last has sequence (\d+)/.exec(outcome.stderr)?.[1])
     expect(last).toBeGreaterThan(50)
     const verified = JSON.parse((await ministore(['verify', path, '--json'])).stdout) as {
       lastSequence: number
@@ -376,7 +385,7 @@ describe('repair', () => {
       expect((await ministore(['repair', path, '--write'])).stderr).toContain(`: ministore repair ${word}\n`)
       expect((await ministore(['verify', path])).stdout).toContain(`: ministore repair ${word}\n`)
       expect((await ministore(['cat', path])).stderr).toContain(
-        `ministore verify ${word}. To mend it: ministore repair ${word}\n`,
+        `ministore verify ${word}. To repair it: ministore repair ${word}\n`,
       )
     }
   })

@@ -2,7 +2,8 @@ import { crc32 } from 'node:zlib'
 
 import { afterEach, describe, expect, test } from 'vitest'
 
-import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../../src/cli/queue-view.ts'
+import { countLines, countsOf, deadLetters, deadLines, nextMessages, peekLines } from '../../src/cli/commands/queue.ts'
+import { jsonLine } from '../../src/cli/terminal.ts'
 import { MiniQueue, MiniStoreError } from '../../src/miniqueue/index.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/state.ts'
 import { assertQueue } from '../../src/miniqueue/shape.ts'
@@ -145,10 +146,12 @@ async function look(files: SimulatedFileSystem): Promise<boolean> {
     assertQueue(state, directory)
     const messages = nextMessages(state, 10, beginning)
     const letters = deadLetters(state, 10)
-    jsonLines([...messages, ...letters, statsOf(state, { now: beginning, bytes: 1, directory })])
-    peekText(messages, beginning)
-    deadText(letters)
-    statsText(statsOf(state, { now: beginning, bytes: 1, directory }))
+    const counts = countsOf(state, { now: beginning, bytes: 1, directory })
+    for (const facts of [...messages, ...letters, counts]) jsonLine(facts)
+    const page = { style: (_name: string, text: string) => text, columns: 60 }
+    peekLines(messages, beginning, page)
+    deadLines(letters, page)
+    countLines(counts)
     return true
   } catch (error) {
     expect(error).toBeInstanceOf(MiniStoreError)

@@ -2,7 +2,6 @@
 // process can become such a user but not change back, so this is a separate process.
 import { Readable } from 'node:stream'
 
-import { commands } from '../../dist/cli/commands.js'
 import { Output } from '../../dist/cli/output.js'
 import { run } from '../../dist/cli/run.js'
 
@@ -29,7 +28,7 @@ for (const args of JSON.parse(calls)) {
     env: {},
     signal: new AbortController().signal,
   }
-  const code = await run(args, io, { commands, version: '0.0.0' })
+  const code = await run(args, io)
   outcomes.push({ code, ...printed })
 }
 process.send(outcomes)

@@ -3,15 +3,14 @@ import { addAbortSignal, type Readable } from 'node:stream'
 
 import { isMiniStoreError, messageOf, type MiniStoreError } from '../../errors.ts'
 import { MiniStore } from '../../index.ts'
-import type { Arguments } from '../arguments.ts'
-import type { Command } from '../command.ts'
-import { CommandFailure, exitCodes, Interrupted } from '../exit-codes.ts'
+import type { Arguments, Command } from '../command.ts'
+import { CommandFailure, exitCodes, Interrupted } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { ProgressBar } from '../terminal/progress-bar.ts'
-import { jsonLine } from '../terminal/style.ts'
-import { plural, sizeText } from '../terminal/units.ts'
+import { ProgressBar } from '../progress-bar.ts'
+import { print } from '../render.ts'
+import { jsonLine, plural, sizeText } from '../terminal.ts'
 
-const mostInBatch = 100_000
+const maxBatch = 100_000
 /**
  * The longest record that is accepted, in bytes. A batch is also written when it reaches this
  * length.
@@ -20,29 +19,30 @@ const maxRecordBytes = 16 * 1024 * 1024
 
 export const append: Command = {
   name: 'append',
-  summary: 'appends records, lines of JSON from standard input',
+  summary: 'appends lines of JSON from standard input',
   positionals: ['JOURNAL'],
   options: {
-    batch: { value: 'N', help: 'so many lines with one fsync; 1 unless said otherwise' },
-    json: { help: 'prints the result as an object' },
+    batch: { value: 'N', help: 'write N lines with one fsync (default: 1)' },
+    json: { help: 'print the result as an object' },
   },
   details: [
-    'Each line is on stable storage before the next is taken; with --batch N, each N lines, or 16 MiB, or',
-    'what there is when the input ends. Prints the sequence number of the last record. A line is stored',
-    'as it came, byte for byte, without its line ending; blank lines are passed over. A line that is not',
-    'JSON ends it: nothing of it is written, every line before it is durable. Makes the journal when',
-    'there is none.',
+    'Each line is on stable storage before the next one is taken. With --batch, this holds for N lines',
+    'at a time; a batch also ends at 16 MiB and at the end of the input. Prints the sequence number of',
+    'the last record. Creates the journal if it does not exist.',
+    '',
+    'A line is stored byte for byte, without its line ending. Blank lines are skipped. A line that is',
+    'not JSON ends the command: it is not stored, and every line before it is durable.',
   ],
   examples: [
-    'jq -c .[] events.json | ministore append state/journal.jsonl',
-    'ministore append state/journal.jsonl --batch 1000 < events.jsonl',
+    'jq -c .[] events.json | ministore append journal.jsonl',
+    'ministore append journal.jsonl --batch 1000 < events.jsonl',
   ],
   changes: () => true,
   run: runAppend,
 }
 
 async function runAppend(args: Arguments, io: Io): Promise<number> {
-  const size = args.integer('batch', { most: mostInBatch }) ?? 1
+  const size = args.integer('batch', { max: maxBatch }) ?? 1
   const stdin = io.openStdin()
   // A valid line is stored unchanged, so a number that no double can hold keeps its value.
   const codec = { encode: (line: string) => line, decode: (line: string) => line }
@@ -53,20 +53,20 @@ async function runAppend(args: Arguments, io: Io): Promise<number> {
     await appendLines(store, { input: untilAborted(stdin, io.signal), size, bar })
   } catch (error) {
     bar.clear()
-    const done = store.lastSequence - before
+    const { lastSequence } = store
+    const records = lastSequence - before
     if (error instanceof Interrupted) {
-      const { lastSequence } = store
-      const message = `Interrupted after ${plural(done, 'record')}; the last has sequence ${lastSequence}`
-      const told = { code: 'ERR_INTERRUPTED', message, records: done, lastSequence }
+      const message = `Interrupted after ${plural(records, 'record')}; the last has sequence ${lastSequence}`
+      const told = { code: 'ERR_INTERRUPTED', message, records, lastSequence }
       io.stderr.tell(args.flag('json') ? jsonLine({ error: told }) : `${message}.\n`)
     }
     if (!(error instanceof BadInputError) && !isMiniStoreError(error)) throw error
-    throw failure(error, done, store.lastSequence)
+    throw failure(error, records, lastSequence)
   }
   bar.clear()
   const { lastSequence } = store
-  const result = { firstSequence: before + 1, lastSequence, records: lastSequence - before }
-  await io.stdout.write(args.flag('json') ? jsonLine(result) : `${lastSequence}\n`)
+  const facts = { firstSequence: before + 1, lastSequence, records: lastSequence - before }
+  await print(facts, { args, io }, () => [String(lastSequence)])
   return exitCodes.ok
 }
 
@@ -75,26 +75,25 @@ async function appendLines(
   how: { readonly input: AsyncIterable<Uint8Array>; readonly size: number; readonly bar: ProgressBar },
 ): Promise<void> {
   const { input, size, bar } = how
-  let batch: string[] = []
-  let batchBytes = 0
-  let records = 0
+  let lines: string[] = []
   let bytes = 0
+  const done = { records: 0, bytes: 0 }
   const write = async (): Promise<void> => {
-    const lines = batch
-    batch = []
-    batchBytes = 0
     if (lines.length === 0) return
-    await store.appendAll(lines)
-    records += lines.length
-    bar.update({ bytes, records })
+    const batch = { lines, bytes }
+    lines = []
+    bytes = 0
+    await store.appendAll(batch.lines)
+    done.records += batch.lines.length
+    done.bytes += batch.bytes
+    bar.update(done)
   }
   try {
     for await (const line of inputLines(input, maxRecordBytes)) {
       checkJson(line)
-      batch.push(line.text)
-      batchBytes += line.text.length + 1
-      bytes += line.text.length + 1
-      if (batch.length >= size || batchBytes >= maxRecordBytes) await write()
+      lines.push(line.text)
+      bytes += line.bytes + 1
+      if (lines.length >= size || bytes >= maxRecordBytes) await write()
     }
   } catch (error) {
     // The lines before a bad line are valid, so they are written.
@@ -129,7 +128,7 @@ function failure(error: BadInputError | MiniStoreError, done: number, lastSequen
   const kept =
     done === 0
       ? 'Nothing was appended'
-      : `Durable before it: ${plural(done, 'record')}, the last with sequence ${lastSequence}`
+      : `Appended before it: ${plural(done, 'record')}; the last has sequence ${lastSequence}`
   const line = error instanceof BadInputError ? error.line : undefined
   const code = error instanceof BadInputError ? 'ERR_BAD_INPUT' : error.code
   return new CommandFailure(`${error.message}. ${kept}`, {
@@ -140,15 +139,17 @@ function failure(error: BadInputError | MiniStoreError, done: number, lastSequen
 }
 
 /** One line of standard input that is not blank. */
-export interface InputLine {
+interface InputLine {
   /** Counted from 1, including blank lines. */
   readonly number: number
   /** The line without its line ending. */
   readonly text: string
+  /** Length of the text in UTF-8. */
+  readonly bytes: number
 }
 
 /** A line of the input that cannot be stored. */
-export class BadInputError extends Error {
+class BadInputError extends Error {
   override readonly name = 'BadInputError'
   readonly line: number
 
@@ -166,7 +167,7 @@ export class BadInputError extends Error {
  * @param maxLineBytes a longer line is refused before all of it is read.
  * @throws {BadInputError} if a line is too long or not UTF-8.
  */
-export async function* inputLines(
+async function* inputLines(
   input: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
 ): AsyncGenerator<InputLine> {
@@ -189,7 +190,7 @@ export async function* inputLines(
     if (line.length > maxLineBytes) throw tooLong(number)
     if (!isUtf8(line)) throw new BadInputError(number, 'is not UTF-8')
     const text = line.toString()
-    return /^\s*$/.test(text) ? undefined : { number, text }
+    return /^\s*$/.test(text) ? undefined : { number, text, bytes: line.length }
   }
   for await (const given of input) {
     const chunk = Buffer.from(given.buffer, given.byteOffset, given.byteLength)

@@ -5,44 +5,35 @@ import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/snapshots.ts'
 import { locateJournal } from '../../ministore/locate.ts'
-import type { Arguments } from '../arguments.ts'
-import { type Command, commonOptions } from '../command.ts'
-import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
+import { type Arguments, type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
 import type { Io } from '../io.ts'
 import { outlineOf, unlessAborted } from '../journal.ts'
-import { shellWord } from '../terminal/shell-word.ts'
-import { jsonLine, visible } from '../terminal/style.ts'
-import { formatTable } from '../terminal/table.ts'
-import { plural, sizeText } from '../terminal/units.ts'
+import { type Page, print, table } from '../render.ts'
+import { plural, shellWord, sizeText } from '../terminal.ts'
 
 export const compact: Command = {
   name: 'compact',
   summary: 'deletes old segments',
   positionals: ['JOURNAL'],
   options: {
-    before: { value: 'SEQ', help: 'deletes sealed segments whose records are all below this; needed' },
-    write: { help: 'does it; without it nothing is changed' },
+    before: { value: 'SEQ', help: 'delete the sealed segments that hold only records before SEQ (required)' },
+    write: commonOptions.write,
     json: commonOptions.json,
   },
   details: [
-    'Deletes whole segments only, oldest first, and never the active one: some records below SEQ may',
-    'stay. Deleted records are gone for good. What stays keeps its sequence numbers.',
-    'Where snapshots of a state lie beside it, what no whole one covers is not deleted. A state that has',
-    'no snapshot yet cannot be told from a plain journal: it needs all of it.',
+    'Deletes whole segments only, oldest first, and never the active one, so some records before SEQ',
+    'may remain. Deleted records cannot be brought back. The remaining records keep their sequence',
+    'numbers.',
+    '',
+    'If snapshots of a state lie beside the journal, every record that no whole snapshot covers is kept.',
+    'A state without any snapshot needs all of its journal, but cannot be told from a plain journal.',
   ],
   examples: [
-    'ministore compact state/journal.jsonl --before 5000',
-    'ministore compact state/journal.jsonl --before 5000 --write',
+    'ministore compact journal.jsonl --before 5000',
+    'ministore compact journal.jsonl --before 5000 --write',
   ],
   run: runCompact,
-}
-
-/** A segment that is or would be deleted. */
-interface Doomed {
-  readonly file: string
-  readonly firstSequence: number
-  readonly lastSequence: number
-  readonly bytes: number
 }
 
 async function runCompact(args: Arguments, io: Io): Promise<number> {
@@ -51,23 +42,19 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
   if (before === undefined) throw new UsageError('Expected --before SEQ, got nothing')
   const outline = await outlineOf(path, { signal: io.signal })
   const next = (outline?.lastSequence ?? 0) + 1
-  if (before > next)
+  if (before > next) {
     throw new UsageError(`Expected --before to be at most ${next}, the next sequence number, got ${before}`)
+  }
   await unlessAborted(io.signal, () => refuseUncovered(path, before))
-  const doomed = doomedSegments(outline, before)
+  const removed = segmentsBefore(before, outline)
   const isWritten = args.flag('write')
-  let { firstSequence = 1 } =
-    doomed.at(-1) === undefined ? (outline ?? {}) : { firstSequence: (doomed.at(-1)?.lastSequence ?? 0) + 1 }
-  if (isWritten && doomed.length > 0) {
+  let firstSequence = (removed.at(-1)?.lastSequence ?? (outline?.firstSequence ?? 1) - 1) + 1
+  if (isWritten && removed.length > 0) {
     await using store = await MiniStore.open(path)
     await store.truncateBefore(before)
     firstSequence = store.firstSequence
   }
-  await io.stdout.write(
-    args.flag('json')
-      ? jsonText({ path, before, isWritten, doomed, firstSequence })
-      : text({ doomed, isWritten, firstSequence }),
-  )
+  await print({ journal: path, before, isWritten, removed, firstSequence }, { args, io }, linesOf)
   return exitCodes.ok
 }
 
@@ -88,9 +75,10 @@ async function refuseUncovered(path: string, before: number): Promise<void> {
   if (oldest !== undefined && before <= oldest.sequence + 1) return
   throw new CommandFailure(
     oldest === undefined
-      ? `None of the snapshots in ${directory} is whole: the state needs every mutation. Try: ministore stats ${shellWord(directory)}`
-      : `The state in ${directory} needs the mutations behind its oldest whole snapshot, of ${oldest.sequence}. ` +
-          `The most is --before ${oldest.sequence + 1}`,
+      ? `No snapshot in ${directory} is whole, so the state needs every mutation. ` +
+          `To see the damage: ministore stats ${shellWord(directory)}`
+      : `The state in ${directory} needs the mutations after ${oldest.sequence}, its oldest whole snapshot. ` +
+          `The highest possible value is --before ${oldest.sequence + 1}`,
   )
 }
 
@@ -99,7 +87,15 @@ async function oldestWhole(store: SnapStore, newestFirst: readonly SnapshotInfo[
   return undefined
 }
 
-function doomedSegments(outline: JournalOutline | undefined, before: number): Doomed[] {
+/** A segment that is deleted, or would be with `--write`. */
+interface Removed {
+  readonly file: string
+  readonly firstSequence: number
+  readonly lastSequence: number
+  readonly bytes: number
+}
+
+function segmentsBefore(before: number, outline: JournalOutline | undefined): Removed[] {
   const { segments } = outline?.view ?? { segments: [] }
   return segments.flatMap(({ name, number, firstSequence, bytes }, at) => {
     const after = segments[at + 1]?.firstSequence
@@ -108,41 +104,36 @@ function doomedSegments(outline: JournalOutline | undefined, before: number): Do
   })
 }
 
-interface Outcome {
-  readonly doomed: readonly Doomed[]
+interface Facts {
+  readonly before: number
   readonly isWritten: boolean
+  readonly removed: readonly Removed[]
   /** The first sequence number after the deletion. */
   readonly firstSequence: number
 }
 
-function jsonText({
-  path,
-  before,
-  isWritten,
-  doomed,
-  firstSequence,
-}: Outcome & { readonly path: string; readonly before: number }): string {
-  return jsonLine({ journal: path, before, isWritten, removed: doomed, firstSequence })
-}
-
-function text({ doomed, isWritten, firstSequence }: Outcome): string {
-  if (doomed.length === 0) return 'Nothing to delete: no sealed segment has only records below that.\n'
-  const records = doomed.reduce((sum, segment) => sum + segment.lastSequence - segment.firstSequence + 1, 0)
-  const bytes = doomed.reduce((sum, segment) => sum + segment.bytes, 0)
-  const what = `${plural(records, 'record')} in ${plural(doomed.length, 'segment')}, ${sizeText(bytes)}`
-  const rows = doomed.map(({ file, firstSequence: first, lastSequence: last, bytes: size }) => [
-    visible(file),
-    String(first),
-    String(last),
-    sizeText(size),
-  ])
+function linesOf({ before, isWritten, removed, firstSequence }: Facts, page: Page): string[] {
+  const [first] = removed
+  const last = removed.at(-1)
+  if (first === undefined || last === undefined) {
+    return [`Nothing to delete: no sealed segment holds only records before ${before}.`]
+  }
+  const records = last.lastSequence - first.firstSequence + 1
+  const bytes = removed.reduce((sum, segment) => sum + segment.bytes, 0)
+  const what = `${plural(records, 'record')} in ${plural(removed.length, 'segment')}, ${sizeText(bytes)}`
   return [
-    ...formatTable([['segment', 'first', 'last', 'size'], ...rows], [1, 2, 3]),
+    ...table(
+      removed,
+      [
+        { head: 'segment', cell: ({ file }) => file },
+        { head: 'first', cell: (segment) => segment.firstSequence, align: 'right' },
+        { head: 'last', cell: ({ lastSequence }) => lastSequence, align: 'right' },
+        { head: 'size', cell: (segment) => sizeText(segment.bytes), align: 'right' },
+      ],
+      page,
+    ),
     '',
     `${isWritten ? 'Deleted' : 'Would delete'} ${what}.`,
-    isWritten
-      ? `The journal begins with ${firstSequence} now.`
-      : 'Nothing was changed. To do it, say --write.',
-    '',
-  ].join('\n')
+    isWritten ? `The journal now begins with record ${firstSequence}.` : 'Nothing was changed. To delete them, add --write.',
+  ]
 }

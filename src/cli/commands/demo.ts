@@ -10,13 +10,11 @@ import { settledOrAborted } from '../../async.ts'
 import { hasCode, messageOf } from '../../errors.ts'
 import { MiniStore, type TornTail } from '../../index.ts'
 import type { Command } from '../command.ts'
-import { CommandFailure, exitCodes } from '../exit-codes.ts'
+import { CommandFailure, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { barOf } from '../terminal/bar-chart.ts'
-import { shellWord } from '../terminal/shell-word.ts'
-import { styleFor, visible } from '../terminal/style.ts'
-import { formatTable } from '../terminal/table.ts'
-import { sizeText } from '../terminal/units.ts'
+import { barOf, formatTable } from '../render.ts'
+import { shellWord, sizeText, styleFor, visible } from '../terminal.ts'
+
 
 const examplesPackage = '@octokit/webhooks-examples'
 
@@ -345,7 +343,7 @@ export async function* replayToReport(store: Store, signal: AbortSignal): AsyncG
     [name, String(sizes.length), sizeText(sumOf(sizes)), `${((100 * sizes.length) / all.length).toFixed(1)} %`, bar]
   const [top, rest] = [groups.slice(0, 12), groups.slice(12)]
   const rows = top.map((sizes) =>
-    row(sizes[0]?.event, sizes, barOf(sizes.length, { most: top[0]?.length ?? 0, columns: 20 })))
+    row(sizes[0]?.event, sizes, barOf(sizes.length, { max: top[0]?.length ?? 0, columns: 20 })))
   if (rest.length > 0) rows.push(row(`${rest.length} other types`, rest.flat()))
   yield* ['', ...formatTable([['event', 'records', 'bytes', 'share'], ...rows, row('all', all)], [1, 2, 3]), '']
   yield '(The bundles are one of the other types: few records, many bytes.)'

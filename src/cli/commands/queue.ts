@@ -5,19 +5,18 @@ import { hasCode } from '../../errors.ts'
 import { listIfPresent } from '../../fs/durable.ts'
 import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
-import { emptyQueue, type QueueMutation, type QueueState } from '../../miniqueue/state.ts'
+import { MessageIndex } from '../../miniqueue/order.ts'
 import { assertQueue } from '../../miniqueue/shape.ts'
+import { emptyQueue, type QueuedMessage, type QueueMutation, type QueueState } from '../../miniqueue/state.ts'
 import { transition } from '../../miniqueue/transitions.ts'
-import { readState } from '../read-state.ts'
 import { journalName } from '../../ministate/settings.ts'
-import type { Arguments } from '../arguments.ts'
-import { type Command, commonOptions } from '../command.ts'
-import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
+import { type Arguments, type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { deadLetters, deadText, jsonLines, nextMessages, peekText, statsOf, statsText } from '../queue-view.ts'
-import { jsonLine } from '../terminal/style.ts'
-import { plural } from '../terminal/units.ts'
 import { unlessAborted } from '../journal.ts'
+import { readState } from '../read-state.ts'
+import { definitions, type Page, print, table } from '../render.ts'
+import { countText, durationText, plural, sizeText, timeText, visible } from '../terminal.ts'
 
 const actions = ['stats', 'peek', 'dead', 'redrive', 'discard'] as const
 
@@ -25,21 +24,23 @@ type Action = (typeof actions)[number]
 
 export const queue: Command = {
   name: 'queue',
-  summary: 'shows a queue and its dead letters, redrives or discards them',
+  summary: 'shows a queue and its dead letters; redrives or discards them',
   positionals: ['DIR'],
   optionalPositionals: ['ACTION', 'ID'],
   options: {
-    limit: { value: 'N', help: 'peek, dead: at most so many; 10 unless given' },
+    limit: { value: 'N', help: 'peek, dead: the maximum number of messages (default: 10)' },
     json: commonOptions.json,
   },
   details: [
-    'ACTION is one of:',
-    '  stats          how many messages there are of each kind; what is done when none is given',
-    '  peek           the messages that are delivered next; whether one is in flight only its process knows',
-    '  dead           the dead letters, with what was wrong',
-    '  redrive ID     makes a dead letter a message again, with no attempts counted; ID may be all',
-    '  discard ID     removes a dead letter for good; ID may be all',
-    'The first three take no lock. The others need that no process has the queue open.',
+    'stats, peek and dead take no lock. redrive and discard fail while a process has the queue open.',
+    'Only that process knows which messages are in flight. ACTION is one of:',
+  ],
+  actions: [
+    ['stats', 'message counts by state (the default)'],
+    ['peek', 'the next messages, in the order of their delivery'],
+    ['dead', 'the dead letters, with their reasons'],
+    ['redrive ID', 'turn a dead letter back into a message without attempts; ID may be "all"'],
+    ['discard ID', 'remove a dead letter for good; ID may be "all"'],
   ],
   examples: [
     'ministore queue jobs',
@@ -55,13 +56,22 @@ async function runQueue(args: Arguments, io: Io): Promise<number> {
   const action = actionOf(args.optionalPositional(1))
   const id = idOf(action, args.optionalPositional(2))
   const limit = args.integer('limit') ?? 10
-  const isJson = args.flag('json')
   const bytes = await bytesIn(directory)
-  const text =
-    id === undefined
-      ? await unlessAborted(io.signal, () => look(action, { directory, bytes, limit, isJson }))
-      : await changeDead(action === 'redrive' ? 'redrive' : 'discard', { directory, id, isJson })
-  await io.stdout.write(text)
+  if (id !== undefined) {
+    const count = await changeDead(directory, action, id)
+    const verb = action === 'redrive' ? 'Redriven' : 'Discarded'
+    await print({ action, count }, { args, io }, () => [`${verb}: ${plural(count, 'dead letter')}.`])
+    return exitCodes.ok
+  }
+  const now = Date.now()
+  const state = await unlessAborted(io.signal, () => stateIn(resolve(directory)))
+  if (action === 'stats') {
+    await print(countsOf(state, { now, bytes, directory }), { args, io }, countLines)
+  } else if (action === 'peek') {
+    await print(nextMessages(state, limit, now), { args, io }, (messages, page) => peekLines(messages, now, page))
+  } else {
+    await print(deadLetters(state, limit), { args, io }, deadLines)
+  }
   return exitCodes.ok
 }
 
@@ -76,26 +86,14 @@ const asItIs: QueueOptions = {
   keepSnapshots: Number.MAX_SAFE_INTEGER,
 }
 
-async function changeDead(
-  action: 'redrive' | 'discard',
-  { directory, id, isJson }: { readonly directory: string; readonly id: number | 'all'; readonly isJson: boolean },
-): Promise<string> {
+async function changeDead(directory: string, action: Action, id: number | 'all'): Promise<number> {
   await using opened = await MiniQueue.open(directory, asItIs)
-  const count = action === 'redrive' ? await opened.redrive(id) : await opened.discard(id)
-  if (isJson) return jsonLine({ action, count })
-  return `${action === 'redrive' ? 'Redriven' : 'Discarded'}: ${plural(count, 'dead letter')}.\n`
+  return action === 'redrive' ? await opened.redrive(id) : await opened.discard(id)
 }
 
-interface Look {
-  readonly directory: string
-  readonly bytes: number
-  readonly limit: number
-  readonly isJson: boolean
-}
-
-async function look(action: Action, { directory, bytes, limit, isJson }: Look): Promise<string> {
-  const path = resolve(directory)
-  const { state } = await readState<QueueState, QueueMutation>(directory, {
+/** Reads a queue without a lock, also while another process has it open. */
+async function stateIn(path: string): Promise<QueueState> {
+  const { state } = await readState<QueueState, QueueMutation>(path, {
     initialState: emptyQueue,
     mutator: (current, mutation) => {
       assertQueue(current, path)
@@ -103,43 +101,161 @@ async function look(action: Action, { directory, bytes, limit, isJson }: Look): 
     },
   })
   assertQueue(state, path)
-  const now = Date.now()
-  if (action === 'dead') {
-    const letters = deadLetters(state, limit)
-    return isJson ? jsonLines(letters) : deadText(letters)
+  return state
+}
+
+export interface QueueCounts {
+  readonly directory: string
+  readonly waiting: number
+  readonly delayed: number
+  readonly dead: number
+  readonly oldestAgeMs: number | null
+  readonly bytesOnDisk: number
+}
+
+/** Counts messages as `MiniQueue.stats` does. Without the process, none is known to be in flight. */
+export function countsOf(
+  state: QueueState,
+  { now, bytes, directory }: { readonly now: number; readonly bytes: number; readonly directory: string },
+): QueueCounts {
+  const { depth, delayed, dead, oldest } = new MessageIndex(state, { wallMs: now, except: [] })
+  return {
+    directory: resolve(directory),
+    waiting: depth - delayed,
+    delayed,
+    dead,
+    oldestAgeMs: oldest === undefined ? null : Math.max(0, now - oldest.enqueuedAt),
+    bytesOnDisk: bytes,
   }
-  if (action === 'peek') {
-    const messages = nextMessages(state, limit, now)
-    return isJson ? jsonLines(messages) : peekText(messages, now)
+}
+
+export function countLines({ directory, waiting, delayed, dead, oldestAgeMs, bytesOnDisk }: QueueCounts): string[] {
+  const rows = [
+    ['waiting', `${countText(waiting)} (ready or in flight)`],
+    ['delayed', countText(delayed)],
+    ['dead', countText(dead)],
+    ['oldest', oldestAgeMs === null ? '-' : `${durationText(oldestAgeMs / 1000)} old`],
+    ['on disk', sizeText(bytesOnDisk)],
+  ] as const
+  return [visible(directory), '', ...definitions(rows, Number.POSITIVE_INFINITY)]
+}
+
+/** A message as it is printed for programs. */
+export interface NextMessage {
+  readonly id: number
+  readonly state: 'waiting' | 'delayed'
+  readonly priority: number
+  readonly attempts: number
+  readonly enqueuedAt: string
+  readonly dueAt: string | null
+  readonly reason: string | null
+  readonly payload: unknown
+}
+
+/** Returns messages in delivery order. Delayed messages come last, ordered by due time. */
+export function nextMessages(state: QueueState, limit: number, now: number): NextMessage[] {
+  const index = new MessageIndex(state, { wallMs: now, except: [] })
+  const ready = index.take(limit)
+  const delayed: number[] = []
+  for (let due = index.nextDueAt; due !== undefined && ready.length + delayed.length < limit; due = index.nextDueAt) {
+    index.promote(due)
+    delayed.push(...index.take(limit - ready.length - delayed.length))
   }
-  const facts = statsOf(state, { now, bytes, directory })
-  return isJson ? jsonLine(facts) : statsText(facts)
+  const shown = (id: number, kind: NextMessage['state']): NextMessage => {
+    const { priority, attempts, enqueuedAt, dueAt, reason = null, payload } = state.messages[id] as QueuedMessage
+    const due = dueAt === undefined ? null : isoText(dueAt)
+    return { id, state: kind, priority, attempts, enqueuedAt: isoText(enqueuedAt), dueAt: due, reason, payload }
+  }
+  return [...ready.map((id) => shown(id, 'waiting')), ...delayed.map((id) => shown(id, 'delayed'))]
+}
+
+export function peekLines(messages: readonly NextMessage[], now: number, page: Page): string[] {
+  if (messages.length === 0) return ['No messages are waiting.']
+  return table(
+    messages,
+    [
+      { head: 'id', cell: ({ id }) => id, align: 'right' },
+      { head: 'due', cell: ({ state, dueAt }) => (state === 'waiting' ? 'now' : `in ${durationText((Date.parse(`${dueAt}`) - now) / 1000)}`) },
+      { head: 'priority', cell: ({ priority }) => priority, align: 'right' },
+      { head: 'attempts', cell: ({ attempts }) => attempts, align: 'right' },
+      { head: 'enqueued (UTC)', cell: ({ enqueuedAt }) => timeText(enqueuedAt), isOptional: true },
+      { head: 'payload', cell: ({ payload }) => JSON.stringify(payload), maxColumns },
+    ],
+    page,
+  )
+}
+
+/** A dead letter as it is printed for programs. */
+export interface ShownDeadLetter {
+  readonly id: number
+  readonly reason: string
+  readonly attempts: number
+  readonly priority: number
+  readonly enqueuedAt: string
+  readonly diedAt: string
+  readonly payload: unknown
+}
+
+/** Returns dead letters, ordered by id. */
+export function deadLetters(state: QueueState, limit: number): ShownDeadLetter[] {
+  const all = Object.entries(state.dead).toSorted(([left], [right]) => Number(left) - Number(right))
+  return all.slice(0, limit).map(([id, { reason, attempts, priority, enqueuedAt, diedAt, payload }]) => ({
+    id: Number(id),
+    reason,
+    attempts,
+    priority,
+    enqueuedAt: isoText(enqueuedAt),
+    diedAt: isoText(diedAt),
+    payload,
+  }))
+}
+
+export function deadLines(letters: readonly ShownDeadLetter[], page: Page): string[] {
+  if (letters.length === 0) return ['There are no dead letters.']
+  return table(
+    letters,
+    [
+      { head: 'id', cell: ({ id }) => id, align: 'right' },
+      { head: 'attempts', cell: ({ attempts }) => attempts, align: 'right' },
+      { head: 'died (UTC)', cell: ({ diedAt }) => timeText(diedAt), isOptional: true },
+      { head: 'reason', cell: ({ reason }) => reason, maxColumns: maxColumns / 2 },
+      { head: 'payload', cell: ({ payload }) => JSON.stringify(payload), maxColumns },
+    ],
+    page,
+  )
+}
+
+/** Longer cells would make the rows of a table unreadable. `--json` prints everything. */
+const maxColumns = 60
+
+function isoText(timeMs: number): string {
+  return new Date(timeMs).toISOString()
 }
 
 function actionOf(given: string | undefined): Action {
   if (given === undefined) return 'stats'
   const action = actions.find((name) => name === given)
   if (action !== undefined) return action
-  throw new UsageError(`Expected an action, one of ${actions.join(', ')}, got ${JSON.stringify(given)}`)
+  throw new UsageError(`Expected ACTION to be one of ${actions.join(', ')}, got ${JSON.stringify(given)}`)
 }
 
-function changesDead(action: Action): action is 'redrive' | 'discard' {
+function changesDead(action: Action): boolean {
   return action === 'redrive' || action === 'discard'
 }
 
 /** Returns undefined for an action without an id. */
 function idOf(action: Action, given: string | undefined): number | 'all' | undefined {
+  const got = given === undefined ? 'nothing' : JSON.stringify(given)
   if (!changesDead(action)) {
-    if (given !== undefined) throw new UsageError(`Expected nothing behind ${action}, got ${JSON.stringify(given)}`)
+    if (given !== undefined) throw new UsageError(`Expected no argument after ${action}, got ${got}`)
     return undefined
   }
   if (given === 'all') return given
   if (given !== undefined && /^[1-9]\d*$/.test(given) && Number.isSafeInteger(Number(given))) return Number(given)
-  const got = given === undefined ? 'nothing' : JSON.stringify(given)
-  throw new UsageError(`Expected the id of a dead letter or all, got ${got}`)
+  throw new UsageError(`Expected ID to be the id of a dead letter or "all", got ${got}`)
 }
 
-const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
+const fileOfQueue = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
 
 /**
  * Returns the total size of the queue's files in bytes.
@@ -149,7 +265,7 @@ const ourName = /^(?:journal\.jsonl|snapshot-\d+\.json$)/
 async function bytesIn(directory: string): Promise<number> {
   let bytes = 0
   const place = resolve(directory)
-  const names = (await listIfPresent(nodeFileSystem, place)).filter((entry) => ourName.test(entry))
+  const names = (await listIfPresent(nodeFileSystem, place)).filter((entry) => fileOfQueue.test(entry))
   for (const name of names) {
     try {
       bytes += (await stat(join(place, name))).size
@@ -160,5 +276,5 @@ async function bytesIn(directory: string): Promise<number> {
     }
   }
   if (names.length > 0) return bytes
-  throw new CommandFailure(`There is no queue in ${place}: neither ${journalName} nor a snapshot`)
+  throw new CommandFailure(`There is no queue in ${place}: it has neither ${journalName} nor a snapshot`)
 }

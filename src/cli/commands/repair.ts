@@ -7,17 +7,15 @@ import { repairJournal, type RepairResult } from '../../maintenance/repair.ts'
 import { verifyJournal } from '../../maintenance/verify.ts'
 import type { JournalFiles } from '../../ministore/format.ts'
 import { locateJournal } from '../../ministore/locate.ts'
-import type { Arguments } from '../arguments.ts'
-import { type Command, commonOptions } from '../command.ts'
-import { CommandFailure, exitCodes, UsageError } from '../exit-codes.ts'
-import { type Io, lineCodec } from '../io.ts'
-import { assertThere } from '../journal.ts'
+import { type Arguments, type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
+import type { Io } from '../io.ts'
+import { assertThere, lineCodec } from '../journal.ts'
 import type { Output } from '../output.ts'
 import {
   choicesText, planJson, planText, type ReportContext, resultText, snapshotsBeside, verifiedText,
 } from '../repair-report.ts'
-import { shellWord } from '../terminal/shell-word.ts'
-import { jsonLine } from '../terminal/style.ts'
+import { jsonLine, shellWord } from '../terminal.ts'
 
 export const repair: Command = {
   name: 'repair',

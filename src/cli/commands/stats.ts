@@ -2,54 +2,59 @@ import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
 import { hasCode, isMiniStoreError } from '../../errors.ts'
-import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
+import { SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { damageOf } from '../../ministate/snapshots.ts'
-import type { Arguments } from '../arguments.ts'
-import { type Command, commonOptions } from '../command.ts'
-import { CommandFailure, exitCodes } from '../exit-codes.ts'
+import { type Arguments, type Command, commonOptions } from '../command.ts'
+import { CommandFailure, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
 import { outlineOf, unlessAborted } from '../journal.ts'
-import { jsonLine, type Style, styleFor, visible } from '../terminal/style.ts'
-import { formatTable } from '../terminal/table.ts'
-import { plural, sizeText } from '../terminal/units.ts'
+import { type Page, print, table } from '../render.ts'
+import { plural, sizeText, timeText, visible } from '../terminal.ts'
 
 export const stats: Command = {
   name: 'stats',
-  summary: 'shows the snapshots of a state, and what its journal has behind them',
+  summary: 'shows the snapshots of a state and the journal after them',
   positionals: ['DIR'],
   options: { json: commonOptions.json },
   details: [
-    'Reads each snapshot and says whether it is whole. "behind" is how many mutations opening the state',
-    'from that snapshot replays. The exit code is 1 when a snapshot is damaged, or when snapshots and',
-    'journal do not fit together.',
+    'Reads each snapshot and says whether it is whole. "behind" is the number of mutations that are',
+    'replayed if the state is opened from that snapshot. The exit code is 1 if a snapshot is damaged, or',
+    'if snapshots and journal do not fit together.',
   ],
   examples: ['ministore stats state', 'ministore stats --json state | jq .snapshots[0].sequence'],
   run: runStats,
 }
 
-interface SnapshotFacts extends SnapshotInfo {
+interface SnapshotFacts {
+  readonly file: string
+  readonly sequence: number
+  readonly bytes: number
   readonly modifiedAt: string
-  /** A description of the damage; undefined if the snapshot is whole. */
-  readonly damage: string | undefined
+  readonly isWhole: boolean
+  /** A description of the damage; null if the snapshot is whole. */
+  readonly damage: string | null
 }
 
 interface StateFacts {
   readonly directory: string
+  /** Newest first. */
   readonly snapshots: readonly SnapshotFacts[]
   readonly journal: {
     readonly firstSequence: number
     readonly lastSequence: number
+    /** 0 if there is no journal. */
     readonly bytes: number
+    readonly mutations: number
   }
-  /** The reason why the state cannot be opened; undefined if none was found. */
-  readonly problem: string | undefined
+  /** The reason why the state cannot be opened; null if none was found. */
+  readonly problem: string | null
 }
 
 async function runStats(args: Arguments, io: Io): Promise<number> {
   const facts = await unlessAborted(io.signal, () => factsOf(args.positional(0)))
-  await io.stdout.write(args.flag('json') ? jsonLine(jsonOf(facts)) : textOf(facts, styleFor(io.stdout, io)))
-  const isSound = facts.problem === undefined && facts.snapshots.every(({ damage }) => damage === undefined)
+  await print(facts, { args, io }, linesOf)
+  const isSound = facts.problem === null && facts.snapshots.every(({ isWhole }) => isWhole)
   return isSound ? exitCodes.ok : exitCodes.failed
 }
 
@@ -58,9 +63,11 @@ async function factsOf(directory: string): Promise<StateFacts> {
   const listed = await store.list()
   const snapshots: SnapshotFacts[] = []
   for (const info of listed) {
+    const { path, sequence, bytes } = info
     try {
-      const modifiedAt = (await stat(info.path)).mtime.toISOString()
-      snapshots.push({ ...info, modifiedAt, damage: (await damageOf(store, info))?.message })
+      const modifiedAt = (await stat(path)).mtime.toISOString()
+      const damage = (await damageOf(store, info))?.message ?? null
+      snapshots.push({ file: basename(path), sequence, bytes, modifiedAt, isWhole: damage === null, damage })
     } catch (error) {
       // The program that has the state open has removed the snapshot, so a newer one exists.
       if (!isGone(error)) throw error
@@ -69,7 +76,7 @@ async function factsOf(directory: string): Promise<StateFacts> {
   const outline = await outlineOrNone(join(directory, journalName), listed.length > 0)
   const { firstSequence = 1, lastSequence = 0, view } = outline ?? {}
   const bytes = (view?.segments ?? []).reduce((sum, segment) => sum + segment.bytes, 0)
-  const journal = { firstSequence, lastSequence, bytes }
+  const journal = { firstSequence, lastSequence, bytes, mutations: lastSequence - firstSequence + 1 }
   return { directory: store.directory, snapshots, journal, problem: problemOf(snapshots, journal) }
 }
 
@@ -88,57 +95,51 @@ async function outlineOrNone(path: string, hasSnapshots: boolean): ReturnType<ty
   } catch (error) {
     if (!(error instanceof CommandFailure)) throw error
     if (hasSnapshots) return undefined
-    throw new CommandFailure(`There is no state in ${path.slice(0, -journalName.length - 1)}: neither a snapshot nor ${journalName}`, { cause: error })
+    const directory = path.slice(0, -journalName.length - 1)
+    const message = `There is no state in ${directory}: it has neither a snapshot nor ${journalName}`
+    throw new CommandFailure(message, { cause: error })
   }
 }
 
-function problemOf(snapshots: readonly SnapshotFacts[], journal: StateFacts['journal']): string | undefined {
+function problemOf(snapshots: readonly SnapshotFacts[], journal: StateFacts['journal']): string | null {
   const { firstSequence: first, lastSequence: last, bytes } = journal
-  if (bytes === 0) return undefined
+  if (bytes === 0) return null
   const [newest] = snapshots
   if (newest !== undefined && newest.sequence > last) {
     return `the snapshot of ${newest.sequence} is ahead of the journal, which ends with ${last}`
   }
-  const covered = snapshots.find(({ damage }) => damage === undefined)?.sequence ?? 0
-  return first > covered + 1 ? `mutations ${covered + 1} to ${first - 1} are in no whole snapshot, and gone from the journal` : undefined
+  const covered = snapshots.find(({ isWhole }) => isWhole)?.sequence ?? 0
+  if (first <= covered + 1) return null
+  return `mutations ${covered + 1} to ${first - 1} are in no whole snapshot, and gone from the journal`
 }
 
-function jsonOf({ directory, snapshots, journal, problem }: StateFacts): object {
-  return {
-    directory,
-    snapshots: snapshots.map(({ sequence, path, bytes, modifiedAt, damage }) => ({
-      file: basename(path),
-      sequence,
-      bytes,
-      modifiedAt,
-      isWhole: damage === undefined,
-      damage: damage ?? null,
-    })),
-    journal: { ...journal, mutations: journal.lastSequence - journal.firstSequence + 1 },
-    problem: problem ?? null,
-  }
-}
-
-function textOf({ directory, snapshots, journal, problem }: StateFacts, style: Style): string {
-  const { firstSequence: first, lastSequence: last, bytes } = journal
-  const rows = snapshots.map(({ sequence, path, bytes: size, modifiedAt, damage }) => [
-    visible(basename(path)),
-    String(sequence),
-    sizeText(size),
-    bytes === 0 ? '-' : String(Math.max(last - sequence, 0)),
-    damage === undefined ? style('green', 'whole') : style('red', 'damaged'),
-    modifiedAt.replace('T', ' ').slice(0, 19),
-  ])
-  const [head = '', ...lines] = formatTable([['snapshot', 'sequence', 'size', 'behind', 'checksum', 'modified (UTC)'], ...rows], [1, 2, 3])
-  const mutations = `${plural(last - first + 1, 'mutation')}${last < first ? '' : ` (${first} to ${last})`}, ${sizeText(bytes)}`
+function linesOf({ directory, snapshots, journal, problem }: StateFacts, page: Page): string[] {
+  const { firstSequence: first, lastSequence: last, bytes, mutations } = journal
+  const { style } = page
+  const found = table(
+    snapshots,
+    [
+      { head: 'snapshot', cell: ({ file }) => file },
+      { head: 'sequence', cell: ({ sequence }) => sequence, align: 'right' },
+      { head: 'size', cell: (snapshot) => sizeText(snapshot.bytes), align: 'right' },
+      { head: 'behind', cell: ({ sequence }) => (bytes === 0 ? '-' : Math.max(last - sequence, 0)), align: 'right' },
+      {
+        head: 'checksum',
+        cell: ({ isWhole }) => (isWhole ? 'whole' : 'damaged'),
+        style: ({ isWhole }) => (isWhole ? 'green' : 'red'),
+      },
+      { head: 'modified (UTC)', cell: ({ modifiedAt }) => timeText(modifiedAt), isOptional: true },
+    ],
+    page,
+  )
+  const range = last < first ? '' : ` (${first} to ${last})`
   return [
     visible(directory),
     '',
-    ...(rows.length === 0 ? ['no snapshot: opening replays every mutation'] : [style('bold', head), ...lines]),
+    ...(snapshots.length === 0 ? ['no snapshot: opening the state replays every mutation'] : found),
     '',
-    bytes === 0 ? 'journal  none' : `journal  ${mutations}`,
-    ...snapshots.flatMap(({ damage }) => (damage === undefined ? [] : [`${style('red', 'damage')}: ${visible(damage)}`])),
-    ...(problem === undefined ? [] : [`${style('red', 'problem')}: ${problem}`]),
-    '',
-  ].join('\n')
+    `journal  ${bytes === 0 ? 'none' : `${plural(mutations, 'mutation')}${range}, ${sizeText(bytes)}`}`,
+    ...snapshots.flatMap(({ damage }) => (damage === null ? [] : [`${style('red', 'damage')}: ${visible(damage)}`])),
+    ...(problem === null ? [] : [`${style('red', 'problem')}: ${problem}`]),
+  ]
 }

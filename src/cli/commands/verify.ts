@@ -1,187 +1,116 @@
 import type { MiniStoreError } from '../../errors.ts'
 import { type Verification, verifyJournal } from '../../maintenance/verify.ts'
-import type { Arguments } from '../arguments.ts'
-import { type Command, commonOptions } from '../command.ts'
-import { damageReport, type DamageReport } from '../damage.ts'
-import { exitCodes } from '../exit-codes.ts'
-import { type Io, lineCodec } from '../io.ts'
-import { assertThere, countingFileSystem, outlineOf } from '../journal.ts'
-import { ProgressBar } from '../terminal/progress-bar.ts'
-import { shellWord } from '../terminal/shell-word.ts'
-import { styleFor, visible, visibleJson } from '../terminal/style.ts'
-import { padded } from '../terminal/table.ts'
-import { plural, sizeText } from '../terminal/units.ts'
+import { type Arguments, type Command, commonOptions } from '../command.ts'
+import { damageReport, type DamageReport, exitCodes } from '../errors.ts'
+import type { Io } from '../io.ts'
+import { assertThere, countingFileSystem, lineCodec, outlineOf } from '../journal.ts'
+import { ProgressBar } from '../progress-bar.ts'
+import { padded } from '../render.ts'
+import { jsonLine, plural, shellWord, sizeText, type Style, styleFor, visible } from '../terminal.ts'
 
 export const verify: Command = {
   name: 'verify',
-  summary: 'reads everything and reports every damage',
+  summary: 'reads everything and reports all damage',
   positionals: ['JOURNAL'],
   options: { 'no-json': commonOptions.noJson, json: commonOptions.json },
   details: [
-    'Checks headers, order, chain, seal, UTF-8 and that every line is JSON. Changes nothing. The exit',
-    'code is 1 when there is damage. A torn last line is none: it was never acknowledged, and the next',
-    'open cuts it off.',
+    'Checks headers, order, chain, seal and UTF-8, and that every line is JSON. Changes nothing. The',
+    'exit code is 1 if there is damage. A torn last line is not damage: it was never acknowledged, and',
+    'the next open removes it.',
   ],
-  examples: [
-    'ministore verify state/journal.jsonl',
-    'ministore verify --json state/journal.jsonl | jq .damages',
-  ],
+  examples: ['ministore verify journal.jsonl', 'ministore verify --json journal.jsonl | jq .damages'],
   run: runVerify,
 }
 
+/**
+ * Prints damage as it is found, so that it need not fit into memory. A failure to print does not
+ * stop the reading; it shows only at the final flush. If the pipe was closed, the exit code still
+ * tells about the journal.
+ */
 async function runVerify(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
-  const printer = args.flag('json') ? new JsonPrinter(path, io) : new TextPrinter(path, io)
   const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
   const totalBytes = outline?.view.segments.reduce((sum, { bytes }) => sum + bytes, 0) ?? 0
+  const isJson = args.flag('json')
+  const style = styleFor(io.stdout, io)
   const bar = new ProgressBar(io.stderr, 'verify')
   let bytes = 0
-  const fileSystem = countingFileSystem((read) => {
-    bytes += read
-    bar.update({ bytes, totalBytes })
-  })
+  const fileSystem = countingFileSystem((read) => bar.update({ bytes: (bytes += read), totalBytes }))
+  // All JSON is one object, whose list of damages is printed item by item.
+  const head = isJson
+    ? jsonLine({ journal: path, damages: [] }).slice(0, -']}\n'.length)
+    : `${style('bold', rowText(['segment', 'line', 'offset', 'sequence', 'damage']))}\n`
+  let damages = 0
   const onDamage = (damage: MiniStoreError): void => {
     bar.clear()
-    printer.damage(damageReport(damage))
+    const report = damageReport(damage)
+    const text = isJson ? jsonLine(report).trimEnd() : damageLine(report, style)
+    io.stdout.tell(`${damages++ === 0 ? head : isJson ? ',' : ''}${text}`)
   }
   const codec = args.flag('no-json') ? lineCodec({ isJson: false }) : undefined
-  const result = await verifyJournal(fileSystem, path, { onDamage, codec, signal: io.signal }).finally(() =>
-    bar.clear(),
-  )
+  const options = { onDamage, codec, signal: io.signal }
+  const result = await verifyJournal(fileSystem, path, options).finally(() => bar.clear())
   if (result === undefined) await assertThere(path)
-  printer.end(result)
-  return result === undefined || result.damages === 0 ? exitCodes.ok : exitCodes.failed
+  const end = isJson
+    ? `${damages === 0 ? head : ''}],${jsonLine(factsOf(result)).slice(1)}`
+    : linesOf(result, { path, style }).map((line) => `${line}\n`).join('')
+  io.stdout.tell(end)
+  return damages === 0 ? exitCodes.ok : exitCodes.failed
 }
 
-/**
- * Prints damage as it is found, whatever the amount. A failure to print does not stop the reading;
- * it shows only at the final flush. If the pipe was closed, the exit code still tells about the
- * journal.
- */
-interface Printer {
-  damage(report: DamageReport): void
-  end(result: Verification | undefined): void
-}
-
-class TextPrinter implements Printer {
-  readonly #path: string
-  readonly #io: Io
-  #hasHead = false
-
-  constructor(path: string, io: Io) {
-    this.#path = path
-    this.#io = io
-  }
-
-  damage({ segment, line, offset, sequence, reason }: DamageReport): void {
-    const style = styleFor(this.#io.stdout, this.#io)
-    if (!this.#hasHead)
-      this.#print(style('bold', this.#row(['segment', 'line', 'offset', 'sequence', 'damage'])))
-    this.#hasHead = true
-    const numbers = [line, offset, sequence].map((number) => String(number ?? '-'))
-    this.#print(this.#row([visible(segment ?? '-'), ...numbers, style('red', visible(reason))]))
-  }
-
-  end(result: Verification | undefined): void {
-    const style = styleFor(this.#io.stdout, this.#io)
-    if (result === undefined) {
-      this.#print('The journal is empty: the next open writes its header.')
-      return
-    }
-    const { segments, bytes, records, damages, firstSequence, lastSequence } = result
-    const range = records === 0 ? '' : ` (${firstSequence} to ${lastSequence})`
-    const what = `${plural(records, 'record')}${range} in ${plural(segments, 'segment')}, ${sizeText(bytes)}`
-    if (damages === 0) {
-      this.#print(`${style('green', 'ok')}: ${what}`)
-    } else {
-      this.#print(`${style('red', plural(damages, 'damage'))}; readable are ${what}`)
-      this.#print(`To see what can be done: ministore repair ${shellWord(this.#path)}`)
-      return
-    }
-    for (const note of notesOf(result)) this.#print(`${style('yellow', 'note')}: ${note}`)
-  }
-
-  /** The columns have a fixed width, because the longest values are known only at the end. */
-  #row([segment = '', line = '', offset = '', sequence = '', damage = '']: readonly string[]): string {
-    const numbers = [line.padStart(8), offset.padStart(11), sequence.padStart(10)]
-    return [padded(segment, 24), ...numbers, damage].join('  ')
-  }
-
-  #print(line: string): void {
-    this.#io.stdout.tell(`${line}\n`)
+function factsOf(result: Verification | undefined): object {
+  const { segments = 0, bytes = 0, records = 0, firstSequence = 1, lastSequence = 0, damages = 0 } = result ?? {}
+  const { torn, isActiveMissing = true } = result ?? {}
+  return {
+    isSound: damages === 0,
+    damageCount: damages,
+    segments,
+    bytes,
+    records,
+    firstSequence,
+    lastSequence,
+    torn: torn === undefined ? null : {
+      segment: torn.segment,
+      sequence: torn.sequence,
+      offset: torn.offset,
+      bytes: torn.bytes,
+      reason: torn.reason,
+    },
+    isActiveMissing,
   }
 }
 
-function notesOf({ torn, isActiveMissing }: Verification): string[] {
-  const notes: string[] = []
+function damageLine({ segment, line, offset, sequence, reason }: DamageReport, style: Style): string {
+  const numbers = [line, offset, sequence].map((number) => String(number ?? '-'))
+  return `${rowText([visible(segment ?? '-'), ...numbers, style('red', visible(reason))])}\n`
+}
+
+/** The columns have a fixed width, because the longest values are known only at the end. */
+function rowText([segment = '', line = '', offset = '', sequence = '', damage = '']: readonly string[]): string {
+  return [padded(segment, 18), line.padStart(7), offset.padStart(10), sequence.padStart(8), damage].join('  ')
+}
+
+function linesOf(
+  result: Verification | undefined,
+  { path, style }: { readonly path: string; readonly style: Style },
+): string[] {
+  if (result === undefined) return ['The journal is empty: the next open writes its header.']
+  const { segments, bytes, records, damages, firstSequence, lastSequence, torn, isActiveMissing } = result
+  const range = records === 0 ? '' : ` (${firstSequence} to ${lastSequence})`
+  const what = `${plural(records, 'record')}${range} in ${plural(segments, 'segment')}, ${sizeText(bytes)}`
+  if (damages > 0) {
+    const places = style('red', `damage in ${plural(damages, 'place')}`)
+    return [`${places}; readable: ${what}`, `To see how to repair it: ministore repair ${shellWord(path)}`]
+  }
+  const lines = [`${style('green', 'ok')}: ${what}`]
+  const note = style('yellow', 'note')
   if (torn !== undefined) {
-    const { segment, offset, bytes, reason } = torn
-    const where = `${sizeText(bytes)} at the end of ${visible(segment)} (offset ${offset})`
-    notes.push(
-      `${where} are torn: ${visible(reason)}. No damage: the next open cuts them off, or a writer is at work.`,
-    )
+    const where = `the last ${sizeText(torn.bytes)} of ${visible(torn.segment)}, from offset ${torn.offset} on, are torn`
+    lines.push(`${note}: ${where}: ${visible(torn.reason)}.`)
+    lines.push('  This is not damage: an append is under way, or the next open removes them.')
   }
-  if (isActiveMissing)
-    notes.push('There is no active segment, as after a crash in a rotation. The next open makes one.')
-  return notes
-}
-
-/**
- * Prints one JSON object. Damages are printed as they are found, so they need not fit into memory.
- */
-class JsonPrinter implements Printer {
-  readonly #path: string
-  readonly #io: Io
-  #isBegun = false
-
-  constructor(path: string, io: Io) {
-    this.#path = path
-    this.#io = io
+  if (isActiveMissing) {
+    lines.push(`${note}: there is no active segment, as after a crash in a rotation. The next open creates one.`)
   }
-
-  damage(report: DamageReport): void {
-    this.#print(`${this.#isBegun ? ',' : this.#head()}${visibleJson(JSON.stringify(report))}`)
-    this.#isBegun = true
-  }
-
-  end(result: Verification | undefined): void {
-    const {
-      segments = 0,
-      bytes = 0,
-      records = 0,
-      firstSequence = 1,
-      lastSequence = 0,
-      damages = 0,
-    } = result ?? {}
-    const { torn = null, isActiveMissing = true } = result ?? {}
-    const facts = {
-      isSound: damages === 0,
-      damageCount: damages,
-      segments,
-      bytes,
-      records,
-      firstSequence,
-      lastSequence,
-      torn:
-        torn === null
-          ? null
-          : {
-              segment: torn.segment,
-              sequence: torn.sequence,
-              offset: torn.offset,
-              bytes: torn.bytes,
-              reason: torn.reason,
-            },
-      isActiveMissing,
-    }
-    this.#print(`${this.#isBegun ? '' : this.#head()}],${visibleJson(JSON.stringify(facts).slice(1))}\n`)
-  }
-
-  #head(): string {
-    return `{"journal":${visibleJson(JSON.stringify(this.#path))},"damages":[`
-  }
-
-  #print(text: string): void {
-    this.#io.stdout.tell(text)
-  }
+  return lines
 }

@@ -1,5 +1,5 @@
-import type { Output } from '../output.ts'
-import { countText, durationText, sizeText } from './units.ts'
+import type { Output } from './output.ts'
+import { countText, durationText, sizeText } from './terminal.ts'
 
 /** Minimum time between two redraws of a bar, in milliseconds. */
 const frameMs = 100

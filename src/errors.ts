@@ -113,6 +113,8 @@ export interface MiniStoreErrorContext {
   readonly offset?: number | undefined
   /** Sequence number of the record or of the snapshot. */
   readonly sequence?: number | undefined
+  /** What is wrong with a damaged journal, without the place. */
+  readonly reason?: string | undefined
   /** The problems that a schema found. */
   readonly issues?: ReadonlyArray<StandardSchemaV1.Issue> | undefined
 }
@@ -128,6 +130,7 @@ export class MiniStoreError extends Error implements MiniStoreErrorContext {
   readonly line: number | undefined
   readonly offset: number | undefined
   readonly sequence: number | undefined
+  readonly reason: string | undefined
   readonly issues: ReadonlyArray<StandardSchemaV1.Issue> | undefined
 
   /** Creates an error of this library. Programs only receive such errors, except in tests. */
@@ -143,6 +146,7 @@ export class MiniStoreError extends Error implements MiniStoreErrorContext {
     this.line = context.line
     this.offset = context.offset
     this.sequence = context.sequence
+    this.reason = context.reason
     this.issues = context.issues
   }
 

@@ -41,11 +41,12 @@ export async function renameIntoPlace(
   path: string,
   content: {
     readonly access: FileAccess | undefined
+    /** Path of the temporary file. The default is `<path>.tmp`. */
+    readonly temporary?: string
     readonly write: (file: File) => void | Promise<void>
   },
 ): Promise<void> {
-  const { access, write } = content
-  const temporary = path + temporarySuffix
+  const { access, temporary = path + temporarySuffix, write } = content
   await removeIfPresent(fs, temporary)
   try {
     const file = await fs.open(temporary, 'create', access)

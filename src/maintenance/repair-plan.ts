@@ -1,377 +1,189 @@
-import { messageOf, MiniStoreError } from '../errors.ts'
+import { messageOf, type MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { countLines, type Header, headerMagic, type JournalFiles, type SegmentPrefix } from '../ministore/format.ts'
 import {
-  describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf, offsetAfterLines,
-} from '../ministore/lines.ts'
-import { findLongTornEnd } from '../ministore/scan.ts'
-import { inspectActive, type ReportDamage, surveySegments } from '../ministore/segments.ts'
+  countLines, formatHeader, type Header, headerPrefix, type JournalFiles, maxSequence, readSeal,
+  type SegmentPrefix,
+} from '../ministore/format.ts'
+import { describeUncleanLine, isCleanLine, LineBlocks, linesOf, offsetAfterLines } from '../ministore/lines.ts'
+import { CheckpointPass, findTornEnd, longLineBytes, missingActiveDamage, sealDamage } from '../ministore/scan.ts'
+import { readHeader } from '../ministore/segments.ts'
 
-/** How damage that cannot be mended without loss is to go: what the person must choose. */
-export type RepairChoice =
-  /** Bad lines go, everything else stays. Records behind a line that goes get lower sequence numbers. */
-  | { readonly kind: 'drop-damaged' }
-  /** Everything from this sequence number on goes. What stays keeps its sequence numbers. */
-  | { readonly kind: 'truncate-at'; readonly sequence: number }
+/** Options of {@link planRepair} and {@link repairJournal}. */
+export interface RepairOptions {
+  /** Removes this record and all after it. Without it, every line must be a record. */
+  readonly truncateAt?: number | undefined
+  /** Throws unless a line can be read as a record. The default expects JSON. */
+  readonly check?: CheckLine | undefined
+  readonly signal?: AbortSignal | undefined
+}
 
-/** Something wrong that a repair mends. */
-export interface RepairFinding {
+type CheckLine = (line: Buffer) => void
+
+/** Damage that a repair found. */
+export interface RepairDamage {
   readonly segment: string
   readonly line?: number
   readonly offset?: number
-  readonly bytes?: number
   readonly sequence?: number
   readonly reason: string
-  /**
-   * What becomes of it: the line or file goes; header, chain or name are made anew; or nothing can be done
-   * but go on.
-   */
-  readonly action: 'remove' | 'rebuild' | 'accept'
 }
 
-/** A segment as it will be. */
+/** What a repair would do. */
+export interface RepairPlan {
+  /** Damage that costs no line: the repair rebuilds a header or the seal. */
+  readonly findings: readonly RepairDamage[]
+  /**
+   * The first damaged line or gap before the cut. Repair drops no line, so it refuses the journal.
+   * The rest of the plan is then that of a cut at the obstacle.
+   */
+  readonly obstacle: (RepairDamage & { readonly sequence: number }) | undefined
+  /** The reason why the journal cannot be cut at `truncateAt`. Undefined if it can. */
+  readonly cutProblem: string | undefined
+  /** The segments that stay, oldest first. */
+  readonly segments: readonly PlannedSegment[]
+  /** Names of the segments that are removed, oldest first. */
+  readonly removals: readonly string[]
+  readonly removesSeal: boolean
+  /** Sequence numbers of the lines that are removed. */
+  readonly cut: { readonly first: number; readonly last: number } | undefined
+  readonly firstSequence: number
+  /** Number of records that stay. */
+  readonly records: number
+}
+
+/** A segment that stays. */
 export interface PlannedSegment {
-  readonly source: string
-  /** Its name, another one when numbers before it are missing. */
-  readonly target: string
-  /** Whether its bytes change. */
-  readonly isChanged: boolean
-  /** Line 1 as it will be, `\n` included. */
-  readonly header: string
+  readonly name: string
+  /** The header after the repair, including its `\n`. */
+  readonly header: Buffer
+  readonly isHeaderNew: boolean
+  /** Range of the lines in the file as it is now, including lines that will be cut. */
   readonly from: number
   readonly end: number
-  /** Lines behind the header, bad ones too, of which any are kept. */
-  readonly limit: number
-  /** All of it, as it will be: held against what is written. */
+  readonly isCut: boolean
+  /** The whole segment after the repair. */
   readonly prefix: SegmentPrefix
 }
 
-/** What a repair would do. Nothing is changed by making one. */
-export interface RepairPlan {
-  readonly choice: RepairChoice
-  readonly check: CheckLine
-  readonly segments: readonly PlannedSegment[]
-  /** Names of segment files that go, oldest first. */
-  readonly removals: readonly string[]
-  readonly removesSeal: boolean
-  /** The first {@link mostFindings} of them. */
-  readonly findings: readonly RepairFinding[]
-  readonly findingCount: number
-  /** Bad lines that go. */
-  readonly dropped: { readonly lines: number; readonly bytes: number }
-  /** What goes because of where the journal is cut. */
-  readonly cut:
-    | { readonly records: number; readonly bytes: number; readonly first: number; readonly last: number }
-    | undefined
-  /** Records that get another sequence number, and the first of those as it is now. */
-  readonly renumbered:
-    { readonly records: number; readonly first: number; readonly becomes: number } | undefined
-  /**
-   * The lowest sequence number, as they are now, from which on something is lost, missing or renumbered, the
-   * cut aside.
-   */
-  readonly firstDamaged: number | undefined
-  /** Records that numbers or the seal tell of and that were not there any more: no loss by the repair. */
-  readonly recordsGone: number
-  /** Records that stay. */
-  readonly records: number
-  readonly firstSequence: number
-  /** Of the journal as it is now, bad lines counted. */
-  readonly lastSequenceNow: number
-}
-
-/** More are counted and not listed: a disk full of garbage must not fill the memory. */
-export const mostFindings = 1000
-
-/** Whether there is nothing to mend and nothing to cut. */
-export function isSound(plan: RepairPlan): boolean {
-  return plan.findingCount === 0 && plan.cut === undefined
-}
-
-/** Whether something is lost or renumbered, so that a person must have chosen how. */
-export function isLossy(plan: RepairPlan): boolean {
-  return plan.firstDamaged !== undefined || plan.cut !== undefined
-}
-
-/** Why a plan cannot be carried out; undefined when it can. */
-export interface RepairRefusal {
-  /** `choice` when another choice would do; `damage` when no choice would. */
-  readonly because: 'choice' | 'damage'
-  readonly message: string
-}
-
-export function refusalOf(plan: RepairPlan): RepairRefusal | undefined {
-  const { choice, firstSequence, lastSequenceNow, firstDamaged, records } = plan
-  if (choice.kind === 'truncate-at') {
-    const { sequence } = choice
-    const most = lastSequenceNow + 1
-    if (records === 0 || sequence > most) {
-      const range = `from ${firstSequence + 1} to ${most}`
-      const effect = records === 0 ? 'leave no record' : 'cut nothing'
-      const message = `Expected a sequence number ${range}, got ${sequence}: it would ${effect}`
-      return { because: 'choice', message }
-    }
-    if (firstDamaged === undefined) return undefined
-    const message =
-      `Cutting at ${sequence} would keep damage before it: the first is at sequence ${firstDamaged}. ` +
-      'Cut there, or drop what is damaged'
-    return { because: 'choice', message }
-  }
-  if (records > 0 || lastSequenceNow < firstSequence) return undefined
-  return {
-    because: 'damage',
-    message: 'No line of the journal is a record, so nothing would be left. Is it of another codec?',
-  }
-}
-
-/** A segment file as a repair finds it, whatever is wrong with it. */
-export interface RepairSource {
-  readonly name: string
-  /** Sealed segments have a number, the active one has none. */
-  readonly number: number | undefined
-  /** Undefined when line 1 is no header. */
-  readonly header: Header | undefined
-  /** Where the records begin: behind line 1, or with it when the header is missing and it is a record. */
-  readonly from: number
-  readonly end: number
-  /**
-   * Sequence number of its first record by its header, or counted back from one that comes later; undefined
-   * when only those before it can tell.
-   */
-  readonly firstSequence: number | undefined
+/** Whether there is nothing to repair and nothing to cut. */
+export function isSound({ findings, obstacle, cut }: RepairPlan): boolean {
+  return findings.length === 0 && obstacle === undefined && cut === undefined
 }
 
 /**
- * Every segment file of a journal, oldest first, those without a header too. An active file that holds
- * nothing or only part of a header is left out: recovery makes a new one. The caller holds the lock, or looks
- * at a journal that nobody writes to.
+ * Reads a whole journal and plans its repair. Undefined if there is no segment file. Changes
+ * nothing.
  *
- * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` when two segments have one number: which of them is wrong
- *   only a person can say. `…_UNSUPPORTED_VERSION`, `…_IO`.
+ * @throws {MiniStoreError} `ERR_MINISTORE_UNSUPPORTED_VERSION` or `…_IO`.
+ * @throws the reason of the signal if it is aborted.
  */
-export async function surveyForRepair(
+export async function planRepair(
   fs: FileSystem,
   files: JournalFiles,
-  check: CheckLine,
-): Promise<RepairSource[]> {
-  let isActiveDamaged = false
-  const report: ReportDamage = ({ segment }) => {
-    if (segment === files.name) isActiveDamaged = true
-  }
-  const active = await inspectActive(fs, files, report)
-  const { segments, names } = await surveySegments(fs, files, active, report)
-  const numbered = sealedByNumber(files, names)
-  const isActiveKept = active !== undefined && ('header' in active || isActiveDamaged)
-  const sources: RepairSource[] = []
-  for (const { name, number } of [
-    ...numbered,
-    ...(isActiveKept ? [{ name: files.name, number: undefined }] : []),
-  ]) {
-    const found = segments.find((candidate) => candidate.name === name)?.header
-    // A header without a version is one that could not be read.
-    const header = found?.version === '' ? undefined : found
-    const { from, end } = await measure(fs, files.at(name), header === undefined ? check : undefined)
-    sources.push({ name, number, header, from, end, firstSequence: header?.sequence })
-  }
-  return numberBackwards(fs, files, sources)
+  options: RepairOptions = {},
+): Promise<RepairPlan | undefined> {
+  const names = await fs.list(files.directory)
+  const check = options.check ?? checkJson
+  const sources = await findSources(fs, files, { names, check })
+  const last = sources.at(-1)
+  if (last === undefined) return undefined
+  // As for readers: after a rotation by the Rust crate, the seal is that of an earlier segment.
+  const isRotated = sources.length > 1 && last.number === undefined && last.header?.version.startsWith('0.1.')
+  const seal = isRotated === true ? undefined : await readSeal(fs, files.seal)
+  const planner = new RepairPlanner(files, { ...options, check, seal, first: await firstOf(fs, sources) })
+  for (const source of sources) await withFile(fs, source.path, (file) => planner.add(source, file))
+  return planner.finish({ hasSealFile: names.includes(`${files.name}.seal`) })
 }
 
-/**
- * Counts back from the first segment whose header says its number. Not as the survey does, which takes every
- * line 1 for a header.
- */
-async function numberBackwards(
-  fs: FileSystem,
-  files: JournalFiles,
-  sources: readonly RepairSource[],
-): Promise<RepairSource[]> {
-  const anchor = sources.findIndex(({ firstSequence }) => firstSequence !== undefined)
-  const numbered = [...sources]
-  let first = sources[anchor]?.firstSequence ?? 0
-  for (let at = anchor - 1; at >= 0; at--) {
-    const source = sources[at] as RepairSource
-    first -= await countRecords(fs, files.at(source.name), source)
-    // With more records than that allows, nothing is known but that.
-    if (first >= 1) numbered[at] = { ...source, firstSequence: first }
-  }
-  return numbered
-}
-
-/** Lines that have a sequence number, a last one without a line feed too. */
-async function countRecords(
-  fs: FileSystem,
-  path: string,
-  { from, end }: Pick<RepairSource, 'from' | 'end'>,
-): Promise<number> {
-  const file = await fs.open(path, 'read')
-  try {
-    let lines = 0
-    let last: number | undefined
-    for await (const { bytes } of readRange(file, { offset: from, bytes: end - from })) {
-      lines += countLines(bytes)
-      last = bytes.at(-1)
-    }
-    return last === undefined || last === newline ? lines : lines + 1
-  } finally {
-    await file.close()
-  }
-}
-
-const newline = 0x0a
-
-function sealedByNumber(
-  files: JournalFiles,
-  names: readonly string[],
-): Array<{ name: string; number: number }> {
-  const numbered = names
-    .flatMap((name) => {
-      const number = files.sealedNumber(name)
-      return number === undefined ? [] : [{ name, number }]
-    })
-    .toSorted((left, right) => left.number - right.number)
-  for (const [at, { name, number }] of numbered.entries()) {
-    const before = numbered[at - 1]
-    if (before?.number !== number) continue
-    const message =
-      `Two segments have number ${number}: ${before.name} and ${name}. Which one belongs to the journal ` +
-      'only you can say: move the other one away and try again'
-    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path: files.path, segment: name })
-  }
-  return numbered
-}
-
-/**
- * Where the records of a file begin, and where it ends.
- *
- * @param check is given when line 1 is no header: it may be a record.
- */
-async function measure(
-  fs: FileSystem,
-  path: string,
-  check: CheckLine | undefined,
-): Promise<{ from: number; end: number }> {
-  const file = await fs.open(path, 'read')
-  try {
-    const { size: end } = await file.stat()
-    if (check !== undefined && (await beginsWithRecord(file, end, check))) return { from: 0, end }
-    for await (const { bytes, position } of readRange(file, { offset: 0, bytes: end })) {
-      const at = bytes.indexOf(newline)
-      if (at !== -1) return { from: position + at + 1, end }
-    }
-    return { from: end, end }
-  } finally {
-    await file.close()
-  }
-}
-
-/** Lines of a segment one behind the other, and the bad one that ends them, if one does. */
-export interface LineRun {
-  /** The good lines with their line feeds; valid until the next run is asked for. */
-  readonly good: Buffer
-  readonly lines: number
-  readonly bad: BadLine | undefined
-}
-
-/** A line that is to go. */
-export interface BadLine {
-  /** Counted from 0, which is the segment's first record. */
-  readonly index: number
-  readonly offset: number
-  /** Its line feed included. */
-  readonly bytes: number
-  readonly reason: string
-  /**
-   * Whether no writer writes such a line: at the very end of the active segment it is torn, and recovery's
-   * affair.
-   */
-  readonly isUnclean: boolean
-}
-
-/** Throws unless a line is one that can be read as a record. */
-export type CheckLine = (line: Buffer) => void
-
-/** What a record is unless the journal has another codec. */
-export const checkJson: CheckLine = (line) => {
+const checkJson: CheckLine = (line) => {
   JSON.parse(line.toString())
 }
 
-/**
- * Reads the lines behind the header of a segment, good ones in runs. What is read twice with the same check
- * gives the same twice, so that a plan and its execution agree.
- *
- * @param part.from where the header ends; `part.end` what of the file is read.
- * @param part.onBytes is given every byte, in order.
- */
-export async function* readLineRuns(
-  file: File,
-  part: {
-    readonly from: number
-    readonly end: number
-    readonly check: CheckLine
-    readonly onBytes?: (bytes: Buffer) => void
-  },
-): AsyncGenerator<LineRun> {
-  const { from, end, check } = part
-  const long = await findLongTornEnd(file, { from, end })
-  const blocks = new LineBlocks(file)
-  let index = 0
+async function withFile<T>(fs: FileSystem, path: string, use: (file: File) => Promise<T>): Promise<T> {
+  const file = await fs.open(path, 'read')
   try {
-    for (let block; (block = await blocks.next(long?.offset ?? end)) !== undefined;) {
-      part.onBytes?.(block)
-      const start = blocks.offset - block.length
-      // The header is in the first block.
-      const lines = start < from ? block.subarray(from - start) : block
-      const offset = Math.max(start, from)
-      for (const run of runsOf(lines, { index, offset, check })) {
-        index += run.lines + (run.bad === undefined ? 0 : 1)
-        yield run
-      }
-    }
-    if (long !== undefined) {
-      const { offset, bytes, reason } = long
-      if (part.onBytes !== undefined) for await (const chunk of readRange(file, long)) part.onBytes(chunk.bytes)
-      yield { good: Buffer.alloc(0), lines: 0, bad: { index, offset, bytes, reason, isUnclean: true } }
-      return
-    }
-    const { rest } = blocks
-    if (rest.length === 0) return
-    part.onBytes?.(rest)
-    const { offset } = blocks
-    if (offset < from) return
-    const bad = { index, offset, bytes: rest.length, reason: 'the line has no line feed', isUnclean: true }
-    yield { good: rest.subarray(0, 0), lines: 0, bad }
+    return await use(file)
+  } finally {
+    await file.close()
+  }
+}
+
+/** A segment file as the repair finds it. */
+interface Source {
+  readonly name: string
+  readonly path: string
+  /** Undefined for the active segment. */
+  readonly number: number | undefined
+  /** Undefined if line 1 is not a header. */
+  readonly header: Header | undefined
+  /** Offset of the first record: 0 if the header is missing and line 1 is a record. */
+  readonly from: number
+  readonly end: number
+}
+
+/** Finds the segment files, oldest first. Leaves out an unfinished active one: recovery makes it. */
+async function findSources(
+  fs: FileSystem,
+  files: JournalFiles,
+  { names, check }: { readonly names: readonly string[]; readonly check: CheckLine },
+): Promise<Source[]> {
+  const sources: Source[] = []
+  const active = names.includes(files.name) ? [{ name: files.name, number: undefined }] : []
+  for (const { name, number } of [...files.sealedNames(names), ...active]) {
+    await withFile(fs, files.at(name), async (file) => {
+      let isDamaged = false
+      const found = await readHeader(file, { path: files.path, segment: name }, () => (isDamaged = true))
+      if (found === undefined && !isDamaged && number === undefined) return
+      const header = isDamaged ? undefined : found
+      const { size: end } = await file.stat()
+      const from = header?.bytes ?? (await startOfRecords(file, end, check))
+      sources.push({ name, path: files.at(name), number, header, from, end })
+    })
+  }
+  return sources
+}
+
+/** Offset of the first record in a segment without a whole header. */
+async function startOfRecords(file: File, end: number, check: CheckLine): Promise<number> {
+  const blocks = new LineBlocks(file)
+  try {
+    const block = await blocks.next(Math.min(end, longLineBytes))
+    if (block === undefined) return end
+    const line = block.subarray(0, block.indexOf('\n'))
+    // With another codec any line may be a record. A header that is damaged in one place still has
+    // one of these words.
+    const isHeader = /MINISTORE|JOURNAL v/.test(line.toString('latin1', 0, 40))
+    return isHeader || problemOf(line, check) !== undefined ? line.length + 1 : 0
   } finally {
     await blocks.release()
   }
 }
 
-function* runsOf(
-  block: Buffer,
-  start: { readonly index: number; readonly offset: number; readonly check: CheckLine },
-): Generator<LineRun> {
-  const isClean = isCleanBlock(block)
-  let from = 0
-  let lines = 0
-  let index = start.index
-  for (const { line, offset } of linesOf(block)) {
-    const isUnclean = !isClean && !isCleanLine(line)
-    const reason = isUnclean ? describeUncleanLine(line) : problemOf(line, start.check)
-    if (reason === undefined) {
-      lines++
-    } else {
-      const bytes = line.length + 1
-      const bad = { index, offset: start.offset + offset, bytes, reason, isUnclean }
-      yield { good: block.subarray(from, offset), lines, bad }
-      from = offset + bytes
-      lines = 0
-    }
-    index++
+/**
+ * The sequence number of the first record: from its header, or counted back from the first segment
+ * whose header has one. Undefined if no header tells.
+ */
+async function firstOf(fs: FileSystem, sources: readonly Source[]): Promise<number | undefined> {
+  let before = 0
+  for (const source of sources) {
+    const sequence = source.header?.sequence
+    if (sequence !== undefined) return sequence > before ? sequence - before : undefined
+    before += await withFile(fs, source.path, (file) => countRecords(file, source))
   }
-  if (lines > 0) yield { good: block.subarray(from), lines, bad: undefined }
+  return undefined
+}
+
+/** Counts the lines that have a sequence number, including damaged ones and one without its end. */
+async function countRecords(file: File, { from, end }: Source): Promise<number> {
+  const torn = await findTornEnd(file, { from, end })
+  let lines = torn?.isEnded === false ? 1 : 0
+  for await (const { bytes } of readRange(file, { offset: from, bytes: end - from })) lines += countLines(bytes)
+  return lines
 }
 
 function problemOf(line: Buffer, check: CheckLine): string | undefined {
+  if (!isCleanLine(line)) return describeUncleanLine(line)
   try {
     check(line)
     return undefined
@@ -380,37 +192,198 @@ function problemOf(line: Buffer, check: CheckLine): string | undefined {
   }
 }
 
-/** A run without the lines from `count` on; a bad line is no longer part of it. */
-export function upToLine(run: LineRun, count: number): LineRun {
-  if (count >= run.lines) return { ...run, bad: undefined }
-  const lines = Math.max(count, 0)
-  return { good: run.good.subarray(0, offsetAfterLines(run.good, lines)), lines, bad: undefined }
+interface PlannerOptions extends RepairOptions {
+  readonly check: CheckLine
+  readonly seal: SegmentPrefix | undefined
+  /** Sequence number of the first record, if a header tells. */
+  readonly first: number | undefined
 }
 
-/**
- * Whether line 1 of a segment without a header is a record: then the header is missing, and no line is to go.
- * A damaged header is none, even where another codec would take any line for a record.
- */
-export async function beginsWithRecord(file: File, end: number, check: CheckLine): Promise<boolean> {
-  const runs = readLineRuns(file, { from: 0, end, check })
-  try {
-    const first = await runs.next()
-    return first.done !== true && first.value.lines > 0 && !resemblesHeader(first.value.good)
-  } finally {
-    await runs.return(undefined)
-  }
-}
+/** Takes the segments of a journal, oldest first. All stay up to the cut or the first obstacle. */
+class RepairPlanner {
+  readonly #files: JournalFiles
+  readonly #options: PlannerOptions
+  /** The first sequence number that is removed. No record can be beyond the last number. */
+  readonly #cutAt: number
+  readonly #firstSequence: number
+  /** The sequence number after the last line read. */
+  #next: number
+  readonly #findings: RepairDamage[] = []
+  readonly #segments: PlannedSegment[] = []
+  readonly #removals: string[] = []
+  #obstacle: RepairPlan['obstacle']
+  #isEnded = false
+  /** The segment read last, as it is now and as it will be. */
+  #last: { readonly source: Source; readonly now: CheckpointPass; readonly kept: CheckpointPass } | undefined
 
-/** How far a header may be shifted: by a byte order mark, by bytes at its beginning that are lost. */
-const mostShift = 8
-
-/** Whether a third of what every header begins with is there, each byte in its place next to the others. */
-function resemblesHeader(bytes: Buffer): boolean {
-  const begin = bytes.toString('latin1', 0, headerMagic.length + mostShift)
-  for (let shift = -mostShift; shift <= mostShift; shift++) {
-    let same = 0
-    for (let at = 0; at < headerMagic.length; at++) if (begin[at + shift] === headerMagic[at]) same++
-    if (same * 3 > headerMagic.length) return true
+  constructor(files: JournalFiles, options: PlannerOptions) {
+    this.#files = files
+    this.#options = options
+    this.#cutAt = Math.min(options.truncateAt ?? maxSequence + 1, maxSequence + 1)
+    this.#firstSequence = options.first ?? 1
+    this.#next = this.#firstSequence
   }
-  return false
+
+  async add(source: Source, file: File): Promise<void> {
+    const { name, from, end } = source
+    const first = this.#next
+    if (first >= this.#cutAt) this.#isEnded = true
+    const problem = this.#isEnded ? undefined : this.#placeProblem(source)
+    if (problem !== undefined) this.#stop({ segment: name, sequence: first, reason: problem })
+    if (this.#isEnded) {
+      this.#removals.push(name)
+      this.#next = Math.max(first, source.header?.sequence ?? 0) + (await countRecords(file, source))
+      return
+    }
+    const header = this.#headerOf(source)
+    const isHeaderNew = header.toString() !== `${source.header?.text}\n`
+    const { now, kept, lines } = await this.#read(source, file, header)
+    const isCut = kept.prefix.records < lines
+    if (isCut && this.#options.truncateAt === undefined) {
+      this.#stop({ segment: name, sequence: this.#cutAt, reason: `it has records beyond ${maxSequence}` })
+    }
+    this.#isEnded ||= isCut
+    this.#segments.push({ name, header, isHeaderNew, from, end, isCut, prefix: kept.prefix })
+    this.#last = { source, now, kept }
+    this.#next = first + lines
+  }
+
+  finish({ hasSealFile }: { readonly hasSealFile: boolean }): RepairPlan {
+    const segments = this.#segments
+    const records = segments.reduce((sum, { prefix }) => sum + prefix.records, 0)
+    const end = this.#firstSequence + records
+    const isSealRight = this.#checkSeal()
+    return {
+      findings: this.#findings,
+      obstacle: this.#obstacle,
+      cutProblem: this.#cutProblem(),
+      segments,
+      removals: this.#removals,
+      removesSeal: hasSealFile && !isSealRight,
+      cut: end < this.#next ? { first: end, last: this.#next - 1 } : undefined,
+      firstSequence: this.#firstSequence,
+      records,
+    }
+  }
+
+  #stop(obstacle: NonNullable<RepairPlan['obstacle']>): void {
+    this.#obstacle ??= obstacle
+    this.#isEnded = true
+  }
+
+  /** The reason why a segment cannot stay after the one before it. */
+  #placeProblem({ number, header, from, end }: Source): string | undefined {
+    const said = header?.sequence
+    // Nothing is missing before a segment that has the checksum of the one before it, as that one
+    // is or as it will be. There, a wrong sequence number is damage to the header.
+    const checksums = [this.#last?.now, this.#last?.kept].map((pass) => pass?.prefix.crc32)
+    const isChained = header?.previousCrc32 !== undefined && checksums.includes(header.previousCrc32)
+    if (said !== undefined && said !== this.#next && !isChained) {
+      return `it begins with sequence ${said}, expected ${this.#next}`
+    }
+    const before = this.#last?.source.number
+    if (number !== undefined && before !== undefined && number !== before + 1) {
+      return `the number in its name is ${number}, expected ${before + 1}`
+    }
+    // A sealed segment has records, unless it is of version 0.1.
+    const isEmptyAllowed = header !== undefined && (number === undefined || said === undefined)
+    return from === end && !isEmptyAllowed ? 'it has no record' : undefined
+  }
+
+  /** The header that a segment must have: its own if that is right. Notes what is wrong with it. */
+  #headerOf({ name, header, from }: Source): Buffer {
+    const before = this.#segments.at(-1)
+    const sequence = this.#next
+    const said = header?.sequence
+    // The number of a first segment of version 0.1 may be known from a segment that the cut removes.
+    const needsNumber = said === undefined && before === undefined && sequence !== 1 && this.#options.truncateAt !== undefined
+    let reason: string | undefined
+    if (header === undefined) {
+      const isCounted = before === undefined && this.#options.first === undefined
+      reason = from === 0 ? 'its header is missing: line 1 is a record' : 'line 1 is not a header'
+      if (isCounted) reason += ', and no header tells the number of the first record: it becomes 1'
+    } else if (needsNumber) reason = 'its header has no sequence number'
+    else if (said !== undefined && said !== sequence) reason = `its header says sequence ${said}, expected ${sequence}`
+    else if (said !== undefined && before !== undefined && header.previousCrc32 !== before.prefix.crc32) {
+      reason = `the checksum in its header is not that of ${before.name}, and no line shows what has changed`
+    }
+    if (reason === undefined) return Buffer.from(`${header?.text}\n`)
+    this.#findings.push({ segment: name, line: 1, offset: 0, sequence, reason })
+    return Buffer.from(formatHeader({ sequence, previousCrc32: before?.prefix.crc32 ?? header?.previousCrc32 }))
+  }
+
+  /** Reads a segment: what it is now, and what of it stays. */
+  async #read(
+    source: Source,
+    file: File,
+    header: Buffer,
+  ): Promise<{ readonly now: CheckpointPass; readonly kept: CheckpointPass; readonly lines: number }> {
+    const { from, end } = source
+    const stay = this.#cutAt - this.#next
+    const stopAt = (index: number, offset: number, reason: string): void => {
+      const line = index + (from === 0 ? 1 : 2)
+      this.#stop({ segment: source.name, line, offset, sequence: this.#next + index, reason })
+    }
+    const torn = await findTornEnd(file, { from, end })
+    const { check, seal, signal } = this.#options
+    const now = new CheckpointPass(seal?.bytes)
+    const kept = new CheckpointPass(seal?.bytes, headerPrefix(header))
+    let lines = 0
+    const blocks = new LineBlocks(file)
+    try {
+      for (let block; (block = await blocks.next(torn?.offset ?? end)) !== undefined; ) {
+        signal?.throwIfAborted()
+        const start = blocks.offset - block.length
+        // The header is a whole line, so it is in the first block.
+        const records = start < from ? block.subarray(from - start) : block
+        now.add(block)
+        let good = 0
+        for (const { index, offset, line } of linesOf(records)) {
+          if (this.#isEnded || lines + index >= stay) break
+          const reason = problemOf(line, check)
+          if (reason === undefined) good++
+          else stopAt(lines + index, Math.max(start, from) + offset, reason)
+        }
+        kept.add(records.subarray(0, offsetAfterLines(records, good)))
+        lines += countLines(records)
+      }
+    } finally {
+      await blocks.release()
+    }
+    // Recovery cuts a torn end off, unless the seal covers it.
+    const isTornKept = source.number !== undefined || (seal !== undefined && seal.bytes > kept.prefix.bytes)
+    if (torn !== undefined && isTornKept) {
+      if (lines < stay) stopAt(lines, torn.offset, torn.reason)
+      lines++
+    }
+    return { now, kept, lines }
+  }
+
+  /** Whether the seal matches the active segment after the repair. Notes a seal that is wrong now. */
+  #checkSeal(): boolean {
+    const { seal } = this.#options
+    if (this.#isEnded || seal === undefined || this.#last === undefined) return false
+    const { source, now, kept } = this.#last
+    const isActive = source.number === undefined
+    const damageOf = (pass: CheckpointPass): MiniStoreError | undefined =>
+      isActive
+        ? sealDamage(this.#files, source, seal, pass)
+        : missingActiveDamage(this.#files, seal, { atSeal: pass.atCheckpoint })
+    const isRight = damageOf(kept) === undefined
+    const reason = isRight ? undefined : damageOf(now)?.reason
+    if (reason !== undefined) this.#findings.push({ segment: this.#files.name, reason })
+    return isRight && isActive
+  }
+
+  #cutProblem(): string | undefined {
+    const { truncateAt } = this.#options
+    const least = this.#firstSequence + 1
+    if (truncateAt === undefined) return undefined
+    if (truncateAt < least || truncateAt > this.#next) {
+      const effect = truncateAt < least ? 'leave no record' : 'cut nothing'
+      return `Expected a sequence number from ${least} to ${this.#next}, got ${truncateAt}: it would ${effect}`
+    }
+    if (this.#obstacle === undefined) return undefined
+    return `Cutting at ${truncateAt} would keep damage before it, at sequence ${this.#obstacle.sequence}`
+  }
 }

@@ -1,70 +1,73 @@
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
-import { removeIfPresent, writeFully } from '../fs/durable.ts'
-import { keepBroken, repairTemporary, writeWhole } from '../fs/evidence.ts'
+import { copyRange, readRange } from '../fs/bytes.ts'
+import { removeIfPresent, renameIntoPlace, writeFully } from '../fs/durable.ts'
+import { keepBroken, repairTemporary } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
-import { extendPrefix, headerPrefix, type JournalFiles, samePrefix } from '../ministore/format.ts'
+import type { JournalFiles } from '../ministore/format.ts'
 import { accessOf, assertNamesUsable, locateJournal } from '../ministore/locate.ts'
 import { recoverJournal } from '../ministore/recovery.ts'
-import { planRepair } from './repair-planner.ts'
 import { holdJournal, PoisoningError, releaseHeld } from '../ministore/rotation.ts'
 import { JournalWriter } from '../ministore/writer.ts'
-import {
-  type CheckLine, isSound, type PlannedSegment, readLineRuns, refusalOf, type RepairChoice, type RepairPlan,
-  upToLine,
-} from './repair-plan.ts'
+import { isSound, planRepair, type RepairOptions, type RepairPlan } from './repair-plan.ts'
 
 /** What a repair has done. */
 export interface RepairResult {
   readonly plan: RepairPlan
-  /** Names of the copies of every file that was changed or removed. */
+  /** Names of the copies of all files that were changed or removed. */
   readonly copies: readonly string[]
 }
 
 /**
- * Mends a journal under the writer's lock; undefined when there is no segment file. When the journal is sound
- * nothing is changed.
+ * Repairs a journal under the writer's lock. Undefined if there is no segment file. Changes nothing
+ * in a sound journal.
  *
- * **What a crash leaves.** At every instant each file that the repair found is there, unchanged, or a durable
- * copy of it is, under `<file>.broken` (or `.broken-2` …): all copies are durable before the first change.
- * The changes are steps, each atomic and durable before the next:
+ * **Invariant.** At every instant each file that the repair found exists unchanged, or a durable
+ * copy of it exists under `<file>.broken` (or `.broken-2` and so on). All copies are durable before
+ * the first change.
  *
- * 1. The seal goes: it speaks of an active segment that changes.
- * 2. Segments go, newest first, so that what is left of a journal that is being cut is contiguous.
- * 3. Segments are replaced, oldest first. What a later run would make of a half-replaced journal is the same,
- *    since it takes the same lines in the same order and counts from the same first number.
- * 4. Names get numbers without a gap, lowest first, each into a name that is free.
- * 5. Recovery, as on every open, makes an active segment if there is none, and seals it.
+ * **What a crash leaves.** The changes are steps. Each is atomic, and durable before the next:
  *
- * So a repair that was cut short is run again with the same choice.
+ * 1. The seal is removed, because it describes an active segment that changes.
+ * 2. Headers are replaced, newest segment first, so what tells the right number of a segment is
+ *    unchanged until its own turn. A new header does not match an older segment that is still to
+ *    change, so readers refuse the pair. If the number of the first record is known only from a
+ *    segment that step 3 removes, it stands in a header from here on.
+ * 3. Segments after the cut are removed, newest first. What is left is a beginning of the journal
+ *    without a gap.
+ * 4. The last segment is replaced by its beginning.
+ * 5. Recovery creates an active segment if there is none, and the seal, as on every open.
  *
- * @param options.confirm is given the plan before anything is changed; what it throws ends the repair.
- * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED`, `…_LOCK_UNAVAILABLE`, `…_UNSUPPORTED_VERSION`, `…_NAME_TAKEN`, `…_IO`;
- *   `…_CORRUPT` for what only a person can decide.
- * @throws {RangeError} for a plan that must be refused, see `refusalOf`.
+ * So an interrupted repair is run again with the same options.
+ *
+ * @param options.confirm receives the plan before anything is changed. If it throws, the repair
+ *   ends.
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if a line would have to be dropped; `…_LOCKED`,
+ *   `…_LOCK_UNAVAILABLE`, `…_UNSUPPORTED_VERSION`, `…_NAME_TAKEN` or `…_IO`.
+ * @throws {RangeError} if the journal cannot be cut at `truncateAt`.
+ * @throws the reason of the signal if it is aborted before the first change.
  */
 export async function repairJournal(
   given: FileSystem,
   path: string,
-  options: {
-    readonly choice: RepairChoice
-    readonly check?: CheckLine | undefined
-    readonly confirm?: ((plan: RepairPlan) => void) | undefined
-    readonly signal?: AbortSignal | undefined
-  },
+  options: RepairOptions & { readonly confirm?: ((plan: RepairPlan) => void) | undefined } = {},
 ): Promise<RepairResult | undefined> {
-  const { choice, check, confirm, signal } = options
   const files = await locateJournal(given, path)
   await assertNamesUsable(given, files)
   const access = await accessOf(given, files)
   const lock = await WriterLock.acquire(given, files.lock, { kernel: true, holder: {}, journalPath: files.path, access })
   const fs = lock.fileSystem
+  const { signal } = options
   try {
-    const plan = await planRepair(fs, files, choice, { check, signal })
+    const plan = await planRepair(fs, files, options)
     if (plan === undefined) return undefined
-    confirm?.(plan)
-    const refusal = refusalOf(plan)
-    if (refusal !== undefined) throw new RangeError(refusal.message)
+    options.confirm?.(plan)
+    const { cutProblem, obstacle } = plan
+    if (cutProblem !== undefined) throw new RangeError(cutProblem)
+    if (obstacle !== undefined) {
+      const message = `Repair drops no line, and ${obstacle.segment} has damage at ${obstacle.sequence}: ${obstacle.reason}`
+      throw new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path: files.path, ...obstacle })
+    }
     if (isSound(plan)) return { plan, copies: [] }
     try {
       const held = await holdJournal(fs, files, lock)
@@ -94,7 +97,7 @@ async function keepAll(
   plan: RepairPlan,
   signal: AbortSignal | undefined,
 ): Promise<string[]> {
-  const changed = plan.segments.filter(({ isChanged }) => isChanged).map(({ source }) => source)
+  const changed = plan.segments.filter((segment) => segment.isHeaderNew || segment.isCut).map(({ name }) => name)
   const seal = plan.removesSeal ? [`${files.name}.seal`] : []
   const copies: string[] = []
   for (const name of [...plan.removals, ...changed, ...seal]) {
@@ -105,56 +108,49 @@ async function keepAll(
 }
 
 async function change(fs: FileSystem, files: JournalFiles, plan: RepairPlan): Promise<void> {
-  if (plan.removesSeal) await remove(fs, files, files.seal)
-  for (const name of plan.removals.toReversed()) await remove(fs, files, files.at(name))
-  for (const segment of plan.segments) if (segment.isChanged) await rewrite(fs, files, segment, plan.check)
-  for (const { source, target } of plan.segments) {
-    if (source === target) continue
-    await fs.rename(files.at(source), files.at(target))
+  const remove = async (path: string): Promise<void> => {
+    await removeIfPresent(fs, path)
     await fs.syncDirectory(files.directory)
   }
+  if (plan.removesSeal) await remove(files.seal)
+  for (const { name, header, isHeaderNew, from, end } of plan.segments.toReversed()) {
+    if (!isHeaderNew) continue
+    await replace(fs, files, name, async (source, target) => {
+      await writeFully(target, header, 0)
+      for await (const { bytes, position } of readRange(source, { offset: from, bytes: end - from })) {
+        await writeFully(target, bytes, header.length + position)
+      }
+    })
+  }
+  for (const name of plan.removals.toReversed()) await remove(files.at(name))
+  const last = plan.segments.at(-1)
+  if (last?.isCut !== true) return
+  await replace(fs, files, last.name, (source, target) =>
+    copyRange(source, target, { offset: 0, bytes: last.prefix.bytes }),
+  )
 }
 
-async function remove(fs: FileSystem, files: JournalFiles, path: string): Promise<void> {
-  await removeIfPresent(fs, path)
-  await fs.syncDirectory(files.directory)
-}
-
-async function rewrite(
+async function replace(
   fs: FileSystem,
   files: JournalFiles,
-  segment: PlannedSegment,
-  check: CheckLine,
+  name: string,
+  write: (source: File, target: File) => Promise<void>,
 ): Promise<void> {
-  const { from, end, limit, prefix: planned } = segment
-  const source = await fs.open(files.at(segment.source), 'read')
+  const source = await fs.open(files.at(name), 'read')
   try {
-    const write = async (target: File): Promise<void> => {
-      const header = Buffer.from(segment.header)
-      await writeFully(target, header, 0)
-      let written = headerPrefix(header)
-      let lines = 0
-      for await (const run of readLineRuns(source, { from, end, check })) {
-        const { good, lines: taken } = upToLine(run, limit - lines)
-        await writeFully(target, good, written.bytes)
-        written = extendPrefix(written, good, taken)
-        lines += run.lines + (run.bad === undefined ? 0 : 1)
-      }
-      // The next header says this checksum already.
-      if (samePrefix(written, planned)) return
-      throw new MiniStoreError('ERR_MINISTORE_IO', `${segment.source} reads differently than a moment ago`, {
-        path: files.path,
-      })
-    }
-    await writeWhole(fs, files, segment.source, { access: await source.stat(), write })
+    await renameIntoPlace(fs, files.at(name), {
+      access: await source.stat(),
+      temporary: repairTemporary(files),
+      write: (target) => write(source, target),
+    })
+    await fs.syncDirectory(files.directory)
   } finally {
     await source.close()
   }
 }
 
-/** As on every open: what is left is made whole, durable and sealed. */
+/** Makes the journal whole, durable and sealed, as every open does. */
 async function recover(files: JournalFiles, lock: WriterLock): Promise<void> {
-  await removeIfPresent(lock.fileSystem, repairTemporary(files))
   const journal = await recoverJournal(files, lock)
   const limits = { maxBytesPerSegment: Number.POSITIVE_INFINITY, maxSegments: Number.POSITIVE_INFINITY }
   const writer = new JournalWriter(files, lock, journal, limits)

@@ -282,6 +282,16 @@ export class JournalFiles {
     return /^\d{1,15}$/.test(digits) ? Number(digits) : undefined
   }
 
+  /** The sealed segments among these names, in the order of their numbers. */
+  sealedNames(names: readonly string[]): Array<{ readonly name: string; readonly number: number }> {
+    return names
+      .flatMap((name) => {
+        const number = this.sealedNumber(name)
+        return number === undefined ? [] : [{ name, number }]
+      })
+      .toSorted((left, right) => left.number - right.number)
+  }
+
   /**
    * The name of a file for bytes that recovery removed.
    *

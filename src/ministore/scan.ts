@@ -6,7 +6,7 @@ import {
   type SegmentPrefix,
 } from './format.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf } from './lines.ts'
-import { damaged, type Segment } from './segments.ts'
+import { damaged } from './segments.ts'
 
 /**
  * What a scan of a segment's bytes found. Only the last line of a segment can be torn. An unclean
@@ -205,7 +205,7 @@ function startOfLastCharacter(bytes: Buffer): number {
 /** Compares the active segment with its seal. Returns the damage, or undefined if they match. */
 export function sealDamage(
   files: JournalFiles,
-  active: Segment,
+  active: { readonly name: string },
   seal: SegmentPrefix,
   scan: Pick<SegmentScan, 'atCheckpoint' | 'prefix'>,
 ): MiniStoreError | undefined {
@@ -250,3 +250,39 @@ export function missingActiveDamage(
 
 /** The active segment of a journal that never held a record. */
 const newJournal = headerPrefix(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))
+
+/** Counts and checksums the bytes of a segment. They are added in order, from the first one. */
+export class CheckpointPass {
+  readonly #checkpoint: number
+  /** What was added so far. The header is a line but not a record, so the count begins at -1. */
+  #prefix: SegmentPrefix
+  #atCheckpoint: SegmentPrefix | undefined
+
+  /**
+   * @param checkpoint number of bytes to report as {@link atCheckpoint}.
+   * @param start what counts as added already. By default nothing.
+   */
+  constructor(checkpoint = 0, start: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }) {
+    this.#checkpoint = checkpoint
+    this.#prefix = start
+    this.#atCheckpoint = checkpoint === start.bytes && checkpoint > 0 ? start : undefined
+  }
+
+  get prefix(): SegmentPrefix {
+    return this.#prefix
+  }
+
+  /** The first `checkpoint` bytes; undefined until they were added. */
+  get atCheckpoint(): SegmentPrefix | undefined {
+    return this.#atCheckpoint
+  }
+
+  add(bytes: Buffer): void {
+    const left = this.#checkpoint - this.#prefix.bytes
+    if (left > 0 && left <= bytes.length) {
+      const upTo = bytes.subarray(0, left)
+      this.#atCheckpoint = extendPrefix(this.#prefix, upTo, countLines(upTo))
+    }
+    this.#prefix = extendPrefix(this.#prefix, bytes, countLines(bytes))
+  }
+}

@@ -281,7 +281,7 @@ export function damaged(
   at: { readonly line?: number; readonly offset?: number; readonly sequence?: number } = {},
 ): MiniStoreError {
   const message = `The journal ${path} is damaged at ${segment}: ${problem}`
-  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, ...at })
+  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, reason: problem, ...at })
 }
 
 /** The state of a journal at one moment. */

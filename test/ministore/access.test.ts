@@ -113,10 +113,10 @@ describe.skipIf(process.platform === 'win32')('new files of a journal have the p
     const directory = await temporaryDirectory()
     const path = join(directory, 'journal.jsonl')
     await writeJournal(path, [[1, 2], [3]])
-    await editFile(`${path}.001`, (content) => Buffer.from(content.toString().replace('\n1\n', '\n}\n')))
+    await editFile(`${path}.001`, (content) => Buffer.from(content.toString().replace('JOURNAL', 'JOURNEY').replace('\n1\n', '\n9\n')))
     await handOver(directory)
     await rm(`${path}.lock`)
-    await repairJournal(nodeFileSystem, path, { choice: { kind: 'drop-damaged' } })
+    await repairJournal(nodeFileSystem, path)
     const found = await accessIn(directory)
     expect(found).toEqual(all(Object.keys(found), '600'))
     expect(Object.keys(found)).toEqual(

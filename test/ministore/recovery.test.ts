@@ -769,8 +769,8 @@ describe('corruption is refused, and nothing is changed', () => {
     const damages: MiniStoreError[] = []
     await verifyJournal(files, `/${name}`, { onDamage: (damage) => damages.push(damage) })
     expect(damages[0]?.message).toMatch(/header is damaged.*and more than 512 bytes/)
-    const repaired = await repairJournal(files, `/${name}`, { choice: { kind: 'drop-damaged' } })
-    expect(repaired?.plan.findings).toMatchObject([{ segment: name + ending, line: 1, action: 'rebuild' }])
+    const repaired = await repairJournal(files, `/${name}`)
+    expect(repaired?.plan.findings).toMatchObject([{ segment: name + ending, line: 1 }])
     const store = await MiniStore.open<number>(`/${name}`, { fileSystem: files })
     expect(await store.append(6)).toBe(6)
     expect(await store.replay()).toEqual([1, 2, 3, 4, 5, 6])
@@ -1105,8 +1105,8 @@ describe('a torn end longer than the maximum string or buffer', () => {
     expect(damages).toEqual([])
     const inspected = await inspectJournal(files, path, { isQuick: true })
     expect(inspected).toMatchObject({ lastSequence: 2, torn: { offset: lines.length, bytes } })
-    const repaired = await repairJournal(files, path, { choice: { kind: 'drop-damaged' } })
-    expect(repaired?.plan).toMatchObject({ findingCount: 0, records: 2, cut: undefined })
+    const repaired = await repairJournal(files, path)
+    expect(repaired?.plan).toMatchObject({ findings: [], records: 2, cut: undefined })
     const followed: number[] = []
     for await (const record of MiniStore.stream<number>(path, { fileSystem: files, follow: true })) {
       if (followed.push(record) === 2) break
@@ -1184,8 +1184,9 @@ describe('the highest possible sequence number', () => {
     expect(damages).toMatchObject([damage])
     files.unlink(`${path}.lock`).catch(() => {})
     expect([...files.snapshot()].filter(([file]) => !file.endsWith('.lock'))).toEqual([...before])
-    const repaired = await repairJournal(files, path, { choice: { kind: 'drop-damaged' } })
-    expect(repaired?.plan.cut).toMatchObject({ records: 2 })
+    await expect(repairJournal(files, path)).rejects.toMatchObject(damage)
+    const repaired = await repairJournal(files, path, { truncateAt: last + 1 })
+    expect(repaired?.plan).toMatchObject({ cut: { first: last + 1 }, records: 2 })
     expect(await MiniStore.replay(path, { fileSystem: files })).toEqual(['a', 'b'])
   })
 

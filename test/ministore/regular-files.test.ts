@@ -76,10 +76,10 @@ const tornTail = async (path: string): Promise<void> => {
 const damage = async (path: string): Promise<void> => {
   await writeJournal(path, [[1, 2]])
   await rm(`${path}.seal`)
-  await editFile(path, (content) => Buffer.from(content.toString().replace('\n1\n', '\n}\n')))
+  await editFile(path, (content) => Buffer.from(content.toString().replace('\n2\n', '\n}\n')))
 }
 const repair = (path: string): Promise<unknown> =>
-  repairJournal(nodeFileSystem, path, { choice: { kind: 'drop-damaged' } })
+  repairJournal(nodeFileSystem, path, { truncateAt: 2 })
 
 /** Opens the journal, plants the name, and continues with the open store. */
 const live =

@@ -215,8 +215,8 @@ function damageLines({ findings, obstacle }: Facts, page: Page): string[] {
       { head: 'offset', cell: ({ offset = '-' }) => offset, align: 'right' },
       { head: 'sequence', cell: ({ sequence = '-' }) => sequence, align: 'right' },
       {
-        head: 'repair',
-        cell: (damage) => (damage === obstacle ? 'cannot' : 'rebuilds'),
+        head: 'repairable',
+        cell: (damage) => (damage === obstacle ? 'no' : 'yes'),
         style: (damage) => (damage === obstacle ? 'red' : undefined),
       },
       { head: 'damage', cell: ({ reason }) => reason },

@@ -31,6 +31,23 @@ export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
 }
 
 /**
+ * A record that its caller has serialized already. A journal without codec and schema writes `text`
+ * as it is, and a state manager applies `value`, so nothing is serialized or parsed again.
+ *
+ * The caller must ensure that `text` is one line of JSON, that `value` equals what parsing it gives,
+ * and that `value` does not change before it is applied.
+ */
+export class SerializedRecord<T> {
+  readonly text: string
+  readonly value: T
+
+  constructor(text: string, value: T) {
+    this.text = text
+    this.value = value
+  }
+}
+
+/**
  * Describes the validated value for an error. It is called only when validation fails, or before an
  * asynchronous schema is awaited.
  */

@@ -1,91 +1,69 @@
-import { whenAborted } from '../async.ts'
-import type { MiniStoreError } from '../errors.ts'
-import type { Clock } from './clock.ts'
-import { bytesOf } from './enqueueing.ts'
-import type { Lease } from './leases.ts'
+import { isMiniStoreError, MiniStoreError } from '../errors.ts'
+import { Alarm, type Clock } from './clock.ts'
+import { bytesOf, reasonThatFits } from './enqueueing.ts'
 import { publishDelivery, type QueueLog } from './log.ts'
-import { Heap, type MessageIndex } from './order.ts'
+import type { Lease, Messages } from './messages.ts'
+import { type LeaseRequest, type ReceiveRequest, Receiver, WaitingReceivers } from './receivers.ts'
+import type { QueueSettings } from './settings.ts'
 import { type EnqueueStep, mutationOf, type NewMessage, type QueueStep } from './state.ts'
-import type { Outcome } from './transitions.ts'
 
 /**
  * An enqueue of more bytes than this is not delivered in the same write. Such a write takes long
  * anyway, so a second one costs little.
  */
 const maxHandOverBytes = 1024 * 1024
-
-/** A request for messages, which are leased once their delivery is written. */
-export interface LeaseRequest {
-  /** Maximum number of messages; called when there are some. */
-  readonly max: () => number
-  /** Whether the messages are still wanted. */
-  readonly isWanted: () => boolean
-  /** Whether the receiver gets the messages at once; false if they are prefetched. */
-  readonly isHanded: boolean
-  /**
-   * Receives the leases synchronously when they are granted; an empty array if the messages are no
-   * longer wanted.
-   */
-  readonly give: (leases: Lease[]) => void
-}
-
-/** The operations of the delivery that the dispatcher calls. */
-export interface LeaseOffice {
-  /** Whether messages are delivered. */
-  readonly isOpen: boolean
-  grant(ids: readonly number[], options: { readonly isHanded: boolean }): Lease[]
-  /** Called when messages become ready or in flight. */
-  changed(): void
-  /**
-   * Called when messages go back whose attempt is written but was never made.
-   *
-   * The attempt is taken back at once, not when the queue closes. A program that a signal ends may
-   * never close its queue, and with few attempts its messages would become dead letters unseen. The
-   * price is one write for each `break` or abort.
-   */
-  returnLater(): void
-  /** Called when the ends of waits have changed. */
-  rearm(): void
-}
+/** The wall clock may be set at any time, so it is read at least this often during a wait. */
+const longestLookMs = 30_000
+/** Time until a failed burial is retried. Its message stays in flight: it has had its last attempt. */
+const buryAgainMs = 30_000
 
 /**
- * Assigns ready messages to receivers. It decides which receiver gets which message, writes the
- * delivery, and only then grants the leases.
+ * Assigns ready messages to receivers, and ends leases and waits whose time is over.
+ *
+ * Invariant: a lease is granted only after the attempt is durable. A delivery decides which
+ * receiver gets which message, writes that, and then grants the leases.
  */
 export class Dispatcher {
   readonly #log: QueueLog
-  readonly #index: MessageIndex
+  readonly #messages: Messages
   readonly #clock: Clock
-  readonly #office: LeaseOffice
-  readonly #receivers = new Receivers()
+  readonly #visibilityTimeoutMs: number
+  readonly #maxAttempts: number
+  readonly #alarm: Alarm
+  readonly #waiting = new WaitingReceivers()
+  /** While the queue is `closing`, messages in flight may still be acked or nacked. */
+  #phase: 'open' | 'closing' | 'closed' = 'open'
   /** Whether a turn that serves waiting receivers is queued. */
   #isWaking = false
   /** Whether a turn that ends overdue waits is queued or running. */
   #isEnding = false
+  /** Whether a turn that refunds attempts is queued. */
+  #isRefunding = false
 
-  constructor(parts: {
-    readonly log: QueueLog
-    readonly index: MessageIndex
-    readonly clock: Clock
-    readonly office: LeaseOffice
-  }) {
-    this.#log = parts.log
-    this.#index = parts.index
-    this.#clock = parts.clock
-    this.#office = parts.office
+  constructor(log: QueueLog, settings: QueueSettings) {
+    this.#log = log
+    this.#messages = log.messages
+    this.#clock = settings.clock
+    this.#visibilityTimeoutMs = settings.visibilityTimeoutMs
+    this.#maxAttempts = settings.maxAttempts
+    this.#alarm = new Alarm(settings.clock, () => this.#ring())
+    log.onChange = () => this.changed()
+    log.onFailure = (error) => this.#fail(error)
   }
 
-  /** Whether a receiver waits. */
-  get isAwaited(): boolean {
-    return this.#receivers.size > 0
+  /** Whether messages are delivered. */
+  get isOpen(): boolean {
+    return this.#phase === 'open'
   }
 
-  /**
-   * When the next wait must be ended, on the monotonic clock. Undefined if no receiver waits, or
-   * while {@link endOverdue} is at work.
-   */
-  get nextEnd(): number | undefined {
-    return this.#isEnding ? undefined : this.#receivers.nextEnd
+  /** Whether messages in flight can no longer be acked or nacked. */
+  get isClosed(): boolean {
+    return this.#phase === 'closed'
+  }
+
+  /** When a lease that begins now ends, on the monotonic clock. */
+  get leaseEnd(): number {
+    return this.#clock.monotonicMs() + this.#visibilityTimeoutMs
   }
 
   /**
@@ -94,20 +72,26 @@ export class Dispatcher {
    */
   receive(request: ReceiveRequest): Promise<Lease[]> {
     const receiver = new Receiver(request, this.#clock.monotonicMs() + request.waitMs)
-    this.#serveInTurn(receiver)
+    if (receiver.isWanted()) this.#serveInTurn(receiver)
     return receiver.leases
   }
 
   /**
    * Writes new messages and delivers them to waiting receivers with the same write, which saves one
    * fsync. Must be called in a turn.
+   *
+   * @param text the step as JSON.
    */
-  async enqueue(step: EnqueueStep): Promise<Outcome> {
+  async enqueue(step: EnqueueStep, text: string): Promise<void> {
     const ids = this.#awaited(step.messages)
-    const steps: QueueStep[] = ids.length === 0 ? [step] : [step, { op: 'deliver', ids }]
-    const outcome = await this.#log.commit(mutationOf(steps))
-    if (ids.length > 0) this.#giveToWaiting(ids)
-    return outcome
+    if (ids.length === 0) {
+      await this.#log.commit(step, text)
+      return
+    }
+    const deliver: QueueStep = { op: 'deliver', ids }
+    const batchText = `{"op":"batch","steps":[${text},${JSON.stringify(deliver)}]}`
+    await this.#log.commit({ op: 'batch', steps: [step, deliver] }, batchText)
+    this.#giveToWaiting(ids)
   }
 
   /**
@@ -116,72 +100,155 @@ export class Dispatcher {
    * the steps, because its message may precede the ready ones. Must be called in a turn.
    */
   async deliverWith(steps: readonly QueueStep[], request: LeaseRequest): Promise<void> {
-    const isToWait = this.isAwaited || steps.some((step) => step.op === 'nack' && step.dueAt === undefined)
-    await this.#lease({ ...request, max: isToWait ? () => 0 : request.max }, steps)
+    const isToWait = this.#waiting.size > 0 || steps.some((step) => step.op === 'nack' && step.dueAt === undefined)
+    await this.#deliver(request, isToWait ? 0 : request.max(), steps)
+  }
+
+  /** Makes messages that were not handed out ready again, and refunds their attempts. */
+  requeue(leases: readonly Lease[]): void {
+    const held = leases.filter(({ phase }) => phase === 'held')
+    if (held.length === 0) return
+    this.#requeue(held)
+    this.changed()
+  }
+
+  /**
+   * Refunds attempts of messages delivered to a receiver that was gone and, while closing, of
+   * prefetched messages. If the write fails, `onError` is called and the next delivery of each
+   * message is that attempt. Once the process has ended, the attempt counts.
+   */
+  async refundAttempts(): Promise<void> {
+    // This rejects only after a fatal error, which every caller of the queue is told of.
+    await this.#log.inTurn(() => this.#refundAttempts()).catch(() => {})
+  }
+
+  /** Ends leases whose time is over. A message in its last attempt is buried. */
+  endLeases(): void {
+    const ended = this.#messages.takeEnded(this.#clock.monotonicMs())
+    const isDying = ({ isHanded, attempt }: Lease): boolean => isHanded && attempt >= this.#maxAttempts
+    const dying = ended.filter(isDying)
+    for (const lease of dying) lease.phase = 'lost'
+    this.#requeue(ended.filter((lease) => !isDying(lease)))
+    for (const lease of ended) lease.abort(leaseLost(lease.id))
+    this.#bury(dying, 'its lease ended in the last attempt').catch((error: unknown) => {
+      // After a fatal error, every call rejects with it, so it needs no report.
+      if (!this.#log.hasFailed) this.#log.tell(error)
+    })
+    this.changed()
+  }
+
+  /** Buries messages whose process ended in their last attempt. If it rejects, `end` was called. */
+  async buryExhausted(): Promise<void> {
+    try {
+      await this.#bury([...this.#messages.inFlight.values()], 'its process ended in the last attempt')
+    } catch (error) {
+      // With a full disk, the queue must still open, so that it can be emptied.
+      if (isMiniStoreError(error) && !this.#log.hasFailed) return this.#log.tell(error)
+      this.end()
+      throw error
+    }
+  }
+
+  /** Called when messages become ready or in flight. */
+  changed(): void {
+    this.#wake()
+    this.rearm()
+  }
+
+  /** Sets the alarm for the next end of a lease or wait, or the next due message. */
+  rearm(): void {
+    if (this.isClosed) return
+    const now = this.#clock.monotonicMs()
+    const { nextLeaseEnd, nextDueAt } = this.#messages
+    const waits = nextLeaseEnd === undefined ? [] : [nextLeaseEnd - now]
+    const isAwaited = this.#waiting.size > 0
+    if (isAwaited && !this.#isEnding) {
+      waits.push(this.#waiting.nextEnd - now)
+      // While no receiver waits, a message that becomes due changes nothing.
+      if (nextDueAt !== undefined) waits.push(Math.min(nextDueAt - this.#clock.wallMs(), longestLookMs))
+    }
+    if (waits.length === 0) this.#alarm.clear()
+    else this.#alarm.set(Math.min(...waits), { keepsAlive: isAwaited })
+  }
+
+  /** Ends all waits and fires the signals of messages in flight, which may still be acked. */
+  stop(): void {
+    this.#phase = 'closing'
+    const closed = queueClosed()
+    for (const lease of this.#messages.inFlight.values()) lease.abort(closed)
+    for (const receiver of this.#waiting.take()) receiver.give([])
+    this.rearm()
+  }
+
+  /** Clears the alarm and refuses all further acks and nacks. */
+  end(): void {
+    this.#phase = 'closed'
+    this.#alarm.clear()
+  }
+
+  #serveInTurn(receiver: Receiver): void {
+    const turn = this.#log.inTurn(async () => {
+      if (!receiver.isWanted()) return
+      if (!this.isOpen) return receiver.give([])
+      this.#waiting.add(receiver)
+      receiver.onAnswer = () => {
+        this.#waiting.delete(receiver)
+        this.rearm()
+      }
+      // This serves receivers in order, so those that have waited longer come first.
+      await this.#serveWaiting()
+      if (!receiver.isWanted()) return
+      if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.give([])
+      else this.rearm()
+    })
+    turn.catch((error: unknown) => receiver.reject(error))
   }
 
   /** Serves waiting receivers in a later turn, if a message is ready. */
-  wake(): void {
-    if (this.#isWaking || !this.isAwaited || !this.#index.hasReady) return
+  #wake(): void {
+    if (this.#isWaking || this.#waiting.size === 0 || !this.#messages.hasReady) return
     this.#isWaking = true
     const turn = this.#log.inTurn(async () => {
       this.#isWaking = false
+      // One receiver a turn, so that other calls get theirs in between.
       const next = this.#nextToServe()
       if (next !== undefined) await this.#serve(next)
-      this.wake()
+      this.#wake()
     })
     turn.catch((error: unknown) => {
       this.#isWaking = false
-      this.fail(error as MiniStoreError)
+      this.#fail(error as MiniStoreError)
     })
   }
 
+  #ring(): void {
+    this.#messages.promote(this.#clock.wallMs())
+    this.endLeases()
+    this.#endWaits()
+    this.rearm()
+  }
+
   /** Ends, in a later turn, the waits whose time is over. */
-  endOverdue(): void {
-    const { nextEnd } = this
-    if (nextEnd === undefined || nextEnd > this.#clock.monotonicMs()) return
+  #endWaits(): void {
+    if (this.#isEnding || this.#waiting.nextEnd > this.#clock.monotonicMs()) return
     this.#isEnding = true
     const turn = this.#log.inTurn(async () => {
       const now = this.#clock.monotonicMs()
       // Messages that are ready at this moment are still in time for the waits that end.
       await this.#serveWaiting()
       this.#isEnding = false
-      for (const receiver of this.#receivers.takeOverdue(now)) receiver.resolve([])
-      this.#office.rearm()
+      for (const receiver of this.#waiting.take(now)) receiver.give([])
+      this.rearm()
     })
     turn.catch((error: unknown) => {
       this.#isEnding = false
-      this.fail(error as MiniStoreError)
+      this.#fail(error as MiniStoreError)
     })
-  }
-
-  /** Ends all waits with an empty array. */
-  stop(): void {
-    for (const receiver of this.#receivers.takeAll()) receiver.resolve([])
   }
 
   /** Ends all waits with an error. */
-  fail(error: MiniStoreError): void {
-    for (const receiver of this.#receivers.takeAll()) receiver.reject(error)
-  }
-
-  #serveInTurn(receiver: Receiver): void {
-    if (receiver.isAnswered) return
-    const turn = this.#log.inTurn(async () => {
-      if (receiver.isAnswered) return
-      if (!this.#office.isOpen) return receiver.resolve([])
-      this.#receivers.add(receiver)
-      receiver.onAnswer = () => {
-        this.#receivers.remove(receiver)
-        this.#office.rearm()
-      }
-      // This serves receivers in order, so those that have waited longer come first.
-      await this.#serveWaiting()
-      if (receiver.isAnswered) return
-      if (receiver.endsAt <= this.#clock.monotonicMs()) receiver.resolve([])
-      else this.#office.rearm()
-    })
-    turn.catch((error: unknown) => receiver.reject(error))
+  #fail(error: MiniStoreError): void {
+    for (const receiver of this.#waiting.take()) receiver.reject(error)
   }
 
   /** Delivers ready messages to waiting receivers, first come first. Must be called in a turn. */
@@ -191,66 +258,59 @@ export class Dispatcher {
 
   /** The receiver to serve next; undefined if no message is ready or no receiver waits. */
   #nextToServe(): Receiver | undefined {
-    this.#index.promote(this.#clock.wallMs())
-    return this.#index.hasReady ? this.#receivers.first : undefined
+    this.#messages.promote(this.#clock.wallMs())
+    return this.#messages.hasReady ? this.#waiting.first : undefined
   }
 
   /** Delivers ready messages to one receiver. Must be called in a turn. */
   async #serve(receiver: Receiver): Promise<void> {
-    if (receiver.request.max() === 0) return receiver.resolve([])
-    this.#receivers.remove(receiver)
-    const { max, isHanded } = receiver.request
-    const give = (leases: Lease[]): void => receiver.resolve(leases)
+    const max = receiver.max()
+    if (max === 0) return receiver.give([])
+    this.#waiting.delete(receiver)
     try {
-      await this.#lease({ max, isHanded, isWanted: () => !receiver.isAnswered, give }, [])
+      await this.#deliver(receiver, max, [])
     } catch (error) {
       receiver.reject(error)
     }
   }
 
   /**
-   * Writes the other steps and the delivery of ready messages, then grants the leases. If the write
-   * fails, it rejects and the messages are ready again.
+   * Writes the other steps and the delivery of up to `max` ready messages, then grants the leases.
+   * If the write fails, it rejects and the messages are ready again.
    */
-  async #lease(request: LeaseRequest, others: readonly QueueStep[]): Promise<void> {
-    const { max, isWanted, isHanded, give } = request
-    const isToBeHad = (): boolean => this.#office.isOpen && isWanted()
-    this.#index.promote(this.#clock.wallMs())
-    const ids = isToBeHad() ? this.#index.take(max()) : []
-    const uncounted = this.#index.uncounted(ids)
-    const steps = [...others]
-    if (uncounted.length > 0) steps.push({ op: 'deliver', ids: uncounted })
+  async #deliver(request: LeaseRequest, max: number, others: readonly QueueStep[]): Promise<void> {
+    this.#messages.promote(this.#clock.wallMs())
+    const ids = this.isOpen && request.isWanted() ? this.#messages.take(max) : []
+    const attempts = ids.filter((id) => !this.#messages.hasUnusedAttempt(id))
+    const steps: QueueStep[] = attempts.length === 0 ? [...others] : [...others, { op: 'deliver', ids: attempts }]
     try {
       if (steps.length > 0) await this.#log.commit(mutationOf(steps))
     } catch (error) {
-      this.#index.giveBack(ids)
+      this.#messages.requeue(ids)
       throw error
     }
-    if (isToBeHad()) {
-      this.#index.use(ids)
-      give(this.#office.grant(ids, { isHanded }))
+    if (this.isOpen && request.isWanted()) {
+      request.give(this.#grant(ids, request))
       // A subscriber may abort a signal, so publishing comes after the leases are granted. Before
       // that, an abort could lose messages.
       if (ids.length > 0) publishDelivery(this.#log.directory, ids)
     } else {
-      // The messages are no longer wanted, so the attempts that were written are taken back.
-      this.#giveBackCounted(ids)
-      give([])
+      this.#requeueUnused(ids)
+      request.give([])
     }
-    this.#office.changed()
+    this.changed()
   }
 
   /** Ids, highest priority first, of the new messages that waiting receivers will get. */
   #awaited(messages: readonly NewMessage[]): number[] {
-    if (!this.isAwaited || !this.#office.isOpen) return []
-    if (bytesOf(messages) > maxHandOverBytes) return []
-    this.#index.promote(this.#clock.wallMs())
+    if (this.#waiting.size === 0 || !this.isOpen || bytesOf(messages) > maxHandOverBytes) return []
+    this.#messages.promote(this.#clock.wallMs())
     // Ready messages come before new ones, and waiting receivers get them in a turn of their own.
-    if (this.#index.hasReady) return []
+    if (this.#messages.hasReady) return []
     const { nextId } = this.#log.state
     let wanted = 0
-    for (const { request } of this.#receivers.all) {
-      wanted += request.max()
+    for (const receiver of this.#waiting) {
+      wanted += receiver.max()
       if (wanted >= messages.length) break
     }
     return messages
@@ -263,142 +323,89 @@ export class Dispatcher {
 
   /** Gives messages whose delivery is written to the receivers that still wait. */
   #giveToWaiting(ids: readonly number[]): void {
-    let rest = ids
-    for (const receiver of this.#receivers.all) {
-      if (rest.length === 0) break
-      const own = rest.slice(0, receiver.request.max())
-      rest = rest.slice(own.length)
-      receiver.resolve(this.#office.grant(own, { isHanded: receiver.request.isHanded }))
+    let given = 0
+    for (const receiver of this.#waiting) {
+      if (given === ids.length) break
+      const own = ids.slice(given, given + receiver.max())
+      given += own.length
+      receiver.give(this.#grant(own, receiver))
     }
-    this.#giveBackCounted(rest)
-    const given = ids.slice(0, ids.length - rest.length)
-    if (given.length > 0) publishDelivery(this.#log.directory, given)
-    this.#office.changed()
+    this.#requeueUnused(ids.slice(given))
+    if (given > 0) publishDelivery(this.#log.directory, ids.slice(0, given))
+    this.changed()
+  }
+
+  #grant(ids: readonly number[], { isHanded }: { readonly isHanded: boolean }): Lease[] {
+    const endsAt = this.leaseEnd
+    return ids.map((id) => this.#messages.lease(id, { isHanded, endsAt }))
+  }
+
+  #requeue(leases: readonly Lease[]): void {
+    for (const { id, isHanded } of leases) this.#messages.requeue([id], { isUnused: !isHanded })
+    if (leases.some(({ isHanded }) => !isHanded)) this.#refundSoon()
   }
 
   /**
-   * Gives messages back whose delivery is written. Until a `return` takes the attempt back, the
-   * next delivery of such a message uses that attempt and writes nothing.
+   * Makes messages ready again whose delivery is written and that no receiver got. The next
+   * delivery uses the written attempt, unless a refund is written first.
    */
-  #giveBackCounted(ids: readonly number[]): void {
+  #requeueUnused(ids: readonly number[]): void {
     if (ids.length === 0) return
-    this.#index.giveBack(ids, { isCounted: true })
-    this.#office.returnLater()
-  }
-}
-
-/** A request for messages, and how long to wait for the first of them. */
-export interface ReceiveRequest {
-  /** Maximum number of messages; called when there are some. */
-  readonly max: () => number
-  /** Milliseconds to wait; with 0, only messages that are ready now are delivered. */
-  readonly waitMs: number
-  readonly signal: AbortSignal | undefined
-  /** Whether the receiver gets the messages at once; false if they are prefetched. */
-  readonly isHanded: boolean
-}
-
-/** A pending request for messages, until it is answered. */
-export class Receiver {
-  readonly request: ReceiveRequest
-  /** When the wait ends, on the monotonic clock. */
-  readonly endsAt: number
-  readonly leases: Promise<Lease[]>
-  /** Position in the heap of waiting receivers; -1 if it is not in the heap. */
-  position = -1
-  /** Number of receivers that were added before this one. */
-  ordinal = 0
-  isAnswered = false
-  /** Called when the request is answered. */
-  onAnswer: () => void = () => {}
-  readonly #forgetSignal: () => void = () => {}
-  #resolve: (leases: Lease[]) => void = () => {}
-  #reject: (reason: unknown) => void = () => {}
-
-  constructor(request: ReceiveRequest, endsAt: number) {
-    this.request = request
-    this.endsAt = endsAt
-    this.leases = new Promise((resolve, reject) => {
-      this.#resolve = resolve
-      this.#reject = reject
-    })
-    const { signal } = request
-    if (signal !== undefined) this.#forgetSignal = whenAborted(signal, () => this.reject(signal.reason))
+    this.#messages.requeue(ids, { isUnused: true })
+    this.#refundSoon()
   }
 
-  resolve(leases: Lease[]): void {
-    this.#answer()
-    this.#resolve(leases)
+  /**
+   * Refunds attempts in the next turn, not when the queue closes. A program that a signal ends may
+   * never close its queue, and with few attempts its messages would become dead letters without
+   * ever being seen. The price is one write for each `break` or abort.
+   */
+  #refundSoon(): void {
+    if (this.#isRefunding) return
+    this.#isRefunding = true
+    this.refundAttempts().catch((error: unknown) => this.#log.tell(error))
   }
 
-  reject(reason: unknown): void {
-    this.#answer()
-    this.#reject(reason)
-  }
-
-  #answer(): void {
-    this.isAnswered = true
-    this.#forgetSignal()
-    this.onAnswer()
-  }
-}
-
-/** The receivers that wait because no message is ready, first come first. */
-export class Receivers {
-  readonly #waiting = new Set<Receiver>()
-  #ordinal = 0
-  readonly #byEnd = new Heap<Receiver>(
-    (left, right) => (left.endsAt === right.endsAt ? left.ordinal < right.ordinal : left.endsAt < right.endsAt),
-    (receiver, position) => {
-      receiver.position = position
-    },
-  )
-
-  get size(): number {
-    return this.#waiting.size
-  }
-
-  /** Waiting receivers; the one that has waited longest comes first. */
-  get all(): Iterable<Receiver> {
-    return this.#waiting
-  }
-
-  /** The receiver that has waited longest. */
-  get first(): Receiver | undefined {
-    const [first] = this.#waiting
-    return first
-  }
-
-  /** When the next wait ends, on the monotonic clock; undefined if no receiver waits. */
-  get nextEnd(): number | undefined {
-    return this.#byEnd.first?.endsAt
-  }
-
-  add(receiver: Receiver): void {
-    receiver.ordinal = this.#ordinal++
-    this.#waiting.add(receiver)
-    this.#byEnd.push(receiver)
-  }
-
-  remove(receiver: Receiver): void {
-    if (!this.#waiting.delete(receiver)) return
-    this.#byEnd.remove(receiver.position)
-  }
-
-  /** Removes and returns the receivers whose wait is over. */
-  takeOverdue(now: number): Receiver[] {
-    const overdue: Receiver[] = []
-    for (let next = this.#byEnd.first; next !== undefined && next.endsAt <= now; next = this.#byEnd.first) {
-      this.remove(next)
-      overdue.push(next)
+  async #refundAttempts(): Promise<void> {
+    this.#isRefunding = false
+    if (this.isClosed) return
+    // While the queue is open, prefetched messages may still be handed out.
+    const prefetched = this.isOpen ? [] : [...this.#messages.inFlight.values()].filter(({ isHanded }) => !isHanded)
+    this.#messages.requeue(prefetched.map(({ id }) => id), { isUnused: true })
+    const ids = this.#messages.unusedAttempts
+    if (ids.length === 0) return
+    try {
+      await this.#log.commit({ op: 'return', ids })
+      this.#messages.refunded(ids)
+    } catch (error) {
+      this.#log.tell(error)
     }
-    return overdue
   }
 
-  /** Removes and returns all receivers. */
-  takeAll(): Receiver[] {
-    const all = [...this.#waiting]
-    for (const receiver of all) this.remove(receiver)
-    return all
+  /** Turns messages in flight into dead letters. If the write fails, it is retried later. */
+  async #bury(dying: readonly Lease[], reason: string): Promise<void> {
+    if (dying.length === 0) return
+    const ids = dying.map(({ id }) => id)
+    const at = this.#clock.wallMs()
+    try {
+      await this.#log.inTurn(() => {
+        const fitting = reasonThatFits(reason, { liveBytes: this.#messages.bytes, messages: ids.length })
+        return this.#log.commit({ op: 'bury', ids, reason: fitting, at })
+      })
+    } catch (error) {
+      const again = this.#clock.monotonicMs() + buryAgainMs
+      for (const lease of dying) this.#messages.restart(lease, again)
+      this.changed()
+      throw error
+    }
   }
+}
+
+export function queueClosed(): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_CLOSED', 'The queue is closed')
+}
+
+export function leaseLost(id: number): MiniStoreError {
+  const message = `The lease of message ${id} has ended, so another receiver may have the message`
+  return new MiniStoreError('ERR_MINISTORE_LEASE_LOST', message)
 }

@@ -1,10 +1,11 @@
 import { constants } from 'node:buffer'
 
+import { MiniStoreError } from '../errors.ts'
 import { fields, integer, isObject, maxMs, shown } from '../options.ts'
-import { type EncodedPayload, encodePayload } from './shape.ts'
-import { queueFull } from './message.ts'
+import { notSerializable, refusePromise, toJson } from '../schema.ts'
 import type { EnqueueOptions, QueueSettings } from './settings.ts'
-import { holderOf, type NewMessage, type QueueState, weightOf, weightOfReason } from './state.ts'
+import { isTooDeep, maxLevels } from './shape.ts'
+import { type EnqueueStep, holderOf, type NewMessage, type QueueState, weightOf, weightOfReason } from './state.ts'
 
 /** A message for `enqueueAll`: its payload together with the options of `enqueue`. */
 export interface MessageToEnqueue<T> extends EnqueueOptions {
@@ -12,22 +13,32 @@ export interface MessageToEnqueue<T> extends EnqueueOptions {
   readonly payload: T
 }
 
-/** A message as it was when `enqueue` was called, validated and serialized. */
-export interface Entry extends EncodedPayload {
+/**
+ * A message as it was when `enqueue` was called, validated and serialized. Later changes to the
+ * payload object have no effect on it.
+ */
+export interface Entry {
+  /** The payload as its JSON gives it. The state keeps this object, and shares it with no caller. */
+  readonly payload: unknown
+  readonly json: string
+  /** Length of `json` in UTF-8, in bytes. */
+  readonly bytes: number
   readonly delayMs: number
   readonly priority: number
   readonly key: string | undefined
 }
 
-/** Which messages of a call are written, and where each gets its id from. */
+/** What a call of `enqueue` writes. */
 export interface EnqueuePlan {
-  /** The messages to write; empty if every message is in the queue already. */
-  readonly messages: readonly NewMessage[]
+  /** The messages to write; none if every message is in the queue already. */
+  readonly step: EnqueueStep
   /**
-   * For each entry of the call, in order: the id of the message that holds its key, or its index in
-   * `messages`.
+   * Returns the step as `JSON.stringify` does, made of the JSON that each payload already has. Must
+   * be called after {@link refuseFull}, because more than that has no room in a string.
    */
-  readonly places: ReadonlyArray<{ readonly id: number } | { readonly index: number }>
+  readonly text: () => string
+  /** For each entry of the call, in order: the id of its new message, or of the one with its key. */
+  readonly ids: number[]
 }
 
 type Limits = Pick<QueueSettings, 'maxPayloadBytes'>
@@ -48,8 +59,14 @@ const maxKeyLength = 1024
  * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE` if the payload
  *   cannot be stored.
  */
-export function entryOf(payload: unknown, options: unknown, limits: Limits): Entry {
-  return entry(payload, fields(options, ['delayMs', 'priority', 'dedupeKey']), limits)
+export function entryOf(payload: unknown, options: unknown, { maxPayloadBytes }: Limits): Entry {
+  const { delayMs, priority, dedupeKey } = fields(options, ['delayMs', 'priority', 'dedupeKey'])
+  return {
+    delayMs: integer('delayMs', delayMs, { default: 0, min: 0, max: maxMs }),
+    priority: integer('priority', priority, { default: 0, min: Number.MIN_SAFE_INTEGER }),
+    key: keyOption(dedupeKey),
+    ...serialized(payload, maxPayloadBytes),
+  }
 }
 
 /** Like {@link entryOf}, for a message of `enqueueAll`. */
@@ -57,40 +74,41 @@ export function entryOfMessage(message: unknown, limits: Limits): Entry {
   if (!isObject(message) || !('payload' in message)) {
     throw new TypeError(`Expected a message to be an object with a \`payload\`, got ${shown(message)}`)
   }
-  const { payload, ...options } = fields(message, ['payload', 'delayMs', 'priority', 'dedupeKey'])
-  return entry(payload, options, limits)
+  const { payload, ...options } = message
+  return entryOf(payload, options, limits)
 }
 
 /**
  * Decides by their keys which of the messages are new. A key may be held by a message in the queue,
- * or by an earlier message of the same call.
+ * or by an earlier message of the same call. Must be called in the turn that writes the plan.
  *
- * This and the check of the depth run in the turn of the call, not in `validate`: they need a
- * clock, and the result may be that nothing is written.
+ * This and the check of the depth do not run in `validate`: they need a clock, and the result may
+ * be that nothing is written.
  */
 export function planEnqueue(
   entries: readonly Entry[],
   { state, at }: { readonly state: QueueState; readonly at: number },
 ): EnqueuePlan {
   const messages: NewMessage[] = []
+  const texts: string[] = []
   const added = new Map<string, number>()
-  const places = entries.map(({ json, bytes, priority, delayMs, key }) => {
-    const id = key === undefined ? undefined : holderOf(state, key, at)
-    if (id !== undefined) return { id }
-    const known = key === undefined ? undefined : added.get(key)
-    if (known !== undefined) return { index: known }
-    const index = messages.length
-    if (key !== undefined) added.set(key, index)
-    messages.push({
-      payload: JSON.parse(json) as unknown,
+  const ids = entries.map(({ payload, json, bytes, priority, delayMs, key }) => {
+    const known = key === undefined ? undefined : (holderOf(state, key, at) ?? added.get(key))
+    if (known !== undefined) return known
+    const id = state.nextId + messages.length
+    if (key !== undefined) added.set(key, id)
+    const others = {
       bytes,
       ...(priority !== 0 && { priority }),
       ...(delayMs > 0 && { dueAt: at + delayMs }),
       ...(key !== undefined && { key }),
-    })
-    return { index }
+    }
+    messages.push({ payload, ...others })
+    texts.push(`{"payload":${json},${JSON.stringify(others).slice(1)}`)
+    return id
   })
-  return { messages, places }
+  const text = (): string => `{"op":"enqueue","at":${at},"messages":[${texts.join(',')}]}`
+  return { step: { op: 'enqueue', at, messages }, text, ids }
 }
 
 /** @throws {MiniStoreError} `ERR_MINISTORE_QUEUE_FULL` if the queue has no room for `more`. */
@@ -98,10 +116,8 @@ export function refuseFull(
   more: { readonly depth: number; readonly bytes: number },
   queue: { readonly depth: number; readonly liveBytes: number; readonly maxDepth: number },
 ): void {
-  const depth = queue.depth + more.depth
-  if (depth > queue.maxDepth) {
-    const sum = `${queue.depth} messages and ${more.depth} more`
-    throw queueFull(`${sum} are more than ${queue.maxDepth} (maxDepth)`)
+  if (queue.depth + more.depth > queue.maxDepth) {
+    throw queueFull(`${queue.depth} messages and ${more.depth} more are more than ${queue.maxDepth} (maxDepth)`)
   }
   // A redrive adds no bytes, so it stays possible when the queue has reached its limit of bytes.
   if (more.bytes > 0 && queue.liveBytes + more.bytes > maxLiveBytes) {
@@ -122,17 +138,10 @@ export function bytesOf(messages: readonly NewMessage[]): number {
   return messages.reduce((sum, message) => sum + weightOf(message), 0)
 }
 
-function entry(payload: unknown, options: EnqueueFields, { maxPayloadBytes }: Limits): Entry {
-  const { delayMs, priority, dedupeKey } = options
-  return {
-    delayMs: integer('delayMs', delayMs, { default: 0, min: 0, max: maxMs }),
-    priority: integer('priority', priority, { default: 0, min: Number.MIN_SAFE_INTEGER }),
-    key: keyOption(dedupeKey),
-    ...encodePayload(payload, maxPayloadBytes),
-  }
+/** Copies a payload of the state, so that the caller may change the copy. */
+export function copyPayload(payload: unknown): unknown {
+  return isObject(payload) ? (JSON.parse(JSON.stringify(payload)) as unknown) : payload
 }
-
-type EnqueueFields = { readonly [Name in keyof EnqueueOptions]?: unknown }
 
 function keyOption(value: unknown): string | undefined {
   if (value === undefined) return undefined
@@ -141,4 +150,25 @@ function keyOption(value: unknown): string | undefined {
   }
   if (value.length >= 1 && value.length <= maxKeyLength) return value
   throw new RangeError(`Expected \`dedupeKey\` to have 1 to ${maxKeyLength} characters, got ${value.length}`)
+}
+
+function serialized(payload: unknown, maxBytes: number): Pick<Entry, 'payload' | 'json' | 'bytes'> {
+  refusePromise(payload, 'payload')
+  const json = toJson(payload, 'payload')
+  const bytes = Buffer.byteLength(json)
+  if (bytes > maxBytes) {
+    const message = `Expected a payload of at most ${maxBytes} bytes (maxPayloadBytes), got one of ${bytes}`
+    throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', message)
+  }
+  const parsed: unknown = JSON.parse(json)
+  // Each level takes at least two characters, so a short text needs no check.
+  if (json.length > 2 * maxLevels && isTooDeep(parsed)) {
+    throw notSerializable('payload', `it is nested deeper than ${maxLevels} levels`)
+  }
+  return { payload: parsed, json, bytes }
+}
+
+/** @param more says what does not fit, and the limit. */
+function queueFull(more: string): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_QUEUE_FULL', `The queue is full: ${more}; nothing is written`)
 }

@@ -3,28 +3,18 @@ import { channel } from 'node:diagnostics_channel'
 import PQueue from 'p-queue'
 
 import { addInContext, tell } from '../async.ts'
-import { hasCode, type MiniStoreError } from '../errors.ts'
+import { hasCode, type MiniStoreError, poisonedBy } from '../errors.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { type CompactionReport, StateManager, type StateOptions, type StateRecovery } from '../ministate/index.ts'
 import { directoryPath } from '../ministate/settings.ts'
-import { queuePoisoned } from './message.ts'
+import { SerializedRecord } from '../schema.ts'
+import { Messages } from './messages.ts'
 import type { QueueSettings } from './settings.ts'
-import { assertMutation, assertQueue } from './shape.ts'
-import { emptyQueue, type OneMutation, type QueueMutation, type QueueState, stepsOf } from './state.ts'
-import { type Outcome, transition } from './transitions.ts'
+import { applyMutation, assertMutation, assertQueue } from './shape.ts'
+import { emptyQueue, type Outcome, type QueueMutation, type QueueState, stepsOf } from './state.ts'
 
-type Manager = StateManager<QueueState, QueueMutation>
-type ManagerOptions = StateOptions<QueueState, QueueMutation>
-
-/** Follows the changes of the state in memory. */
-export interface QueueListener {
-  /** Approximate size of the state, in bytes of JSON. */
-  readonly liveBytes: number
-  /** Called when a mutation is durable, in the same synchronous step that changes the state. */
-  follow(mutation: QueueMutation, outcome: Outcome): void
-  /** Called when nothing can be written any more. */
-  fail(error: MiniStoreError): void
-}
+type Manager = StateManager<QueueState, QueueMutation, SerializedRecord<QueueMutation>>
+type ManagerOptions = StateOptions<QueueState, QueueMutation, SerializedRecord<QueueMutation>>
 
 /**
  * The durable side of a queue: its state, and the turns that change it. In a turn, one call looks
@@ -36,51 +26,39 @@ export class QueueLog {
   /** Absolute path of the queue's directory. */
   readonly directory: string
   readonly state: QueueState
+  readonly messages: Messages
+  /**
+   * Called when a mutation is durable, in the same synchronous step that changes the state and the
+   * messages.
+   */
+  onChange: () => void = () => {}
+  /** Called when nothing can be written any more. */
+  onFailure: (error: MiniStoreError) => void = () => {}
   readonly #manager: Manager
-  readonly #applied: Applied
-  readonly #onError: QueueSettings['onError']
-  readonly #compactor: Compactor
+  readonly #settings: QueueSettings
   readonly #turns = new PQueue({ concurrency: 1 })
   readonly #snapshots: SnapStore
   #snapshotBytes = 0
   #failure: MiniStoreError | undefined
+  /** What the last mutation has changed. */
+  #outcome: Outcome | undefined
+  /** Bytes of the journal right after the last compaction. */
+  #compactedBytes: number
+  /** After a failed compaction, the bytes of the journal at which it is retried. */
+  #againAtBytes = 0
 
-  private constructor(parts: {
-    readonly directory: string
-    readonly manager: Manager
-    readonly applied: Applied
-    readonly settings: QueueSettings
-  }) {
-    const { manager, applied, settings } = parts
-    this.directory = parts.directory
+  private constructor(directory: string, manager: Manager, settings: QueueSettings) {
+    this.directory = directory
     // The mutator changes the state in place, so this reference stays valid until the queue closes.
     this.state = manager.state as QueueState
+    const { clock, maxAttempts, visibilityTimeoutMs } = settings
+    const endsAt = clock.monotonicMs() + visibilityTimeoutMs
+    this.messages = new Messages(this.state, { wallMs: clock.wallMs(), maxAttempts, endsAt })
     this.#manager = manager
-    this.#applied = applied
-    this.#onError = settings.onError
+    this.#settings = settings
     // Used for reading only: the manager alone writes snapshots.
-    this.#snapshots = new SnapStore(parts.directory, { fileSystem: settings.fileSystem })
-    this.#compactor = new Compactor({
-      limits: settings.compaction,
-      baseBytes: bytesBeforeSnapshot(manager),
-      tell: (error) => this.tell(error),
-      target: {
-        get journalBytes() {
-          return manager.journalUse.bytes
-        },
-        get liveBytes() {
-          return applied.listener?.liveBytes ?? 0
-        },
-        compact: async () => {
-          try {
-            return await manager.compact()
-          } finally {
-            // A failed compaction may have left one more snapshot.
-            await this.#weighSnapshots()
-          }
-        },
-      },
-    })
+    this.#snapshots = new SnapStore(directory, { fileSystem: settings.fileSystem })
+    this.#compactedBytes = bytesBeforeSnapshot(manager)
   }
 
   /**
@@ -90,7 +68,8 @@ export class QueueLog {
    *   state is not that of a queue.
    */
   static async open(directory: string, settings: QueueSettings): Promise<QueueLog> {
-    const applied: Applied = {}
+    // Set after the replay, because the messages are indexed only then.
+    let log: QueueLog | undefined
     const path = directoryPath(directory)
     const options: ManagerOptions = {
       ...(settings.state as Pick<ManagerOptions, 'journal' | 'snapshots'>),
@@ -100,16 +79,14 @@ export class QueueLog {
       // opened again.
       validate: (_state, mutation) => assertMutation(mutation),
       mutator: (state, mutation) => {
-        assertQueue(state, path)
-        const outcome = transition(state, mutation)
-        applied.outcome = outcome
-        applied.listener?.follow(mutation, outcome)
+        const outcome = applyMutation(state, mutation, path)
+        if (log !== undefined) log.#follow(mutation, outcome)
       },
     }
-    const manager = await StateManager.open<QueueState, QueueMutation>(directory, options)
+    const manager = await StateManager.open(directory, options)
     try {
       assertQueue(manager.state, path)
-      const log = new QueueLog({ directory: path, manager, applied, settings })
+      log = new QueueLog(path, manager, settings)
       await log.#weighSnapshots()
       return log
     } catch (error) {
@@ -124,16 +101,12 @@ export class QueueLog {
   }
 
   get bytesOnDisk(): number {
-    return this.#manager.journalUse.bytes + this.#snapshotBytes
+    return this.#journalBytes + this.#snapshotBytes
   }
 
   /** Whether nothing can be written any more. */
   get hasFailed(): boolean {
     return this.#failure !== undefined
-  }
-
-  listen(listener: QueueListener): void {
-    this.#applied.listener = listener
   }
 
   /**
@@ -152,31 +125,84 @@ export class QueueLog {
   /**
    * Writes a mutation, applies it to the state, and compacts if that is due. Resolves once the
    * mutation is durable. If it rejects, the state is unchanged. Must be called in a turn.
+   *
+   * @param text the mutation as JSON.
    */
-  async commit(mutation: QueueMutation): Promise<Outcome> {
+  async commit(mutation: QueueMutation, text: string = JSON.stringify(mutation)): Promise<Outcome> {
     try {
-      await this.#manager.apply(mutation)
+      await this.#manager.apply(new SerializedRecord(text, mutation))
     } catch (error) {
       if (isFatal(error)) {
         this.#failure ??= error
-        this.#applied.listener?.fail(queuePoisoned(error))
+        this.onFailure(queuePoisoned(error))
       }
       throw error
     }
-    const outcome = this.#applied.outcome as Outcome
+    const outcome = this.#outcome as Outcome
     publishMutation(this.directory, mutation, outcome)
-    await this.#compactor.compactIfDue()
+    await this.#compactIfDue()
     return outcome
   }
 
   async compact(): Promise<CompactionReport> {
-    return await this.inTurn(() => this.#compactor.compact())
+    return await this.inTurn(() => this.#compact())
   }
 
   /** Reports a failure that no call waits for. */
   tell(error: unknown): void {
     // This `tell` never throws, so `onError` cannot fail the call that happens to report.
-    tell(this.#onError, error)
+    tell(this.#settings.onError, error)
+  }
+
+  /** Waits for all turns and frees the lock. */
+  async close(): Promise<void> {
+    await this.#turns.onIdle()
+    await this.#manager.close()
+  }
+
+  get #journalBytes(): number {
+    return this.#manager.journalUse.bytes
+  }
+
+  #follow(mutation: QueueMutation, outcome: Outcome): void {
+    this.#outcome = outcome
+    this.messages.follow(mutation, outcome)
+    this.onChange()
+  }
+
+  /** Compacts now, and counts the growth of the journal from here. */
+  async #compact(): Promise<CompactionReport> {
+    try {
+      const report = await this.#manager.compact()
+      this.#compactedBytes = this.#journalBytes
+      this.#againAtBytes = 0
+      return report
+    } finally {
+      // A failed compaction may have left one more snapshot.
+      await this.#weighSnapshots()
+    }
+  }
+
+  /**
+   * Compacts if the journal has grown by more than both limits. Never rejects for a failed
+   * compaction: the failure is reported, and retried once the journal is `minBytes` longer.
+   *
+   * Right after a compaction, the disk holds two snapshots, by default, and the records since the
+   * older one. Each period between two compactions adds the larger of `minBytes` and `ratio` times
+   * the live bytes. So all files together stay below about `2 × (1 + ratio)` times the live bytes.
+   * With few live bytes, the limit is `2 × minBytes` higher.
+   */
+  async #compactIfDue(): Promise<void> {
+    const { minBytes, ratio } = this.#settings.compaction
+    const bytes = this.#journalBytes
+    const growth = bytes - this.#compactedBytes
+    if (growth <= Math.max(minBytes, ratio * this.messages.bytes) || bytes < this.#againAtBytes) return
+    try {
+      await this.#compact()
+    } catch (error) {
+      this.#againAtBytes = this.#journalBytes + minBytes
+      this.tell(error)
+    }
   }
 
   async #weighSnapshots(): Promise<void> {
@@ -188,24 +214,15 @@ export class QueueLog {
       // next look.
     }
   }
-
-  /** Waits for all turns and frees the lock. */
-  async close(): Promise<void> {
-    await this.#turns.onIdle()
-    await this.#manager.close()
-  }
-}
-
-/** What the mutator passes to the turn that commits, and the listener that it calls. */
-interface Applied {
-  outcome?: Outcome
-  listener?: QueueListener
 }
 
 function isFatal(error: unknown): error is MiniStoreError {
-  return hasCode(
-    error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MUTATOR',
-  )
+  return hasCode(error, 'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MUTATOR')
+}
+
+/** The error for waiting and later calls once the contents of the disk are unknown. */
+function queuePoisoned(cause: MiniStoreError): MiniStoreError {
+  return hasCode(cause, 'ERR_MINISTORE_POISONED') ? cause : poisonedBy(cause)
 }
 
 /**
@@ -214,70 +231,6 @@ function isFatal(error: unknown): error is MiniStoreError {
  */
 function bytesBeforeSnapshot({ journalUse: { bytes, mutations }, recovery }: Manager): number {
   return mutations === 0 ? bytes : bytes * (1 - recovery.replayed / mutations)
-}
-
-/** What a {@link Compactor} measures and compacts. */
-export interface Compactable {
-  /** Bytes of the journal on the disk. */
-  readonly journalBytes: number
-  /** Approximate size of the state, in bytes of JSON. */
-  readonly liveBytes: number
-  compact(): Promise<CompactionReport>
-}
-
-/**
- * Decides when a journal holds too much dead weight, and compacts it.
- *
- * Right after a compaction, the disk holds two snapshots, by default, and the records since the
- * older one. Each period between two compactions adds the larger of `minBytes` and `ratio` times
- * the live bytes. So all files together stay below about `2 × (1 + ratio)` times the live bytes.
- * With few live bytes, the limit is `2 × minBytes` higher.
- */
-export class Compactor {
-  readonly #target: Compactable
-  readonly #limits: { readonly minBytes: number; readonly ratio: number }
-  readonly #tell: (error: unknown) => void
-  /** Bytes of the journal right after the last compaction. */
-  #baseBytes: number
-  /** After a failed compaction, the bytes of the journal at which it is retried. */
-  #againAtBytes = 0
-
-  constructor(parts: {
-    readonly target: Compactable
-    readonly limits: { readonly minBytes: number; readonly ratio: number }
-    readonly tell: (error: unknown) => void
-    readonly baseBytes: number
-  }) {
-    this.#target = parts.target
-    this.#limits = parts.limits
-    this.#tell = parts.tell
-    this.#baseBytes = parts.baseBytes
-  }
-
-  /** Compacts now, and counts the growth of the journal from here. */
-  async compact(): Promise<CompactionReport> {
-    const report = await this.#target.compact()
-    this.#baseBytes = this.#target.journalBytes
-    this.#againAtBytes = 0
-    return report
-  }
-
-  /**
-   * Compacts if the journal has grown by more than both limits. Never rejects for a failed
-   * compaction: the failure is reported, and retried once the journal is `minBytes` longer.
-   */
-  async compactIfDue(): Promise<void> {
-    const { journalBytes, liveBytes } = this.#target
-    const { minBytes, ratio } = this.#limits
-    const appended = journalBytes - this.#baseBytes
-    if (appended <= Math.max(minBytes, ratio * liveBytes) || journalBytes < this.#againAtBytes) return
-    try {
-      await this.compact()
-    } catch (error) {
-      this.#againAtBytes = this.#target.journalBytes + minBytes
-      this.#tell(error)
-    }
-  }
 }
 
 /**
@@ -316,20 +269,18 @@ const nackChannel = channel('miniqueue:nack')
 const deadChannel = channel('miniqueue:dead')
 
 /** Publishes the events of a durable mutation. Without subscribers, it costs one check a step. */
-export function publishMutation(directory: string, mutation: QueueMutation, { added }: Outcome): void {
-  for (const step of stepsOf(mutation)) publishStep(directory, step, added)
-}
-
-function publishStep(directory: string, step: OneMutation, added: readonly number[]): void {
-  if (step.op === 'enqueue' && enqueueChannel.hasSubscribers) {
-    enqueueChannel.publish({ directory, ids: added } satisfies QueueEvent)
-  } else if (step.op === 'ack' && ackChannel.hasSubscribers) {
-    ackChannel.publish({ directory, ids: step.ids } satisfies QueueEvent)
-  } else if (step.op === 'nack' && nackChannel.hasSubscribers) {
-    const { id, dueAt, reason } = step
-    nackChannel.publish({ directory, id, dueAt, reason } satisfies NackEvent)
-  } else if (step.op === 'bury' && deadChannel.hasSubscribers) {
-    deadChannel.publish({ directory, ids: step.ids, reason: step.reason } satisfies DeadEvent)
+function publishMutation(directory: string, mutation: QueueMutation, { added }: Outcome): void {
+  for (const step of stepsOf(mutation)) {
+    if (step.op === 'enqueue' && enqueueChannel.hasSubscribers) {
+      enqueueChannel.publish({ directory, ids: added } satisfies QueueEvent)
+    } else if (step.op === 'ack' && ackChannel.hasSubscribers) {
+      ackChannel.publish({ directory, ids: step.ids } satisfies QueueEvent)
+    } else if (step.op === 'nack' && nackChannel.hasSubscribers) {
+      const { id, dueAt, reason } = step
+      nackChannel.publish({ directory, id, dueAt, reason } satisfies NackEvent)
+    } else if (step.op === 'bury' && deadChannel.hasSubscribers) {
+      deadChannel.publish({ directory, ids: step.ids, reason: step.reason } satisfies DeadEvent)
+    }
   }
 }
 

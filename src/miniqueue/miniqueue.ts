@@ -1,18 +1,18 @@
+import { MiniStoreError } from '../errors.ts'
 import type { CompactionReport, StateRecovery } from '../ministate/index.ts'
 import { integer, iterable, shown } from '../options.ts'
-import { Delivery } from './delivery.ts'
+import { Delivery, type Message } from './delivery.ts'
+import { Dispatcher, queueClosed } from './dispatcher.ts'
 import {
-  bytesOf, type Entry, entryOf, entryOfMessage, type MessageToEnqueue, planEnqueue, refuseFull,
+  bytesOf, copyPayload, type Entry, entryOf, entryOfMessage, type MessageToEnqueue, planEnqueue, refuseFull,
 } from './enqueueing.ts'
 import { QueueLog } from './log.ts'
-import { type Message, noSuchMessage, queueClosed } from './message.ts'
-import { copyPayload } from './shape.ts'
 import {
   type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings, type QueueOptions,
   queueSettings, type QueueSettings, type ReceiveOptions, receiveSettings,
 } from './settings.ts'
 import type { QueueState } from './state.ts'
-import { type Handler, messageStream, type MessageStream, Worker } from './worker.ts'
+import { type Handler, messageStream, type MessageStream, type QueueParts, Worker } from './worker.ts'
 
 /**
  * A durable queue of messages in a directory, for one process at a time. Each message is delivered
@@ -36,14 +36,16 @@ import { type Handler, messageStream, type MessageStream, Worker } from './worke
 export class MiniQueue<T = unknown> implements AsyncDisposable {
   readonly #log: QueueLog
   readonly #settings: QueueSettings
+  readonly #dispatcher: Dispatcher
   readonly #delivery: Delivery<T>
   readonly #workers = new Set<Promise<void>>()
   #closing: Promise<void> | undefined
 
-  private constructor(log: QueueLog, settings: QueueSettings, delivery: Delivery<T>) {
+  private constructor(log: QueueLog, dispatcher: Dispatcher, settings: QueueSettings) {
     this.#log = log
     this.#settings = settings
-    this.#delivery = delivery
+    this.#dispatcher = dispatcher
+    this.#delivery = new Delivery(log, dispatcher, settings)
   }
 
   /**
@@ -66,9 +68,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     const settings = queueSettings(options)
     const log = await QueueLog.open(directory, settings)
     try {
-      const delivery = new Delivery<T>(log, settings)
-      await delivery.buryExhausted()
-      return new MiniQueue(log, settings, delivery)
+      const dispatcher = new Dispatcher(log, settings)
+      await dispatcher.buryExhausted()
+      return new MiniQueue(log, dispatcher, settings)
     } catch (error) {
       // The first error is the cause, so an error of closing does not replace it.
       await log.close().catch(() => {})
@@ -127,28 +129,28 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * queue is closed meanwhile.
    *
    * When it resolves, the attempts of the messages are durable: they count even if the process is
-   * killed. The caller must settle each message with `ack()` or `nack()` before its lease ends.
+   * killed. The caller must ack or nack each message before its lease ends.
    *
    * Calls may overlap. The call that has waited longest is served first.
    *
    * @throws the signal's reason if the signal is aborted. No message is lost and no attempt counts,
-   *   unless the process is killed before the attempts are taken back.
+   *   unless the process is killed before the attempts are refunded.
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and the errors of `StateManager.apply`.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
   async receive(options?: ReceiveOptions): Promise<Array<Message<T>>> {
     this.#assertOpen()
     const { max, waitMs, signal } = receiveSettings(options)
-    const leases = await this.#delivery.receive({ max: () => max, waitMs, signal, isHanded: true })
+    const leases = await this.#dispatcher.receive({ max: () => max, waitMs, signal, isHanded: true })
     return leases.map((lease) => this.#delivery.handOut(lease))
   }
 
   /**
    * Streams messages as they become ready, until the signal is aborted, the stream is left or
-   * cancelled, or the queue is closed. The consumer must settle each message that it takes.
+   * cancelled, or the queue is closed. The consumer must ack or nack each message that it takes.
    *
    * The lease of a message begins when the consumer takes it. Messages that were prefetched and not
-   * taken go back to their places, and their attempts are taken back.
+   * taken go back to their places, and their attempts are refunded.
    *
    * The stream can be left at any time, even while a read waits: by `break`, `return()`, `cancel()`
    * or `releaseLock()`. A generator that wraps the stream cannot be left while it waits, because
@@ -159,7 +161,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    */
   consume(options?: ConsumeOptions): MessageStream<T> {
     this.#assertOpen()
-    return messageStream(this.#delivery, consumeSettings(options))
+    return messageStream(this.#parts, consumeSettings(options))
   }
 
   /**
@@ -189,8 +191,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     this.#assertOpen()
     if (typeof handler !== 'function') throw new TypeError(`Expected a handler, got ${shown(handler)}`)
     const { concurrency, signal } = processSettings(options)
-    const worker = new Worker<T>({ delivery: this.#delivery, log: this.#log }, handler, concurrency)
-    const run = worker.run(signal)
+    const run = new Worker(this.#parts, handler, concurrency).run(signal)
     this.#workers.add(run)
     try {
       await run
@@ -201,9 +202,14 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /** Counts messages by state, as of now. Reads memory only. */
   stats(): QueueStats {
-    const { oldest, ...counts } = this.#delivery.count()
-    const oldestAgeMs = oldest && Math.max(0, this.#settings.clock.wallMs() - oldest.enqueuedAt)
-    return { ...counts, oldestAgeMs, bytesOnDisk: this.#log.bytesOnDisk }
+    const { messages, bytesOnDisk } = this.#log
+    const now = this.#settings.clock.wallMs()
+    messages.promote(now)
+    this.#dispatcher.changed()
+    const { depth, delayed, dead, oldest } = messages
+    const inFlight = messages.inFlight.size
+    const oldestAgeMs = oldest && Math.max(0, now - oldest.enqueuedAt)
+    return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldestAgeMs, bytesOnDisk }
   }
 
   /**
@@ -250,8 +256,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   async purge(): Promise<number> {
     this.#assertOpen()
     return await this.#log.inTurn(async () => {
-      const except = this.#delivery.leased
-      if (this.#delivery.depth === except.length) return 0
+      const { depth, inFlight } = this.#log.messages
+      if (depth === inFlight.size) return 0
+      const except = [...inFlight.keys()]
       return -(await this.#log.commit({ op: 'purge', except })).depth
     })
   }
@@ -270,12 +277,12 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /**
    * Closes the queue. At once, every waiting `receive` resolves with an empty array, streams end,
-   * and the signals of all messages in flight fire. Messages in flight may still be settled while
-   * the queue closes.
+   * and the signals of all messages in flight fire. These messages may still be acked or nacked
+   * while the queue closes.
    *
    * It resolves when the handlers of `process` have ended, all earlier calls are done, the attempts
-   * of messages that no receiver was given are taken back, and the lock is free. If the attempts
-   * cannot be taken back, `onError` is called.
+   * of messages that no receiver got are refunded, and the lock is free. If the refund cannot be
+   * written, `onError` is called.
    *
    * Further calls return the same promise. Other methods of the queue that receive or change
    * messages fail with `ERR_MINISTORE_CLOSED`.
@@ -299,12 +306,16 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    this.#delivery.stop()
+    this.#dispatcher.stop()
     // A failed run has rejected the promise of its own `process` call.
     await Promise.allSettled(this.#workers)
-    await this.#delivery.returnUntaken()
-    this.#delivery.end()
+    await this.#dispatcher.refundAttempts()
+    this.#dispatcher.end()
     await this.#log.close()
+  }
+
+  get #parts(): QueueParts<T> {
+    return { log: this.#log, dispatcher: this.#dispatcher, delivery: this.#delivery }
   }
 
   #enqueue(entries: readonly Entry[]): Promise<number[]> {
@@ -312,14 +323,12 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     this.#assertOpen()
     return this.#log.inTurn(async () => {
       const { state } = this.#log
-      const at = this.#settings.clock.wallMs()
-      const { messages, places } = planEnqueue(entries, { state, at })
-      let ids: readonly number[] = []
-      if (messages.length > 0) {
-        this.#refuseFull({ depth: messages.length, bytes: bytesOf(messages) })
-        ids = (await this.#delivery.enqueue({ op: 'enqueue', at, messages })).added
+      const { step, text, ids } = planEnqueue(entries, { state, at: this.#settings.clock.wallMs() })
+      if (step.messages.length > 0) {
+        this.#refuseFull({ depth: step.messages.length, bytes: bytesOf(step.messages) })
+        await this.#dispatcher.enqueue(step, text())
       }
-      return places.map((place) => ('id' in place ? place.id : (ids[place.index] as number)))
+      return ids
     })
   }
 
@@ -328,7 +337,9 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     const wanted = id === 'all' ? id : integer('id', id)
     return await this.#log.inTurn(async () => {
       const { dead } = this.#log.state
-      if (wanted !== 'all' && dead[wanted] === undefined) throw noSuchMessage(wanted)
+      if (wanted !== 'all' && dead[wanted] === undefined) {
+        throw new MiniStoreError('ERR_MINISTORE_NO_SUCH_MESSAGE', `There is no dead letter ${wanted}`)
+      }
       const ids = wanted === 'all' ? Object.keys(dead).map(Number) : [wanted]
       if (ids.length === 0) return 0
       if (op === 'discard') return -(await this.#log.commit({ op, ids })).dead
@@ -338,7 +349,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   #refuseFull(more: { readonly depth: number; readonly bytes: number }): void {
-    const { depth, liveBytes } = this.#delivery
+    const { depth, bytes: liveBytes } = this.#log.messages
     refuseFull(more, { depth, liveBytes, maxDepth: this.#settings.maxDepth })
   }
 

@@ -1,5 +1,4 @@
 import { ignoreOutcome, isThenable } from '../async.ts'
-import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
 import {
@@ -13,9 +12,9 @@ import { type Clock, systemClock } from './clock.ts'
  */
 export interface QueueOptions extends FileSystemOption {
   /**
-   * Milliseconds until the lease of a delivered message ends. If the message is neither settled nor
-   * extended by then, it is ready again, or becomes a dead letter after its last attempt.
-   * Minimum 1, maximum 10^13.
+   * Milliseconds until the lease of a delivered message ends. Without an ack, nack or extension by
+   * then, the message is ready again, or becomes a dead letter after its last attempt. Minimum 1,
+   * maximum 10^13.
    *
    * @default 30_000
    */
@@ -64,8 +63,8 @@ export interface QueueOptions extends FileSystemOption {
   readonly random?: (() => number) | undefined
   /**
    * Called with the error of a failure that no call reports: a compaction, turning a message whose
-   * lease has ended into a dead letter, an ack or nack of `process`, or taking back attempts of
-   * messages that no receiver was given. If it throws, that becomes a process warning.
+   * lease has ended into a dead letter, an ack or nack of `process`, or refunding attempts of
+   * messages that no receiver got. If it throws, that becomes a process warning.
    *
    * @default process.emitWarning
    */
@@ -173,49 +172,40 @@ export interface NackOptions {
   readonly reason?: string | undefined
 }
 
-/** Options of a queue, validated once and with all defaults filled in. */
-export interface QueueSettings {
-  readonly visibilityTimeoutMs: number
-  readonly maxAttempts: number
-  readonly backoff: BackoffFunction
-  readonly maxDepth: number
-  readonly maxPayloadBytes: number
-  readonly dedupeWindowMs: number
-  readonly compaction: { readonly minBytes: number; readonly ratio: number }
-  readonly clock: Clock
-  readonly onError: ((error: unknown) => void) | undefined
-  readonly fileSystem: FileSystem
-  /** Options for the state manager, which validates them itself. */
-  readonly state: { readonly journal: Fields; readonly snapshots: Fields }
-}
-
 const mebibyte = 1024 * 1024
 /** A record with many small messages, or with all ids of a large queue, may exceed one payload. */
 const minRecordBytes = 64 * mebibyte
 
-/**
- * Validates the options of `MiniQueue.open`.
- *
- * @throws {TypeError | RangeError} if an option is unknown or invalid.
- */
+/** Options that are validated and have their defaults filled in. */
+type Settings<Options> = {
+  readonly [Name in keyof Options]-?: Name extends 'signal' ? Options[Name] : Exclude<Options[Name], undefined>
+}
+
+type PlainOptions = 'visibilityTimeoutMs' | 'maxAttempts' | 'maxDepth' | 'maxPayloadBytes' | 'dedupeWindowMs' | 'clock'
+
+/** Options of a queue, validated once. */
+export interface QueueSettings extends Settings<Pick<QueueOptions, PlainOptions | 'fileSystem'>> {
+  readonly backoff: BackoffFunction
+  readonly compaction: Settings<QueueCompactionOptions>
+  readonly onError: QueueOptions['onError']
+  /** Options for the state manager, which validates them itself. */
+  readonly state: { readonly journal: Fields; readonly snapshots: Fields }
+}
+
+/** @throws {TypeError | RangeError} if an option of `MiniQueue.open` is unknown or invalid. */
 export function queueSettings(options: unknown): QueueSettings {
   const given = fields(options, [
     'visibilityTimeoutMs', 'maxAttempts', 'backoff', 'maxDepth', 'maxPayloadBytes', 'dedupeWindowMs',
     'compaction', 'journal', 'keepSnapshots', 'clock', 'random', 'onError', 'fileSystem',
   ])
   const { visibilityTimeoutMs, maxAttempts, maxDepth, dedupeWindowMs, keepSnapshots, random, onError } = given
-  const maxPayloadBytes = integer('maxPayloadBytes', given['maxPayloadBytes'], {
-    default: mebibyte,
-    max: 256 * mebibyte,
-  })
+  const payloadLimits = { default: mebibyte, max: 256 * mebibyte }
+  const maxPayloadBytes = integer('maxPayloadBytes', given['maxPayloadBytes'], payloadLimits)
   // A record holds other fields besides the payload, such as the key.
   const maxRecordBytes = Math.max(minRecordBytes, maxPayloadBytes + mebibyte)
   const compaction = fields(given['compaction'], ['minBytes', 'ratio'], 'compaction')
   return {
-    visibilityTimeoutMs: integer('visibilityTimeoutMs', visibilityTimeoutMs, {
-      default: 30_000,
-      max: maxMs,
-    }),
+    visibilityTimeoutMs: integer('visibilityTimeoutMs', visibilityTimeoutMs, { default: 30_000, max: maxMs }),
     maxAttempts: integer('maxAttempts', maxAttempts, { default: 5, orInfinity: true }),
     backoff: backoffFunction(given['backoff'], optionalCallback('random', random) ?? Math.random),
     maxDepth: integer('maxDepth', maxDepth, { default: Number.POSITIVE_INFINITY, orInfinity: true }),
@@ -236,11 +226,7 @@ export function queueSettings(options: unknown): QueueSettings {
 }
 
 /** @throws {TypeError | RangeError} if an option of `receive` is invalid. */
-export function receiveSettings(options: unknown): {
-  readonly max: number
-  readonly waitMs: number
-  readonly signal: AbortSignal | undefined
-} {
+export function receiveSettings(options: unknown): Settings<ReceiveOptions> {
   const { max, waitMs, signal } = fields(options, ['max', 'waitMs', 'signal'])
   return {
     max: integer('max', max, { default: 1 }),
@@ -250,28 +236,19 @@ export function receiveSettings(options: unknown): {
 }
 
 /** @throws {TypeError | RangeError} if an option of `consume` is invalid. */
-export function consumeSettings(options: unknown): {
-  readonly prefetch: number
-  readonly signal: AbortSignal | undefined
-} {
+export function consumeSettings(options: unknown): Settings<ConsumeOptions> {
   const { prefetch, signal } = fields(options, ['prefetch', 'signal'])
   return { prefetch: integer('prefetch', prefetch, { default: 1 }), signal: signalOption(signal) }
 }
 
 /** @throws {TypeError | RangeError} if an option of `process` is invalid. */
-export function processSettings(options: unknown): {
-  readonly concurrency: number
-  readonly signal: AbortSignal | undefined
-} {
+export function processSettings(options: unknown): Settings<ProcessOptions> {
   const { concurrency, signal } = fields(options, ['concurrency', 'signal'])
   return { concurrency: integer('concurrency', concurrency, { default: 1 }), signal: signalOption(signal) }
 }
 
 /** Options of `nack`, validated. */
-export interface NackSettings {
-  readonly delayMs: number | undefined
-  readonly reason: string | undefined
-}
+export type NackSettings = Required<NackOptions>
 
 /** @throws {TypeError | RangeError} if an option of `nack` is invalid. */
 export function nackSettings(options: unknown): NackSettings {

@@ -1,12 +1,26 @@
 import { MiniStoreError } from '../errors.ts'
 import { isObject } from '../options.ts'
-import { notSerializable, refusePromise, toJson } from '../schema.ts'
-import { emptyQueue, keyName, type OneMutation, type QueueMutation, type QueueState } from './state.ts'
+import {
+  emptyQueue, keyName, type OneMutation, type Outcome, type QueueMutation, type QueueState, transition,
+} from './state.ts'
 
 // The content of a file may be forged. An id such as `__proto__` would lead to the prototype of
 // every object, and a time beyond the range of `Date` would make code that shows it throw. So no
 // value from a file is used as a name or a number before its shape is checked. Unknown fields may
 // come from a later version, and stay.
+
+/**
+ * Applies a mutation to the state of the queue in a directory, in place, and returns what has
+ * changed. State and mutation may come from files, so both are checked first.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the state is not that of a queue.
+ * @throws {TypeError} if the mutation is invalid or of a later version. The state is unchanged.
+ */
+export function applyMutation(state: unknown, mutation: unknown, path: string): Outcome {
+  assertQueue(state, path)
+  assertMutation(mutation)
+  return transition(state, mutation)
+}
 
 type Check = (value: unknown) => boolean
 
@@ -60,8 +74,7 @@ const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly 
 
 /** @throws {TypeError} if the value is not a mutation of a queue, or is one of a later version. */
 export function assertMutation(value: unknown): asserts value is QueueMutation {
-  const isBatch = isRecord(value) && opOf(value) === 'batch'
-  if (!isBatch) return assertOne(value)
+  if (opOf(value) !== 'batch') return assertOne(value)
   const steps: unknown = Reflect.get(value as object, 'steps')
   if (!Array.isArray(steps)) throw notMutation('a batch', 'steps')
   for (const step of steps as unknown[]) {
@@ -71,16 +84,17 @@ export function assertMutation(value: unknown): asserts value is QueueMutation {
 }
 
 function assertOne(value: unknown): asserts value is OneMutation {
-  const op = isRecord(value) ? opOf(value) : undefined
+  const op = opOf(value)
   if (typeof op !== 'string' || !Object.hasOwn(mutationFields, op)) {
-    throw new TypeError(`Expected a mutation of a queue, got ${op === undefined ? 'something else' : `one named ${nameOf(op)}`}`)
+    const got = op === undefined ? 'something else' : `one named ${nameOf(op)}`
+    throw new TypeError(`Expected a mutation of a queue, got ${got}`)
   }
   const bad = badField(value, mutationFields[op as OneMutation['op']])
   if (bad !== undefined) throw notMutation(nameOf(op), bad)
 }
 
 function opOf(value: unknown): unknown {
-  return Reflect.get(value as object, 'op')
+  return isRecord(value) ? Reflect.get(value as object, 'op') : undefined
 }
 
 function nameOf(op: unknown): string {
@@ -88,7 +102,7 @@ function nameOf(op: unknown): string {
 }
 
 function notMutation(what: string, field: string): TypeError {
-  return new TypeError(`Expected a mutation of a queue, got ${what} whose \`${field}\` no queue writes`)
+  return new TypeError(`Expected a mutation of a queue, got ${what} with an invalid \`${field}\``)
 }
 
 const anyMessage = { ...stored, priority: isInteger, enqueuedAt: isTime, attempts: isCount }
@@ -111,29 +125,25 @@ const known = new WeakSet<object>()
 export function assertQueue(state: unknown, path: string): asserts state is QueueState {
   if (isObject(state) && known.has(state)) return
   const missing = Object.keys(emptyQueue()).filter((name) => !isObject(state) || !Object.hasOwn(state, name))
-  if (missing.length > 0) {
-    const text = `${path} holds the state of something else than a queue: it has no ${missing.join(', ')}`
-    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', text, { path })
-  }
-  const bad = badPlace(state as QueueState)
+  const bad = missing.length > 0 ? missing.map((name) => `no \`${name}\``).join(', ') : badPlace(state as QueueState)
   if (bad !== undefined) {
-    const text = `${path} holds a state that no queue has written: ${bad} is not what it should be`
-    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', text, { path })
+    const message = `The state in ${path} is not that of a queue: it has ${bad}`
+    throw new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path })
   }
   known.add(state as QueueState)
 }
 
-/** Names the first part of a state that is invalid; undefined if the state is valid. */
+/** Describes the first invalid part of a state; undefined if the state is valid. */
 function badPlace(state: QueueState): string | undefined {
-  if (!isId(state.nextId)) return '`nextId`'
-  if (!isId(state.nextOrder)) return '`nextOrder`'
+  if (!isId(state.nextId)) return 'an invalid `nextId`'
+  if (!isId(state.nextOrder)) return 'an invalid `nextOrder`'
   const isOwnId: Check = (name) => String(Number(name)) === name && isId(Number(name)) && Number(name) < state.nextId
   const isAlive: Check = (name) => isOwnId(name) && !(isRecord(state.dead) && Object.hasOwn(state.dead, name as string))
   return (
     badEntry('messages', state.messages, { isName: isAlive, isValue: isMessage }) ??
     badEntry('dead', state.dead, { isName: isOwnId, isValue: isDead }) ??
     badEntry('keys', state.keys, { isName: isKeyName, isValue: isHolder }) ??
-    (listOf(isExpiring)(state.expiring) ? undefined : '`expiring`')
+    (listOf(isExpiring)(state.expiring) ? undefined : 'an invalid `expiring`')
   )
 }
 
@@ -142,58 +152,23 @@ function badEntry(
   record: unknown,
   { isName, isValue }: { readonly isName: Check; readonly isValue: Check },
 ): string | undefined {
-  if (!isRecord(record)) return `\`${name}\``
+  if (!isRecord(record)) return `an invalid \`${name}\``
   for (const key of Object.keys(record as object)) {
-    if (!isName(key) || !isValue(Reflect.get(record as object, key))) return `${nameOf(key)} of \`${name}\``
+    if (!isName(key) || !isValue(Reflect.get(record as object, key))) return `an invalid ${nameOf(key)} in \`${name}\``
   }
   return undefined
 }
 
-/** A serialized payload. Later changes to the original object have no effect on it. */
-export interface EncodedPayload {
-  readonly json: string
-  /** Length of `json` in UTF-8, in bytes. */
-  readonly bytes: number
-}
 
 /**
  * Most levels of nesting in a payload. Real data has far fewer, and `JSON.stringify` and snapshots
  * can handle far more. Without a limit, `enqueue` could accept a payload on which every snapshot,
  * with less of the stack left, would fail.
  */
-const maxLevels = 500
-
-/**
- * Serializes a payload.
- *
- * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE`.
- */
-export function encodePayload(payload: unknown, maxBytes: number): EncodedPayload {
-  refusePromise(payload, 'payload')
-  const json = toJson(payload, 'payload')
-  const bytes = Buffer.byteLength(json)
-  if (bytes > maxBytes) {
-    const message = `Expected a payload of at most ${maxBytes} bytes (maxPayloadBytes), got one of ${bytes}`
-    throw new MiniStoreError('ERR_MINISTORE_RECORD_TOO_LARGE', message)
-  }
-  // Each level takes at least two characters, so a short text needs no check.
-  if (json.length > 2 * maxLevels && isTooDeep(JSON.parse(json))) {
-    throw notSerializable('payload', `it is nested deeper than ${maxLevels} levels`)
-  }
-  return { json, bytes }
-}
-
-/** Copies a payload of the state, so that the caller may change the copy. */
-export function copyPayload(payload: unknown): unknown {
-  return isObject(payload) ? (JSON.parse(JSON.stringify(payload)) as unknown) : payload
-}
+export const maxLevels = 500
 
 /** Whether a payload is nested so deeply that `JSON.stringify` or a snapshot might fail on it. */
-export function isTooDeep(payload: unknown): boolean {
-  return isDeeper(payload, maxLevels)
-}
-
-function isDeeper(value: unknown, levels: number): boolean {
-  if (!isObject(value)) return false
-  return levels === 0 || Object.values(value).some((entry) => isDeeper(entry, levels - 1))
+export function isTooDeep(payload: unknown, levels: number = maxLevels): boolean {
+  if (!isObject(payload)) return false
+  return levels === 0 || Object.values(payload).some((entry) => isTooDeep(entry, levels - 1))
 }

@@ -1,6 +1,9 @@
 /**
  * The state of a queue on disk, as plain JSON. `jq .state snapshot-<sequence>.json` shows it.
  *
+ * Invariant: the state follows from the mutations alone. Every result that depends on a clock, an
+ * option or a random number stands in the mutation.
+ *
  * It holds no leases, because leases end with their process. So after a crash every message in it
  * can be delivered.
  */
@@ -62,10 +65,7 @@ export interface ExpiringKey {
   readonly until: number
 }
 
-/**
- * A change of a queue, as stored in its journal. It contains every result that depends on a clock,
- * an option or a random number. So replay gives the same state at any time and with any options.
- */
+/** A change of a queue, as stored in its journal. */
 export type QueueMutation =
   | QueueStep
   /** Steps that happen together or not at all, because they are one line of the journal. */
@@ -125,10 +125,18 @@ export function stepsOf(mutation: QueueMutation): readonly OneMutation[] {
 /** A mutation that is not a batch. */
 export type OneMutation = Exclude<QueueMutation, { readonly op: 'batch' }>
 
+type StepNamed<Op extends OneMutation['op']> = Extract<OneMutation, { readonly op: Op }>
+
 /** Combines steps, at least one, into one mutation. */
 export function mutationOf(steps: readonly QueueStep[]): QueueMutation {
   const [only] = steps
   return steps.length === 1 && only !== undefined ? only : { op: 'batch', steps }
+}
+
+/** The id of the message that holds a key at the time `at`; undefined if the key is free. */
+export function holderOf(state: QueueState, key: string, at: number): number | undefined {
+  const holder = state.keys[keyName(key)]
+  return holder === undefined || (holder.until !== undefined && holder.until <= at) ? undefined : holder.id
 }
 
 /**
@@ -139,57 +147,221 @@ export function keyName(key: string): string {
   return `key:${key}`
 }
 
-/** The id of the message that holds a key at the time `at`; undefined if the key is free. */
-export function holderOf(state: QueueState, key: string, at: number): number | undefined {
-  const holder = state.keys[keyName(key)]
-  return holder === undefined || (holder.until !== undefined && holder.until <= at) ? undefined : holder.id
-}
-
-/** Gives a key to a message, unless a message that is not acknowledged holds it. */
-export function holdKey(state: QueueState, key: string, id: number): void {
-  const holder = state.keys[keyName(key)]
-  if (holder === undefined || holder.until !== undefined) state.keys[keyName(key)] = { id }
-}
-
-/** Frees a key if this message holds it. */
-export function releaseKey(state: QueueState, key: string, id: number): void {
-  const holder = state.keys[keyName(key)]
-  if (holder?.id === id && holder.until === undefined) delete state.keys[keyName(key)]
-}
-
-/**
- * Keeps the key of an acknowledged message taken until `until`, if the message holds it. Returns
- * the weight that this adds.
- */
-export function keepKey(
-  state: QueueState,
-  key: string,
-  { id, until }: { readonly id: number; readonly until: number },
-): number {
-  const name = keyName(key)
-  if (state.keys[name]?.id !== id) return 0
-  state.keys[name] = { id, until }
-  state.expiring.push({ key, until })
-  return weightOfKept(key)
+/** What a mutation has changed, for the indexes in memory. */
+export interface Outcome {
+  /** Ids of the new messages, in the order of the mutation. */
+  readonly added: readonly number[]
+  /** Ids of messages that now wait, in order: new messages, nacked ones and redriven ones. */
+  readonly waiting: ReadonlySet<number>
+  /** Ids of messages that are gone: acknowledged, dead or purged. */
+  readonly left: readonly number[]
+  /** Change of the number of messages. */
+  readonly depth: number
+  /** Change of the number of dead letters. */
+  readonly dead: number
+  /** Approximate change of the weight of the state, in bytes of JSON. */
+  readonly bytes: number
 }
 
 /**
- * Removes kept keys that are free again, once the middle entry of `expiring` is. Then about half of
- * the entries are free, so each entry is examined only once or twice. Returns the change of weight.
+ * Applies a valid mutation to a valid state, in place, and returns what has changed. The result
+ * depends only on the two arguments, so replay gives the same state.
+ *
+ * Unknown ids are skipped, because ids are checked before a mutation is written.
  */
-export function sweepKeys(state: QueueState, at: number): number {
-  const { expiring } = state
-  const middle = expiring[expiring.length >> 1]
-  if (middle === undefined || middle.until > at) return 0
-  let change = 0
-  state.expiring = expiring.filter(({ key, until }) => {
-    if (until > at) return true
-    const name = keyName(key)
-    if (state.keys[name]?.until === until) delete state.keys[name]
-    change -= weightOfKept(key)
-    return false
-  })
+export function transition(state: QueueState, mutation: QueueMutation): Outcome {
+  const change = new Transition(state)
+  for (const step of stepsOf(mutation)) change.take(step)
   return change
+}
+
+class Transition implements Outcome {
+  readonly added: number[] = []
+  readonly waiting = new Set<number>()
+  readonly left: number[] = []
+  depth = 0
+  dead = 0
+  bytes = 0
+  readonly #state: QueueState
+
+  constructor(state: QueueState) {
+    this.#state = state
+  }
+
+  take(step: OneMutation): void {
+    switch (step.op) {
+      case 'enqueue':
+        this.#sweepKeys(step.at)
+        for (const message of step.messages) this.#enqueue(message, step.at)
+        break
+      case 'deliver':
+        for (const id of step.ids) this.#deliver(id)
+        break
+      case 'return':
+        for (const id of step.ids) this.#refundAttempt(id)
+        break
+      case 'ack':
+        for (const id of step.ids) this.#ack(id, step)
+        break
+      case 'nack':
+        this.#nack(step)
+        break
+      case 'bury':
+        for (const id of step.ids) this.#bury(id, step)
+        break
+      case 'redrive':
+        for (const id of step.ids) this.#redrive(id, step)
+        break
+      case 'discard':
+        for (const id of step.ids) this.#takeDead(id)
+        break
+      case 'purge':
+        this.#purge(new Set(step.except))
+    }
+  }
+
+  #enqueue({ payload, bytes, priority = 0, dueAt, key }: NewMessage, at: number): void {
+    const id = this.#state.nextId++
+    if (key !== undefined) this.#holdKey(key, id)
+    this.added.push(id)
+    this.#putMessage(id, {
+      payload,
+      bytes,
+      priority,
+      order: this.#state.nextOrder++,
+      enqueuedAt: at,
+      attempts: 0,
+      ...(key !== undefined && { key }),
+      ...(dueAt !== undefined && { dueAt }),
+    })
+  }
+
+  #deliver(id: number): void {
+    const message = this.#state.messages[id]
+    if (message === undefined) return
+    message.attempts++
+    // A message that is delivered by the same mutation that added it does not wait.
+    this.waiting.delete(id)
+    if (message.dueAt === undefined && message.reason === undefined) return
+    const { dueAt: _due, reason: _reason, ...delivered } = message
+    this.#replace(id, message, delivered)
+  }
+
+  #refundAttempt(id: number): void {
+    const message = this.#state.messages[id]
+    if (message !== undefined && message.attempts > 0) message.attempts--
+  }
+
+  #ack(id: number, { keysUntil: until }: StepNamed<'ack'>): void {
+    const key = this.#takeMessage(id)?.key
+    if (key === undefined) return
+    if (until === undefined) return this.#releaseKey(key, id)
+    const name = keyName(key)
+    if (this.#state.keys[name]?.id !== id) return
+    this.#state.keys[name] = { id, until }
+    this.#state.expiring.push({ key, until })
+    this.bytes += weightOfKept(key)
+  }
+
+  #nack({ id, dueAt, reason }: StepNamed<'nack'>): void {
+    const message = this.#state.messages[id]
+    if (message === undefined) return
+    this.waiting.add(id)
+    const nacked = { ...message, ...(dueAt !== undefined && { dueAt }), ...(reason !== undefined && { reason }) }
+    this.#replace(id, message, nacked)
+  }
+
+  #bury(id: number, { reason, at }: StepNamed<'bury'>): void {
+    const message = this.#takeMessage(id)
+    if (message === undefined) return
+    const { payload, bytes, priority, enqueuedAt, attempts, key } = message
+    // A dead letter holds no key, so the same message can be enqueued again after a repair.
+    // Otherwise `enqueue` would report the id of a message that is never delivered.
+    if (key !== undefined) this.#releaseKey(key, id)
+    const kept = { payload, bytes, priority, enqueuedAt, attempts, reason, diedAt: at }
+    const letter: DeadMessage = key === undefined ? kept : { ...kept, key }
+    this.#state.dead[id] = letter
+    this.dead++
+    this.bytes += weightOf(letter)
+  }
+
+  #redrive(id: number, { at }: StepNamed<'redrive'>): void {
+    const letter = this.#takeDead(id)
+    if (letter === undefined) return
+    const { payload, bytes, priority, enqueuedAt, key } = letter
+    const kept = { payload, bytes, priority, order: this.#state.nextOrder++, enqueuedAt, attempts: 0 }
+    // Another message may hold the key, or the key may be kept after an ack. Then it stays so.
+    const isFree = key !== undefined && (at === undefined || holderOf(this.#state, key, at) === undefined)
+    if (isFree) this.#holdKey(key, id)
+    this.#putMessage(id, key === undefined ? kept : { ...kept, key })
+  }
+
+  #purge(except: ReadonlySet<number>): void {
+    for (const id of Object.keys(this.#state.messages).map(Number)) {
+      const key = except.has(id) ? undefined : this.#takeMessage(id)?.key
+      if (key !== undefined) this.#releaseKey(key, id)
+    }
+  }
+
+  #putMessage(id: number, message: QueuedMessage): void {
+    this.#state.messages[id] = message
+    this.waiting.add(id)
+    this.depth++
+    this.bytes += weightOf(message)
+  }
+
+  #replace(id: number, message: QueuedMessage, changed: QueuedMessage): void {
+    this.#state.messages[id] = changed
+    this.bytes += weightOf(changed) - weightOf(message)
+  }
+
+  #takeMessage(id: number): QueuedMessage | undefined {
+    const message = this.#state.messages[id]
+    if (message === undefined) return undefined
+    delete this.#state.messages[id]
+    this.left.push(id)
+    this.depth--
+    this.bytes -= weightOf(message)
+    return message
+  }
+
+  #takeDead(id: number): DeadMessage | undefined {
+    const letter = this.#state.dead[id]
+    if (letter === undefined) return undefined
+    delete this.#state.dead[id]
+    this.dead--
+    this.bytes -= weightOf(letter)
+    return letter
+  }
+
+  /** Gives a key to a message, unless a message that is not acknowledged holds it. */
+  #holdKey(key: string, id: number): void {
+    const holder = this.#state.keys[keyName(key)]
+    if (holder === undefined || holder.until !== undefined) this.#state.keys[keyName(key)] = { id }
+  }
+
+  /** Frees a key if this message holds it. */
+  #releaseKey(key: string, id: number): void {
+    const holder = this.#state.keys[keyName(key)]
+    if (holder?.id === id && holder.until === undefined) delete this.#state.keys[keyName(key)]
+  }
+
+  /**
+   * Removes kept keys that are free again, once the middle entry of `expiring` is. Then about half
+   * of the entries are free, so each entry is examined only once or twice.
+   */
+  #sweepKeys(at: number): void {
+    const { expiring, keys } = this.#state
+    const middle = expiring[expiring.length >> 1]
+    if (middle === undefined || middle.until > at) return
+    this.#state.expiring = expiring.filter(({ key, until }) => {
+      if (until > at) return true
+      const name = keyName(key)
+      if (keys[name]?.until === until) delete keys[name]
+      this.bytes -= weightOfKept(key)
+      return false
+    })
+  }
 }
 
 /** Bytes of a message in a snapshot, with long numbers and without payload, key and reason. */

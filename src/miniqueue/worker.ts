@@ -7,12 +7,12 @@ import PQueue from 'p-queue'
 
 import { whenAborted } from '../async.ts'
 import { hasCode, messageOf } from '../errors.ts'
-import type { Delivery, Settling } from './delivery.ts'
-import type { Lease } from './leases.ts'
+import type { Acknowledgement, Delivery, Message } from './delivery.ts'
+import type { Dispatcher } from './dispatcher.ts'
 import type { QueueLog } from './log.ts'
-import type { Message } from './message.ts'
+import type { Lease } from './messages.ts'
 
-/** Most settlings in one write. Without a limit, many long reasons could exceed one record. */
+/** Most acks and nacks in one write. Without a limit, many long reasons could exceed one record. */
 const maxTogether = 1000
 
 /**
@@ -21,9 +21,16 @@ const maxTogether = 1000
  */
 export type Handler<T> = (payload: T, message: Message<T>) => unknown
 
-/** Messages whose handlers have ended, to be settled with one write. */
+/** The parts of a queue that a worker or a stream uses. */
+export interface QueueParts<T> {
+  readonly log: QueueLog
+  readonly dispatcher: Dispatcher
+  readonly delivery: Delivery<T>
+}
+
+/** Acks and nacks of handlers that have ended, to be written together. */
 interface Endings {
-  readonly settlings: Settling[]
+  readonly acknowledgements: Acknowledgement[]
   readonly written: Promise<void>
 }
 
@@ -37,16 +44,15 @@ interface Endings {
  * between.
  *
  * A user's own call of `ack` or `nack` never joins another, so nothing is batched behind a caller's
- * back. Here no caller waits for the acks. It makes one handler at a time nearly twice as fast, and
- * 32 of them more than ten times.
+ * back. Here no caller waits for the acks. Joining makes one handler at a time nearly twice as
+ * fast, and 32 of them more than ten times.
  */
 export class Worker<T> {
-  readonly #delivery: Delivery<T>
-  readonly #log: Pick<QueueLog, 'tell' | 'hasFailed'>
+  readonly #queue: QueueParts<T>
   readonly #handler: Handler<T>
   readonly #concurrency: number
   readonly #slots: PQueue
-  /** The next write of settlings, as long as more of them can join it. */
+  /** The next write of acks and nacks, as long as more of them can join it. */
   #endings: Endings | undefined
   /** Leases whose handlers are running or have not started. */
   readonly #running = new Set<Lease>()
@@ -57,13 +63,8 @@ export class Worker<T> {
   /** Wakes the loop of `run` when a handler has ended. */
   #slotFreed: () => void = () => {}
 
-  constructor(
-    queue: { readonly delivery: Delivery<T>; readonly log: Pick<QueueLog, 'tell' | 'hasFailed'> },
-    handler: Handler<T>,
-    concurrency: number,
-  ) {
-    this.#delivery = queue.delivery
-    this.#log = queue.log
+  constructor(queue: QueueParts<T>, handler: Handler<T>, concurrency: number) {
+    this.#queue = queue
     this.#handler = handler
     this.#concurrency = concurrency
     this.#slots = new PQueue({ concurrency })
@@ -82,7 +83,7 @@ export class Worker<T> {
       }
       await this.#slots.onIdle()
       // Messages may have been delivered to this run while it was being stopped.
-      await this.#delivery.returnUntaken()
+      await this.#queue.dispatcher.refundAttempts()
     } finally {
       forgetSignal?.()
     }
@@ -90,7 +91,7 @@ export class Worker<T> {
   }
 
   get #isStopped(): boolean {
-    return this.#stop.signal.aborted || !this.#delivery.isOpen
+    return this.#stop.signal.aborted || !this.#queue.dispatcher.isOpen
   }
 
   /** Number of free handlers, counting `leaving` of the running ones as free. */
@@ -99,17 +100,13 @@ export class Worker<T> {
   }
 
   async #receive(): Promise<void> {
-    let leases: Lease[]
+    const { signal } = this.#stop
+    const request = { max: () => this.#free(), waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false }
     try {
-      const { signal } = this.#stop
-      leases = await this.#delivery.receive({
-        max: () => this.#free(), waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false,
-      })
+      this.#start(await this.#queue.dispatcher.receive(request))
     } catch (error) {
       if (!this.#isStopped) this.#fail(error)
-      return
     }
-    this.#start(leases)
   }
 
   #start(leases: readonly Lease[]): void {
@@ -125,13 +122,12 @@ export class Worker<T> {
   async #handle(lease: Lease): Promise<void> {
     try {
       // An earlier handler may have stopped the run.
-      if (this.#isStopped) return this.#delivery.giveBack([lease])
+      if (this.#isStopped) return this.#queue.dispatcher.requeue([lease])
       // The lease may have ended before the handler could start.
       if (lease.phase !== 'held') return
-      const message = this.#delivery.handOut(lease)
-      const begin = await this.#run(message)
-      // Otherwise the lease has ended, or the handler has settled the message itself.
-      if (lease.phase === 'held') await this.#settle(begin(lease))
+      const acknowledge = await this.#run(this.#queue.delivery.handOut(lease))
+      // Otherwise the lease has ended, or the handler has acked or nacked the message itself.
+      if (lease.phase === 'held') await this.#write(acknowledge(lease))
     } catch (error) {
       this.#report(error)
     } finally {
@@ -141,52 +137,49 @@ export class Worker<T> {
   }
 
   /** Runs the handler and returns the function that begins the ack or nack of its message. */
-  async #run(message: Message<T>): Promise<(lease: Lease) => Settling> {
-    const { settlement } = this.#delivery
+  async #run(message: Message<T>): Promise<(lease: Lease) => Acknowledgement> {
     try {
       // Each handler has a scope of its own, so that a context that it enters does not leak into
       // the code that runs after it.
       const scope = new AsyncResource('miniqueue.handler')
       await scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
-      return (lease) => settlement.beginAck(lease)
+      return (lease) => this.#queue.delivery.ack(lease)
     } catch (error) {
-      const reason = reasonOf(error)
+      const reason = messageOf(error).slice(0, 1000)
       // A handler that was stopped did not fail, so its message is ready again without a delay.
       const delayMs = this.#isStopped ? 0 : undefined
-      return (lease) => settlement.beginNack(lease, { delayMs, reason })
+      return (lease) => this.#queue.delivery.nack(lease, { delayMs, reason })
     }
   }
 
-  /** Resolves when the settling is written, or when the write has failed and was reported. */
-  #settle(settling: Settling): Promise<void> {
-    this.#endings ??= this.#beginEndings()
-    const { settlings, written } = this.#endings
-    settlings.push(settling)
-    if (settlings.length === maxTogether) this.#endings = undefined
+  /** Resolves when the ack or nack is written, or when the write has failed and was reported. */
+  #write(acknowledgement: Acknowledgement): Promise<void> {
+    if (this.#endings === undefined) {
+      const acknowledgements: Acknowledgement[] = []
+      this.#endings = { acknowledgements, written: this.#writeAll(acknowledgements) }
+    }
+    const { acknowledgements, written } = this.#endings
+    acknowledgements.push(acknowledgement)
+    if (acknowledgements.length === maxTogether) this.#endings = undefined
     return written
   }
 
-  #beginEndings(): Endings {
-    const settlings: Settling[] = []
-    return { settlings, written: this.#write(settlings) }
-  }
-
-  async #write(settlings: readonly Settling[]): Promise<void> {
+  async #writeAll(acknowledgements: readonly Acknowledgement[]): Promise<void> {
     // Handlers that end in the same tick join this write.
     await new Promise<void>((resolve) => process.nextTick(resolve))
-    const take = (): readonly Settling[] => {
-      if (this.#endings?.settlings === settlings) this.#endings = undefined
-      return settlings
+    const take = (): readonly Acknowledgement[] => {
+      if (this.#endings?.acknowledgements === acknowledgements) this.#endings = undefined
+      return acknowledgements
     }
     try {
-      await this.#delivery.exchange(take, {
-        max: () => this.#free(settlings.length),
-        isWanted: () => !this.#isStopped,
+      await this.#queue.delivery.exchange(take, {
         isHanded: false,
+        max: () => this.#free(acknowledgements.length),
+        isWanted: () => !this.#isStopped,
         give: (leases) => {
-          // These messages are settled, but #handle removes their leases only later. The next write
+          // The acks are durable, but #handle removes these leases only later. The next write
           // counts the running handlers before that.
-          for (const { lease } of settlings) this.#running.delete(lease)
+          for (const { lease } of acknowledgements) this.#running.delete(lease)
           this.#start(leases)
         },
       })
@@ -197,8 +190,9 @@ export class Worker<T> {
 
   /** Reports a failed ack or nack. The message is delivered again when its lease ends. */
   #report(error: unknown): void {
-    if (this.#log.hasFailed) this.#fail(error)
-    else if (!isLost(error)) this.#log.tell(error)
+    if (this.#queue.log.hasFailed) this.#fail(error)
+    // A lease that ended just before the ack is not worth a report.
+    else if (!hasCode(error, 'ERR_MINISTORE_LEASE_LOST')) this.#queue.log.tell(error)
   }
 
   #fail(reason: unknown): void {
@@ -211,15 +205,6 @@ export class Worker<T> {
     for (const lease of this.#running) lease.abort(reason)
     this.#slotFreed()
   }
-}
-
-/** Whether the lease ended just before its message was settled, which is not worth a report. */
-function isLost(error: unknown): boolean {
-  return hasCode(error, 'ERR_MINISTORE_LEASE_LOST')
-}
-
-function reasonOf(thrown: unknown): string {
-  return messageOf(thrown).slice(0, 1000)
 }
 
 /**
@@ -237,13 +222,13 @@ export type MessageStream<T = unknown> = ReadableStream<Message<T>>
  * the signal's reason.
  */
 export function messageStream<T>(
-  delivery: Delivery<T>,
+  queue: QueueParts<T>,
   { prefetch, signal }: { readonly prefetch: number; readonly signal: AbortSignal | undefined },
 ): MessageStream<T> {
-  return new LeavableStream(new MessageSource(delivery, prefetch, signal))
+  return new LeavableStream(new MessageSource(queue, prefetch, signal))
 }
 
-/** A stream whose readers return untaken messages to the queue. */
+/** A stream whose readers send fetched messages back to the queue when they leave. */
 class LeavableStream<T> extends ReadableStream<Message<T>> {
   readonly #source: MessageSource<T>
 
@@ -281,7 +266,7 @@ class MessageReader<T> extends ReadableStreamDefaultReader<Message<T>> {
 
   override releaseLock(): void {
     super.releaseLock()
-    // A second call must not give back messages that were fetched for the next reader.
+    // A second call must not requeue messages that were fetched for the next reader.
     if (!this.#isReleased) this.#source.release()
     this.#isReleased = true
   }
@@ -345,7 +330,7 @@ class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined,
 class MessageSource<T> implements UnderlyingSource<Message<T>> {
   /** Whether the stream has a reader. A pipe releases its reader without calling `release`. */
   isRead: () => boolean = () => true
-  readonly #delivery: Delivery<T>
+  readonly #queue: QueueParts<T>
   readonly #prefetch: number
   readonly #signal: AbortSignal | undefined
   /** Aborts the pending fetch. */
@@ -356,8 +341,8 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
   #fetched: Lease[] = []
   #controller: ReadableStreamDefaultController<Message<T>> | undefined
 
-  constructor(delivery: Delivery<T>, prefetch: number, signal: AbortSignal | undefined) {
-    this.#delivery = delivery
+  constructor(queue: QueueParts<T>, prefetch: number, signal: AbortSignal | undefined) {
+    this.#queue = queue
     this.#prefetch = prefetch
     this.#signal = signal
   }
@@ -371,10 +356,10 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
     const { signal } = this.#stop
     for (;;) {
       const lease = this.#next()
-      if (lease !== undefined) return controller.enqueue(this.#delivery.handOut(lease))
+      if (lease !== undefined) return controller.enqueue(this.#queue.delivery.handOut(lease))
       const leases = await this.#fetch(signal)
       // The reader that caused this pull is gone. A read by another reader calls `pull` again.
-      if (signal.aborted || !this.isRead()) return this.#delivery.giveBack(leases)
+      if (signal.aborted || !this.isRead()) return this.#queue.dispatcher.requeue(leases)
       this.#fetched = leases
       if (leases.length > 0) continue
       this.#end()
@@ -387,32 +372,28 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
   }
 
   /**
-   * Called when the reader releases its lock. Aborts the pending fetch and gives fetched messages
-   * back, so that no message stays in a stream without a reader.
+   * Called when the reader releases its lock. Aborts the pending fetch and requeues fetched
+   * messages, so that no message stays in a stream without a reader.
    */
   release(): void {
     if (this.#isEnded) return
     this.#stop.abort()
     this.#stop = new AbortController()
-    this.#giveBack()
+    this.#requeue()
   }
 
   /** Takes the next fetched message whose lease has not ended meanwhile. */
   #next(): Lease | undefined {
-    if (!this.#delivery.isOpen) this.#giveBack()
+    if (!this.#queue.dispatcher.isOpen) this.#requeue()
     let lease = this.#fetched.shift()
     while (lease !== undefined && lease.phase !== 'held') lease = this.#fetched.shift()
     return lease
   }
 
   async #fetch(signal: AbortSignal): Promise<Lease[]> {
+    const request = { max: () => this.#prefetch, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false }
     try {
-      return await this.#delivery.receive({
-        max: () => this.#prefetch,
-        waitMs: Number.POSITIVE_INFINITY,
-        signal,
-        isHanded: false,
-      })
+      return await this.#queue.dispatcher.receive(request)
     } catch (error) {
       if (signal.aborted) return []
       this.#end(error)
@@ -430,12 +411,12 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
     this.#isEnded = true
     this.#forgetSignal()
     this.#stop.abort(reason)
-    this.#giveBack()
+    this.#requeue()
   }
 
-  #giveBack(): void {
+  #requeue(): void {
     const leases = this.#fetched
     this.#fetched = []
-    this.#delivery.giveBack(leases)
+    this.#queue.dispatcher.requeue(leases)
   }
 }

@@ -1,7 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-import { refusePromise, toJson, validated } from '../schema.ts'
+import { refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
@@ -121,6 +121,7 @@ export class RecordCodec<Output, Input> {
    */
   settle(record: Input): SettledRecord<Output> {
     const text = this.#textOf(record)
+    if (record instanceof SerializedRecord) return { stored: record, read: record.value as Output }
     const stored = this.#decodeLine(text, this.#where)
     if (this.#schema === undefined) return { stored, read: stored as Output }
     // Decoded a second time, because a schema may change the value that it validates.
@@ -150,7 +151,7 @@ export class RecordCodec<Output, Input> {
   /** Encodes a record to its line without the `\n`, and checks its size. */
   #textOf(record: Input): string {
     refusePromise(record, 'record', this.#context)
-    const text = this.#isCustom ? this.#encodeCustom(record) : toJson(record, 'record', this.#context)
+    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
     // A UTF-16 code unit takes at most three bytes in UTF-8. So most records need no exact count.
     if (text.length > this.#maxRecordBytes / 3) {
       const bytes = Buffer.byteLength(text)
@@ -168,6 +169,10 @@ export class RecordCodec<Output, Input> {
     // unhandled.
     ignoreOutcome(checked)
     return checked as Promise<unknown>
+  }
+
+  #encodeJson(record: Input): string {
+    return record instanceof SerializedRecord ? record.text : toJson(record, 'record', this.#context)
   }
 
   #encodeCustom(record: Input): string {

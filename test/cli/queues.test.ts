@@ -180,7 +180,7 @@ describe('queue', () => {
     await new SnapStore(directory).create(null, 0)
     const { code, stderr } = await ministore(['queue', directory])
     expect(code).toBe(1)
-    expect(stderr).toContain('holds the state of something else than a queue')
+    expect(stderr).toContain('is not that of a queue')
     await expect(MiniQueue.open(directory)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })
     expect((await ministore(['queue', await someQueue(), 'redrive', '9999999999999999'])).code).toBe(2)
   })

@@ -1,8 +1,8 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { Delivery } from '../../src/miniqueue/delivery.ts'
-import type { Lease } from '../../src/miniqueue/leases.ts'
+import { Dispatcher } from '../../src/miniqueue/dispatcher.ts'
 import { QueueLog } from '../../src/miniqueue/log.ts'
+import type { Lease } from '../../src/miniqueue/messages.ts'
 import type { NewMessage } from '../../src/miniqueue/state.ts'
 import { queueSettings } from '../../src/miniqueue/settings.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
@@ -11,7 +11,8 @@ import { turn } from '../support/consume.ts'
 import { directory } from './support.ts'
 
 interface Waiting {
-  readonly delivery: Delivery<string>
+  readonly log: QueueLog
+  readonly dispatcher: Dispatcher
   readonly clock: SteppedClock
   readonly files: SimulatedFileSystem
   /** Waits for at most this many messages, and records under a name what arrived. */
@@ -25,27 +26,28 @@ async function open(): Promise<Waiting> {
   const [files, clock] = [new SimulatedFileSystem(), new SteppedClock()]
   const settings = queueSettings({ fileSystem: files, clock, visibilityTimeoutMs: 1000 })
   const log = await QueueLog.open(directory, settings)
-  const delivery = new Delivery<string>(log, settings)
+  const dispatcher = new Dispatcher(log, settings)
   onTestFinished(async () => {
-    delivery.stop()
-    delivery.end()
+    dispatcher.stop()
+    dispatcher.end()
     await log.close()
   })
   const seen: Record<string, number[] | string | undefined> = {}
   return {
-    delivery,
+    log,
+    dispatcher,
     clock,
     files,
     wait: (name, max, { waitMs = Number.POSITIVE_INFINITY, signal } = {}) => {
       seen[name] = undefined
       const note = (leases: readonly Lease[]): void => void (seen[name] = leases.map(({ id }) => id))
-      delivery.receive({ max: () => max, waitMs, signal, isHanded: true }).then(
+      dispatcher.receive({ max: () => max, waitMs, signal, isHanded: true }).then(
         note, (error: unknown) => void (seen[name] = String(error)),
       )
     },
     enqueue: async (...messages) => {
       const step = { op: 'enqueue', at: clock.wallMs(), messages: messages.map((message) => ({ payload: 'x', bytes: 3, ...message })) } as const
-      await log.inTurn(() => delivery.enqueue(step))
+      await log.inTurn(() => dispatcher.enqueue(step, JSON.stringify(step)))
     },
     came: async () => {
       await turn()
@@ -120,7 +122,8 @@ describe.each(ways)('a waiting call is woken when %s', { timeout: 2000 }, (_, br
     let isFailed = false
     const stop = waiting.files.onOperation(({ operation, path }) => {
       if (isFailed || operation !== 'write' || !path.endsWith('.jsonl')) return
-      if (waiting.delivery.count().ready === 0) return
+      const { depth, delayed, inFlight } = waiting.log.messages
+      if (depth - delayed - inFlight.size === 0) return
       isFailed = true
       waiting.files.failOn({ operation: 'write', path }, 'ENOSPC')
     })
@@ -133,14 +136,14 @@ describe.each(ways)('a waiting call is woken when %s', { timeout: 2000 }, (_, br
 })
 
 describe('a waiting call is woken', { timeout: 2000 }, () => {
-  test('when a lease ends, and when a message is given back', async () => {
+  test('when a lease ends, and when a message is requeued', async () => {
     const waiting = await open()
     await waiting.enqueue({}, {})
-    const leases = await waiting.delivery.receive({ max: () => 2, waitMs: 0, signal: undefined, isHanded: false })
+    const leases = await waiting.dispatcher.receive({ max: () => 2, waitMs: 0, signal: undefined, isHanded: false })
     waiting.wait('first', 1)
     waiting.wait('second', 1)
     await turn()
-    waiting.delivery.giveBack(leases.slice(0, 1))
+    waiting.dispatcher.requeue(leases.slice(0, 1))
     expect(await waiting.came()).toEqual({ first: [1], second: undefined })
     waiting.clock.advance(1000)
     // The lease of the first call's message ends at the same time.

@@ -1,6 +1,6 @@
 import { constants } from 'node:buffer'
 
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 
 import { bytesOf, refuseFull } from '../../src/miniqueue/enqueueing.ts'
 import { MiniQueue, type QueueOptions } from '../../src/miniqueue/index.ts'
@@ -62,6 +62,64 @@ describe('enqueue', () => {
     queue.deadLetters()[0]?.payload.list.push(4)
     expect(queue.deadLetters()[0]?.payload).toEqual({ list: [1] })
     await queue.close()
+  })
+
+  test('serializes a payload once and parses it once', async () => {
+    const text = 'a payload of more than a thousand characters, '.repeat(50)
+    let asked = 0
+    const payload = { toJSON: () => (asked++, { text }) }
+    const stringify = vi.spyOn(JSON, 'stringify')
+    const parse = vi.spyOn(JSON, 'parse')
+    /** How often the payload was serialized and parsed since the last call. */
+    const countCalls = (): [stringified: number, parsed: number] => {
+      const counts: [number, number] = [
+        stringify.mock.results.filter(({ value }) => typeof value === 'string' && value.includes(text)).length,
+        parse.mock.calls.filter(([given]) => given.includes(text)).length,
+      ]
+      stringify.mockClear()
+      parse.mockClear()
+      return counts
+    }
+    try {
+      const opened = await openQueue()
+      const { queue } = opened
+      await queue.enqueue(payload as never, { priority: 2, dedupeKey: 'k' })
+      expect([asked, countCalls()]).toEqual([1, [1, 1]])
+      await queue.enqueueAll([{ payload: payload as never }, { payload: payload as never, delayMs: 5 }])
+      expect([asked, countCalls()]).toEqual([3, [2, 2]])
+      const [first] = await queue.receive({ max: 9 })
+      await queue.receive({ max: 9 })
+      countCalls()
+      // A receiver that waits gets the message of the next enqueue with the same write.
+      const waiting = queue.receive({ waitMs: 1000 })
+      await queue.enqueue(payload as never)
+      expect([asked, (await waiting)[0]?.payload]).toEqual([4, { text }])
+      // One of each is for the copy that the receiver may change.
+      expect(countCalls()).toEqual([2, 2])
+      // The line that was composed is the one that JSON.stringify gives for the mutation.
+      const lines = opened.files.readFile(journalFile).toString().split('\n').slice(1, -1)
+      for (const line of lines) expect(JSON.stringify(JSON.parse(line))).toBe(line)
+      await first?.ack()
+      await queue.close()
+    } finally {
+      vi.restoreAllMocks()
+    }
+  })
+
+  test('delivers what a reopened queue delivers', async () => {
+    const payloads: unknown[] = [
+      -0, 1e21, 1e-7, Number.NaN, '\ud800', '\u2028 "\\"', null, [undefined, () => 1], new Date(0), { a: undefined, b: -0 },
+      JSON.parse('{"__proto__":{"n":1},"2":0,"1":0}'), { toJSON: () => 'given' }, [], {}, '', false,
+    ]
+    const opened = await openQueue()
+    await opened.queue.enqueueAll(payloads.map((payload) => ({ payload: payload as string })))
+    const reopened = await reopenKilled(opened)
+    const delivered = await payloadsOf(opened.queue)
+    expect(delivered).toEqual(payloads.map((payload): unknown => JSON.parse(JSON.stringify(payload))))
+    expect((await payloadsOf(reopened.queue)).map((payload) => JSON.stringify(payload))).toEqual(
+      delivered.map((payload) => JSON.stringify(payload)),
+    )
+    await Promise.all([opened.queue.close(), reopened.queue.close()])
   })
 
   test('refuses values without a JSON form or too deep for a snapshot, and writes nothing', async () => {

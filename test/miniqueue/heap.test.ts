@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
-import { Heap } from '../../src/miniqueue/order.ts'
+import { Heap } from '../../src/miniqueue/messages.ts'
 import { createRandom } from '../../src/testing/random.ts'
 
 interface Item {

@@ -5,9 +5,8 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { countLines, countsOf, deadLetters, deadLines, nextMessages, peekLines } from '../../src/cli/commands/queue.ts'
 import { jsonLine } from '../../src/cli/terminal.ts'
 import { MiniQueue, MiniStoreError } from '../../src/miniqueue/index.ts'
+import { applyMutation, assertQueue } from '../../src/miniqueue/shape.ts'
 import { emptyQueue, type QueueMutation, type QueueState } from '../../src/miniqueue/state.ts'
-import { assertQueue } from '../../src/miniqueue/shape.ts'
-import { transition } from '../../src/miniqueue/transitions.ts'
 import { formatHead } from '../../src/minisnap/format.ts'
 import { readState } from '../../src/cli/read-state.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
@@ -49,7 +48,7 @@ const mutations: readonly QueueMutation[] = [
 
 function stateAfter(count: number): QueueState {
   const state = emptyQueue()
-  for (const mutation of mutations.slice(0, count)) transition(state, mutation)
+  for (const mutation of mutations.slice(0, count)) applyMutation(state, mutation, directory)
   return state
 }
 
@@ -139,7 +138,7 @@ async function useQueue(files: SimulatedFileSystem): Promise<boolean> {
 async function look(files: SimulatedFileSystem): Promise<boolean> {
   const mutator = (state: QueueState, mutation: QueueMutation): void => {
     assertQueue(state, directory)
-    transition(state, mutation)
+    applyMutation(state, mutation, directory)
   }
   try {
     const { state } = await readState<QueueState, QueueMutation>(directory, { initialState: emptyQueue, mutator }, files)
@@ -188,7 +187,7 @@ function takes(state: QueueState, lines: readonly unknown[]): boolean {
     return false
   }
   try {
-    for (const line of lines) transition(state, line as QueueMutation)
+    for (const line of lines) applyMutation(state, line, directory)
   } catch (error) {
     expect(error).toBeInstanceOf(TypeError)
     expect((error as Error).message).toMatch(/^Expected a mutation of a queue, got /)

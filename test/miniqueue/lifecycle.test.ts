@@ -75,7 +75,9 @@ describe('open', () => {
     await again.close()
     const error = await errorOf(openQueue({ files }))
     expect(error.code).toBe('ERR_MINISTORE_CORRUPT')
-    expect(error.message).toBe('/jobs holds the state of something else than a queue: it has no nextId, nextOrder, messages, dead, keys, expiring')
+    expect(error.message).toBe(
+      'The state in /jobs is not that of a queue: it has no `nextId`, no `nextOrder`, no `messages`, no `dead`, no `keys`, no `expiring`',
+    )
     await (await open()).close()
   })
 

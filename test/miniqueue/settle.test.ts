@@ -42,7 +42,7 @@ describe('ack', () => {
     for (const settling of [late.ack(), late.nack()]) {
       expect(await errorOf(settling)).toMatchObject({
         code: 'ERR_MINISTORE_LEASE_LOST',
-        message: 'The lease of message 1 is over: somebody else may have it by now',
+        message: 'The lease of message 1 has ended, so another receiver may have the message',
       })
     }
     expect(() => late.extend(5)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_LEASE_LOST' }))

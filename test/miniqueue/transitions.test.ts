@@ -1,13 +1,18 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
-import { MessageIndex } from '../../src/miniqueue/order.ts'
+import { Messages } from '../../src/miniqueue/messages.ts'
+import { applyMutation } from '../../src/miniqueue/shape.ts'
 import {
-  emptyQueue, holderOf, type NewMessage, type QueueMutation, type QueueState, weightOf,
+  emptyQueue, holderOf, type NewMessage, type Outcome, type QueueMutation, type QueueState, weightOf,
 } from '../../src/miniqueue/state.ts'
-import { type Outcome, transition } from '../../src/miniqueue/transitions.ts'
+import { directory } from './support.ts'
 
 const at = 1000
+
+function transition(state: QueueState, mutation: QueueMutation): Outcome {
+  return applyMutation(state, mutation, directory)
+}
 
 /** The state after some mutations, and the effect of the last one. */
 function after(...mutations: readonly QueueMutation[]): { state: QueueState; outcome: Outcome } {
@@ -247,7 +252,7 @@ describe('any transition', () => {
       const stored = Buffer.byteLength(JSON.stringify(state)) - empty
       expect(weight).toBeGreaterThanOrEqual(stored)
       expect(weight).toBeLessThanOrEqual(2.5 * stored + 40)
-      expect(new MessageIndex(state, { wallMs: now, except: [] }).bytes).toBe(weight)
+      expect(new Messages(state, { wallMs: now }).bytes).toBe(weight)
     }), { numRuns: 500 })
   })
 

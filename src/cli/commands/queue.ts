@@ -5,10 +5,9 @@ import { hasCode } from '../../errors.ts'
 import { listIfPresent } from '../../fs/durable.ts'
 import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
-import { MessageIndex } from '../../miniqueue/order.ts'
-import { assertQueue } from '../../miniqueue/shape.ts'
+import { Messages } from '../../miniqueue/messages.ts'
+import { applyMutation, assertQueue } from '../../miniqueue/shape.ts'
 import { emptyQueue, type QueuedMessage, type QueueMutation, type QueueState } from '../../miniqueue/state.ts'
-import { transition } from '../../miniqueue/transitions.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
@@ -96,8 +95,7 @@ async function stateIn(path: string): Promise<QueueState> {
   const { state } = await readState<QueueState, QueueMutation>(path, {
     initialState: emptyQueue,
     mutator: (current, mutation) => {
-      assertQueue(current, path)
-      transition(current, mutation)
+      applyMutation(current, mutation, path)
     },
   })
   assertQueue(state, path)
@@ -118,7 +116,7 @@ export function countsOf(
   state: QueueState,
   { now, bytes, directory }: { readonly now: number; readonly bytes: number; readonly directory: string },
 ): QueueCounts {
-  const { depth, delayed, dead, oldest } = new MessageIndex(state, { wallMs: now, except: [] })
+  const { depth, delayed, dead, oldest } = new Messages(state, { wallMs: now })
   return {
     directory: resolve(directory),
     waiting: depth - delayed,
@@ -154,7 +152,7 @@ export interface NextMessage {
 
 /** Returns messages in delivery order. Delayed messages come last, ordered by due time. */
 export function nextMessages(state: QueueState, limit: number, now: number): NextMessage[] {
-  const index = new MessageIndex(state, { wallMs: now, except: [] })
+  const index = new Messages(state, { wallMs: now })
   const ready = index.take(limit)
   const delayed: number[] = []
   for (let due = index.nextDueAt; due !== undefined && ready.length + delayed.length < limit; due = index.nextDueAt) {

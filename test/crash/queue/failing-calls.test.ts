@@ -35,7 +35,7 @@ describe('whichever disk call fails, no message is lost and none comes back', ()
 afterAll(() => {
   console.log(
     `queue, failing calls: ${counts.runs} runs, ${counts.rejected} calls rejected and survived, ` +
-      `${counts.poisoned} queues opened anew, ${counts.unseen} failures that no call saw`,
+      `${counts.poisoned} queues reopened, ${counts.unseen} failures that no call saw`,
   )
 })
 

@@ -130,7 +130,7 @@ export class MixLedger {
    */
   compare({ messages, dead }: FoundMessages, { isExact }: { readonly isExact: boolean }): void {
     for (const name of [...messages.keys(), ...dead.keys()]) {
-      this.#log.claim(this.#entries.has(name), `${name} is there, and nobody has enqueued it`)
+      this.#log.claim(this.#entries.has(name), `${name} is in the queue, but was never enqueued`)
       this.#log.claim(!messages.has(name) || !dead.has(name), `${name} is there and dead`)
     }
     for (const [name, entry] of this.#entries) {
@@ -150,7 +150,7 @@ export class MixLedger {
 
   #identify(name: string, id: number): Entry | undefined {
     const entry = this.#entries.get(name)
-    this.#log.claim(entry !== undefined, `${name} came, and nobody has enqueued it`)
+    this.#log.claim(entry !== undefined, `${name} was delivered, but was never enqueued`)
     if (entry === undefined) return undefined
     this.#log.claim(entry.id === undefined || entry.id === id, `${name} has the id ${id}, and had ${entry.id}`)
     entry.id = id

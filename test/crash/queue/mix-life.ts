@@ -94,7 +94,7 @@ export class MixLife {
 
   /** Checks failures that no call waited for. */
   #checkTold(): void {
-    for (const error of this.#told.splice(0)) this.#caller.judge('what nobody waited for', error)
+    for (const error of this.#told.splice(0)) this.#caller.judge('a failure that no call waited for', error)
   }
 
   async #close(): Promise<boolean> {

@@ -7,9 +7,9 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/delivery.ts',
-        find: '      await this.#log.inTurn(() => this.#log.commit(settling.step()))\n',
-        by: `      const written = this.#log.inTurn(() => this.#log.commit(settling.step()))
-      if (settling.step().op === 'ack') written.catch(() => {})
+        find: '      await this.#log.inTurn(() => this.#log.commit(acknowledgement.step()))\n',
+        by: `      const written = this.#log.inTurn(() => this.#log.commit(acknowledgement.step()))
+      if (acknowledgement.step().op === 'ack') written.catch(() => {})
       else await written
 `,
       },
@@ -21,8 +21,8 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/dispatcher.ts',
-        find: "    if (uncounted.length > 0) steps.push({ op: 'deliver', ids: uncounted })\n",
-        by: '    for (const id of uncounted) this.#log.state.messages[id]!.attempts += 1\n',
+        find: "    const steps: QueueStep[] = attempts.length === 0 ? [...others] : [...others, { op: 'deliver', ids: attempts }]\n",
+        by: '    const steps = others\n    for (const id of attempts) this.#log.state.messages[id]!.attempts += 1\n',
       },
     ],
     finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
@@ -31,31 +31,31 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: what was in flight when its process ended is delivered to nobody',
     patches: [
       {
-        file: 'miniqueue/order.ts',
-        find: 'if (!except.has(id)) (',
-        by: 'if (!except.has(id) && message.attempts === 0) (',
+        file: 'miniqueue/messages.ts',
+        find: '      else (dueAtOf(message)',
+        by: '      else if (message.attempts === 0) (dueAtOf(message)',
       },
     ],
     finding: /^queue: .*(?:ready, 0 delayed, but \d received)/,
   },
   {
     name: 'queue: a dead letter is dropped when it is buried',
-    patches: [{ file: 'miniqueue/transitions.ts', find: '  state.dead[id] = letter\n', by: '' }],
+    patches: [{ file: 'miniqueue/state.ts', find: '    this.#state.dead[id] = letter\n', by: '' }],
     finding: /^queue: leases that end.*There is no dead letter 1/,
   },
   {
     name: 'queue: a burial at the end of a lease is not written',
     patches: [
       {
-        file: 'miniqueue/delivery.ts',
-        find: "      await this.#log.inTurn(() => this.#log.commit({ op: 'bury', ids, reason: this.#fitting(reason, ids.length), at }))\n",
-        by: "      await this.#log.inTurn(() => this.#log.pretend({ op: 'bury', ids, reason, at }))\n",
+        file: 'miniqueue/dispatcher.ts',
+        find: "        return this.#log.commit({ op: 'bury', ids, reason: fitting, at })\n",
+        by: "        return this.#log.pretend({ op: 'bury', ids, reason: fitting, at })\n",
       },
       {
         file: 'miniqueue/log.ts',
         find: '  async compact(): Promise<CompactionReport> {\n    return await this.inTurn(',
         by: `  async pretend(mutation: QueueMutation): Promise<void> {
-    this.#applied.listener?.follow(mutation, transition(this.state, mutation))
+    this.#follow(mutation, applyMutation(this.state, mutation, this.directory))
   }
 
   async compact(): Promise<CompactionReport> {
@@ -69,9 +69,9 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/log.ts',
-        find: '            return await manager.compact()\n',
-        by: `            for (const name of Object.keys(this.state.keys)) delete this.state.keys[name]
-            return await manager.compact()
+        find: '      const report = await this.#manager.compact()\n',
+        by: `      for (const name of Object.keys(this.state.keys)) delete this.state.keys[name]
+      const report = await this.#manager.compact()
 `,
       },
     ],
@@ -82,12 +82,11 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/miniqueue.ts',
-        find: "        ids = (await this.#delivery.enqueue({ op: 'enqueue', at, messages })).added\n",
-        by: `        const one: number[] = []
-        for (const message of messages) {
-          one.push(...(await this.#delivery.enqueue({ op: 'enqueue', at, messages: [message] })).added)
+        find: '        await this.#dispatcher.enqueue(step, text())\n',
+        by: `        for (const message of step.messages) {
+          const single = { ...step, messages: [message] }
+          await this.#dispatcher.enqueue(single, JSON.stringify(single))
         }
-        ids = one
 `,
       },
     ],
@@ -97,9 +96,9 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: a redriven message stays among the dead',
     patches: [
       {
-        file: 'miniqueue/transitions.ts',
-        find: '  const letter = takeDead(state, id, outcome)\n  if (letter === undefined) return\n',
-        by: '  const letter = state.dead[id]\n  if (letter === undefined) return\n  outcome.dead--\n',
+        file: 'miniqueue/state.ts',
+        find: '    const letter = this.#takeDead(id)\n    if (letter === undefined) return\n',
+        by: '    const letter = this.#state.dead[id]\n    if (letter === undefined) return\n    this.dead--\n',
       },
     ],
     finding: /^queue: delivered too often.*message 1 is dead, and should not be/,
@@ -119,9 +118,9 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: what is nacked goes to the end',
     patches: [
       {
-        file: 'miniqueue/transitions.ts',
-        find: '  state.messages[id] = nacked\n',
-        by: '  state.messages[id] = { ...nacked, order: state.nextOrder++ }\n',
+        file: 'miniqueue/state.ts',
+        find: '    this.#replace(id, message, nacked)\n',
+        by: '    this.#replace(id, message, { ...nacked, order: this.#state.nextOrder++ })\n',
       },
     ],
     finding: /^queue: given back.*received 3,2, expected 2,3/,
@@ -130,14 +129,14 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: a redriven message keeps its attempts',
     patches: [
       {
-        file: 'miniqueue/transitions.ts',
-        find: '  const { payload, bytes, priority, enqueuedAt, key } = letter\n',
-        by: '  const { payload, bytes, priority, enqueuedAt, key, attempts } = letter\n',
+        file: 'miniqueue/state.ts',
+        find: '    const { payload, bytes, priority, enqueuedAt, key } = letter\n',
+        by: '    const { payload, bytes, priority, enqueuedAt, key, attempts } = letter\n',
       },
       {
-        file: 'miniqueue/transitions.ts',
-        find: '    enqueuedAt,\n    attempts: 0,\n',
-        by: '    enqueuedAt,\n    attempts,\n',
+        file: 'miniqueue/state.ts',
+        find: 'enqueuedAt, attempts: 0 }',
+        by: 'enqueuedAt, attempts }',
       },
     ],
     finding: /^queue: .*message 1 has attempt 3, expected 1/,
@@ -147,7 +146,7 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/miniqueue.ts',
-        find: '    await this.#delivery.returnUntaken()\n',
+        find: '    await this.#dispatcher.refundAttempts()\n',
         by: '',
       },
     ],
@@ -157,8 +156,8 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: the attempts that nobody has made stay until the queue is closed',
     patches: [
       {
-        file: 'miniqueue/delivery.ts',
-        find: '    this.returnUntaken().catch((error: unknown) => this.#log.tell(error))\n',
+        file: 'miniqueue/dispatcher.ts',
+        find: '    this.refundAttempts().catch((error: unknown) => this.#log.tell(error))\n',
         by: '',
       },
     ],
@@ -168,9 +167,9 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: closing takes back attempts that were made',
     patches: [
       {
-        file: 'miniqueue/delivery.ts',
-        find: '    const ids = this.#index.counted\n',
-        by: '    const ids = [...this.#index.counted, ...(this.isOpen ? [] : this.#leases.ids)]\n',
+        file: 'miniqueue/dispatcher.ts',
+        find: '    const ids = this.#messages.unusedAttempts\n',
+        by: '    const ids = [...this.#messages.unusedAttempts, ...(this.isOpen ? [] : this.#messages.inFlight.keys())]\n',
       },
     ],
     finding: /^queue: .*found is waiting \[\d ×\d /,
@@ -181,7 +180,7 @@ export const queueDefects: readonly Defect[] = [
       {
         file: 'miniqueue/dispatcher.ts',
         find: '      if (steps.length > 0) await this.#log.commit(mutationOf(steps))\n',
-        by: `      if (uncounted.length > 0) await this.#log.commit({ op: 'deliver', ids: uncounted })
+        by: `      if (attempts.length > 0) await this.#log.commit({ op: 'deliver', ids: attempts })
       if (others.length > 0) void this.#log.commit(mutationOf(others)).catch(() => {})
 `,
       },
@@ -193,13 +192,10 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/dispatcher.ts',
-        find: '    const outcome = await this.#log.commit(mutationOf(steps))\n    if (ids.length > 0) this.#giveToWaiting(ids)\n    return outcome\n',
-        by: `    if (ids.length === 0) return await this.#log.commit(step)
-    const outcome = await this.#log.commit(step)
+        find: "    await this.#log.commit({ op: 'batch', steps: [step, deliver] }, batchText)\n",
+        by: `    await this.#log.commit(step, text)
     for (const id of ids) this.#log.state.messages[id]!.attempts += 1
-    this.#index.take(ids.length)
-    this.#giveToWaiting(ids)
-    return outcome
+    this.#messages.take(ids.length)
 `,
       },
     ],

@@ -120,11 +120,8 @@ export class CrashHarness<Expected, Found> {
   readonly #oracle: Oracle<Expected, Found>
   /** Keys of all states seen, by names and bytes. A key takes about 80 bytes, so a million fit. */
   readonly #seen = new Set<string>()
-  /**
-   * What the newest states held, by key. This does not depend on how a state came to be. The oldest
-   * entry is dropped first.
-   */
-  readonly #found = new Map<string, Found>()
+  /** What states held. This does not depend on how a state came to be. */
+  readonly #found = new NewestEntries<Found>()
 
   constructor(oracle: Oracle<Expected, Found>) {
     this.#oracle = oracle
@@ -215,7 +212,7 @@ export class CrashHarness<Expected, Found> {
     const found = known ?? (await explained(where, state, () => this.#oracle.find(state.afterKill())))
     await explained(where, state, () => this.#oracle.check(found, expected, { isHarsh }))
     if (known !== undefined) return
-    this.#remember(key, found)
+    this.#found.set(key, found)
     if (this.#seen.has(key)) {
       this.counts.reopened += 1
       return
@@ -234,20 +231,54 @@ export class CrashHarness<Expected, Found> {
     const { seed, limit } = options
     await this.#run(recovery, state.afterKill(), { seed, limit, nesting, insideEvery, depth: depth + 1 })
   }
-
-  #remember(key: string, found: Found): void {
-    this.#found.set(key, found)
-    for (const oldest of this.#found.keys()) {
-      if (this.#found.size <= rememberedStates) break
-      this.#found.delete(oldest)
-    }
-  }
 }
 
 /**
  * The states that one run meets repeatedly. A larger number costs memory and saves almost nothing.
  */
 const rememberedStates = 20_000
+
+/** Values by the key of a state, of the newest states only. */
+class NewestEntries<Value> {
+  readonly #entries = new Map<string, Value>()
+
+  get(key: string): Value | undefined {
+    return this.#entries.get(key)
+  }
+
+  set(key: string, value: Value): void {
+    this.#entries.set(key, value)
+    for (const oldest of this.#entries.keys()) {
+      if (this.#entries.size <= rememberedStates) break
+      this.#entries.delete(oldest)
+    }
+  }
+}
+
+/**
+ * What follows after an opening, tried out once for equal openings: those that reported the same
+ * recovery and left equal disks. Many states differ only in what an opening removes or repairs.
+ */
+export class Continuations<Result> {
+  readonly #known = new NewestEntries<Result>()
+
+  /** Returns the result of the task, and whether it is known from an equal opening. */
+  async of(
+    opening: { readonly state: SimulatedFileSystem; readonly recovery: unknown },
+    task: () => Promise<Result>,
+  ): Promise<{ readonly result: Result; readonly isKnown: boolean }> {
+    const names = keyOf(opening.state)
+    // Disks with equal names and bytes are equal only if nothing is pending.
+    const isEqual = keyOf(opening.state.afterCrash({ keep: 'none' })) === names
+    if (!isEqual) return { result: await task(), isKnown: false }
+    const key = `${names} ${JSON.stringify(opening.recovery)}`
+    const known = this.#known.get(key)
+    if (known !== undefined) return { result: known, isKnown: true }
+    const result = await task()
+    this.#known.set(key, result)
+    return { result, isKnown: false }
+  }
+}
 
 interface RunOptions<Found> extends CrashOptions {
   readonly depth: number

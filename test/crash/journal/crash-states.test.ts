@@ -81,8 +81,9 @@ afterAll(() => {
   console.log(
     `crash states, scripted: ${moments} moments, ${judged} states judged, ${distinct} of them distinct and opened ` +
       `(${reopened} again), ${killed} kills, ${recoveries.join(' + ')} recoveries crashed inside, ` +
-      `${OrderMonitor.operations} operations held to their order; ${oracle.toleratedDamage} times damage was accepted ` +
-      'where a write of many lines lost its beginning',
+      `${OrderMonitor.operations} operations held to their order, ${OrderMonitor.repeated} of them known from an ` +
+      `equal opening; ${oracle.toleratedDamage} times damage was accepted where a ` +
+      'write of many lines lost its beginning',
   )
 })
 

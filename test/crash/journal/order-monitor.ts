@@ -9,8 +9,10 @@ const monitors = new WeakMap<SimulatedFileSystem, OrderMonitor>()
  * are opened on it.
  */
 export class OrderMonitor {
-  /** How many operations were observed, over all file systems. */
+  /** How many operations were observed, over all file systems, including repeated ones. */
   static operations = 0
+  /** How many of them are known from an equal disk, and were not run again. */
+  static repeated = 0
   readonly #rules: OrderRules
 
   /**
@@ -35,6 +37,12 @@ export class OrderMonitor {
     files.onOperation(() => {
       OrderMonitor.operations += 1
     })
+  }
+
+  /** Counts operations that were not run, because an equal disk has shown how they end. */
+  static repeat(operations: number): void {
+    OrderMonitor.operations += operations
+    OrderMonitor.repeated += operations
   }
 
   /** A store is about to open the journal. */

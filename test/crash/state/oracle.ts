@@ -1,6 +1,6 @@
 import { MiniStoreError } from '../../../src/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
-import { keyOf, type Oracle, show } from '../harness.ts'
+import { Continuations, keyOf, type Oracle, show } from '../harness.ts'
 import { type ExpectedState, type LogManager, openLog, snapshotsIn, stateDirectory } from './model.ts'
 
 /** What a state of the disk held. */
@@ -19,6 +19,8 @@ const keep = 2
 export class StateOracle implements Oracle<ExpectedState, FoundState> {
   /** How many past states were requested. */
   pastStates = 0
+  /** The log that the second open gives, before what follows it. */
+  readonly #continuations = new Continuations<string>()
 
   async find(state: SimulatedFileSystem): Promise<FoundState> {
     const hadTemporary = temporaryIn(state).length > 0
@@ -39,7 +41,11 @@ export class StateOracle implements Oracle<ExpectedState, FoundState> {
     const crashed = state.afterCrash({ keep: 'none' })
     if (keyOf(crashed) !== keyOf(state)) await assertReopens(crashed, log, 'a crash right after open')
     await manager.close()
-    await assertGoesOn(state, log)
+    const { result } = await this.#continuations.of({ state, recovery }, async () => {
+      await assertGoesOn(state, log)
+      return log.join()
+    })
+    assert(result === log.join(), `after the second open the state is ${result}, expected ${log.join()}`)
     const { isNew = false, isActiveRestored = false, torn, removedFiles = [] } = recovery.journal ?? {}
     const hasRecovered = hadTemporary || isNew || isActiveRestored || torn !== undefined || removedFiles.length > 0
     return { log, answersFrom, hasRecovered }

@@ -21,7 +21,7 @@ export interface Entrant {
 
 /**
  * Makes a comparison of slices that were measured in turn. `ratio` relates each time to that of the
- * first floor in the same round, and `versusOurs` to that of the library's first entrant. Both must
+ * first floor in the same round, and `versusLibrary` to that of the library's first entrant. Both must
  * be among the entrants, and `slices` must have as many slices for every entrant.
  */
 export function compare(
@@ -32,7 +32,7 @@ export function compare(
   const slicesOf = ({ name }: Entrant) => slices.get(name) as readonly Slice[]
   const timesOf = (entrant: Entrant) => slicesOf(entrant).map(({ units, time }) => time / units)
   const floor = timesOf(entrants.find(({ role }) => role === 'floor') as Entrant)
-  const ours = timesOf(entrants.find(({ role }) => role === 'ours') as Entrant)
+  const library = timesOf(entrants.find(({ role }) => role === 'library') as Entrant)
   const rows = inOrder(entrants).map((entrant): Row => {
     const times = timesOf(entrant)
     const latencies = slicesOf(entrant).flatMap(({ latencies: some = [] }) => some)
@@ -40,7 +40,7 @@ export function compare(
       ...entrant,
       time: median(times),
       ratio: spread(times.map((time, round) => time / (floor[round] as number))),
-      versusOurs: spread(times.map((time, round) => time / (ours[round] as number))),
+      versusLibrary: spread(times.map((time, round) => time / (library[round] as number))),
       latency: latencies.length === 0 ? undefined : percentiles(latencies),
     }
   })
@@ -63,7 +63,7 @@ export function entrantOf(
 
 /** Sorts the floor first, then the library, then the peers in the given order. */
 function inOrder(entrants: readonly Entrant[]): Entrant[] {
-  const roles: readonly Role[] = ['floor', 'ours', 'peer']
+  const roles: readonly Role[] = ['floor', 'library', 'peer']
   return entrants.toSorted((left, right) => roles.indexOf(left.role) - roles.indexOf(right.role))
 }
 

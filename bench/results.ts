@@ -8,7 +8,7 @@ import type { Percentiles, Spread } from './statistics.ts'
 /**
  * The role of a row in a comparison: the minimum cost, the library, or another way to do the same.
  */
-export type Role = 'floor' | 'ours' | 'peer'
+export type Role = 'floor' | 'library' | 'peer'
 
 /** One contestant's figures in a comparison. Times are nanoseconds. */
 export interface Row {
@@ -19,7 +19,7 @@ export interface Row {
   /** Its time divided by the floor's time in the same round, over all rounds. */
   readonly ratio: Spread
   /** Its time divided by the library's time in the same round, over all rounds. */
-  readonly versusOurs: Spread
+  readonly versusLibrary: Spread
   /** Latency of single calls, of all rounds together. */
   readonly latency?: Percentiles | undefined
   /** Short remarks that a reader of the comparison needs. */

@@ -112,21 +112,21 @@ describe('statistics', () => {
   test('a comparison relates the slices of the same round', () => {
     const entrants: Entrant[] = [
       { name: 'peer', role: 'peer', notes: [] },
-      { name: 'ours', role: 'ours', notes: [] },
+      { name: 'library', role: 'library', notes: [] },
       { name: 'floor', role: 'floor', notes: [] },
     ]
     const slicesOf = (...times: number[]) => times.map((time) => ({ units: 2, time, latencies: [time] }))
     const slices = new Map([
       ['floor', slicesOf(2, 20, 200)],
-      ['ours', slicesOf(4, 40, 400)],
+      ['library', slicesOf(4, 40, 400)],
       ['peer', slicesOf(3, 60, 600)],
     ])
     const { rows, rounds } = compare({ label: '', unit: '' }, entrants, slices)
     expect(rounds).toBe(3)
-    const figures = rows.map((row) => [row.name, row.time, row.ratio.median, row.versusOurs.median])
+    const figures = rows.map((row) => [row.name, row.time, row.ratio.median, row.versusLibrary.median])
     expect(figures).toEqual([
       ['floor', 10, 1, 0.5],
-      ['ours', 20, 2, 1],
+      ['library', 20, 2, 1],
       ['peer', 30, 3, 1.5],
     ])
     expect(rows.map(({ latency }) => latency?.max)).toEqual([200, 400, 600])
@@ -160,10 +160,10 @@ describe('the report', () => {
 
   test('explains every peer that is ahead, and marks results as chance when rounds disagree', () => {
     const page = resultsText([sectionWith({ median: 0.9, p25: 0.8, p75: 0.95 })], [])
-    expect(page).toContain('- peer takes 0.900 (0.800–0.950) of our time: it does less.')
-    expect(page).toContain('| **ours** | **2.00** (2.00–2.00) | 1.00 | 2.00 µs |')
+    expect(page).toContain("- peer takes 0.900 (0.800–0.950) of the library's time: it does less.")
+    expect(page).toContain('| **library** | **2.00** (2.00–2.00) | 1.00 | 2.00 µs |')
     expect(resultsText([sectionWith({ median: 0.9, p25: 0.8, p75: 1.2 })], [])).toContain('may be chance')
-    expect(resultsText([sectionWith({ median: 1.1, p25: 0.8, p75: 1.2 })], [])).not.toContain('of our time')
+    expect(resultsText([sectionWith({ median: 1.1, p25: 0.8, p75: 1.2 })], [])).not.toContain("of the library's time")
   })
 
   test('draws what a section has, or what it asks for of that', () => {
@@ -196,15 +196,15 @@ describe('the report', () => {
     expect(times).toEqual(['0.400 ns', '830 ns', '1.24 µs', '12.5 ms', '2.00 s'])
   })
 
-  function sectionWith(versusOurs: Spread): Section {
+  function sectionWith(versusLibrary: Spread): Section {
     const ratio = { median: 2, p25: 2, p75: 2 }
     const one = { median: 1, p25: 1, p75: 1 }
     const half = { median: 0.5, p25: 0.5, p75: 0.5 }
     const because = 'it does less'
     const rows = [
-      { name: 'floor', role: 'floor' as const, time: 1000, ratio: one, versusOurs: half, notes: [] },
-      { name: 'ours', role: 'ours' as const, time: 2000, ratio, versusOurs: one, notes: [] },
-      { name: 'peer', role: 'peer' as const, time: 1900, ratio, versusOurs, notes: [], because },
+      { name: 'floor', role: 'floor' as const, time: 1000, ratio: one, versusLibrary: half, notes: [] },
+      { name: 'library', role: 'library' as const, time: 2000, ratio, versusLibrary: one, notes: [] },
+      { name: 'peer', role: 'peer' as const, time: 1900, ratio, versusLibrary, notes: [], because },
     ]
     const system = { kernel: 'linux', fileSystem: 'ext4', load: 0 }
     const machine = { node: 'v20', cpu: 'a', cores: 2, memory: '1 GiB', ...system }

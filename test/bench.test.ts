@@ -125,16 +125,16 @@ describe('a quick run', () => {
     const { comparisons, figures } = sectionOf('queue')
     const ways = comparisons.find(({ label }) => label.startsWith('drain, up to 32')) as Comparison
     const names = ways.rows.filter(({ role }) => role !== 'floor').map(({ name }) => name)
-    const ours = ['miniqueue, consume prefetch=32', 'miniqueue, process concurrency=32']
-    expect(names).toEqual(expect.arrayContaining(ours))
+    const own = ['miniqueue, consume prefetch=32', 'miniqueue, process concurrency=32']
+    expect(names).toEqual(expect.arrayContaining(own))
     expect(figures.map(({ rows }) => rows.map(({ name }) => name).toSorted())).toEqual([names.toSorted()])
   })
 
   test('of durability counts one sync for each append of this library, or says why it cannot', () => {
     const { figures, missing } = sectionOf('durability')
-    const [ours] = figures.flatMap(({ rows }) => rows.filter(({ name }) => name === 'ministore'))
-    if (ours === undefined) expect(missing.map(({ name }) => name).join()).toContain('strace')
-    else expect(ours.cells).toEqual(['1.00', '1.00'])
+    const [row] = figures.flatMap(({ rows }) => rows.filter(({ name }) => name === 'ministore'))
+    if (row === undefined) expect(missing.map(({ name }) => name).join()).toContain('strace')
+    else expect(row.cells).toEqual(['1.00', '1.00'])
   })
 
   test('gives a reason for everything that it could not measure', () => {
@@ -172,7 +172,7 @@ describe('a quick run', () => {
 
   function expectComplete(section: string, { label, rows }: Comparison, peers: readonly string[]): void {
     expect(rows.filter(({ role }) => role === 'floor'), label).toHaveLength(1)
-    expect(rows.some(({ role }) => role === 'ours'), label).toBe(true)
+    expect(rows.some(({ role }) => role === 'library'), label).toBe(true)
     for (const { time, ratio } of rows) expect(Math.min(time, ratio.median), label).toBeGreaterThan(0)
     const told = new Set(sectionOf(section).missing.map(({ name }) => name))
     for (const peer of peers) {

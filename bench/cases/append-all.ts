@@ -41,8 +41,8 @@ export const appendAllCase: Case = {
   },
 }
 
-function roleOf({ name }: Appendable): 'floor' | 'ours' | 'peer' {
-  if (name === 'ministore') return 'ours'
+function roleOf({ name }: Appendable): 'floor' | 'library' | 'peer' {
+  if (name === 'ministore') return 'library'
   return name === 'Node, writeSync + fdatasyncSync' ? 'floor' : 'peer'
 }
 

@@ -16,17 +16,17 @@ export const appendCase: Case = {
   name: 'append',
   title: 'Durable append',
   method: [
-    'Every append is on stable storage before its caller goes on. Each contestant appends for a slice ' +
-      'of time to a new file, one after another, for several rounds; the order changes from round to ' +
-      'round. `ratio` is the time of one append (with several callers: of the slice, divided by its ' +
-      'appends) over that of the floor in the same round. Latency is what one caller waits, of all rounds' +
-      ' together. Three rounds go before those that count. Between slices only young garbage is collected, and ' +
-      'the bench runs with `--no-flush-bytecode`: whole collections would make V8 throw away the code of those ' +
-      'who are not at work, and each slice would begin as a program does, not as one at work goes on.',
-    'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same ' +
-      'in Node, synchronous). It knows of one caller; for more, and for whoever blocks the event loop, ' +
-      'callers are taken to wait for their turns. Whoever blocks gets a free turn of the loop after each ' +
-      'append, which is not counted.',
+    'Every append is on stable storage before its caller goes on. Each contestant appends for a slice of ' +
+      'time to a new file, one after another, for several rounds; the order changes from round to round. ' +
+      '`ratio` is the time of one append (with several callers: of the slice, divided by its appends) over ' +
+      'that of the floor in the same round. Latency is what one caller waits, of all rounds together. Three ' +
+      'rounds go before those that count. Between slices only young garbage is collected, and the bench runs ' +
+      'with `--no-flush-bytecode`: a whole collection would make V8 discard the code of the contestants that ' +
+      'are idle, and each slice would begin like a program that has just started.',
+    'The floor is a C program, `write` and `fdatasync` in a loop (where there is no compiler: the same in ' +
+      'Node, synchronous). It serves one caller. For more callers, and for contestants that block the event ' +
+      'loop, each caller is assumed to wait for its turn. A contestant that blocks gets a free turn of the ' +
+      'loop after each append, which is not counted.',
     'Event loop delay is how much later than it should a timer of 1 ms fires while one contestant ' +
       'appends; *busy* is the share of time in which the loop did not wait for events; medians of the ' +
       'rounds, and the worst of all. Hypercore (10.38, 11.0) is not here because no way was found to have it ' +
@@ -85,10 +85,10 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
   }
   for (const contestant of contestants) {
     const isFloor = !hasCFloor && contestant.name === 'Node, writeSync + fdatasyncSync'
-    const role = contestant.name === 'ministore' ? 'ours' : isFloor ? 'floor' : 'peer'
+    const role = contestant.name === 'ministore' ? 'library' : isFloor ? 'floor' : 'peer'
     entrants.push(entrantOf(contestant, role, callers))
     runners.push({ name: contestant.name, run: () => appendSlice(contestant, trial) })
-    if (role === 'ours' && callers > 1) {
+    if (role === 'library' && callers > 1) {
       const name = `ministore, appendAll of ${callers}`
       entrants.push({ name, role, notes: ['one sync for all callers, who wait together'] })
       runners.push({ name, run: () => appendAllSlice(contestant, trial) })

@@ -58,7 +58,7 @@ async function compareReplays(
     const path = join(folder, 'log')
     await contestant.fill(path, batchesOf(data))
     for (const replay of contestant.replays) {
-      entrants.push(entrantOf(replay, contestant.name === 'ministore' ? 'ours' : 'peer'))
+      entrants.push(entrantOf(replay, contestant.name === 'ministore' ? 'library' : 'peer'))
       runners.push({ name: replay.name, run: () => replaySlice(replay, path, data) })
     }
   }

@@ -46,7 +46,7 @@ async function compareImports(context: Context, peers: readonly string[]): Promi
     ...peers.map((name): [string, string] => [`import ${name}`, `import ${JSON.stringify(name)}`]),
   ])
   const entrants = [...programs.keys()].map((name): Entrant => {
-    const role = name === 'node -e 0' ? 'floor' : name === 'import ministore' ? 'ours' : 'peer'
+    const role = name === 'node -e 0' ? 'floor' : name === 'import ministore' ? 'library' : 'peer'
     const because = name === 'import node:sqlite' ? 'it is a part of Node' : undefined
     return { name, role, notes: [], because }
   })
@@ -90,7 +90,7 @@ async function compareOpening(context: Context, stores: readonly Appendable[]): 
 }
 
 function storeEntrant({ name }: Appendable): Entrant {
-  if (name === 'ministore') return { name, role: 'ours', notes: [] }
+  if (name === 'ministore') return { name, role: 'library', notes: [] }
   // Observed under strace. classic-level makes as many syncs as ministore does.
   const because = 'it syncs nothing here, while opening ministore syncs the journal and its directory'
   return { name, role: 'peer', notes: [], because: name === 'classic-level' ? undefined : because }

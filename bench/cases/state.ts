@@ -12,7 +12,7 @@ export const stateCase: Case = {
     `*Changes*: one key after another of a state gets a new value, by a change of ${changeBytes} B, and ` +
       'its caller waits until that is as durable as it is promised to be. Slices of time turn about, a ' +
       'new store each, whose filling is not counted. The floor writes and syncs the change alone, in C. ' +
-      '*keys* says how large the state is: whoever writes a whole file writes all of it for every change.',
+      '*keys* is the size of the state: a store that writes a whole file writes all of it for every change.',
     '*Opening*: how long `StateManager.open` takes in a running process, the median of some times, when ' +
       'the journal has so many mutations: with no snapshot (all are replayed), with a snapshot 1,000 ' +
       'before the end, and when `compact()` was called there instead, which also drops the journal ' +

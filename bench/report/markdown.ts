@@ -15,11 +15,11 @@ export function resultsText(sections: readonly Section[], plots: readonly Plot[]
   const intro = [
     '# Results',
     'Written by `npm run bench` from `results.json`. The command below a heading measures that part again.',
-    'A **ratio** is the time somebody took divided by that of the floor, the least that it can cost, in' +
-      ' the same round: 1.00 is as fast as the floor, smaller is better. Given is the median over the ' +
-      'rounds, and in brackets where the middle half of the rounds lies. *vs ours* is the same against ' +
-      'ministore: above 1 ministore is faster. Figures are of one machine, each section says which; ' +
-      'compare ratios, not times, with those of another.',
+    "A **ratio** is a contestant's time divided by that of the floor, the least that the work can cost, in " +
+      'the same round: 1.00 is as fast as the floor, and smaller is better. The figure is the median over the ' +
+      'rounds; the middle half of the rounds lies in the brackets. *vs ministore* is the same against this ' +
+      'library: above 1, the library is faster. Each section names the machine of its figures. Across ' +
+      'machines, compare ratios, not times.',
   ]
   const parts = sections.flatMap((section) => [
     sectionText(section).trimEnd(),
@@ -56,11 +56,11 @@ function comparisonBlocks({ label, unit, rounds, rows }: Comparison): string[] {
   const floor = rows.find(({ role }) => role === 'floor')
   const hasLatency = rows.some(({ latency }) => latency !== undefined)
   const latencies = hasLatency ? ['p50', 'p99 (ratio)', 'max'] : []
-  const head = ['', 'ratio', 'vs ours', `time per ${unit}`, ...latencies, 'notes']
+  const head = ['', 'ratio', 'vs ministore', `time per ${unit}`, ...latencies, 'notes']
   const body = rows.map((row) => [
     nameOf(row),
     row.role === 'floor' ? '1.00' : ratioCell(row),
-    ratioText(row.versusOurs.median),
+    ratioText(row.versusLibrary.median),
     timeText(row.time),
     ...(hasLatency ? latencyCells(row, floor) : []),
     row.notes.join('; '),
@@ -71,23 +71,23 @@ function comparisonBlocks({ label, unit, rounds, rows }: Comparison): string[] {
 /** For each peer that is faster than the library, a sentence that says why. */
 function explanations(rows: readonly Row[]): string[] {
   const sentences = rows
-    .filter(({ role, versusOurs }) => role === 'peer' && versusOurs.median < 1)
-    .map(({ name, versusOurs, because = 'for no single reason that we know of' }) => {
-      const range = `${ratioText(versusOurs.p25)}–${ratioText(versusOurs.p75)}`
-      const reason = versusOurs.p75 < 1 ? because : 'not in all rounds, so this may be chance'
-      return `- ${name} takes ${ratioText(versusOurs.median)} (${range}) of our time: ${reason}.`
+    .filter(({ role, versusLibrary }) => role === 'peer' && versusLibrary.median < 1)
+    .map(({ name, versusLibrary, because = 'for no single reason that we know of' }) => {
+      const range = `${ratioText(versusLibrary.p25)}–${ratioText(versusLibrary.p75)}`
+      const reason = versusLibrary.p75 < 1 ? because : 'not in all rounds, so this may be chance'
+      return `- ${name} takes ${ratioText(versusLibrary.median)} (${range}) of the library's time: ${reason}.`
     })
   return sentences.length === 0 ? [] : [sentences.join('\n')]
 }
 
 function nameOf({ name, role }: Row): string {
-  if (role === 'ours') return `**${name}**`
+  if (role === 'library') return `**${name}**`
   return role === 'floor' ? `${name} (floor)` : name
 }
 
 function ratioCell({ ratio, role }: Row): string {
   const text = ratioText(ratio.median)
-  const middle = role === 'ours' ? `**${text}**` : text
+  const middle = role === 'library' ? `**${text}**` : text
   return `${middle} (${ratioText(ratio.p25)}–${ratioText(ratio.p75)})`
 }
 

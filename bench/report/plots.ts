@@ -20,9 +20,9 @@ const width = 860
 const namesWidth = 290
 const rowHeight = 24
 const font = 'Helvetica, Arial, sans-serif'
-const colors: Readonly<Record<Role, string>> = { floor: '#8c8c8c', ours: '#d9480f', peer: '#9bb8d3' }
+const colors: Readonly<Record<Role, string>> = { floor: '#8c8c8c', library: '#d9480f', peer: '#9bb8d3' }
 const lineColors = ['#9bb8d3', '#4a7aa7', '#d9480f']
-const weights: Readonly<Record<Role, string>> = { floor: 'normal', ours: 'bold', peer: 'normal' }
+const weights: Readonly<Record<Role, string>> = { floor: 'normal', library: 'bold', peer: 'normal' }
 const ink = '#222222'
 
 /**

@@ -64,7 +64,7 @@ export function floorRunner(
 
 /** A contestant as an entrant. `as` may replace its name and add notes. */
 export function queueEntrant(contestant: QueueContestant, as: Partial<Entrant> = {}): Entrant {
-  const role = contestant.name === 'miniqueue' ? 'ours' : 'peer'
+  const role = contestant.name === 'miniqueue' ? 'library' : 'peer'
   const entrant = entrantOf({ ...contestant, sharing: undefined }, role, 1)
   const { name = entrant.name, notes = [] } = as
   // A queue does more than wait for the disk, so blocking may not be the only reason.

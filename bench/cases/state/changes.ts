@@ -46,8 +46,8 @@ export async function compareChanges(context: Context): Promise<Findings> {
 }
 
 function keeperEntrant(keeper: StateKeeper): Entrant {
-  const isOurs = keeper.name.startsWith('mini')
-  const entrant = entrantOf({ ...keeper, sharing: undefined }, isOurs ? 'ours' : 'peer', 1)
+  const isLibrary = keeper.name.startsWith('mini')
+  const entrant = entrantOf({ ...keeper, sharing: undefined }, isLibrary ? 'library' : 'peer', 1)
   const { notes, because = entrant.because } = keeper
   return { ...entrant, notes: [...entrant.notes, ...notes], because }
 }

@@ -45,9 +45,9 @@ export async function measureSnapshots(context: Context): Promise<Figures[]> {
   ]
 }
 
-function cellsOf(ours: SnapshotCost, plain: SnapshotCost): string[] {
-  const [time, plainTime] = [median(ours.times), median(plain.times)]
-  const stalls = [ours, plain].map(({ stalls: some }) => median(some).toFixed(1))
-  const peaks = [ours, plain].map(({ peak }) => (peak === undefined ? '' : (peak / megabyte).toFixed(1)))
+function cellsOf(snapshot: SnapshotCost, plain: SnapshotCost): string[] {
+  const [time, plainTime] = [median(snapshot.times), median(plain.times)]
+  const stalls = [snapshot, plain].map(({ stalls: some }) => median(some).toFixed(1))
+  const peaks = [snapshot, plain].map(({ peak }) => (peak === undefined ? '' : (peak / megabyte).toFixed(1)))
   return [time.toFixed(1), plainTime.toFixed(1), (time / plainTime).toFixed(2), ...stalls, ...peaks]
 }

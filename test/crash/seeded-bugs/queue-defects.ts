@@ -28,7 +28,7 @@ export const queueDefects: readonly Defect[] = [
     finding: /^queue: enqueue, deliver, acknowledge.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
   },
   {
-    name: 'queue: what was in flight when its process ended is delivered to nobody',
+    name: 'queue: what was in flight when its process ended is never delivered again',
     patches: [
       {
         file: 'miniqueue/messages.ts',
@@ -142,7 +142,7 @@ export const queueDefects: readonly Defect[] = [
     finding: /^queue: .*message 1 has attempt 3, expected 1/,
   },
   {
-    name: 'queue: closing leaves the attempts that nobody has made',
+    name: 'queue: closing leaves the attempts of messages that were never handed out',
     patches: [
       {
         file: 'miniqueue/miniqueue.ts',
@@ -153,7 +153,7 @@ export const queueDefects: readonly Defect[] = [
     finding: /^queue: fetched ahead.*given to nobody, message \d has 1 attempts, expected 0/,
   },
   {
-    name: 'queue: the attempts that nobody has made stay until the queue is closed',
+    name: 'queue: the attempts of messages that were never handed out stay until the queue is closed',
     patches: [
       {
         file: 'miniqueue/dispatcher.ts',
@@ -175,7 +175,7 @@ export const queueDefects: readonly Defect[] = [
     finding: /^queue: .*found is waiting \[\d ×\d /,
   },
   {
-    name: 'queue: how a handler ended is written later, and nobody waits for it',
+    name: 'queue: the outcome of a handler is written later, and the handler is not kept waiting for it',
     patches: [
       {
         file: 'miniqueue/dispatcher.ts',

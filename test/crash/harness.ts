@@ -62,7 +62,7 @@ export interface CrashCounts {
   /** States that differ from all others in names or bytes. Each was opened. */
   distinct: number
   /**
-   * States opened again because the record of what they held was dropped. Not counted as distinct.
+   * States opened again because the record of their content was dropped. Not counted as distinct.
    */
   reopened: number
   /** States after the process was killed while the system kept running. */

@@ -82,7 +82,7 @@ const fixtures: readonly Fixture[] = [
 ]
 
 const rustFixtures = fixtures.filter(({ name }) => name.startsWith('rust'))
-const own = fixtures.filter(({ name }) => !name.startsWith('rust'))
+const ownFixtures = fixtures.filter(({ name }) => !name.startsWith('rust'))
 
 /** A copy of a fixture that a test may change. */
 async function copyOf({ name }: Fixture): Promise<string> {
@@ -306,7 +306,7 @@ describe('line endings of an editor', () => {
   })
 
   test.each(
-    own.flatMap((fixture) => [...fixture.sealedNames, 'journal.jsonl'].map((name) => ({ fixture, name }))),
+    ownFixtures.flatMap((fixture) => [...fixture.sealedNames, 'journal.jsonl'].map((name) => ({ fixture, name }))),
   )('CRLF in $name of version 0.2.0 is told by its checksum', async ({ fixture, name }) => {
     const path = await copyOf(fixture)
     await editFile(join(dirname(path), name), toCrlf)

@@ -83,9 +83,9 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
     }
     await store.close()
     const { result, isKnown } = await this.#continuations.of({ state, recovery }, async () => {
-      const before = OrderMonitor.operations
+      const operationsBefore = OrderMonitor.operations
       const sequence = await appendAfterSecondOpen(state, order)
-      return { sequence, operations: OrderMonitor.operations - before }
+      return { sequence, operations: OrderMonitor.operations - operationsBefore }
     })
     if (isKnown) OrderMonitor.repeat(result.operations)
     assert(result.sequence === last + 1, `the next append is ${result.sequence}, expected ${last + 1}`)

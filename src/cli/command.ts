@@ -124,7 +124,8 @@ function parse({ name: command, options }: Command, given: readonly string[]): R
     if (unknown === undefined) throw new UsageError(messageOf(error), { cause: error })
     const near = nearest(unknown, Object.keys(options))
     const hint = near === undefined ? '' : `: did you mean --${near}?`
-    throw new UsageError(`${command} has no option ${unknown.length === 1 ? '-' : '--'}${unknown}${hint}`, { cause: error })
+    const option = `${unknown.length === 1 ? '-' : '--'}${unknown}`
+    throw new UsageError(`${command} has no option ${option}${hint}`, { cause: error })
   }
 }
 

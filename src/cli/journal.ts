@@ -13,6 +13,7 @@ import type { Codec } from '../ministore/settings.ts'
 import { DiskSource } from '../ministore/view.ts'
 import { CommandFailure } from './errors.ts'
 import type { Io } from './io.ts'
+import { ProgressBar } from './progress-bar.ts'
 import { visibleJson } from './terminal.ts'
 
 /**
@@ -108,6 +109,26 @@ async function* numbered(entries: AsyncIterable<JournalEntry<string>>, isJson: b
   for await (const { sequence, record } of entries) {
     yield `{"sequence":${sequence},"record":${isJson ? record : JSON.stringify(record)}}`
   }
+}
+
+/**
+ * Reads a whole journal behind a progress bar. Resolves with undefined if the file is still empty.
+ *
+ * @throws {CommandFailure} if there is no journal.
+ */
+export async function readWhole<T>(
+  path: string,
+  { label, io }: { readonly label: string; readonly io: Io },
+  read: (fileSystem: FileSystem, bar: ProgressBar) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
+  const totalBytes = outline?.view.segments.reduce((sum, segment) => sum + segment.bytes, 0) ?? 0
+  const bar = new ProgressBar(io.stderr, label)
+  let bytes = 0
+  const fileSystem = countingFileSystem((count) => bar.update({ bytes: (bytes += count), totalBytes }))
+  const found = await read(fileSystem, bar).finally(() => bar.clear())
+  if (found === undefined) await assertThere(path)
+  return found
 }
 
 /**

@@ -9,8 +9,8 @@ import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 
 import {
-  checksOf, type Facts, followLive, isBundle, linesOf, loadExamples, type Part, planRecords, replayAll, replayToReport,
-  show, type WebhookRecord,
+  type Check, checksOf, type Facts, followLive, linesOf, loadExamples, planRecords, replayAll, replayToReport, show,
+  type WebhookRecord,
 } from '../../src/cli/commands/demo.ts'
 import { Interrupted } from '../../src/cli/errors.ts'
 import { Output } from '../../src/cli/output.ts'
@@ -45,25 +45,25 @@ describe('the demo', () => {
     expect(outcome.code, outcome.stdout).toBe(0)
   })
 
-  test('has a check for each claim, one more for each torn tail that was kept, and none fails', () => {
+  test('has a check for each claim, and none fails', () => {
     const lines = outcome.stdout.split('\n')
     expect(lines.filter((line) => line.includes('FAILED'))).toEqual([])
-    const ok = lines.filter((line) => line.startsWith('   ok  '))
-    expect(ok).toHaveLength(13 + evidenceTold().length)
-    expect(outcome.stdout).toMatch(new RegExp(`All ${ok.length} checks are ok, after [\\d.]+ s\\.\\n$`))
+    expect(lines.filter((line) => line.startsWith('ok  '))).toHaveLength(13)
+    expect(outcome.stdout).toMatch(/\nAll 13 checks passed\.\n$/)
+    expect(outcome.stdout).toContain(`ok      the bytes kept (${evidenceTold().length} file`)
   })
 
   test('kills at least three writers', () => {
-    const kills = [...outcome.stdout.matchAll(/^ +(\d+) {2}.* {2}1 to \d+ /gm)].map(([, number]) => Number(number))
+    const kills = [...outcome.stdout.matchAll(/^kill (\d+): 1 to \d+ acknowledged, \S+ in flight, /gm)].map(([, number]) => Number(number))
     expect(kills.length).toBeGreaterThanOrEqual(3)
     expect(kills).toEqual(kills.map((_, index) => index + 1))
   })
 
-  test('is numbered steps of short lines, without colors where there is no terminal', () => {
+  test('prints numbered steps in short lines, without colour if there is no terminal', () => {
     expect(outcome.stdout).not.toContain('\u001B')
     const steps = [...outcome.stdout.matchAll(/^(\d+)\. /gm)].map(([, number]) => number)
     expect(steps).toEqual(['1', '2', '3', '4', '5'])
-    // How long a temporary directory's path is, is not the demo's affair.
+    // The demo does not choose the length of the temporary directory's path.
     const long = outcome.stdout.replaceAll(directory, '').split('\n').filter((line) => line.length > 100)
     expect(long).toEqual([])
   })
@@ -82,11 +82,11 @@ describe('the demo', () => {
       for (const line of lines) expect(JSON.parse(line)).toHaveProperty('event')
       records += lines.length
     }
-    const counted = [...outcome.stdout.matchAll(/record (\d+), \w+, seen /g)].at(-1)?.[1]
+    const counted = [...outcome.stdout.matchAll(/record (\d+), \w+, seen live/g)].at(-1)?.[1]
     expect(String(records), 'the last record that was seen live is the last one there is').toBe(counted)
   })
 
-  test('keeps a file of evidence for each torn tail that it tells of, and no other', async () => {
+  test('keeps a file for each torn tail that it reports, and no other', async () => {
     const names = await readdir(dirname(journalPath()))
     const evidence = names.filter((name) => name.includes('.torn-'))
     expect(new Set(evidenceTold())).toEqual(new Set(evidence))
@@ -94,7 +94,7 @@ describe('the demo', () => {
   })
 
   test('prints commands that name files which exist', () => {
-    const commands = [...outcome.stdout.matchAll(/^ {3}(?:head|tail) -[nc] \d+ (\S+)/gm)].map(([, name]) => name as string)
+    const commands = [...outcome.stdout.matchAll(/^(?:head|tail) -[nc] \d+ (\S+)/gm)].map(([, name]) => name as string)
     expect(commands.length).toBeGreaterThanOrEqual(2)
     expect(commands.filter((name) => !existsSync(join(dirname(journalPath()), name)))).toEqual([])
   })
@@ -105,7 +105,7 @@ describe('the demo', () => {
     expect(failed.stderr).toMatch(/^ministore: ENOENT: no such file or directory, .*\n$/)
   }, TIMEOUT_MS)
 
-  test('says which package to install where the records are not there', async () => {
+  test('names the package to install if the records are missing', async () => {
     const root = await temporaryDirectory()
     await cp(join(ROOT, 'dist'), join(root, 'dist'), { recursive: true })
     await cp(join(ROOT, 'package.json'), join(root, 'package.json'))
@@ -116,7 +116,7 @@ describe('the demo', () => {
     }
     const words = [join(root, 'dist/cli/main.js'), 'demo']
     const stderr =
-      'ministore: The demo needs @octokit/webhooks-examples, which is not there: npm install @octokit/webhooks-examples\n'
+      'ministore: The demo needs @octokit/webhooks-examples, which is not installed: npm install @octokit/webhooks-examples\n'
     expect(await outcomeOf(startDemo(root, words))).toEqual({ code: 1, stdout: '', stderr })
   })
 
@@ -127,14 +127,14 @@ describe('the demo', () => {
     const stderr = text(child.stderr as NodeJS.ReadableStream)
     const closed = once(child, 'close') as Promise<[number | null]>
     // Here the second writer has begun, or is about to.
-    await textUntil(child.stdout as Parameters<typeof textUntil>[0], '\n      1  ')
+    await textUntil(child.stdout as Parameters<typeof textUntil>[0], '\nkill 1: ')
     child.stdout?.resume()
     process.kill(-(child.pid as number), 'SIGINT')
     expect({ code: (await closed)[0], stderr: await stderr }).toEqual({ code: 130, stderr: '' })
   }, TIMEOUT_MS)
 
   function journalPath(): string {
-    const path = /^ {3}Journal: (.*)$/m.exec(outcome.stdout)?.[1] ?? ''
+    const path = /^Journal: (.*)$/m.exec(outcome.stdout)?.[1] ?? ''
     expect(existsSync(path), `the printed path ${path} exists`).toBe(true)
     return path
   }
@@ -166,50 +166,49 @@ describe('a check of the demo fails, and no other,', () => {
     const checks = checksOf(facts)
     expect(checks.filter(([, problem]) => problem !== false)).toEqual([])
     expect(checks.map(([claim]) => claim)).toEqual([
-      'the torn bytes are kept, and are a true beginning of record 3',
-      'after a proper close there is nothing to repair',
-      'after each of 3 kills it ended with the last acknowledged record or the one in flight',
-      '4 appends were acknowledged, their sequence numbers only ever rising',
-      'every acknowledged record is there (4 of 4)',
-      'each of them once',
-      'in order, byte for byte what was sent',
-      'besides them only what was in flight at a kill (1 of 2 such records)',
+      'the bytes kept (1 file) begin their record',
+      'after each kill, the last record was acknowledged or in flight',
+      'records were acknowledged in their order',
+      'all 4 acknowledged records are there',
+      '5 records are as they were sent',
+      'all 1 others were in flight at a kill',
+      'after the last close, recovery had nothing to remove',
       'the store counts as many',
-      'it was rotated several times (4 segments)',
+      'the journal was rotated (4 segments)',
     ])
   })
 
   test.each<readonly [name: string, change: Partial<Facts>, problems: readonly string[]]>([
-    ['evidence of something else', { evidence: [{ sequence: 3, bytes: 'two' }] }, ['its 3 bytes are not what record 3 began with']],
-    ['evidence without bytes', { evidence: [{ sequence: 3, bytes: '' }] }, ['its 0 bytes are not what record 3 began with']],
+    ['evidence of something else', { evidence: [{ sequence: 3, bytes: 'two' }] }, ['record 3 differs']],
+    ['evidence without bytes', { evidence: [{ sequence: 3, bytes: '' }] }, ['record 3 differs']],
     [
-      'evidence that goes on behind the record',
+      'evidence that is longer than the record',
       { evidence: [{ sequence: 3, bytes: 'three\n4' }] },
-      ['its 7 bytes are not what record 3 began with'],
+      ['record 3 differs'],
     ],
     [
       'evidence of a record that was never sent',
       { evidence: [{ sequence: 6, bytes: 's' }] },
-      ['its 1 bytes are not what record 6 began with'],
+      ['record 6 differs'],
     ],
     ['bytes to repair after a proper close', { tornAtEnd: 7 }, ['expected 0, got 7']],
     [
       'a journal reopened without an acknowledged record',
       { kills: [...facts.kills, kill, { lastAcknowledged: 8, inFlight: 9, lastSequence: 7 }] },
-      ['after kill 5 it ended with record 7, expected 8 or 9'],
+      ['record 7 was neither'],
     ],
     [
-      'a journal reopened with a record that nothing was in flight for',
+      'a journal reopened with a record that was never in flight',
       { kills: [...facts.kills, { lastAcknowledged: 4, inFlight: undefined, lastSequence: 5 }] },
-      ['after kill 4 it ended with record 5, expected 4'],
+      ['record 5 was neither'],
     ],
-    ['an acknowledgement twice', { acknowledged: [1, 2, 2, 3, 5] }, ['2 came after 2']],
-    ['an acknowledgement that goes back', { acknowledged: [1, 3, 2, 5] }, ['2 came after 3']],
-    ['an acknowledged record that is lost', { acknowledged: [1, 2, 3, 5, 6] }, ['record 6 is gone']],
+    ['an acknowledgement twice', { acknowledged: [1, 2, 2, 3, 5] }, ['record 2 was late']],
+    ['an acknowledgement that goes back', { acknowledged: [1, 3, 2, 5] }, ['record 2 was late']],
+    ['an acknowledged record that is lost', { acknowledged: [1, 2, 3, 5, 6] }, ['record 6 is missing']],
     [
       'a record that is there twice',
-      { found: ['one', 'two', 'one', 'four', 'five'], sent: ['one', 'two', 'one', 'four', 'five'], evidence: [] },
-      ['record 3 is record 1 again'],
+      { found: ['one', 'two', 'one', 'four', 'five'] },
+      ['record 3 is not what was sent'],
     ],
     ['a byte changed', { found: ['one', 'twO', 'three', 'four', 'five'] }, ['record 2 is not what was sent']],
     ['another order', { found: ['two', 'one', 'three', 'four', 'five'] }, ['record 1 is not what was sent']],
@@ -221,15 +220,15 @@ describe('a check of the demo fails, and no other,', () => {
     [
       'a record that was neither acknowledged nor in flight',
       { acknowledged: [1, 3, 5] },
-      ['record 2 was neither acknowledged nor in flight'],
+      ['record 2 was not'],
     ],
-    ['a store that counts otherwise', { lastSequence: 4 }, ['expected 5, got 4']],
+    ['a store that counts fewer records', { lastSequence: 4 }, ['expected 5, got 4']],
     ['too few segments', { segments: 3 }, ['expected at least 4, got 3']],
   ])('on %s', (_name, change, problems) => {
     expect(checksOf({ ...facts, ...change }).flatMap(([, problem]) => problem || [])).toEqual(problems)
   })
 
-  test('on a segment whose last line has no line feed, or has bytes behind it', () => {
+  test('on a segment whose last line has no line feed, or has bytes after it', () => {
     expect(linesOf('header\na\n\nb c\n')).toEqual(['a', '', 'b c'])
     expect(linesOf('header\n')).toEqual([])
     for (const torn of ['one\ntwo\nthree\nfour\nfive', 'one\ntwo\nthree\nfour\nfive\nx']) {
@@ -253,7 +252,7 @@ describe('a replay of the demo', () => {
     expect(store.lastSequence).toBe(7)
   })
 
-  test('fails its check on a record too few, and on one that is not what was sent', async () => {
+  test('fails its check if a record is missing or is not what was sent', async () => {
     const short = await partsOf(replayAll(await storeOf(records.slice(0, 3)), records, signal))
     expect(problemsIn(short)).toEqual(['expected 4, got 3', 'expected 4, got 3'])
     const changed = records.map((record) => ({ ...record, payload: record.delivery === 2 ? 'a' : 'ä' }))
@@ -261,13 +260,13 @@ describe('a replay of the demo', () => {
     expect(problemsIn(parts)).toEqual([false, 'expected 4, got 3'])
   })
 
-  test('fails its check on a table that counts otherwise than the store', async () => {
+  test('fails its check if the report and the store disagree', async () => {
     const store = await storeOf(records)
     const wrong = asStore({ lastSequence: 5, stream: () => store.stream() })
     expect(problemsIn(await partsOf(replayToReport(wrong, signal)))).toEqual(['expected 5, got 4'])
   })
 
-  test('fails its check on a record that is seen live twice, and on one that is not seen', async () => {
+  test('fails its check if a record is seen live twice or not at all', async () => {
     const store = await storeOf(records)
     const seen = async (numbers: readonly number[]): Promise<Array<string | false>> => {
       const entries = numbers.map((number) => ({ sequence: number, record: records[number - 4] as WebhookRecord }))
@@ -293,29 +292,26 @@ describe('a replay of the demo', () => {
     await expect(partsOf(followLive(store, records, aborted))).rejects.toBe(reason)
   })
 
-  test('is a table of records and bytes by type of event: most records first, of as many the larger', async () => {
+  test('is a table of records and bytes by event: most records first, then most bytes', async () => {
     const large = { event: 'large', delivery: 5, payload: 'x'.repeat(2048) }
     const table = await tableOf([large, ...records])
     expect(table).toEqual([
-      'event  records    bytes    share',
-      'push         2     88 B   40.0 %  ████████████████████',
-      'large        1  2.0 KiB   20.0 %  ██████████',
-      'ping         1     44 B   20.0 %  ██████████',
-      'star         1     44 B   20.0 %  ██████████',
-      'all          5  2.2 KiB  100.0 %',
+      'event  records    bytes',
+      'push         2     88 B  ████████████████████',
+      'large        1  2.0 KiB  ██████████',
+      'ping         1     44 B  ██████████',
+      'star         1     44 B  ██████████',
     ])
   })
 
-  test('sums the types of event that are not among the twelve most frequent', async () => {
+  test('is a table of no more than ten events, which counts the others', async () => {
     const many = Array.from({ length: 14 }, (_, index) => ({ event: `event${index}`, delivery: index + 1, payload: '' }))
-    const table = await tableOf([...many, ...many.slice(0, 12)])
-    expect(table.slice(1, -2).map((line) => line.split(/ +/, 2).join(' '))).toEqual(
-      expect.arrayContaining(many.slice(0, 12).map(({ event }) => `${event} 2`)),
+    const table = await tableOf([...many, ...many.slice(0, 10)])
+    expect(table.slice(1, -1).map((line) => line.split(/ +/, 2).join(' '))).toEqual(
+      expect.arrayContaining(many.slice(0, 10).map(({ event }) => `${event} 2`)),
     )
-    expect(table.slice(1, -2)).toHaveLength(12)
-    expect(table.slice(-2).map((line) => line.replaceAll(/ +/g, ' '))).toEqual([
-      expect.stringMatching(/^2 other types 2 \d+ B 7.7 %$/), expect.stringMatching(/^all 26 1\.\d KiB 100.0 %$/),
-    ])
+    expect(table).toHaveLength(12)
+    expect(table.at(-1)).toBe('and 4 other events')
   })
 
   async function tableOf(given: readonly WebhookRecord[]): Promise<string[]> {
@@ -323,8 +319,8 @@ describe('a replay of the demo', () => {
       lastSequence: given.length,
       stream: () => ReadableStream.from(given) as ReturnType<MiniStore<WebhookRecord>['stream']>,
     })
-    const lines = (await partsOf(replayToReport(store, signal))).filter((part) => typeof part === 'string')
-    return lines.slice(lines.indexOf('') + 1, lines.lastIndexOf(''))
+    const parts = await partsOf(replayToReport(store, signal))
+    return parts.slice(1).filter((part) => typeof part === 'string')
   }
 
   async function storeOf(given: readonly WebhookRecord[]): Promise<MiniStore<WebhookRecord>> {
@@ -338,14 +334,14 @@ describe('a replay of the demo', () => {
     return parts as MiniStore<WebhookRecord>
   }
 
-  async function partsOf(parts: AsyncIterable<Part>): Promise<Part[]> {
-    const list: Part[] = []
+  async function partsOf(parts: AsyncIterable<string | Check>): Promise<Array<string | Check>> {
+    const list: Array<string | Check> = []
     for await (const part of parts) list.push(part)
     return list
   }
 
-  function problemsIn(parts: readonly Part[]): Array<string | false> {
-    return parts.flatMap((part) => (typeof part === 'string' || 'step' in part ? [] : [part[1]]))
+  function problemsIn(parts: ReadonlyArray<string | Check>): Array<string | false> {
+    return parts.flatMap((part) => (typeof part === 'string' ? [] : [part[1]]))
   }
 })
 
@@ -353,40 +349,33 @@ describe('what the demo shows', () => {
   test('has a line for each check, and one that fails makes the exit code 1', async () => {
     const good = await shown([['water is wet', false]])
     expect(good.code).toBe(0)
-    expect(good.printed).toMatch(/^ {3}ok {6}water is wet\n\n {3}All 1 checks are ok, after \d+\.\d s\.\n$/)
+    expect(good.printed).toMatch(/^ok {6}water is wet\nAll 1 checks passed\.\n$/)
     const bad = await shown([['water is wet', false], ['fire is cold', 'it is hot'], ['air is there', false]])
     expect(bad.code).toBe(1)
-    expect(bad.printed).toContain('   ok      water is wet\n   FAILED  fire is cold: it is hot\n   ok      air is there\n')
-    expect(bad.printed).toMatch(/\n\n {3}1 of 3 checks FAILED, after \d+\.\d s\.\n$/)
+    expect(bad.printed).toContain('ok      water is wet\nFAILED  fire is cold: it is hot\nok      air is there\n')
+    expect(bad.printed).toMatch(/\n1 of 3 checks FAILED\.\n$/)
   })
 
   test('without any check is a failure', async () => {
     const { code, printed } = await shown(['a line'])
     expect(code).toBe(1)
-    expect(printed).toMatch(/Nothing was checked, after/)
+    expect(printed).toMatch(/^a line\nNothing was checked\.\n$/)
   })
 
-  test('has numbered steps', async () => {
-    const { printed } = await shown([{ step: 'Begin' }, 'a', '', { step: 'End' }])
-    expect(printed).toMatch(/^\n1\. Begin\n {3}a\n\n\n2\. End\n/)
-  })
-
-  test('is colored on a terminal, but not where NO_COLOR is set', async () => {
-    const parts: Part[] = [{ step: 'Begin' }, ['water is wet', false], ['fire is cold', 'it is hot']]
+  test('has colour on a terminal, but not if NO_COLOR is set', async () => {
+    const parts: Array<string | Check> = [['water is wet', false], ['fire is cold', 'it is hot']]
     expect((await shown(parts, { isTTY: true })).printed).toContain(
-      '\n\u001B[1m1. Begin\u001B[22m\n' +
-        '   \u001B[32mok\u001B[39m      water is wet\n' +
-        '   \u001B[31mFAILED\u001B[39m  fire is cold: it is hot\n',
+      '\u001B[32mok\u001B[39m      water is wet\n\u001B[31mFAILED\u001B[39m  fire is cold: it is hot\n',
     )
     expect((await shown(parts, { isTTY: true, env: { NO_COLOR: '1' } })).printed).not.toContain('\u001B')
   })
 
-  test('ends with its output, and with its signal, and what is behind it is not begun', async () => {
+  test('ends with its output and with its signal, and begins nothing after that', async () => {
     const failure = new Error('EPIPE')
     await expect(shown(['a', 'b'], { failure })).rejects.toMatchObject({ name: 'OutputError', cause: failure })
     const reason = new Interrupted('SIGTERM')
     let begun = 0
-    async function* parts(): AsyncGenerator<Part> {
+    async function* parts(): AsyncGenerator<string> {
       for (;;) yield await Promise.resolve(`line ${++begun}`)
     }
     const end = { signal: AbortSignal.abort(reason) }
@@ -395,7 +384,7 @@ describe('what the demo shows', () => {
   })
 
   async function shown(
-    parts: AsyncIterable<Part> | readonly Part[],
+    parts: AsyncIterable<string | Check> | ReadonlyArray<string | Check>,
     options: { isTTY?: boolean; env?: NodeJS.ProcessEnv; failure?: Error; signal?: AbortSignal } = {},
   ): Promise<{ code: number; printed: string }> {
     let printed = ''
@@ -407,11 +396,13 @@ describe('what the demo shows', () => {
     const stdout = new Output({ write, on: () => {}, isTTY: options.isTTY ?? false })
     const iterable = Symbol.asyncIterator in parts ? parts : ReadableStream.from(parts)
     const code = await show(iterable, { stdout, env: options.env ?? {}, signal: options.signal ?? signal })
+    await stdout.flush()
     return { code, printed }
   }
 })
 
 describe('the records of the demo', () => {
+  const isBundle = ({ event }: WebhookRecord): boolean => event === 'bundle'
   const catalogue = [
     { name: 'push', examples: [1, 2, 3] },
     { name: 'ping', examples: [4, 5] },
@@ -419,32 +410,24 @@ describe('the records of the demo', () => {
 
   test('are each payload once, in order, numbered, with bundles of all of them in between', () => {
     const records = planRecords(catalogue, 2, 2)
-    expect(records.map(({ event }) => event)).toEqual(['push', 'bundle', 'push', 'bundle', 'push', 'ping', 'ping'])
+    expect(records.map(({ event }) => event)).toEqual(['push', 'push', 'bundle', 'push', 'ping', 'bundle', 'ping'])
     expect(records.map(({ delivery }) => delivery)).toEqual([1, 2, 3, 4, 5, 6, 7])
     const payloads = records.filter((record) => !isBundle(record)).map(({ payload }) => payload)
     expect(payloads).toEqual([1, 2, 3, 4, 5])
-    expect(records[1]?.payload).toHaveLength(10)
+    expect(records[2]?.payload).toHaveLength(10)
   })
 
-  test('of the installed package are hundreds, and no two of them are the same line', () => {
-    const records = planRecords(loadExamples(), 0, 1)
+  test('of the installed package are hundreds, no two of them are the same line, and four are bundles', () => {
+    const records = planRecords(loadExamples(), undefined, 1)
     expect(records.length).toBeGreaterThan(300)
     expect(new Set(records.map((record) => JSON.stringify(record))).size).toBe(records.length)
-  })
-
-  test('never begin or end with a bundle, nor have two side by side, whatever the numbers are', () => {
-    for (let examples = 1; examples <= 12; examples++) {
-      for (let bundles = 0; bundles < examples; bundles++) {
-        const records = planRecords([{ name: 'push', examples: Array(examples).fill(0) }], bundles, 1)
-        const kinds = records.map((record) => (isBundle(record) ? 'B' : '.')).join('')
-        expect(kinds, `${examples} examples, ${bundles} bundles`).toMatch(/^\.+(?:B\.+)*$/)
-        expect(kinds.match(/B/g) ?? []).toHaveLength(bundles)
-      }
-    }
+    const bundles = records.filter(isBundle)
+    expect(bundles).toHaveLength(4)
+    expect([...records.slice(0, 1), ...records.slice(-3)].filter(isBundle)).toEqual([])
   })
 
   test('are appended once more with numbers that go on', async () => {
-    const records = planRecords(catalogue, 1, 1)
+    const records = planRecords(catalogue, 9, 1)
     const appended: WebhookRecord[] = []
     const store = {
       lastSequence: records.length,
@@ -453,8 +436,7 @@ describe('the records of the demo', () => {
     }
     const parts = followLive(store as unknown as MiniStore<WebhookRecord>, records, signal)
     while ((await parts.next()).done !== true);
-    expect(appended.map(({ delivery }) => delivery)).toEqual([7, 8, 9])
-    expect(appended.every((record) => !isBundle(record))).toBe(true)
+    expect(appended.map(({ delivery }) => delivery)).toEqual([6, 7, 8])
   })
 })
 
@@ -470,7 +452,7 @@ async function manifest(): Promise<Record<'scripts' | 'dependencies', Record<str
   return JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as Awaited<ReturnType<typeof manifest>>
 }
 
-/** Starts it with a temporary directory of our own, so that what it keeps is ours to remove. */
+/** Starts the demo with a temporary directory of its own, which the test removes. */
 function startDemo(temporary: string, words = [main, 'demo'], options: { readonly detached?: boolean } = {}): ChildProcess {
   const env = { ...process.env, TMPDIR: temporary, TEMP: temporary, TMP: temporary }
   return spawn(process.execPath, words, { ...options, cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })

@@ -28,8 +28,8 @@ async function hostileDirectory(): Promise<string> {
 }
 
 /**
- * A journal of two good records, a damaged line between them, a torn end, and evidence of another
- * torn end. Hostile are both names, the damaged line, the second record and the torn end.
+ * A journal of two good records, a damaged line between them, a torn tail, and evidence of another
+ * torn tail. Hostile are both names, the damaged line, the second record and the torn tail.
  */
 async function hostileJournal(name = `${hostile}.jsonl`): Promise<string> {
   const path = join(await hostileDirectory(), name)
@@ -67,7 +67,7 @@ async function hostileState(): Promise<string> {
   return directory
 }
 
-describe.skipIf(process.platform === 'win32')('a terminal is not at the mercy of a text', () => {
+describe.skipIf(process.platform === 'win32')('text from files cannot control a terminal', () => {
   // The clock never advances, so no progress bar is drawn.
   beforeEach(() => {
     const spy = vi.spyOn(performance, 'now').mockReturnValue(0)
@@ -132,7 +132,7 @@ describe.skipIf(process.platform === 'win32')('a terminal is not at the mercy of
     const absent = await ministore(['cat', join(await hostileDirectory(), 'no.jsonl')])
     expect(absent.stderr).toContain(`/${shown}/no.jsonl. Give the path`)
     const told = await ministore(['inspect', path, '--json'])
-    expect(JSON.parse(told.stdout), 'programs get what it is').toMatchObject({ journal: path })
+    expect(JSON.parse(told.stdout), 'programs get the true path').toMatchObject({ journal: path })
   })
 
   test('a record keeps its bytes in a pipe, and its value on a terminal', async () => {
@@ -221,10 +221,12 @@ describe('a forged queue', () => {
     async (_what, _text, make) => {
       const before = prototypes()
       let isRefused: boolean | undefined
+      const unchanged = await temporaryDirectory()
+      await make(unchanged)
       for (const action of ['stats', 'peek', 'dead', 'redrive all', 'discard all'] as const) {
         for (const options of [[], ['--json']]) {
-          const directory = await temporaryDirectory()
-          await make(directory)
+          const directory = action.endsWith('all') ? await temporaryDirectory() : unchanged
+          if (directory !== unchanged) await make(directory)
           const { code, stdout, stderr } = await ministore(['queue', directory, ...action.split(' '), ...options])
           expect(prototypes()).toEqual(before)
           expect(stdout + stderr).not.toMatch(unseen)

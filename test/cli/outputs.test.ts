@@ -113,12 +113,12 @@ test('messages of more than one line are shown unchanged, except for terminal co
   expect(absent.stderr).toContain(String.raw`a\x1b[2Jb`)
 })
 
-describe('the demo whose output', () => {
+describe('a demo whose output', () => {
   test('is closed by its reader ends quietly, with its child processes', async () => {
     const child = start(['demo'])
     await textUntil(child.stdout, '2. A child process')
     child.stdout.destroy()
-    expect(await ending(child), 'nobody has its standard error any more').toEqual({ code: 0, stderr: '' })
+    expect(await ending(child), 'the writers have closed its standard error').toEqual({ code: 0, stderr: '' })
   })
 
   test.skipIf(noFullDevice)('cannot be written says so in one line', async () => {
@@ -131,7 +131,7 @@ describe('the demo whose output', () => {
 })
 
 describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
-  test('is told apart from the work, which was done', async () => {
+  test('is reported apart from the work, which was done', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const done = /^ministore: The work was done, but its result could not be printed: ENOSPC: [^\n]*\n$/
     expect(await runOnFullDisk('stdout', ['append', path], '5\n')).toMatchObject({
@@ -150,7 +150,7 @@ describe.skipIf(noFullDevice)('standard output that cannot be written', () => {
   })
 
   test.each(['cat --to 100', 'cat --salvage', 'tail', 'inspect', 'verify', 'repair', 'compact --before 1'])(
-    'is all that %s, which changes nothing, tells of',
+    'is all that %s, which changes nothing, reports',
     async (words) => {
       const path = await damagedJournal(150)
       const failed = await ministore([...words.split(' '), path], { stdoutFailure })
@@ -205,7 +205,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
     const child = start(['demo'])
     await textUntil(child.stdout, '2. A child process')
     child.kill('SIGTERM')
-    expect(await outcomeOf(child), 'closed: nobody has its outputs any more').toMatchObject({ code: 143, stderr: '' })
+    expect(await outcomeOf(child), 'the writers have closed its outputs').toMatchObject({ code: 143, stderr: '' })
   })
 
   test('and nothing starts afterwards', async () => {

@@ -76,7 +76,7 @@ describe('cat', () => {
     expect(salvaged.stderr).toMatch(
       /^damage: journal\.jsonl\.002, line 3, offset 50, sequence 5: the line is not JSON: /,
     )
-    expect(salvaged.stderr, 'a terminal is not at the mercy of a file').not.toContain('\u001B')
+    expect(salvaged.stderr, 'text from a file cannot control a terminal').not.toContain('\u001B')
     const [first = ''] = (await ministore(['cat', path, '--salvage', '--json'])).stderr.split('\n')
     expect(JSON.parse(first)).toMatchObject({
       damage: { segment: 'journal.jsonl.002', line: 3, sequence: 5 },
@@ -181,7 +181,7 @@ describe('tail', () => {
     expect(await ministore(['tail', path]), 'emptied').toEqual({ code: 0, stdout: '', stderr: '' })
   })
 
-  test('does not count a torn end, with or without a line feed', async () => {
+  test('does not count a torn tail, with or without a line feed', async () => {
     for (const end of ['9', '\0\n', '\n']) {
       const path = await sealedJournal()
       await addBytes(path, end)
@@ -331,7 +331,7 @@ describe.skipIf(isWindows)('an error reports something other than a journal in o
         ...journalCommands.map((words) => [...words.split(' '), path]),
         ...directoryCommands.map((words) => words.split(' ').map((word) => (word === '.' ? directory : word))),
       ].map((call) => (call.length === 1 ? [...call, directory] : call))
-      const outcomes = (await withoutRights(calls)) ?? context.skip(`a process of user ${nobody} could not be run`)
+      const outcomes = (await withoutRights(calls)) ?? context.skip(`a process of user ${unprivilegedUser} could not be run`)
       for (const [at, outcome] of outcomes.entries()) {
         const call = calls[at]?.join(' ') ?? ''
         expect(outcome, call).toMatchObject({ code: 1, stdout: '' })
@@ -354,7 +354,7 @@ async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<O
     return outcomes
   }
   const script = join(import.meta.dirname, '../support/unprivileged-command.js')
-  const child = fork(script, [String(nobody), JSON.stringify(calls)], { execArgv: [] })
+  const child = fork(script, [String(unprivilegedUser), JSON.stringify(calls)], { execArgv: [] })
   const messages: Outcome[][] = []
   child.on('message', (message) => messages.push(message as Outcome[]))
   await once(child, 'exit')
@@ -362,7 +362,7 @@ async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<O
 }
 
 /** The id of a user without rights and without files. */
-const nobody = 65_534
+const unprivilegedUser = 65_534
 
 async function shell(script: string, journal: string): Promise<{ code: number | null; stderr: string }> {
   const child = spawn('sh', ['-c', script], {

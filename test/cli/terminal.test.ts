@@ -79,7 +79,7 @@ describe('a progress bar', () => {
       'append  3 000 records  1 500/s  2.0 KiB  1.0 KiB/s',
     )
     expect(progressLine('verify', { bytes: 9, totalBytes: 0 }, 1)).toContain('100 %')
-    expect(progressLine('verify', { bytes: 9, totalBytes: 8 }, 1), 'what grows meanwhile').toMatch(/ █{24} {2}100 % .* 0 s left$/)
+    expect(progressLine('verify', { bytes: 9, totalBytes: 8 }, 1), 'the file grows meanwhile').toMatch(/ █{24} {2}100 % .* 0 s left$/)
     expect(progressLine('verify', { bytes: 0, totalBytes: 8 }, 1)).toMatch(/ ░{24} {4}0 % {2}0 B of 8 B {2}0 B\/s {2}$/)
     expect(progressLine('verify', { bytes: 9, }, 1)).toBe('verify  9 B  9 B/s')
   })
@@ -153,7 +153,7 @@ describe('texts', () => {
     expect(JSON.parse(line)).toEqual(value)
     const spaced = '{"a":\t"\u202E"}'
     expect(visibleJson(spaced)).toBe('{"a":\t"\\u202e"}')
-    expect(visibleJson('1,\r2'), 'what stands before it stays to be seen').toBe('1,\\u000d2')
+    expect(visibleJson('1,\r2'), 'the text before it stays visible').toBe('1,\\u000d2')
   })
 
   const flag = '🏴\u{E0067}\u{E0062}\u{E007F}'
@@ -291,7 +291,7 @@ describe('output', () => {
     expect([columnsOf(true, 60), columnsOf(true), columnsOf(false, 60)]).toEqual([60, 80, 80])
   })
 
-  test('given by tell() never fails the caller; flush() reports the failure', async () => {
+  test('passed to tell() never fails the caller; flush() reports the failure', async () => {
     const output = brokenOutput()
     output.tell('a')
     await new Promise(setImmediate)

@@ -184,14 +184,10 @@ describe('append', () => {
     async () => {
       const path = await emptyPath()
       const store = await MiniStore.open(path)
-      for (const args of [
-        ['append', path],
-        ['repair', path, '--write'],
-      ]) {
-        const outcome = await ministoreProcess(args, '1\n')
+      for (const outcome of [await ministoreProcess(['append', path], '1\n'), await ministore(['repair', path, '--write'])]) {
         expect(outcome).toMatchObject({ code: 1, stdout: '' })
         expect(outcome.stderr).toContain(`Process ${process.pid} (`)
-        expect(outcome.stderr, 'its words are apart, and nothing stands behind them').toMatch(/ \([^\\]*[^ \\]\) holds the lock\. Stop it first\.\n$/)
+        expect(outcome.stderr, 'its words are separated, and nothing follows them').toMatch(/ \([^\\]*[^ \\]\) holds the lock\. Stop it first\.\n$/)
       }
       const inspected = JSON.parse((await ministore(['inspect', path, '--json'])).stdout) as { lock: unknown }
       expect(inspected.lock).toMatchObject({ state: 'held', holder: { pid: process.pid } })
@@ -209,7 +205,7 @@ describe('append', () => {
     expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
       lock: { state: 'held', holder: { pid: process.pid } },
     })
-    const outcome = await ministoreProcess(['append', path], '1\n')
+    const outcome = await ministore(['append', path], '1\n')
     expect(outcome).toMatchObject({ code: 1, stdout: '' })
     expect(outcome.stderr).toContain(`Process ${process.pid} (`)
     await store.close()
@@ -252,7 +248,7 @@ describe('compact', () => {
     )
   })
 
-  test('needs a sequence number that is not beyond the next one', async () => {
+  test('refuses a missing sequence number and one beyond the next', async () => {
     const path = await journal()
     expect(await ministore(['compact', path])).toMatchObject({ code: 2 })
     expect((await ministore(['compact', path, '--before', '10'])).stderr).toContain('at most 9')

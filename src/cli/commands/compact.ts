@@ -134,6 +134,8 @@ function linesOf({ before, isWritten, removed, firstSequence }: Facts, page: Pag
     ),
     '',
     `${isWritten ? 'Deleted' : 'Would delete'} ${what}.`,
-    isWritten ? `The journal now begins with record ${firstSequence}.` : 'Nothing was changed. To delete them, add --write.',
+    isWritten
+      ? `The journal now begins with record ${firstSequence}.`
+      : 'Nothing was changed. To delete them, add --write.',
   ]
 }

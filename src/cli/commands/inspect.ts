@@ -7,8 +7,7 @@ import { locateJournal } from '../../ministore/locate.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { damageReport, damageText, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { assertThere, countingFileSystem, lockState, outlineOf } from '../journal.ts'
-import { ProgressBar } from '../progress-bar.ts'
+import { lockState, readWhole } from '../journal.ts'
 import { barOf, definitions, padded, type Page, print, table, widest } from '../render.ts'
 import { countText, plural, sizeText, type Style, timeText, visible } from '../terminal.ts'
 
@@ -32,14 +31,8 @@ export const inspect: Command = {
 
 async function runInspect(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
-  const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
-  const totalBytes = sum(outline?.view.segments ?? [], (segment) => segment.bytes)
-  const bar = new ProgressBar(io.stderr, 'inspect')
-  let bytes = 0
-  const fileSystem = countingFileSystem((read) => bar.update({ bytes: (bytes += read), totalBytes }))
   const options = { isQuick: args.flag('quick'), signal: io.signal }
-  const found = await inspectJournal(fileSystem, path, options).finally(() => bar.clear())
-  if (found === undefined) await assertThere(path)
+  const found = await readWhole(path, { label: 'inspect', io }, (fs) => inspectJournal(fs, path, options))
   const facts = await factsOf(path, found)
   await print(facts, { args, io }, (_, page) => linesOf(facts, { page, isEmpty: found === undefined }))
   return facts.damages.length === 0 ? exitCodes.ok : exitCodes.failed
@@ -99,7 +92,8 @@ function linesOf(facts: Facts, { page, isEmpty }: { readonly page: Page; readonl
   if (lock.state === 'free') rows.push(['lock', 'free: no writer has the journal open'])
   if (lock.state === 'held') {
     const { holder } = lock
-    rows.push(['lock', holder === null ? 'held by a writer' : `held by process ${holder.pid} (${visible(holder.command)})`])
+    const who = holder === null ? 'a writer' : `process ${holder.pid} (${visible(holder.command)})`
+    rows.push(['lock', `held by ${who}`])
   }
   return [
     visible(journal),
@@ -116,9 +110,11 @@ function totalText({ records, firstSequence, lastSequence, segments, bytes }: Fa
 }
 
 function* sealAndTail({ seal, torn, evidence }: Facts, style: Style): Generator<readonly [string, string]> {
-  const state = seal.state === 'broken' ? style('red', seal.state) : seal.state === 'ok' ? style('green', 'ok') : seal.state
+  const color = colorOf(seal.state)
+  const state = color === undefined ? seal.state : style(color, seal.state)
   if (seal.records !== null) yield ['seal', `${state}, covers ${plural(seal.records, 'record')} of the active segment`]
-  else yield ['seal', state === 'unreadable' ? `${state}; this is not damage: the next open writes a new one` : state]
+  else if (seal.state === 'unreadable') yield ['seal', 'unreadable; this is not damage: the next open writes a new one']
+  else yield ['seal', state]
   if (torn !== null) {
     const where = `${sizeText(torn.bytes)} at offset ${torn.offset}: ${visible(torn.reason)}`
     yield ['torn', `${where} (an append is under way, or the next open removes it)`]
@@ -150,7 +146,7 @@ function segmentTable(segments: Facts['segments'], page: Page): string[] {
       {
         head: 'chain',
         cell: ({ chain }) => chain,
-        style: ({ chain }) => (chain === 'broken' ? 'red' : chain === 'ok' ? 'green' : undefined),
+        style: ({ chain }) => colorOf(chain),
       },
       {
         head: 'modified (UTC)',
@@ -167,6 +163,10 @@ function segmentTable(segments: Facts['segments'], page: Page): string[] {
   const [head = '', ...others] = lines
   const bars = segments.map(({ records }) => page.style('dim', barOf(records, { max, columns })))
   return [head, ...others.map((line, at) => `${padded(line, width)}  ${bars[at]}`.trimEnd())]
+}
+
+function colorOf(state: string): 'red' | 'green' | undefined {
+  return state === 'broken' ? 'red' : state === 'ok' ? 'green' : undefined
 }
 
 function sum<T>(items: readonly T[], value: (item: T) => number): number {

@@ -7,7 +7,9 @@ import { nodeFileSystem } from '../../fs/node.ts'
 import { MiniQueue, type QueueOptions } from '../../miniqueue/index.ts'
 import { Messages } from '../../miniqueue/messages.ts'
 import { applyMutation, assertQueue } from '../../miniqueue/shape.ts'
-import { emptyQueue, type QueuedMessage, type QueueMutation, type QueueState } from '../../miniqueue/state.ts'
+import {
+  type DeadMessage, emptyQueue, type QueuedMessage, type QueueMutation, type QueueState,
+} from '../../miniqueue/state.ts'
 import { journalName } from '../../ministate/settings.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
@@ -139,15 +141,12 @@ export function countLines({ directory, waiting, delayed, dead, oldestAgeMs, byt
 }
 
 /** A message as it is printed for programs. */
-export interface NextMessage {
+export interface NextMessage extends Pick<QueuedMessage, 'priority' | 'attempts' | 'payload'> {
   readonly id: number
   readonly state: 'waiting' | 'delayed'
-  readonly priority: number
-  readonly attempts: number
   readonly enqueuedAt: string
   readonly dueAt: string | null
   readonly reason: string | null
-  readonly payload: unknown
 }
 
 /** Returns messages in delivery order. Delayed messages come last, ordered by due time. */
@@ -169,11 +168,12 @@ export function nextMessages(state: QueueState, limit: number, now: number): Nex
 
 export function peekLines(messages: readonly NextMessage[], now: number, page: Page): string[] {
   if (messages.length === 0) return ['No messages are waiting.']
+  const dueText = (time: string): string => `in ${durationText((Date.parse(time) - now) / 1000)}`
   return table(
     messages,
     [
       { head: 'id', cell: ({ id }) => id, align: 'right' },
-      { head: 'due', cell: ({ state, dueAt }) => (state === 'waiting' ? 'now' : `in ${durationText((Date.parse(`${dueAt}`) - now) / 1000)}`) },
+      { head: 'due', cell: ({ state, dueAt }) => (state === 'waiting' ? 'now' : dueText(dueAt as string)) },
       { head: 'priority', cell: ({ priority }) => priority, align: 'right' },
       { head: 'attempts', cell: ({ attempts }) => attempts, align: 'right' },
       { head: 'enqueued (UTC)', cell: ({ enqueuedAt }) => timeText(enqueuedAt), isOptional: true },
@@ -184,14 +184,10 @@ export function peekLines(messages: readonly NextMessage[], now: number, page: P
 }
 
 /** A dead letter as it is printed for programs. */
-export interface ShownDeadLetter {
+export interface ShownDeadLetter extends Pick<DeadMessage, 'reason' | 'attempts' | 'priority' | 'payload'> {
   readonly id: number
-  readonly reason: string
-  readonly attempts: number
-  readonly priority: number
   readonly enqueuedAt: string
   readonly diedAt: string
-  readonly payload: unknown
 }
 
 /** Returns dead letters, ordered by id. */

@@ -36,21 +36,6 @@ interface SnapshotFacts {
   readonly damage: string | null
 }
 
-interface StateFacts {
-  readonly directory: string
-  /** Newest first. */
-  readonly snapshots: readonly SnapshotFacts[]
-  readonly journal: {
-    readonly firstSequence: number
-    readonly lastSequence: number
-    /** 0 if there is no journal. */
-    readonly bytes: number
-    readonly mutations: number
-  }
-  /** The reason why the state cannot be opened; null if none was found. */
-  readonly problem: string | null
-}
-
 async function runStats(args: Arguments, io: Io): Promise<number> {
   const facts = await unlessAborted(io.signal, () => factsOf(args.positional(0)))
   await print(facts, { args, io }, linesOf)
@@ -58,7 +43,7 @@ async function runStats(args: Arguments, io: Io): Promise<number> {
   return isSound ? exitCodes.ok : exitCodes.failed
 }
 
-async function factsOf(directory: string): Promise<StateFacts> {
+async function factsOf(directory: string) {
   const store = new SnapStore(directory)
   const listed = await store.list()
   const snapshots: SnapshotFacts[] = []
@@ -79,6 +64,8 @@ async function factsOf(directory: string): Promise<StateFacts> {
   const journal = { firstSequence, lastSequence, bytes, mutations: lastSequence - firstSequence + 1 }
   return { directory: store.directory, snapshots, journal, problem: problemOf(snapshots, journal) }
 }
+
+type Facts = Awaited<ReturnType<typeof factsOf>>
 
 function isGone(error: unknown): boolean {
   return hasCode(error, 'ENOENT') || (isMiniStoreError(error) && hasCode(error.cause, 'ENOENT'))
@@ -101,8 +88,12 @@ async function outlineOrNone(path: string, hasSnapshots: boolean): ReturnType<ty
   }
 }
 
-function problemOf(snapshots: readonly SnapshotFacts[], journal: StateFacts['journal']): string | null {
-  const { firstSequence: first, lastSequence: last, bytes } = journal
+/** Returns the reason why the state cannot be opened, or null if none was found. */
+function problemOf(
+  snapshots: readonly SnapshotFacts[],
+  { firstSequence: first, lastSequence: last, bytes }: Record<'firstSequence' | 'lastSequence' | 'bytes', number>,
+): string | null {
+  // Without a journal, the directory may be that of a `SnapStore`.
   if (bytes === 0) return null
   const [newest] = snapshots
   if (newest !== undefined && newest.sequence > last) {
@@ -113,7 +104,7 @@ function problemOf(snapshots: readonly SnapshotFacts[], journal: StateFacts['jou
   return `mutations ${covered + 1} to ${first - 1} are in no whole snapshot, and gone from the journal`
 }
 
-function linesOf({ directory, snapshots, journal, problem }: StateFacts, page: Page): string[] {
+function linesOf({ directory, snapshots, journal, problem }: Facts, page: Page): string[] {
   const { firstSequence: first, lastSequence: last, bytes, mutations } = journal
   const { style } = page
   const found = table(

@@ -3,8 +3,7 @@ import { type Verification, verifyJournal } from '../../maintenance/verify.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { damageReport, type DamageReport, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { assertThere, countingFileSystem, lineCodec, outlineOf } from '../journal.ts'
-import { ProgressBar } from '../progress-bar.ts'
+import { lineCodec, readWhole } from '../journal.ts'
 import { padded } from '../render.ts'
 import { jsonLine, plural, shellWord, sizeText, type Style, styleFor, visible } from '../terminal.ts'
 
@@ -29,28 +28,26 @@ export const verify: Command = {
  */
 async function runVerify(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
-  const outline = await outlineOf(path, { salvage: () => {}, signal: io.signal })
-  const totalBytes = outline?.view.segments.reduce((sum, { bytes }) => sum + bytes, 0) ?? 0
   const isJson = args.flag('json')
   const style = styleFor(io.stdout, io)
-  const bar = new ProgressBar(io.stderr, 'verify')
-  let bytes = 0
-  const fileSystem = countingFileSystem((read) => bar.update({ bytes: (bytes += read), totalBytes }))
   // All JSON is one object, whose list of damages is printed item by item.
   const head = isJson
     ? jsonLine({ journal: path, damages: [] }).slice(0, -']}\n'.length)
     : `${style('bold', rowText(['segment', 'line', 'offset', 'sequence', 'damage']))}\n`
   let damages = 0
-  const onDamage = (damage: MiniStoreError): void => {
-    bar.clear()
+  const tell = (damage: MiniStoreError): void => {
     const report = damageReport(damage)
     const text = isJson ? jsonLine(report).trimEnd() : damageLine(report, style)
     io.stdout.tell(`${damages++ === 0 ? head : isJson ? ',' : ''}${text}`)
   }
   const codec = args.flag('no-json') ? lineCodec({ isJson: false }) : undefined
-  const options = { onDamage, codec, signal: io.signal }
-  const result = await verifyJournal(fileSystem, path, options).finally(() => bar.clear())
-  if (result === undefined) await assertThere(path)
+  const result = await readWhole(path, { label: 'verify', io }, (fs, bar) => {
+    const onDamage = (damage: MiniStoreError): void => {
+      bar.clear()
+      tell(damage)
+    }
+    return verifyJournal(fs, path, { onDamage, codec, signal: io.signal })
+  })
   const end = isJson
     ? `${damages === 0 ? head : ''}],${jsonLine(factsOf(result)).slice(1)}`
     : linesOf(result, { path, style }).map((line) => `${line}\n`).join('')
@@ -105,8 +102,9 @@ function linesOf(
   const lines = [`${style('green', 'ok')}: ${what}`]
   const note = style('yellow', 'note')
   if (torn !== undefined) {
-    const where = `the last ${sizeText(torn.bytes)} of ${visible(torn.segment)}, from offset ${torn.offset} on, are torn`
-    lines.push(`${note}: ${where}: ${visible(torn.reason)}.`)
+    const { segment, offset, reason } = torn
+    const where = `the last ${sizeText(torn.bytes)} of ${visible(segment)}, from offset ${offset} on, are torn`
+    lines.push(`${note}: ${where}: ${visible(reason)}.`)
     lines.push('  This is not damage: an append is under way, or the next open removes them.')
   }
   if (isActiveMissing) {

@@ -8,18 +8,12 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { countingFileSystem } from '../../src/cli/journal.ts'
 import { MiniStore } from '../../src/index.ts'
-import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { addBytes, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, ministoreProcess } from './run-command.ts'
+import { journal, main, ministore, ministoreProcess, replaceIn } from './run-command.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
-
-async function journal(): Promise<string> {
-  const path = join(await temporaryDirectory(), 'journal.jsonl')
-  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
-  return path
-}
 
 // The matcher that vitest returns here has type `any`.
 const containing = (part: string): unknown => expect.stringContaining(part) as unknown
@@ -58,9 +52,9 @@ describe('verify', () => {
 
   test('reports every damage with its place, and exit code 1', async () => {
     const path = await journal()
-    await editFile(`${path}.001`, (bytes) => Buffer.from(bytes.toString().replace('\n2\n', '\n\0\n')))
-    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n6\n', '\nx\n\n')))
-    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n', '\n9\n')))
+    await replaceIn(`${path}.001`, '\n2\n', '\n\0\n')
+    await replaceIn(`${path}.002`, '\n5\n6\n', '\nx\n\n')
+    await replaceIn(path, '\n7\n', '\n9\n')
     const { damages, records } = await verified(path)
     expect(damages).toEqual([
       { segment: 'journal.jsonl.001', line: 3, offset: 36, sequence: 2, reason: 'the line holds a NUL byte' },
@@ -86,7 +80,7 @@ describe('verify', () => {
 
   test('reports a damaged header, a missing segment and a missing active segment', async () => {
     const header = await journal()
-    await editFile(`${header}.002`, (bytes) => Buffer.from(bytes.toString().replace('JOURNAL', 'JOURNEY')))
+    await replaceIn(`${header}.002`, 'JOURNAL', 'JOURNEY')
     expect((await verified(header)).damages[0]).toMatchObject({
       segment: 'journal.jsonl.002',
       line: 1,
@@ -209,8 +203,8 @@ describe('inspect', () => {
 
   test('shows a broken chain and a broken seal, with exit code 1; --quick reads neither', async () => {
     const path = await journal()
-    await editFile(`${path}.001`, (bytes) => Buffer.from(bytes.toString().replace('\n2\n', '\n9\n')))
-    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n7\n', '\n9\n')))
+    await replaceIn(`${path}.001`, '\n2\n', '\n9\n')
+    await replaceIn(path, '\n7\n', '\n9\n')
     const outcome = await ministore(['inspect', path, '--json'])
     expect(outcome.code).toBe(1)
     const { segments, seal, damages } = JSON.parse(outcome.stdout) as {
@@ -293,7 +287,7 @@ describe('inspect', () => {
 
   test('names the evidence beside the journal', async () => {
     const path = await journal()
-    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
+    await replaceIn(`${path}.002`, '\n5\n', '\nx\n')
     await ministore(['repair', path, '--truncate-at', '5', '--write'])
     const { stdout } = await ministore(['inspect', path])
     expect(stdout).toContain(

@@ -9,9 +9,9 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { Interrupted } from '../../src/cli/errors.ts'
 import { outlineOf, unlessAborted } from '../../src/cli/journal.ts'
-import { addBytes, editFile, writeSegment } from '../support/journals.ts'
+import { addBytes, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, type Outcome, outcomeOf, type Running, start, textUntil } from './run-command.ts'
+import { main, ministore, type Outcome, outcomeOf, replaceIn, type Running, start, textUntil } from './run-command.ts'
 
 const noFullDevice = existsSync('/dev/full') ? undefined : 'there is no /dev/full here'
 
@@ -88,7 +88,7 @@ describe('a standard output closed by its reader', () => {
 
   test.each(['inspect', 'repair', 'stats'])('does not remove the damage from the exit code of %s', async (name) => {
     const path = await damagedJournal(100)
-    if (name === 'inspect') await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('seq=1', 'seq=x')))
+    if (name === 'inspect') await replaceIn(path, 'seq=1', 'seq=x')
     await writeFile(join(dirname(path), 'snapshot-1.json'), 'no snapshot')
     const child = start([name, name === 'stats' ? dirname(path) : path])
     child.stdout.destroy()

@@ -9,9 +9,9 @@ import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
-import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { addBytes, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, type Outcome, outcomeOf, start, textUntil } from './run-command.ts'
+import { journal, main, ministore, type Outcome, outcomeOf, replaceIn, start, textUntil } from './run-command.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 
@@ -20,12 +20,6 @@ async function fixture(name: string): Promise<string> {
   const directory = await temporaryDirectory()
   await cp(join(fixtures, name), directory, { recursive: true })
   return join(directory, 'journal.jsonl')
-}
-
-async function sealedJournal(): Promise<string> {
-  const path = join(await temporaryDirectory(), 'journal.jsonl')
-  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
-  return path
 }
 
 describe('cat', () => {
@@ -53,7 +47,7 @@ describe('cat', () => {
   })
 
   test('accepts a range and a limit', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     expect((await ministore(['cat', path, '--from', '3', '--to', '7'])).stdout).toBe('3\n4\n5\n6\n7\n')
     expect((await ministore(['cat', path, '--from', '3', '--limit', '2', '--sequence'])).stdout).toBe(
       '{"sequence":3,"record":3}\n{"sequence":4,"record":4}\n',
@@ -63,8 +57,8 @@ describe('cat', () => {
   })
 
   test('ends at damage, or continues after it with --salvage; exit code 1 in both cases', async () => {
-    const path = await sealedJournal()
-    await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\u001B\n')))
+    const path = await journal()
+    await replaceIn(`${path}.002`, '\n5\n', '\nx\u001B\n')
     const stopped = await ministore(['cat', path])
     expect(stopped).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n' })
     expect(stopped.stderr).toMatch(
@@ -115,7 +109,7 @@ describe('cat', () => {
   test('fails when its output cannot be written', async (context) => {
     const full = await stat('/dev/full').catch(() => undefined)
     if (full === undefined) context.skip('there is no /dev/full here')
-    const path = await sealedJournal()
+    const path = await journal()
     const { code, stderr } = await shell(`"$NODE" "$MAIN" cat "$JOURNAL" > /dev/full`, path)
     expect(code).toBe(1)
     expect(stderr).toContain('ENOSPC')
@@ -137,7 +131,7 @@ describe('cat', () => {
     '%s refuses at once a FIFO in place of the seal or of a sealed segment',
     async (name) => {
       for (const ending of ['.seal', '.001']) {
-        const path = await sealedJournal()
+        const path = await journal()
         await unlink(path + ending)
         await promisify(execFile)('mkfifo', [path + ending])
         const outcome = await ministore([name, path])
@@ -159,7 +153,7 @@ describe('cat', () => {
 
 describe('tail', () => {
   test('prints the last records, with their numbers on request', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     expect((await ministore(['tail', path])).stdout).toBe('1\n2\n3\n4\n5\n6\n7\n8\n')
     expect((await ministore(['tail', '-n', '3', path, '--sequence'])).stdout).toBe(
       '{"sequence":6,"record":6}\n{"sequence":7,"record":7}\n{"sequence":8,"record":8}\n',
@@ -168,7 +162,7 @@ describe('tail', () => {
   })
 
   test('prints all records of a journal that has fewer than requested, wherever it begins', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     await using store = await MiniStore.open(path)
     await store.truncateBefore(7)
     expect(await ministore(['tail', path, '-n', '5'])).toEqual({ code: 0, stdout: '7\n8\n', stderr: '' })
@@ -183,7 +177,7 @@ describe('tail', () => {
 
   test('does not count a torn tail, with or without a line feed', async () => {
     for (const end of ['9', '\0\n', '\n']) {
-      const path = await sealedJournal()
+      const path = await journal()
       await addBytes(path, end)
       expect(await ministore(['tail', '-n', '1', path]), JSON.stringify(end)).toEqual({
         code: 0,
@@ -194,7 +188,7 @@ describe('tail', () => {
   })
 
   test('does not read earlier segments', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     // A long hole after the header of a segment: reading the segment would report damage.
     const handle = await open(`${path}.002`, 'r+')
     await handle.truncate(2 ** 34)
@@ -203,7 +197,7 @@ describe('tail', () => {
   })
 
   test('follows a writer in another process across rotation; Ctrl-C ends it with 0', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     const child = start(['tail', '-n', '1', '-f', path])
     expect(await textUntil(child.stdout, '8\n')).toBe('8\n')
     await using store = await MiniStore.open<number>(path)
@@ -217,7 +211,7 @@ describe('tail', () => {
   })
 
   test('follows from the next record with -n 0', async () => {
-    const path = await sealedJournal()
+    const path = await journal()
     const child = start(['tail', '-n', '0', '-f', path, '--sequence'])
     await using store = await MiniStore.open<string>(path)
     // The follower may not be watching yet: its first output shows where it started.
@@ -364,9 +358,9 @@ async function withoutRights(calls: ReadonlyArray<readonly string[]>): Promise<O
 /** The id of a user without rights and without files. */
 const unprivilegedUser = 65_534
 
-async function shell(script: string, journal: string): Promise<{ code: number | null; stderr: string }> {
+async function shell(script: string, path: string): Promise<{ code: number | null; stderr: string }> {
   const child = spawn('sh', ['-c', script], {
-    env: { ...process.env, NODE: process.execPath, MAIN: main, JOURNAL: journal },
+    env: { ...process.env, NODE: process.execPath, MAIN: main, JOURNAL: path },
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   const [stderr, [code]] = await Promise.all([

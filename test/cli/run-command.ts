@@ -9,9 +9,23 @@ import { onTestFinished } from 'vitest'
 import type { Io } from '../../src/cli/io.ts'
 import { Output } from '../../src/cli/output.ts'
 import { run } from '../../src/cli/run.ts'
+import { editFile, numbers, writeJournal } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 /** The path of the built command, as a user starts it. */
 export const main: string = join(import.meta.dirname, '../../dist/cli/main.js')
+
+/** A journal of three segments, with records 1 to 3, 4 to 6, and 7 and 8. */
+export async function journal(): Promise<string> {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
+  return path
+}
+
+/** Replaces text in a file. */
+export function replaceIn(path: string, old: string, by: string): Promise<void> {
+  return editFile(path, (bytes) => Buffer.from(bytes.toString().replace(old, by)))
+}
 
 /** The output and exit code of a process. */
 export interface Outcome {

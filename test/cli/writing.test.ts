@@ -11,9 +11,11 @@ import { Interrupted } from '../../src/cli/errors.ts'
 import { nodeFileSystem } from '../../src/fs/node.ts'
 import { MiniStore } from '../../src/index.ts'
 import { whyNoVolume, Volume } from '../crash/journal/real-disk-volumes.ts'
-import { addBytes, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { addBytes, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { main, ministore, ministoreProcess, type Outcome, outcomeOf, start, textUntil } from './run-command.ts'
+import {
+  journal, main, ministore, ministoreProcess, type Outcome, outcomeOf, replaceIn, start, textUntil,
+} from './run-command.ts'
 
 const noTmpfs = await whyNoVolume('tmpfs')
 
@@ -21,17 +23,10 @@ async function emptyPath(): Promise<string> {
   return join(await temporaryDirectory(), 'journal.jsonl')
 }
 
-/** A journal of three segments, with records 1 to 3, 4 to 6, and 7 and 8. */
-async function journal(): Promise<string> {
-  const path = await emptyPath()
-  await writeJournal(path, [numbers(1, 3), numbers(4, 6), numbers(7, 8)])
-  return path
-}
-
 /** The journal with record 5 damaged. */
 async function damagedJournal(): Promise<string> {
   const path = await journal()
-  await editFile(`${path}.002`, (bytes) => Buffer.from(bytes.toString().replace('\n5\n', '\nx\n')))
+  await replaceIn(`${path}.002`, '\n5\n', '\nx\n')
   return path
 }
 
@@ -359,7 +354,7 @@ describe('repair', () => {
 
   test('rebuilds headers without losing anything', async () => {
     const path = await journal()
-    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('prev', 'perv')))
+    await replaceIn(path, 'prev', 'perv')
     const { stdout } = await ministore(['repair', path])
     expect(stdout).toMatch(/^journal\.jsonl +1 +0 +7 +yes +the checksum in its header is not that of journal\.jsonl\.002/m)
     expect(stdout).toContain(`\n\nministore repair ${path} --write\n  lost   nothing that is there\n  stay   8 records (1 to 8)\n`)
@@ -383,7 +378,7 @@ describe('repair', () => {
 
   test('reports records that were already missing', async () => {
     const path = await journal()
-    await editFile(path, (bytes) => Buffer.from(bytes.toString().replace('\n8\n', '\n')))
+    await replaceIn(path, '\n8\n', '\n')
     expect((await ministore(['repair', path])).stdout).toContain('the seal covers 52 bytes, but only the first 50 are there')
     const { code, stdout } = await ministore(['repair', path, '--write'])
     expect(code).toBe(0)

@@ -1,7 +1,7 @@
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { copyRange, readRange } from '../fs/bytes.ts'
 import { removeIfPresent, renameIntoPlace, writeFully } from '../fs/durable.ts'
-import { keepBroken, repairTemporary } from '../fs/evidence.ts'
+import { keepBroken } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import type { JournalFiles } from '../ministore/format.ts'
@@ -102,7 +102,7 @@ async function keepAll(
   const copies: string[] = []
   for (const name of [...plan.removals, ...changed, ...seal]) {
     signal?.throwIfAborted()
-    copies.push(await keepBroken(fs, files, name))
+    copies.push(await keepBroken(fs, files.directory, name))
   }
   return copies
 }
@@ -140,7 +140,7 @@ async function replace(
   try {
     await renameIntoPlace(fs, files.at(name), {
       access: await source.stat(),
-      temporary: repairTemporary(files),
+      temporary: files.repairTemporary,
       write: (target) => write(source, target),
     })
     await fs.syncDirectory(files.directory)

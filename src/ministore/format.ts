@@ -302,6 +302,11 @@ export class JournalFiles {
     return `${this.name}.torn-${sequence}${copy === 1 ? '' : `-${copy}`}`
   }
 
+  /** The path of a segment that a repair rewrites, until it is complete. */
+  get repairTemporary(): string {
+    return `${this.path}.repair${temporarySuffix}`
+  }
+
   /** A name at least as long as any that a writer or a repair gives to a file of this journal. */
   get longestName(): string {
     return `${this.tornName(Number.MAX_SAFE_INTEGER, 999)}${temporarySuffix}`
@@ -320,6 +325,8 @@ export class JournalFiles {
   isLeftover(name: string): boolean {
     if (!name.startsWith(`${this.name}.`)) return false
     const ending = name.slice(this.name.length + 1)
-    return ending === 'next' || (ending.endsWith(temporarySuffix) && /^(seal|torn-[\d-]+|repair)\./.test(ending))
+    if (ending === 'next') return true
+    const unfinished = /^(?:seal|torn-[\d-]+|repair|(?:(?:seal|\d{1,15})\.)?broken(?:-\d+)?)\./
+    return ending.endsWith(temporarySuffix) && unfinished.test(ending)
   }
 }

@@ -204,7 +204,11 @@ async function recoverActive(
   await removeLeftovers(fs, files, leftovers)
   if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
   const torn = scan.torn === undefined ? undefined : { ...scan.torn, offset: prefix.bytes, sequence: nextOf(last, prefix) }
-  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
+  const place = {
+    directory: files.directory,
+    nameOf: (copy: number): string => files.tornName(nextOf(last, prefix), copy),
+  }
+  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, file, torn, place)
   await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
   await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
   await file.sync()

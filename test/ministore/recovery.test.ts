@@ -441,7 +441,7 @@ describe('leftovers of a crash in a rotation or in another write', () => {
     })
   })
 
-  test.each([['.next'], ['.seal.tmp'], ['.torn-5.tmp'], ['.torn-5-2.tmp']])(
+  test.each([['.next'], ['.seal.tmp'], ['.torn-5.tmp'], ['.torn-5-2.tmp'], ['.broken.tmp'], ['.001.broken-2.tmp'], ['.seal.broken.tmp']])(
     '%s left over: it is removed',
     async (ending) => {
       const segments = threeSegments()

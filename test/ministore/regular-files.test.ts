@@ -136,6 +136,7 @@ const cases: readonly Case[] = [
   { what: 'open', name: '.torn-3.tmp', prepare: tornTail, use: open },
   { what: 'repair', name: '.broken', prepare: damage, use: repair },
   { what: 'repair', name: '.repair.tmp', prepare: damage, use: repair },
+  { what: 'repair', name: '.broken.tmp', prepare: damage, use: repair },
   { what: 'rotate', name: '.002', prepare: twoSegments, use: live((store) => store.rotate()) },
   { what: 'rotate', name: '.next', prepare: twoSegments, use: live((store) => store.rotate()) },
   { what: 'rotate', name: '.seal', prepare: twoSegments, use: live((store) => store.rotate()) },
@@ -246,6 +247,7 @@ describe('a symbolic link in place of a file to be created', () => {
     { name: '.torn-3.tmp', prepare: tornTail, use: open },
     { name: '.broken', prepare: damage, use: repair },
     { name: '.repair.tmp', prepare: damage, use: repair },
+    { name: '.broken.tmp', prepare: damage, use: repair },
     { name: '/snapshot-1.json', use: oneSnapshot },
     { name: '/snapshot-1.json.tmp', use: oneSnapshot },
   ]

@@ -303,7 +303,7 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/recovery.ts',
-        find: `  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, file, torn)
+        find: `  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, file, torn, place)
 `,
         by: `  const bytes = Buffer.alloc(torn?.bytes ?? 0)
   if (torn !== undefined) await file.read(bytes, torn.offset)
@@ -312,7 +312,7 @@ export const defects: readonly Defect[] = [
   const copy: File = Object.create(file) as File
   copy.read = (buffer, position) => Promise.resolve(bytes.copy(buffer, 0, position - prefix.bytes))
   copy.stat = () => file.stat()
-  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, files, copy, torn)
+  const savedAs = torn === undefined ? undefined : await saveTornTail(fs, copy, torn, place)
 `,
       },
     ],
@@ -323,7 +323,7 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/recovery.ts',
-        find: 'await saveTornTail(fs, files, file, torn)',
+        find: 'await saveTornTail(fs, file, torn, place)',
         by: 'files.tornName(torn.sequence, 1)',
       },
     ],
@@ -339,8 +339,8 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'fs/evidence.ts',
-        find: '    await fs.syncDirectory(dirname(path))\n    return true\n',
-        by: '    return true\n',
+        find: '    await fs.syncDirectory(directory)\n    return name\n',
+        by: '    return name\n',
       },
     ],
     finding: /torn bytes were cut, and no evidence holds them/,

@@ -32,7 +32,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'index',
   ],
   // Published for users' own crash tests: it must not depend on the bricks.
-  testing: ['errors', 'fs'],
+  testing: ['errors', 'options', 'fs'],
 }
 
 const MAX_LINES_PER_FILE = 450

@@ -1,7 +1,7 @@
-import { applyDirectoryChange, DirectoryNode, type Node } from './directory-node.ts'
+import { fields, integer } from '../options.ts'
 import { Disk } from './disk.ts'
-import { FileNode } from './file-node.ts'
 import { ContentNumbers, FileOutcomes, type TornVariant, tornVariants } from './file-outcomes.ts'
+import { DirectoryNode, FileNode, type Node } from './nodes.ts'
 import { createRandom, type Random } from './random.ts'
 
 /** Options of `SimulatedFileSystem.crashStates`. */
@@ -55,7 +55,7 @@ interface Survivor {
  * subset may survive. Of a file's lost changes a prefix may survive, and of its pending changes
  * another prefix.
  *
- * @throws {TypeError} if an option is invalid, at the time of the call.
+ * @throws {TypeError | RangeError} if an option is invalid, at the time of the call.
  */
 export function crashDisks(disk: Disk, options: CrashOptions): Generator<Disk, void, undefined> {
   return distinctDisks(disk, checkedOptions(options))
@@ -132,7 +132,7 @@ class CrashPlan {
       names = new Map(names)
       let bit = this.#bits.get(directory) ?? 0
       for (const change of directory.changes) {
-        if (change.fate === 'settled' || isKept(bit++)) applyDirectoryChange(names, change)
+        if (change.fate === 'settled' || isKept(bit++)) directory.apply(names, change)
       }
     }
     return [...names].toSorted(([a], [b]) => (a < b ? -1 : 1))
@@ -270,15 +270,13 @@ function filesOf(tree: readonly Survivor[]): FileNode[] {
 }
 
 function checkedOptions(options: CrashOptions): CheckedOptions {
-  const { seed = 1, limit = 1000, tornVariants: variants = defaultVariants, ...rest } = options
-  const [unknown] = Object.keys(rest)
-  if (unknown !== undefined) throw new TypeError(`Unknown option \`${unknown}\` of crashStates`)
-  if (!Number.isSafeInteger(seed)) throw new TypeError(`Expected \`seed\` to be a whole number, got ${seed}`)
-  if (limit !== Infinity && !(Number.isSafeInteger(limit) && limit >= 1)) {
-    throw new TypeError(`Expected \`limit\` to be a whole number of 1 or more or Infinity, got ${limit}`)
+  const { seed, limit } = fields(options, ['seed', 'limit', 'tornVariants'])
+  const { tornVariants: variants = defaultVariants } = options
+  const unknown = variants.find((variant) => !tornVariants.includes(variant))
+  if (unknown !== undefined) throw new TypeError(`Unknown torn variant \`${unknown as string}\``)
+  return {
+    seed: integer('seed', seed, { default: 1, min: Number.MIN_SAFE_INTEGER }),
+    limit: integer('limit', limit, { default: 1000, orInfinity: true }),
+    variants,
   }
-  for (const variant of variants) {
-    if (!tornVariants.includes(variant)) throw new TypeError(`Unknown torn variant \`${variant as string}\``)
-  }
-  return { seed, limit, variants }
 }

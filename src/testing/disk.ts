@@ -1,12 +1,27 @@
 import { posix } from 'node:path'
-import type { FileAccess } from '../fs/file-system.ts'
-import { Bytes } from './bytes.ts'
-import { DirectoryNode, type Node } from './directory-node.ts'
-import { FileNode } from './file-node.ts'
-import type { OperationRequest } from './operation.ts'
-import { systemError } from './system-error.ts'
 
-/** All files and directories of one simulated file system, and the lookup by path. */
+import type { FileAccess, OpenMode } from '../fs/file-system.ts'
+import { Bytes } from './bytes.ts'
+import { DirectoryNode, FileNode, type Node } from './nodes.ts'
+import { type OperationRequest, systemError } from './operation.ts'
+
+/** The effect of a name change. */
+export interface NameChange {
+  readonly directory: DirectoryNode
+  /** The node that the name led to before. */
+  readonly gone: Node | undefined
+}
+
+interface Access {
+  /** Whether changes of names fail with `EROFS`. */
+  readonly readOnly: boolean
+}
+
+/**
+ * All files and directories of one simulated file system, the lookup by path, and the changes of
+ * names. The changes make the checks that Linux makes, in the order of Linux. All paths are
+ * normalised.
+ */
 export class Disk {
   readonly root: DirectoryNode
   #highestInode: number
@@ -81,11 +96,73 @@ export class Disk {
   }
 
   /** Returns the directory that holds the last name of the path, or will hold it. */
-  getParent(path: string, syscall: string): DirectoryNode {
+  #parent(path: string, syscall: string, subject: { readonly path: string } = { path }): DirectoryNode {
     const parent = this.find(posix.dirname(path))
-    if (typeof parent === 'string') throw systemError(parent, syscall, { path })
-    if (parent instanceof FileNode) throw systemError('ENOTDIR', syscall, { path })
+    if (typeof parent === 'string') throw systemError(parent, syscall, subject)
+    if (parent instanceof FileNode) throw systemError('ENOTDIR', syscall, subject)
     return parent
+  }
+
+  /**
+   * Finds the file to open, or creates it. A directory gives `EISDIR`, or `EEXIST` in mode
+   * `create`.
+   */
+  open(
+    path: string,
+    options: Access & { readonly mode: OpenMode; readonly access: FileAccess | undefined },
+  ): { readonly file: FileNode; readonly createdIn: DirectoryNode | undefined } {
+    const { mode, readOnly } = options
+    const found = this.find(path)
+    const creates = mode === 'create' || mode === 'ensure'
+    if (found === 'ENOTDIR' || (found === 'ENOENT' && !creates)) throw systemError(found, 'open', { path })
+    if (found !== 'ENOENT') {
+      if (mode === 'create') throw systemError('EEXIST', 'open', { path })
+      if (found instanceof DirectoryNode) throw systemError('EISDIR', 'open', { path })
+      if (readOnly && mode !== 'read') throw systemError('EROFS', 'open', { path })
+      return { file: found, createdIn: undefined }
+    }
+    const directory = this.#parent(path, 'open')
+    if (readOnly) throw systemError('EROFS', 'open', { path })
+    const file = this.newFile(new Bytes(), options.access)
+    directory.record({ puts: posix.basename(path), node: file, fate: 'pending' })
+    return { file, createdIn: directory }
+  }
+
+  /** Renames within one directory. Does nothing if both names already lead to the same file. */
+  rename(paths: { readonly path: string; readonly to: string }, { readOnly }: Access): NameChange | undefined {
+    const { path, to } = paths
+    if (path === '/' || to === '/') throw systemError('EBUSY', 'rename', paths)
+    const directory = this.#parent(path, 'rename', paths)
+    const target = this.#parent(to, 'rename', paths)
+    if (readOnly) throw systemError('EROFS', 'rename', paths)
+    const node = directory.visible.get(posix.basename(path))
+    const gone = directory.visible.get(posix.basename(to))
+    if (node === undefined) throw systemError('ENOENT', 'rename', paths)
+    if (target !== directory) throw systemError('EXDEV', 'rename', paths)
+    if (node === gone) return undefined
+    const isDirectory = node instanceof DirectoryNode
+    if (!isDirectory && gone instanceof DirectoryNode) throw systemError('EISDIR', 'rename', paths)
+    if (isDirectory && gone instanceof FileNode) throw systemError('ENOTDIR', 'rename', paths)
+    if (gone instanceof DirectoryNode && gone.visible.size > 0) throw systemError('ENOTEMPTY', 'rename', paths)
+    directory.record({ removes: posix.basename(path), puts: posix.basename(to), node, fate: 'pending' })
+    return { directory, gone }
+  }
+
+  unlink(path: string, { readOnly }: Access): NameChange {
+    if (readOnly) throw systemError('EROFS', 'unlink', { path })
+    const gone = this.getFile(path, 'unlink')
+    const directory = this.#parent(path, 'unlink')
+    directory.record({ removes: posix.basename(path), fate: 'pending' })
+    return { directory, gone }
+  }
+
+  makeDirectory(path: string, { readOnly }: Access): NameChange {
+    const directory = this.#parent(path, 'mkdir')
+    const isTaken = path === '/' || directory.visible.has(posix.basename(path))
+    if (isTaken) throw systemError('EEXIST', 'mkdir', { path })
+    if (readOnly) throw systemError('EROFS', 'mkdir', { path })
+    directory.record({ puts: posix.basename(path), node: this.newDirectory(), fate: 'pending' })
+    return { directory, gone: undefined }
   }
 
   /** Creates the directory and its missing parents, and makes all their names durable. */
@@ -114,13 +191,6 @@ export class Disk {
     node.replace(content)
     directory.record({ puts: posix.basename(path), node, fate: 'settled' })
     return directory
-  }
-
-  /** Returns a copy of every visible file, by path. */
-  snapshot(): Map<string, Buffer> {
-    const contents = new Map<string, Buffer>()
-    for (const [path, file] of this.files()) contents.set(path, Buffer.from(file.visible.view()))
-    return contents
   }
 
   /** Yields every visible file with its path, sorted by name within each directory. */

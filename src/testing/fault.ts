@@ -1,6 +1,8 @@
+import { fields, integer } from '../options.ts'
 import { normalisePath } from './disk.ts'
-import { isFileCall, type Operation, type OperationName, type OperationRequest } from './operation.ts'
-import { systemError, type SystemErrorCode } from './system-error.ts'
+import {
+  type Operation, type OperationName, type OperationRequest, systemError, type SystemErrorCode,
+} from './operation.ts'
 
 /** Selects the operations that a fault hits. An operation must match every field that is given. */
 export interface OperationMatch {
@@ -81,7 +83,7 @@ export class Faults {
 
   fail(match: Match, error: SystemErrorCode | Error, options: FaultOptions = {}): Fault {
     const { bytesFirst, dropsPending } = options
-    if (bytesFirst !== undefined) checkCount('bytesFirst', bytesFirst, 0)
+    if (bytesFirst !== undefined) integer('bytesFirst', bytesFirst, { min: 0 })
     // An unknown error name must fail here, not when the fault strikes.
     if (typeof error === 'string') systemError(error, 'write')
     const times = timesOf(match)
@@ -100,7 +102,7 @@ export class Faults {
   }
 
   shorten({ bytes, ...match }: ShortWriteMatch): Fault {
-    checkCount('bytes', bytes, 0)
+    integer('bytes', bytes, { min: 0 })
     const times = timesOf(match)
     return this.#add({ ...match, operation: 'write' }, (_, ordinal) =>
       ordinal > times ? undefined : { maxBytes: bytes },
@@ -126,8 +128,7 @@ export class Faults {
    */
   #add(match: Match, strike: (operation: Operation, ordinal: number) => FaultEffect | undefined): Fault {
     const fits = typeof match === 'function' ? match : matcherOf(match)
-    const nth = typeof match === 'function' ? 1 : (match.nth ?? 1)
-    checkCount('nth', nth, 1)
+    const nth = typeof match === 'function' ? 1 : integer('nth', match.nth, { default: 1 })
     let fitting = 0
     let hits = 0
     const rule = (operation: Operation): FaultEffect | undefined => {
@@ -149,22 +150,22 @@ export class Faults {
   }
 }
 
+/** Calls on an open file. Node's errors of such calls carry no path. */
+const fileCalls = new Set(['read', 'write', 'ftruncate', 'fsync', 'fdatasync', 'fstat', 'fcntl', 'close'])
+
 /** Returns the error that a failing system call of this operation would give. */
-export function errorOf(code: SystemErrorCode, { syscall, path, to }: Operation): NodeJS.ErrnoException {
-  return systemError(code, syscall, isFileCall(syscall) ? {} : { path, to })
+function errorOf(code: SystemErrorCode, { syscall, path, to }: Operation): NodeJS.ErrnoException {
+  return systemError(code, syscall, fileCalls.has(syscall) ? {} : { path, to })
 }
 
 function timesOf(match: Match): number {
-  const times = typeof match === 'function' ? 'always' : (match.times ?? 1)
-  if (times === 'always') return Infinity
-  checkCount('times', times, 1)
-  return times
+  if (typeof match === 'function' || match.times === 'always') return Infinity
+  return integer('times', match.times, { default: 1 })
 }
 
 function matcherOf(match: OperationMatch): (candidate: Operation) => boolean {
   const { operation, path } = match
-  const unknown = Object.keys(match).find((key) => !['operation', 'path', 'nth', 'times'].includes(key))
-  if (unknown !== undefined) throw new TypeError(`Unknown field \`${unknown}\` of a fault`)
+  fields(match, ['operation', 'path', 'nth', 'times'])
   const names = operation === undefined ? undefined : new Set<string>([operation].flat())
   const fits =
     typeof path === 'string'
@@ -173,11 +174,6 @@ function matcherOf(match: OperationMatch): (candidate: Operation) => boolean {
   return (candidate) =>
     (names === undefined || names.has(candidate.operation)) &&
     (fits(candidate.path) || (candidate.to !== undefined && fits(candidate.to)))
-}
-
-function checkCount(name: string, count: number, minimum: number): void {
-  if (Number.isSafeInteger(count) && count >= minimum) return
-  throw new TypeError(`Expected \`${name}\` to be a whole number of ${minimum} or more, got ${count}`)
 }
 
 /** The error with which every operation rejects once the simulated process has stopped. */
@@ -206,10 +202,7 @@ export class OperationGate {
   }
 
   stopAt(index: number): void {
-    if (!Number.isSafeInteger(index) || index < 0) {
-      throw new TypeError(`Expected \`index\` to be a whole number of 0 or more, got ${index}`)
-    }
-    this.#stopsAt = index
+    this.#stopsAt = integer('index', index, { min: 0 })
   }
 
   listen(listener: (operation: Operation) => void): () => void {

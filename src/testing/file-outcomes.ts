@@ -1,5 +1,5 @@
 import type { Bytes } from './bytes.ts'
-import { applyFileChange, type Fate, type FileChange, type FileNode } from './file-node.ts'
+import type { Fate, FileChange, FileNode } from './nodes.ts'
 import { createRandom, type Random } from './random.ts'
 
 /**
@@ -91,12 +91,12 @@ export class FileOutcomes {
     const seen = { lost: 0, pending: 0 }
     for (const change of this.#file.changes) {
       if (change.fate === 'settled') {
-        applyFileChange(content, change)
+        this.#file.apply(content, change)
         continue
       }
       const { kept, tear } = extents[change.fate]
       const ordinal = seen[change.fate]++
-      if (ordinal < kept) applyFileChange(content, change)
+      if (ordinal < kept) this.#file.apply(content, change)
       else if (ordinal === kept && tear !== undefined) this.#tear(content, change, tear)
     }
     return content

@@ -23,10 +23,9 @@
  */
 export type { CrashOptions } from './crash-states.ts'
 export type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fault.ts'
-export type { Operation, OperationName } from './operation.ts'
+export type { Operation, OperationName, SystemErrorCode } from './operation.ts'
 export { SimulatedStopError } from './fault.ts'
 export { SimulatedFileSystem } from './simulated-file-system.ts'
 export type { SimulatedFileSystemOptions } from './simulated-file-system.ts'
-export type { SystemErrorCode } from './system-error.ts'
 export type { TornVariant } from './file-outcomes.ts'
 export type { File, FileAccess, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'

@@ -1,3 +1,5 @@
+import { getSystemErrorMap } from 'node:util'
+
 import type { File, FileSystem, OpenMode } from '../fs/file-system.ts'
 
 /**
@@ -36,18 +38,40 @@ export interface Operation {
 /** An operation before it is counted. */
 export type OperationRequest = Omit<Operation, 'index'>
 
-const fileCalls: ReadonlySet<string> = new Set([
-  'read',
-  'write',
-  'ftruncate',
-  'fsync',
-  'fdatasync',
-  'fstat',
-  'fcntl',
-  'close',
-])
+/** Names of the system errors that the simulated file system raises or can be told to raise. */
+export type SystemErrorCode =
+  | 'EACCES' | 'EAGAIN' | 'EBADF' | 'EBUSY' | 'EDQUOT' | 'EEXIST' | 'EFBIG' | 'EINTR' | 'EINVAL' | 'EIO' | 'EISDIR'
+  | 'EMFILE' | 'ENFILE' | 'ENOENT' | 'ENOMEM' | 'ENOSPC' | 'ENOTDIR' | 'ENOTEMPTY' | 'ENOTSUP' | 'EPERM' | 'EROFS'
+  | 'EXDEV'
 
-/** Whether the system call works on an open file. Node's errors of such calls carry no path. */
-export function isFileCall(syscall: string): boolean {
-  return fileCalls.has(syscall)
+// The errno of EDQUOT on Linux. Node 20 has no name for it and puts the number into `code`. Code
+// that looks only for `EDQUOT` is wrong there, so the simulated error has the unnamed shape on
+// every version of Node.
+const quotaErrno = -122
+
+const known = new Map([...getSystemErrorMap()].map(([errno, [code, text]]) => [code, { errno, text }]))
+
+/**
+ * Creates an error of the shape that `node:fs` gives: `code`, negative `errno`, `syscall`, and
+ * where they apply `path` and `dest`. Errors of calls on an open file have no path.
+ *
+ * @throws {TypeError} if `name` is not the name of a system error.
+ */
+export function systemError(
+  name: SystemErrorCode,
+  syscall: string,
+  { path, to }: { readonly path?: string | undefined; readonly to?: string | undefined } = {},
+): NodeJS.ErrnoException {
+  const unnamed = `Unknown system error ${quotaErrno}`
+  const facts = name === 'EDQUOT' ? { errno: quotaErrno, text: unnamed } : known.get(name)
+  if (facts === undefined) throw new TypeError(`Expected the name of a system error, got ${name}`)
+  const code = name === 'EDQUOT' ? unnamed : name
+  const place = path === undefined ? '' : ` '${path}'${to === undefined ? '' : ` -> '${to}'`}`
+  return Object.assign(new Error(`${code}: ${facts.text}, ${syscall}${place}`), {
+    errno: facts.errno,
+    code,
+    syscall,
+    ...(path === undefined ? {} : { path }),
+    ...(to === undefined ? {} : { dest: to }),
+  })
 }

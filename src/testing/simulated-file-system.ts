@@ -1,13 +1,12 @@
 import type { File, FileAccess, FileStat, FileSystem, OpenMode } from '../fs/file-system.ts'
+import { fields } from '../options.ts'
 import { Bytes } from './bytes.ts'
 import { crashDisk, crashDisks, type CrashOptions } from './crash-states.ts'
-import { DirectoryNode, Watchers } from './directory-node.ts'
-import { Disk, normalisePath, normaliseRequest } from './disk.ts'
+import { Disk, type NameChange, normalisePath, normaliseRequest } from './disk.ts'
 import { type Fault, type FaultOptions, OperationGate, type OperationMatch, type ShortWriteMatch } from './fault.ts'
-import { makeDirectoryName, type NameChange, openName, renameName, unlinkName } from './name-changes.ts'
-import type { Operation, OperationRequest } from './operation.ts'
+import { DirectoryNode } from './nodes.ts'
+import type { Operation, OperationRequest, SystemErrorCode } from './operation.ts'
 import { type FileHost, microtaskTurns, SimulatedDirectory, SimulatedFile, syncTurns } from './simulated-file.ts'
-import type { SystemErrorCode } from './system-error.ts'
 
 // Each file system has its own device number. Code that identifies files by device and inode, such
 // as a registry of locks in the process, must not mistake a file of a crash state for the file it
@@ -58,12 +57,12 @@ export class SimulatedFileSystem implements FileSystem {
   /**
    * Creates a disk that holds nothing but its root directory.
    *
-   * @throws {TypeError} if an option is unknown or invalid.
+   * @throws {TypeError} if an option is unknown.
    */
   constructor(options: SimulatedFileSystemOptions = {}) {
-    const { capacityBytes, readOnly } = checkedOptions(options)
-    this.capacityBytes = capacityBytes
-    this.readOnly = readOnly
+    fields(options, ['capacityBytes', 'readOnly'])
+    this.capacityBytes = options.capacityBytes ?? Infinity
+    this.readOnly = options.readOnly ?? false
     this.#host = this.#makeHost()
   }
 
@@ -73,7 +72,7 @@ export class SimulatedFileSystem implements FileSystem {
     const changesDisk = mode === 'create' || mode === 'ensure'
     return this.#run({ operation: 'open', path, mode, syscall: 'open', changesDisk }, ({ path: at }) => {
       if (mode === 'directory') return new SimulatedDirectory(this.#disk.getDirectory(at, 'open'), this.#host)
-      const { file, createdIn } = openName(this.#disk, at, { mode, access, readOnly: this.readOnly })
+      const { file, createdIn } = this.#disk.open(at, { mode, access, readOnly: this.readOnly })
       this.#watchers.changed(createdIn)
       return new SimulatedFile(file, { mode, host: this.#host })
     })
@@ -106,20 +105,20 @@ export class SimulatedFileSystem implements FileSystem {
   rename(from: string, to: string): Promise<void> {
     const request = { operation: 'rename', path: from, to, syscall: 'rename', changesDisk: true } as const
     return this.#run(request, ({ path, to: target = path }) => {
-      this.#changed(renameName(this.#disk, { path, to: target }, this))
+      this.#changed(this.#disk.rename({ path, to: target }, this))
     })
   }
 
   unlink(path: string): Promise<void> {
     return this.#run({ operation: 'unlink', path, syscall: 'unlink', changesDisk: true }, ({ path: at }) => {
-      this.#changed(unlinkName(this.#disk, at, this))
+      this.#changed(this.#disk.unlink(at, this))
     })
   }
 
   makeDirectory(path: string): Promise<void> {
     const request = { operation: 'makeDirectory', path, syscall: 'mkdir', changesDisk: true } as const
     return this.#run(request, ({ path: at }) => {
-      this.#changed(makeDirectoryName(this.#disk, at, this))
+      this.#changed(this.#disk.makeDirectory(at, this))
     })
   }
 
@@ -208,7 +207,8 @@ export class SimulatedFileSystem implements FileSystem {
 
   /** Returns a copy of every visible file, by path. Empty directories are left out. */
   snapshot(): Map<string, Buffer> {
-    return this.#disk.snapshot()
+    const contents = [...this.#disk.files()].map(([path, { visible }]) => [path, Buffer.from(visible.view())] as const)
+    return new Map(contents)
   }
 
   /**
@@ -220,7 +220,7 @@ export class SimulatedFileSystem implements FileSystem {
    * little more than its names until it is written to. A state with the same names and bytes as an
    * earlier one is skipped.
    *
-   * @throws {TypeError} if an option is invalid, at the time of the call.
+   * @throws {TypeError | RangeError} if an option is invalid, at the time of the call.
    */
   crashStates(options: CrashOptions = {}): Generator<SimulatedFileSystem, void, undefined> {
     return this.#images(crashDisks(this.#disk.clone(), options))
@@ -262,7 +262,7 @@ export class SimulatedFileSystem implements FileSystem {
    * operation and all later ones reject with a {@link SimulatedStopError} and change nothing.
    * Continue with `crashStates` or `afterKill`.
    *
-   * @throws {TypeError} if `index` is not a whole number of 0 or more.
+   * @throws {TypeError | RangeError} if `index` is not a whole number of 0 or more.
    */
   stopAt(index: number): void {
     this.#gate.stopAt(index)
@@ -281,7 +281,7 @@ export class SimulatedFileSystem implements FileSystem {
    * Every rule counts every matching operation, also when another rule makes that operation fail.
    * If several rules hit one operation, the rule that was set first decides.
    *
-   * @throws {TypeError} if `match`, `error` or an option is invalid.
+   * @throws {TypeError | RangeError} if `match`, `error` or an option is invalid.
    *
    * @example
    * files.failOn({ operation: 'dataSync', path: /journal/, nth: 3 }, 'EIO')
@@ -298,7 +298,7 @@ export class SimulatedFileSystem implements FileSystem {
   /**
    * Makes writes store fewer bytes than requested, without an error.
    *
-   * @throws {TypeError} if `match` is invalid.
+   * @throws {TypeError | RangeError} if `match` is invalid.
    */
   shortWriteOn(match: ShortWriteMatch): Fault {
     return this.#gate.faults.shorten(match)
@@ -367,10 +367,33 @@ export interface SimulatedFileSystemOptions {
   readonly readOnly?: boolean
 }
 
-/** @throws {TypeError} if an option is unknown. */
-export function checkedOptions(options: SimulatedFileSystemOptions): Required<SimulatedFileSystemOptions> {
-  const { capacityBytes = Infinity, readOnly = false, ...rest } = options
-  const [unknown] = Object.keys(rest)
-  if (unknown !== undefined) throw new TypeError(`Unknown option \`${unknown}\` of SimulatedFileSystem`)
-  return { capacityBytes, readOnly }
+interface Watcher {
+  readonly directory: DirectoryNode
+  readonly onChange: () => void
+  isDue: boolean
+}
+
+/** The callbacks that watch directories for changes. */
+class Watchers {
+  readonly #watchers = new Set<Watcher>()
+
+  add(directory: DirectoryNode, onChange: () => void): () => void {
+    const watcher: Watcher = { directory, onChange, isDue: false }
+    this.#watchers.add(watcher)
+    return () => {
+      this.#watchers.delete(watcher)
+    }
+  }
+
+  /** Calls the watchers in a later turn of the event loop, once for all changes up to then. */
+  changed(directory: DirectoryNode | undefined): void {
+    for (const watcher of this.#watchers) {
+      if (watcher.directory !== directory || watcher.isDue) continue
+      watcher.isDue = true
+      setImmediate(() => {
+        watcher.isDue = false
+        if (this.#watchers.has(watcher)) watcher.onChange()
+      })
+    }
+  }
 }

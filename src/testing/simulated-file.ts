@@ -1,10 +1,8 @@
 import type { File, FileStat, OpenMode } from '../fs/file-system.ts'
 import { pathOf } from './disk.ts'
-import type { DirectoryNode } from './directory-node.ts'
 import type { FaultEffect } from './fault.ts'
-import type { FileNode } from './file-node.ts'
-import type { OperationRequest } from './operation.ts'
-import { systemError } from './system-error.ts'
+import type { DirectoryNode, FileNode } from './nodes.ts'
+import { type OperationRequest, systemError } from './operation.ts'
 
 /** The parts of its file system that an open file uses. */
 export interface FileHost {

@@ -9,8 +9,7 @@ export { nodeFileSystem } from './fs/node.ts'
 export type { JournalEntry } from './journal/journal.ts'
 export { MiniStore } from './ministore/ministore.ts'
 export type { RecoveryReport, TornTail } from './ministore/recovery.ts'
-export type {
-  AppendTrace, Codec, OpenOptions, PoisonMessage, ReadOptions, RecoverTrace, RotateTrace, SchemaOption, StreamOptions,
-} from './ministore/settings.ts'
+export type { Codec, OpenOptions, ReadOptions, SchemaOption, StreamOptions } from './ministore/settings.ts'
 export { type JournalIterator, JournalStream } from './ministore/stream.ts'
 export type { SegmentInfo } from './ministore/view.ts'
+export type { AppendTrace, PoisonMessage, RecoverTrace, RotateTrace } from './ministore/writer.ts'

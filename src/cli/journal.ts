@@ -10,7 +10,7 @@ import { nodeFileSystem } from '../fs/node.ts'
 import { type JournalEntry, MiniStore, type ReadOptions } from '../index.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
 import type { Codec } from '../ministore/settings.ts'
-import { DiskSource } from '../ministore/view.ts'
+import { JournalViews } from '../ministore/view.ts'
 import { CommandFailure } from './errors.ts'
 import type { Io } from './io.ts'
 import { ProgressBar } from './progress-bar.ts'
@@ -31,7 +31,7 @@ export async function outlineOf(
   } = {},
 ): Promise<JournalOutline | undefined> {
   const { salvage, signal = new AbortController().signal } = options
-  const source = new DiskSource(nodeFileSystem, path)
+  const source = new JournalViews(nodeFileSystem, path)
   const outline = await unlessAborted(signal, () => outlineJournal(nodeFileSystem, source, salvage))
   if (outline === undefined) await assertThere(path)
   return outline

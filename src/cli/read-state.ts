@@ -6,7 +6,7 @@ import { nodeFileSystem } from '../fs/node.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { mutate, refuseAhead, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
-import { DiskSource } from '../ministore/view.ts'
+import { JournalViews } from '../ministore/view.ts'
 import { outlineJournal } from '../maintenance/inspect.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 
@@ -67,6 +67,6 @@ async function boundsOf(
   path: string,
   fileSystem: FileSystem = nodeFileSystem,
 ): Promise<{ readonly firstSequence: number; readonly lastSequence: number }> {
-  const outline = await outlineJournal(fileSystem, new DiskSource(fileSystem, path))
+  const outline = await outlineJournal(fileSystem, new JournalViews(fileSystem, path))
   return outline ?? { firstSequence: 1, lastSequence: 0 }
 }

@@ -3,13 +3,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { countLines, extendPrefix, JournalFiles, samePrefix, type SegmentPrefix } from '../ministore/format.ts'
-import { locateJournal } from '../ministore/locate.ts'
+import { countLines, extendCheckpoint, JournalFiles, isSameCheckpoint, type Checkpoint } from '../ministore/format.ts'
 import { findTornEnd, type TornEnd } from '../ministore/scan.ts'
 import {
-  isSameSegment, type JournalTail, type JournalView, readHeader, type ReportDamage, type Segment,
+  isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage, type Segment,
 } from '../ministore/segments.ts'
-import { DiskSource } from '../ministore/view.ts'
+import { JournalViews } from '../ministore/view.ts'
 
 /**
  * Whether a segment follows the one before it: its header has the checksum of that segment and the
@@ -45,7 +44,7 @@ export interface JournalInspection {
   readonly segments: readonly SegmentInspection[]
   readonly firstSequence: number
   readonly lastSequence: number
-  readonly seal: { readonly state: SealState; readonly covered: SegmentPrefix | undefined }
+  readonly seal: { readonly state: SealState; readonly covered: Checkpoint | undefined }
   readonly torn: TornEnd | undefined
   /** Names of the files that hold bytes cut off by recovery or removed by repair. */
   readonly evidence: readonly string[]
@@ -74,7 +73,7 @@ export async function inspectJournal(
 ): Promise<JournalInspection | undefined> {
   for (let looks = 1; ; looks++) {
     const damages: MiniStoreError[] = []
-    const outline = await outlineJournal(fs, new DiskSource(fs, path), (damage) => damages.push(damage))
+    const outline = await outlineJournal(fs, new JournalViews(fs, path), (damage) => damages.push(damage))
     const files = await locateJournal(fs, path)
     if (outline === undefined) return damages.length === 0 ? undefined : { ...nothing, damages }
     const digests = options.isQuick ? [] : await digestAll(fs, outline, options.signal)
@@ -101,8 +100,8 @@ const nothing: JournalInspection = {
 
 /** Length and checksum of a whole segment, and of the part that the seal covers. */
 interface Digest {
-  readonly whole: SegmentPrefix
-  readonly sealed: SegmentPrefix | undefined
+  readonly whole: Checkpoint
+  readonly sealed: Checkpoint | undefined
 }
 
 async function digestAll(
@@ -133,15 +132,15 @@ async function digestSegment(
   if (file === undefined) return undefined
   try {
     // The count begins at -1 because the header is a line but not a record.
-    let whole: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
-    let sealed: SegmentPrefix | undefined
+    let whole: Checkpoint = { bytes: 0, records: -1, crc32: 0 }
+    let sealed: Checkpoint | undefined
     for await (const { bytes } of readRange(file, { offset: 0, bytes: segment.bytes })) {
       options.signal?.throwIfAborted()
       if (checkpoint > whole.bytes && checkpoint <= whole.bytes + bytes.length) {
         const upTo = bytes.subarray(0, checkpoint - whole.bytes)
-        sealed = extendPrefix(whole, upTo, countLines(upTo))
+        sealed = extendCheckpoint(whole, upTo, countLines(upTo))
       }
-      whole = extendPrefix(whole, bytes, countLines(bytes))
+      whole = extendCheckpoint(whole, bytes, countLines(bytes))
     }
     return { whole, sealed }
   } finally {
@@ -237,7 +236,7 @@ async function describeSeal(
   if (covered !== undefined) {
     if (digest === undefined) return { state: 'unknown', covered }
     return {
-      state: digest.sealed !== undefined && samePrefix(digest.sealed, covered) ? 'ok' : 'broken',
+      state: digest.sealed !== undefined && isSameCheckpoint(digest.sealed, covered) ? 'ok' : 'broken',
       covered,
     }
   }
@@ -317,12 +316,12 @@ export interface JournalOutline {
  */
 export async function outlineJournal(
   fs: FileSystem,
-  source: DiskSource,
+  source: JournalViews,
   report?: ReportDamage,
 ): Promise<JournalOutline | undefined> {
   const { path } = source
   for (let looks = 1; ; looks++) {
-    const view = await source.look({ report })
+    const view = await source.current({ report })
     if (view.tail === undefined) return undefined
     const end = await readEnd(fs, view, view.tail)
     if (end !== undefined) {

@@ -2,8 +2,8 @@ import { messageOf, type MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import {
-  countLines, formatHeader, type Header, headerPrefix, type JournalFiles, maxSequence, readSeal,
-  type SegmentPrefix,
+  countLines, formatHeader, type Header, headerCheckpoint, type JournalFiles, maxSequence, readSeal,
+  type Checkpoint,
 } from '../ministore/format.ts'
 import { describeUncleanLine, isCleanLine, LineBlocks, linesOf, offsetAfterLines } from '../ministore/lines.ts'
 import { CheckpointPass, findTornEnd, longLineBytes, missingActiveDamage, sealDamage } from '../ministore/scan.ts'
@@ -63,7 +63,7 @@ export interface PlannedSegment {
   readonly end: number
   readonly isCut: boolean
   /** The whole segment after the repair. */
-  readonly prefix: SegmentPrefix
+  readonly prefix: Checkpoint
 }
 
 /** Whether there is nothing to repair and nothing to cut. */
@@ -194,7 +194,7 @@ function problemOf(line: Buffer, check: CheckLine): string | undefined {
 
 interface PlannerOptions extends RepairOptions {
   readonly check: CheckLine
-  readonly seal: SegmentPrefix | undefined
+  readonly seal: Checkpoint | undefined
   /** Sequence number of the first record, if a header tells. */
   readonly first: number | undefined
 }
@@ -327,7 +327,7 @@ class RepairPlanner {
     const torn = await findTornEnd(file, { from, end })
     const { check, seal, signal } = this.#options
     const now = new CheckpointPass(seal?.bytes)
-    const kept = new CheckpointPass(seal?.bytes, headerPrefix(header))
+    const kept = new CheckpointPass(seal?.bytes, headerCheckpoint(header))
     let lines = 0
     const blocks = new LineBlocks(file)
     try {

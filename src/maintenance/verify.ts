@@ -5,7 +5,7 @@ import { outlineJournal } from './inspect.ts'
 import { RecordCodec } from '../ministore/record-codec.ts'
 import type { TornEnd } from '../ministore/scan.ts'
 import type { Codec } from '../ministore/settings.ts'
-import { DiskSource } from '../ministore/view.ts'
+import { JournalViews } from '../ministore/view.ts'
 
 /** The result of reading a whole journal. */
 export interface Verification {
@@ -57,7 +57,7 @@ export async function verifyJournal(
     options.onDamage(damage)
   }
   // The outline and the cursor share one source, so that it reports damage to segments only once.
-  const source = new DiskSource(fs, path)
+  const source = new JournalViews(fs, path)
   const outline = await outlineJournal(fs, source, report)
   if (outline === undefined) return damages === 0 ? undefined : { ...nothing, damages }
   const { view, firstSequence, lastSequence, torn } = outline

@@ -8,7 +8,7 @@ import { type Journal, type JournalEntry, type JournalRange, journalUse, type Jo
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
-import { RecordCodec, type SettledRecord } from '../ministore/record-codec.ts'
+import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
 import { type Fields, fields, integer } from '../options.ts'
 import {
   mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
@@ -194,7 +194,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   async apply(mutation: Input, options?: ApplyOptions): Promise<number> {
     this.#assertUsable()
     const expected = expectedSequenceOf(options)
-    const settled = this.#codec.settle(mutation)
+    const settled = this.#codec.freeze(mutation)
     return await this.#inTurn(() => this.#apply(settled, expected))
   }
 
@@ -290,7 +290,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     return { state: this.#state, sequence: this.#sequence }
   }
 
-  async #apply(settled: SettledRecord<Mutation>, expected: number | undefined): Promise<number> {
+  async #apply(settled: FrozenRecord<Mutation>, expected: number | undefined): Promise<number> {
     const record = isThenable(settled.read) ? await settled.read : settled.read
     refuseConflict(expected, this.#sequence)
     const { validate, mutator } = this.#definition

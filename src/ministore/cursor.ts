@@ -1,18 +1,16 @@
 import { AsyncResource } from 'node:async_hooks'
-import { setTimeout as delay } from 'node:timers/promises'
 
 import { CallbackError, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
-import { hasCode, ioError, isInstance, MiniStoreError } from '../errors.ts'
+import { ioError, isInstance, MiniStoreError } from '../errors.ts'
+import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { RecordCodec } from './record-codec.ts'
-import { type Batch, SegmentReader, type SegmentSource } from './segment-reader.ts'
+import { type Batch, type ReplayParts, SegmentReader } from './segment-reader.ts'
 import {
-  damaged, isSameSegment, type JournalSource, type JournalTail, type JournalView, type Segment,
+  damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment,
 } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
-
-/** How often a segment may be renamed or deleted while it is opened before that is an error. */
-const maxMoves = 1000
+import type { JournalViews } from './view.ts'
 
 /**
  * Reads a journal record by record, from segment to segment. Opens nothing before the first
@@ -23,12 +21,12 @@ const maxMoves = 1000
  *
  * A reader takes no lock, so the writer may rename and delete segments at any time. Neither affects
  * the file that the cursor has open. The cursor finds the next segment by sequence number. If a
- * name leads to another file than expected, it surveys the journal again. If the next record was
+ * name leads to another file than expected, it takes a new view. If the next record was
  * deleted, it ends with `ERR_MINISTORE_SEQUENCE_GONE`.
  */
 export class JournalCursor<T> {
-  readonly #source: JournalSource
-  readonly #segments: SegmentSource<T>
+  readonly #views: JournalViews
+  readonly #replay: ReplayParts<T>
   readonly #settings: StreamSettings
   /**
    * The asynchronous context in which the stream was created. The codec, the schema and `salvage`
@@ -36,7 +34,7 @@ export class JournalCursor<T> {
    */
   readonly #context = new AsyncResource('ministore.stream')
   readonly #stop = new AbortController()
-  /** The view from the last survey, used to find the next segment. */
+  /** The last view, used to find the next segment. */
   #view: JournalView | undefined
   /**
    * Where the replay ends: as of the first view or, for a follower, of the last view. It names its
@@ -57,18 +55,18 @@ export class JournalCursor<T> {
   #closing: Promise<void> | undefined
 
   /**
-   * @param view of the journal when the stream was created. Without it, the journal is surveyed at
-   *   the first {@link advance}.
+   * @param view of the journal when the stream was created. Without it, the first {@link advance}
+   *   takes one.
    */
   constructor(
     fs: FileSystem,
-    source: JournalSource,
+    views: JournalViews,
     codec: RecordCodec<T, never>,
     settings: StreamSettings,
     view?: JournalView,
   ) {
-    this.#source = source
-    this.#segments = { fs, path: source.path, codec, spareBuffers: [], sinceTurn: { bytes: 0 } }
+    this.#views = views
+    this.#replay = { fs, path: views.path, codec, spareBuffers: [], sinceTurn: { bytes: 0 } }
     this.#settings = settings
     this.#view = view
     this.#tail = view?.tail
@@ -138,14 +136,14 @@ export class JournalCursor<T> {
       this.#loaded = []
       this.#batch = { firstSequence: 0, records: [] }
       if (this.#stop.signal.aborted) throw this.#stop.signal.reason
-      throw isInstance(error, CallbackError) ? error.cause : ioError('read the journal', error, this.#source)
+      throw isInstance(error, CallbackError) ? error.cause : ioError('read the journal', error, this.#views)
     }
   }
 
   async #release(): Promise<void> {
     const reader = this.#reader
     this.#reader = undefined
-    this.#source.close()
+    this.#views.close()
     await reader?.close()
   }
 
@@ -173,16 +171,17 @@ export class JournalCursor<T> {
     return this.#tail !== undefined && isSameSegment(this.#tail.segment, reader.segment) ? this.#tail : undefined
   }
 
-  async #look(since?: JournalView): Promise<JournalView> {
-    const { path } = this.#source
+  async #refresh(since?: JournalView): Promise<JournalView> {
     const damages: MiniStoreError[] = []
     const report = this.#settings.salvage && ((damage: MiniStoreError): void => void damages.push(damage))
-    const view = await this.#source.look({ since, report })
+    const view = await this.#views.current({ since, report })
     for (const damage of damages) await this.#raise(damage)
     const seen = this.#view?.segments.at(-1)
-    if (seen !== undefined && view.segments.length === 0) await this.#raise(deleted(path, seen))
+    if (seen !== undefined && view.segments.length === 0) {
+      await this.#report(seen, 'the journal was deleted while it was being read')
+    }
     const end = this.#tail?.segment
-    if (end !== undefined && isReplaced(view, end)) throw replaced(path, end, this.#settings)
+    if (end !== undefined && isReplaced(view, end)) throw this.#replaced(end)
     if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
     this.#view = view
     return view
@@ -193,43 +192,44 @@ export class JournalCursor<T> {
    * has waited for the first segment of the journal and must try again.
    */
   async #openSegment(): Promise<SegmentReader<T> | undefined> {
-    let view = this.#view ?? (await this.#look())
-    for (let moves = 0; moves < maxMoves; moves++) {
-      const first = view.segments[0]
-      if (first === undefined) {
-        await this.#waitForMore(view)
-        return undefined
-      }
-      const wanted = (this.#sequence ??= first.firstSequence)
-      // No file is opened if no record is left to give. The segment may have been deleted by now.
-      if (this.#isBeyondRange(wanted)) {
-        this.#isDone = true
-        return undefined
-      }
-      const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
-      if (segment === undefined) throw gone(this.#source.path, wanted, first)
-      if (this.#tail !== undefined && segment.firstSequence > this.#tail.segment.firstSequence) {
-        this.#isDone = true
-        return undefined
-      }
-      const left = this.#left
-      if (left !== undefined && wanted === left.nextSequence && !goesOn(segment, left)) {
-        throw replaced(this.#source.path, left.segment, this.#settings)
-      }
-      try {
-        const reader = await SegmentReader.open(segment, this.#segments)
-        if (reader !== undefined) return reader
-      } catch (error) {
-        if (!hasCode(error, 'ENOENT')) throw error
-      }
+    let view = this.#view
+    const opened = await retryWhileMoving(async () => {
       throwIfAborted(this.#stop.signal)
-      // A writer in another process is renaming. It has usually finished by the first retry, so
-      // only later retries wait.
-      if (moves > 0) await delay(1)
-      view = await this.#look()
+      const segment = await this.#nextSegment((view ??= await this.#refresh()))
+      if (segment === undefined) return { reader: undefined }
+      const reader = await ifPresent(SegmentReader.open(segment, this.#replay))
+      view = undefined
+      return reader && { reader }
+    })
+    if (opened !== undefined) return opened.reader
+    const { path } = this.#views
+    const message = `The segments of ${path} were renamed or deleted at every attempt to open one. Read it again`
+    throw new MiniStoreError('ERR_MINISTORE_IO', message, { path })
+  }
+
+  /** The segment of a view that holds the next record. Undefined as in {@link #openSegment}. */
+  async #nextSegment(view: JournalView): Promise<Segment | undefined> {
+    const [first] = view.segments
+    if (first === undefined) {
+      await this.#waitForMore(view)
+      return undefined
     }
-    const message = `${this.#source.path} was moved ${maxMoves} times while a segment of it was being opened`
-    throw new MiniStoreError('ERR_MINISTORE_IO', message, { path: this.#source.path })
+    const wanted = (this.#sequence ??= first.firstSequence)
+    const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
+    const end = this.#tail?.segment.firstSequence ?? Number.POSITIVE_INFINITY
+    // No file is opened if no record is left to give. The segment may have been deleted by now.
+    if (this.#isBeyondRange(wanted) || (segment !== undefined && segment.firstSequence > end)) {
+      this.#isDone = true
+      return undefined
+    }
+    const { path } = this.#views
+    if (segment === undefined) {
+      const message = `Record ${wanted} was removed by retention or truncation; the first record is ${first.firstSequence}`
+      throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_GONE', message, { path, sequence: wanted })
+    }
+    const left = this.#left
+    if (left !== undefined && wanted === left.nextSequence && !goesOn(segment, left)) throw this.#replaced(left.segment)
+    return segment
   }
 
   #isBeyondRange(wanted: number): boolean {
@@ -243,58 +243,72 @@ export class JournalCursor<T> {
   async #leave(reader: SegmentReader<T>): Promise<void> {
     const tail = this.#tailIn(reader)
     if (tail === undefined) return this.#enterNext(reader)
-    await this.#raise(missingBytes(this.#source.path, reader, tail))
+    const { bytes, segment, nextSequence } = reader
+    const known = tail.checkpoints.at(-1)?.bytes ?? 0
+    if (bytes < known) {
+      await this.#report(segment, `it had ${known} bytes of whole lines and now has ${bytes}`, nextSequence)
+    } else if (bytes > tail.bytes) {
+      const problem = `it was cut to ${tail.bytes} bytes after ${bytes} were read: an append in progress failed`
+      await this.#report(segment, problem, nextSequence)
+    }
     if (this.#settings.follow) {
       // The writer may roll back half a line and write another in its place, so it is read again.
       const isRestless = reader.hasRest
       reader.forgetRest()
       return this.#waitForMore(this.#view as JournalView, isRestless)
     }
-    if (!mayBeTorn(tail) && reader.hasRest) await this.#raise(unendedLine(this.#source.path, reader))
+    if (!mayBeTorn(tail) && reader.hasRest) await this.#reportUnended(reader)
     this.#isDone = true
   }
 
   async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
     const { signal } = this.#stop
-    if (this.#settings.follow && (await this.#source.changedSince(view, { signal, isRestless }))) await this.#look(view)
+    if (this.#settings.follow && (await this.#views.changedSince(view, { signal, isRestless }))) await this.#refresh(view)
     else this.#isDone = true
   }
 
   /** Leaves a sealed segment, after checking the bytes read against the header of the next one. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
-    const { path } = this.#source
-    const next = this.#after(reader)
-    if (reader.hasRest) await this.#raise(unendedLine(path, reader))
-    const { previousCrc32 } = next?.header ?? {}
-    if (previousCrc32 !== undefined && previousCrc32 !== reader.crc32) {
-      await this.#raise(changedSinceSealed(path, reader))
-    }
-    if (next !== undefined && next.firstSequence !== reader.nextSequence) {
-      await this.#raise(notNext(path, next, reader))
-    }
-    this.#left = { segment: reader.segment, nextSequence: reader.nextSequence, crc32: reader.crc32, next }
-    this.#reader = undefined
-    await reader.close()
+    const { segment, nextSequence, crc32 } = reader
+    const { segments } = this.#view as JournalView
+    const at = segments.findIndex((known) => isSameSegment(known, segment))
     // The view may show no next segment if segments were deleted meanwhile. Then the sequence
     // number finds the next segment, or shows that the record is gone.
-    this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? reader.nextSequence)
+    const next = at === -1 ? undefined : segments[at + 1]
+    if (reader.hasRest) await this.#reportUnended(reader)
+    const { previousCrc32 = crc32 } = next?.header ?? {}
+    if (previousCrc32 !== crc32) await this.#report(segment, 'it has changed since it was sealed (wrong checksum)')
+    if (next !== undefined && next.firstSequence !== nextSequence) {
+      const { firstSequence } = next
+      await this.#report(next, `it begins with sequence ${firstSequence}, expected ${nextSequence}`, firstSequence)
+    }
+    this.#left = { segment, nextSequence, crc32, next }
+    this.#reader = undefined
+    await reader.close()
+    this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? nextSequence)
   }
 
-  /** The segment after that of the reader, if the view contains both. */
-  #after(reader: SegmentReader<T>): Segment | undefined {
-    const { segments } = this.#view as JournalView
-    const at = segments.findIndex((segment) => isSameSegment(segment, reader.segment))
-    return at === -1 ? undefined : segments[at + 1]
+  #reportUnended({ segment, bytes, nextSequence }: SegmentReader<T>): Promise<void> {
+    return this.#report(segment, `it is sealed, but its last line, at offset ${bytes}, has no line feed`, nextSequence)
+  }
+
+  #report(segment: Segment, problem: string, sequence?: number): Promise<void> {
+    return this.#raise(damaged(this.#views.path, segment.name, problem, { sequence }))
   }
 
   /** Throws the damage or, with `salvage`, reports it and waits for the promise that it returns. */
-  async #raise(damage: MiniStoreError | undefined): Promise<void> {
-    if (damage === undefined) return
+  async #raise(damage: MiniStoreError): Promise<void> {
     if (this.#settings.salvage === undefined) throw damage
     this.#batch = { firstSequence: this.#batch.firstSequence, records: [] }
     this.#index = 0
     const telling = tellDamage(this.#settings.salvage, damage)
     if (telling !== undefined) await settledOrAborted(telling, this.#stop.signal)
+  }
+
+  /** The error if a segment that was read, or was to be read, no longer belongs to the journal. */
+  #replaced(known: Segment): MiniStoreError {
+    const problem = `the journal was replaced by another while it was being ${this.#settings.follow ? 'followed' : 'read'}`
+    return damaged(this.#views.path, known.name, problem)
   }
 }
 
@@ -302,7 +316,7 @@ export class JournalCursor<T> {
  * Whether the last line may be half written. Only the active segment can end like that, and only if
  * its end is not known from the writer in this thread.
  */
-export function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
+function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
   return !isAcknowledged && segment.number === undefined
 }
 
@@ -310,64 +324,22 @@ export function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
  * Whether the journal is known to end before a sequence number. False also if only reading the
  * segment would tell.
  */
-export function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
+function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
   // A seal that covers more bytes than the segment has is damage. Reading the segment reports it.
   if (checkpoints.some((known) => known.bytes > bytes)) return false
   const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
   return records !== undefined && sequence >= segment.firstSequence + records
 }
 
-/**
- * The damage if a segment holds fewer bytes than are known to have been in it, or than were read.
- */
-export function missingBytes(path: string, reader: SegmentReader<unknown>, tail: JournalTail): MiniStoreError | undefined {
-  const known = tail.checkpoints.at(-1)?.bytes ?? 0
-  if (reader.bytes < known) {
-    const problem = `it is known to have had ${known} bytes of whole lines and has ${reader.bytes}`
-    return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
-  }
-  if (reader.bytes <= tail.bytes) return undefined
-  const problem = `it was cut to ${tail.bytes} bytes after ${reader.bytes} were read: an append that was under way failed`
-  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
-}
-
-/** The damage if a sealed segment ends in the middle of a line. */
-export function unendedLine(path: string, reader: SegmentReader<unknown>): MiniStoreError {
-  const problem = `it is sealed, but its last line, at offset ${reader.bytes}, has no line feed`
-  return damaged(path, reader.segment.name, problem, { sequence: reader.nextSequence })
-}
-
-/** The damage if the checksum in the next header does not match the bytes of the sealed segment. */
-export function changedSinceSealed(path: string, reader: SegmentReader<unknown>): MiniStoreError {
-  return damaged(path, reader.segment.name, 'it has changed since it was sealed (wrong checksum)')
-}
-
-/** The damage if a segment does not begin with the sequence number after the previous segment. */
-export function notNext(path: string, next: Segment, reader: SegmentReader<unknown>): MiniStoreError {
-  const problem = `it begins with sequence ${next.firstSequence}, expected ${reader.nextSequence}`
-  return damaged(path, next.name, problem, { sequence: next.firstSequence })
-}
-
-/** The damage if all segments of a journal were deleted. `last` is the newest known segment. */
-export function deleted(path: string, last: Segment): MiniStoreError {
-  return damaged(path, last.name, 'the journal was deleted while it was being read')
-}
-
-/** The damage if a segment that was read, or was to be read, no longer belongs to the journal. */
-export function replaced(path: string, known: Segment, { follow }: { readonly follow: boolean }): MiniStoreError {
-  const problem = `the journal was replaced by another while it was being ${follow ? 'followed' : 'read'}`
-  return damaged(path, known.name, problem)
-}
-
 /** Whether a segment left the journal in a way other than deletion of the oldest segments. */
-export function isReplaced({ segments }: JournalView, known: Segment): boolean {
+function isReplaced({ segments }: JournalView, known: Segment): boolean {
   const [first] = segments
   if (first === undefined || first.firstSequence > known.firstSequence) return false
   return !segments.some((segment) => isSameSegment(segment, known))
 }
 
 /** A segment that was read to its end, and the segment after it at that time. */
-export interface LeftSegment {
+interface LeftSegment {
   readonly segment: Segment
   readonly nextSequence: number
   readonly crc32: number
@@ -378,21 +350,10 @@ export interface LeftSegment {
  * Whether a segment continues the one before it: it begins with the next record, and the `prev` in
  * its header is the checksum of the bytes read. A header of version 0.1 has no `prev`.
  */
-export function goesOn(segment: Segment, left: LeftSegment): boolean {
+function goesOn(segment: Segment, left: LeftSegment): boolean {
   // This pair was compared, and any damage reported, when the segment before it was left.
   if (left.next !== undefined && isSameSegment(segment, left.next)) return true
   const { firstSequence, header } = segment
   if (firstSequence !== left.nextSequence) return false
   return header.previousCrc32 === undefined ? header.sequence === undefined : header.previousCrc32 === left.crc32
-}
-
-/**
- * The error for a record that retention or truncation has deleted. `first` is the oldest segment.
- */
-export function gone(path: string, wanted: number, first: Segment): MiniStoreError {
-  return new MiniStoreError(
-    'ERR_MINISTORE_SEQUENCE_GONE',
-    `Record ${wanted} was removed by retention or truncation; the first there is has sequence ${first.firstSequence}`,
-    { path, sequence: wanted },
-  )
 }

@@ -122,22 +122,22 @@ function split(field: string): [string, string] {
 
 /**
  * Formats the line of a seal, including its `\n`. It holds the size, record count and checksum of a
- * prefix of the active segment, and a checksum of the line itself.
+ * beginning of the active segment, and a checksum of the line itself.
  */
-export function formatSeal(prefix: SegmentPrefix): string {
-  const facts = `bytes=${prefix.bytes} records=${prefix.records} crc32=${formatCrc32(prefix.crc32)}`
+export function formatSeal({ bytes, records, crc32: checksum }: Checkpoint): string {
+  const facts = `bytes=${bytes} records=${records} crc32=${formatCrc32(checksum)}`
   return `${facts} check=${formatCrc32(crc32(facts))}\n`
 }
 
 /** Parses the line of a seal. Undefined if the line is incomplete or its checksum is wrong. */
-export function parseSeal(text: string): SegmentPrefix | undefined {
+export function parseSeal(text: string): Checkpoint | undefined {
   const match = /^(bytes=(\d+) records=(\d+) crc32=([0-9a-f]{8})) check=([0-9a-f]{8})\n$/.exec(text)
   if (match === null) return undefined
   const [, facts = '', bytes = '', records = '', checksum, check] = match
   const crc = parseCrc32(checksum)
   if (crc === undefined || parseCrc32(check) !== crc32(facts)) return undefined
-  const prefix = { bytes: Number(bytes), records: Number(records), crc32: crc }
-  return Number.isSafeInteger(prefix.bytes) && Number.isSafeInteger(prefix.records) ? prefix : undefined
+  const sealed = { bytes: Number(bytes), records: Number(records), crc32: crc }
+  return Number.isSafeInteger(sealed.bytes) && Number.isSafeInteger(sealed.records) ? sealed : undefined
 }
 
 /**
@@ -146,7 +146,7 @@ export function parseSeal(text: string): SegmentPrefix | undefined {
  * A seal is optional. A journal without one can be read just as well, but damage at rest in its
  * active segment may go undetected.
  */
-export async function readSeal(fs: FileSystem, sealPath: string): Promise<SegmentPrefix | undefined> {
+export async function readSeal(fs: FileSystem, sealPath: string): Promise<Checkpoint | undefined> {
   try {
     const file = await fs.open(sealPath, 'read')
     try {
@@ -172,10 +172,10 @@ export async function readSeal(fs: FileSystem, sealPath: string): Promise<Segmen
 export async function writeSealIfRoom(
   fs: FileSystem,
   sealPath: string,
-  { prefix, access }: { readonly prefix: SegmentPrefix; readonly access: FileAccess },
+  { checkpoint, access }: { readonly checkpoint: Checkpoint; readonly access: FileAccess },
 ): Promise<boolean> {
   try {
-    await replaceFile(fs, sealPath, { bytes: Buffer.from(formatSeal(prefix)), access })
+    await replaceFile(fs, sealPath, { bytes: Buffer.from(formatSeal(checkpoint)), access })
     return true
   } catch (error) {
     if (isOutOfSpace(error)) return false
@@ -191,7 +191,7 @@ const newline = 0x0a
  * The size, record count and checksum of the first bytes of a segment. They stay correct, because a
  * segment only grows.
  */
-export interface SegmentPrefix {
+export interface Checkpoint {
   /** Number of bytes, including the header. */
   readonly bytes: number
   /** Number of records in these bytes. */
@@ -200,22 +200,18 @@ export interface SegmentPrefix {
   readonly crc32: number
 }
 
-/** The prefix that consists of the header alone. */
-export function headerPrefix(header: Uint8Array): SegmentPrefix {
+/** The checkpoint at the end of the header. */
+export function headerCheckpoint(header: Uint8Array): Checkpoint {
   return { bytes: header.length, records: 0, crc32: crc32(header) }
 }
 
-/** Extends a prefix by the given bytes, which hold `records` records. */
-export function extendPrefix(prefix: SegmentPrefix, bytes: Uint8Array, records: number): SegmentPrefix {
-  return {
-    bytes: prefix.bytes + bytes.length,
-    records: prefix.records + records,
-    crc32: crc32(bytes, prefix.crc32),
-  }
+/** Extends a checkpoint by the bytes after it, which hold `records` records. */
+export function extendCheckpoint(from: Checkpoint, bytes: Uint8Array, records: number): Checkpoint {
+  return { bytes: from.bytes + bytes.length, records: from.records + records, crc32: crc32(bytes, from.crc32) }
 }
 
-/** Whether two prefixes have the same size, record count and checksum. */
-export function samePrefix(left: SegmentPrefix, right: SegmentPrefix): boolean {
+/** Whether two checkpoints have the same size, record count and checksum. */
+export function isSameCheckpoint(left: Checkpoint, right: Checkpoint): boolean {
   return left.bytes === right.bytes && left.records === right.records && left.crc32 === right.crc32
 }
 

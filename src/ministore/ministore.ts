@@ -10,17 +10,17 @@ import { WriterLock } from '../fs/lock.ts'
 import type { JournalEntry } from '../journal/journal.ts'
 import { filePath, iterable } from '../options.ts'
 import type { JournalFiles } from './format.ts'
-import { accessOf, assertNamesUsable, locateJournal } from './locate.ts'
+import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
 import { RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
 import {
-  type OpenOptions, type ReadOptions, recoverChannel, type RecoverTrace, type SchemaOption, sequenceNumber,
-  type StreamOptions, traced, type WriterSettings, writerSettings,
+  type OpenOptions, type ReadOptions, type SchemaOption, sequenceNumber, type StreamOptions, type WriterSettings,
+  writerSettings,
 } from './settings.ts'
-import { type JournalStream, replayPath, replayStore, type UnstartedReplay } from './stream.ts'
+import { type JournalStream, type Replay, replayPath, replayStore } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
-import { JournalWriter } from './writer.ts'
+import { JournalWriter, recoverChannel, type RecoverTrace, traced } from './writer.ts'
 
 /**
  * Returns the guarded file system of an open store, for files that lie beside the journal.
@@ -356,7 +356,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     if (failed?.status === 'rejected') throw ioError(`close the journal ${this.path}`, failed.reason, { path: this.path })
   }
 
-  #replay(options: unknown): UnstartedReplay<Output> {
+  #replay(options: unknown): Replay<Output> {
     this.#writer.assertUsable()
     return replayStore(this.#fs, this.#writer, this.#codec, options)
   }

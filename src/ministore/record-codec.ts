@@ -35,7 +35,7 @@ const pieceLength = 1024 * 1024
  * The state manager passes `stored` to its journal, which encodes it again. That costs microseconds
  * and lets the interface `Journal` take records instead of lines, so that any log can implement it.
  */
-export interface SettledRecord<Output> {
+export interface FrozenRecord<Output> {
   /** Encodes to the same line as the given record and has its type. May be appended at any time. */
   readonly stored: unknown
   /** The record as reading its line returns it. A promise only if the schema is asynchronous. */
@@ -119,7 +119,7 @@ export class RecordCodec<Output, Input> {
    * @throws {MiniStoreError} as {@link encode}. If the schema is asynchronous, `read` rejects with
    *   `ERR_MINISTORE_SCHEMA` instead.
    */
-  settle(record: Input): SettledRecord<Output> {
+  freeze(record: Input): FrozenRecord<Output> {
     const text = this.#textOf(record)
     if (record instanceof SerializedRecord) return { stored: record, read: record.value as Output }
     const stored = this.#decodeLine(text, this.#where)

@@ -4,12 +4,12 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import { type JournalFiles, readSeal, samePrefix, type SegmentPrefix } from './format.ts'
+import { type JournalFiles, readSeal, isSameCheckpoint, type Checkpoint } from './format.ts'
 import {
   type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving,
 } from './rotation.ts'
 import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
-import { damaged, inspectActive, numbersProblem, type Segment, surveySegments } from './segments.ts'
+import { damaged, inspectActive, numbersProblem, type Segment, findSegments } from './segments.ts'
 
 /**
  * What opening a journal found and changed. Opening keeps every acknowledged record and removes
@@ -50,7 +50,7 @@ export interface RecoveredJournal {
   readonly sealed: readonly Segment[]
   readonly active: ActiveSegment
   /** The contents of the seal on disk; undefined if there is no seal. */
-  readonly seal: SegmentPrefix | undefined
+  readonly seal: Checkpoint | undefined
   readonly report: RecoveryReport
 }
 
@@ -97,7 +97,7 @@ export async function recoverJournal(files: JournalFiles, lock: WriterLock): Pro
 
 async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFiles): Promise<RecoveredJournal> {
   const fs = lock.fileSystem
-  const survey = await surveySegments(fs, files, await inspectActive(fs, files))
+  const survey = await findSegments(fs, files, await inspectActive(fs, files))
   const seal = await readSeal(fs, files.seal)
   const isOurs = (name: string): boolean => held.isNextNew && files.at(name) === files.next
   const leftovers = survey.names.filter((name) => files.isLeftover(name) && !isOurs(name))
@@ -126,7 +126,7 @@ async function restoreActive(
   lock: WriterLock,
   found: {
     readonly last: Segment | undefined
-    readonly seal: SegmentPrefix | undefined
+    readonly seal: Checkpoint | undefined
     readonly leftovers: readonly string[]
     readonly held: HeldFiles
   },
@@ -169,7 +169,7 @@ async function scanSealed(
   fs: FileSystem,
   files: JournalFiles,
   segment: Segment,
-  seal: SegmentPrefix | undefined,
+  seal: Checkpoint | undefined,
 ): Promise<SegmentScan> {
   const file = await fs.open(segment.path, 'read')
   try {
@@ -188,7 +188,7 @@ async function recoverActive(
   found: {
     readonly sealed: readonly Segment[]
     readonly last: Segment
-    readonly seal: SegmentPrefix | undefined
+    readonly seal: Checkpoint | undefined
     readonly leftovers: readonly string[]
     readonly file: File
   },
@@ -214,7 +214,7 @@ async function recoverActive(
   await file.sync()
   await fs.syncDirectory(files.directory)
   return {
-    active: { segment: { ...last, bytes: prefix.bytes }, file, prefix },
+    active: { segment: { ...last, bytes: prefix.bytes }, file, acknowledged: prefix },
     torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
     isSealKept: !isForeign,
   }
@@ -273,13 +273,13 @@ async function writeAgain(file: File, range: { readonly from: number; readonly t
 async function isSealOfSealed(
   fs: FileSystem,
   files: JournalFiles,
-  found: { readonly sealed: readonly Segment[]; readonly last: Segment; readonly seal: SegmentPrefix | undefined },
+  found: { readonly sealed: readonly Segment[]; readonly last: Segment; readonly seal: Checkpoint | undefined },
 ): Promise<boolean> {
   let after = found.last
   for (const segment of found.sealed.toReversed()) {
     if (after.header.sequence !== undefined || found.seal === undefined) return false
     const { atCheckpoint } = await scanSealed(fs, files, segment, found.seal)
-    if (atCheckpoint !== undefined && samePrefix(atCheckpoint, found.seal)) return true
+    if (atCheckpoint !== undefined && isSameCheckpoint(atCheckpoint, found.seal)) return true
     after = segment
   }
   return false
@@ -290,7 +290,7 @@ async function removeLeftovers(fs: FileSystem, files: JournalFiles, names: reado
   if (names.length > 0) await fs.syncDirectory(files.directory)
 }
 
-function nextOf(segment: Segment, prefix: SegmentPrefix): number {
+function nextOf(segment: Segment, prefix: Checkpoint): number {
   return segment.firstSequence + prefix.records
 }
 
@@ -299,7 +299,7 @@ function assertNumbered(files: JournalFiles, segment: Segment, records: number):
   if (problem !== undefined) throw damaged(files.path, segment.name, problem, { sequence: segment.firstSequence })
 }
 
-function lineDamage(files: JournalFiles, segment: Segment, before: SegmentPrefix, reason: string): MiniStoreError {
+function lineDamage(files: JournalFiles, segment: Segment, before: Checkpoint, reason: string): MiniStoreError {
   // Lines count from 1. The header and the whole records come before the damaged line.
   const line = before.records + 2
   const sequence = nextOf(segment, before)

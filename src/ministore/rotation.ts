@@ -3,7 +3,7 @@ import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts
 import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import {
-  formatHeader, type Header, headerPrefix, type JournalFiles, parseHeader, type SegmentPrefix,
+  formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader, type Checkpoint,
 } from './format.ts'
 import type { Segment } from './segments.ts'
 
@@ -37,13 +37,13 @@ export async function rotateSegment(
   files: JournalFiles,
   { from, number, lock }: { readonly from: ActiveSegment; readonly number: number; readonly lock: WriterLock },
 ): Promise<{ readonly sealed: Segment; readonly active: ActiveSegment }> {
-  const { segment, prefix } = from
+  const { segment, acknowledged } = from
   const access = await from.file.stat()
   if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))
-  const sequence = segment.firstSequence + prefix.records
-  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: prefix.crc32, access }, { lock })
+  const sequence = segment.firstSequence + acknowledged.records
+  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: acknowledged.crc32, access }, { lock })
   const name = files.sealedName(number)
-  const sealed = { ...segment, number, name, path: files.at(name), bytes: prefix.bytes }
+  const sealed = { ...segment, number, name, path: files.at(name), bytes: acknowledged.bytes }
   try {
     await fs.rename(files.path, sealed.path)
     await orPoison(fs.syncDirectory(files.directory))
@@ -87,7 +87,7 @@ export interface ActiveSegment {
   readonly segment: Segment
   readonly file: File
   /** The acknowledged part of the segment. */
-  readonly prefix: SegmentPrefix
+  readonly acknowledged: Checkpoint
 }
 
 /**
@@ -315,7 +315,7 @@ export async function prepareNextSegment(
     const { name, path } = files
     const found = { number: undefined, name, path, header, bytes: bytes.length, inode, changedMs }
     const segment = { ...found, firstSequence: start.sequence }
-    return { segment, file, prefix: headerPrefix(bytes) }
+    return { segment, file, acknowledged: headerCheckpoint(bytes) }
   } catch (error) {
     // Removes the unfinished file if possible and reports the first error. If the removal fails,
     // the next rotation or the next open removes the file.

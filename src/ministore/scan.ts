@@ -2,8 +2,8 @@ import type { MiniStoreError } from '../errors.ts'
 import { readFully, readRange } from '../fs/bytes.ts'
 import type { File } from '../fs/file-system.ts'
 import {
-  countLines, extendPrefix, formatHeader, formatSeal, headerPrefix, type JournalFiles, samePrefix,
-  type SegmentPrefix,
+  countLines, extendCheckpoint, formatHeader, formatSeal, headerCheckpoint, type JournalFiles, isSameCheckpoint,
+  type Checkpoint,
 } from './format.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf } from './lines.ts'
 import { damaged } from './segments.ts'
@@ -15,9 +15,9 @@ import { damaged } from './segments.ts'
  */
 export interface SegmentScan {
   /** All whole, clean lines before the first line that is not. Includes the header. */
-  readonly prefix: SegmentPrefix
+  readonly prefix: Checkpoint
   /** The first `checkpoint` bytes; undefined if fewer bytes are whole, clean lines. */
-  readonly atCheckpoint: SegmentPrefix | undefined
+  readonly atCheckpoint: Checkpoint | undefined
   /** Bytes after {@link prefix} that are not a whole, clean line and reach to the end. */
   readonly torn: { readonly bytes: number; readonly reason: string } | undefined
   /** An unclean line with more bytes after it. It is the first line after {@link prefix}. */
@@ -62,17 +62,17 @@ async function scanBlocks(
   { end, checkpoint }: { readonly end: number; readonly checkpoint?: number | undefined },
 ): Promise<SegmentScan> {
   // Starts at -1 because the header is a line but not a record.
-  let prefix: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }
-  let atCheckpoint: SegmentPrefix | undefined
+  let prefix: Checkpoint = { bytes: 0, records: -1, crc32: 0 }
+  let atCheckpoint: Checkpoint | undefined
   let unclean: { offset: number; bytes: number; reason: string } | undefined
   for (let block; (block = await blocks.next(end)) !== undefined; ) {
     if (unclean !== undefined) break
     const clean = isCleanBlock(block) ? block : block.subarray(0, cleanLength(block))
     if (checkpoint !== undefined && checkpoint > prefix.bytes && checkpoint <= prefix.bytes + clean.length) {
       const upTo = clean.subarray(0, checkpoint - prefix.bytes)
-      atCheckpoint = extendPrefix(prefix, upTo, countLines(upTo))
+      atCheckpoint = extendCheckpoint(prefix, upTo, countLines(upTo))
     }
-    prefix = extendPrefix(prefix, clean, countLines(clean))
+    prefix = extendCheckpoint(prefix, clean, countLines(clean))
     if (clean.length < block.length) {
       const line = block.subarray(clean.length, block.indexOf(0x0a, clean.length))
       unclean = { offset: prefix.bytes, bytes: line.length + 1, reason: describeUncleanLine(line) }
@@ -206,11 +206,11 @@ function startOfLastCharacter(bytes: Buffer): number {
 export function sealDamage(
   files: JournalFiles,
   active: { readonly name: string },
-  seal: SegmentPrefix,
+  seal: Checkpoint,
   scan: Pick<SegmentScan, 'atCheckpoint' | 'prefix'>,
 ): MiniStoreError | undefined {
   const { atCheckpoint } = scan
-  if (atCheckpoint !== undefined && samePrefix(atCheckpoint, seal)) return undefined
+  if (atCheckpoint !== undefined && isSameCheckpoint(atCheckpoint, seal)) return undefined
   const problem =
     atCheckpoint === undefined
       ? `the seal covers ${seal.bytes} bytes, but only the first ${scan.prefix.bytes} are there in whole lines`
@@ -234,13 +234,13 @@ export function sealDamage(
  */
 export function missingActiveDamage(
   files: JournalFiles,
-  seal: SegmentPrefix | undefined,
-  lastSealed: { readonly atSeal: SegmentPrefix | undefined } | undefined,
+  seal: Checkpoint | undefined,
+  lastSealed: { readonly atSeal: Checkpoint | undefined } | undefined,
 ): MiniStoreError | undefined {
   const isHarmless =
     seal === undefined ||
-    (lastSealed === undefined ? samePrefix(seal, newJournal) : seal.records === 0) ||
-    (lastSealed?.atSeal !== undefined && samePrefix(lastSealed.atSeal, seal))
+    (lastSealed === undefined ? isSameCheckpoint(seal, newJournal) : seal.records === 0) ||
+    (lastSealed?.atSeal !== undefined && isSameCheckpoint(lastSealed.atSeal, seal))
   if (isHarmless) return undefined
   const problem =
     `the active segment is gone, and its seal ${files.seal} says that it held ${seal.records} record(s) in ` +
@@ -249,31 +249,31 @@ export function missingActiveDamage(
 }
 
 /** The active segment of a journal that never held a record. */
-const newJournal = headerPrefix(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))
+const newJournal = headerCheckpoint(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))
 
 /** Counts and checksums the bytes of a segment. They are added in order, from the first one. */
 export class CheckpointPass {
   readonly #checkpoint: number
   /** What was added so far. The header is a line but not a record, so the count begins at -1. */
-  #prefix: SegmentPrefix
-  #atCheckpoint: SegmentPrefix | undefined
+  #prefix: Checkpoint
+  #atCheckpoint: Checkpoint | undefined
 
   /**
    * @param checkpoint number of bytes to report as {@link atCheckpoint}.
    * @param start what counts as added already. By default nothing.
    */
-  constructor(checkpoint = 0, start: SegmentPrefix = { bytes: 0, records: -1, crc32: 0 }) {
+  constructor(checkpoint = 0, start: Checkpoint = { bytes: 0, records: -1, crc32: 0 }) {
     this.#checkpoint = checkpoint
     this.#prefix = start
     this.#atCheckpoint = checkpoint === start.bytes && checkpoint > 0 ? start : undefined
   }
 
-  get prefix(): SegmentPrefix {
+  get prefix(): Checkpoint {
     return this.#prefix
   }
 
   /** The first `checkpoint` bytes; undefined until they were added. */
-  get atCheckpoint(): SegmentPrefix | undefined {
+  get atCheckpoint(): Checkpoint | undefined {
     return this.#atCheckpoint
   }
 
@@ -281,8 +281,8 @@ export class CheckpointPass {
     const left = this.#checkpoint - this.#prefix.bytes
     if (left > 0 && left <= bytes.length) {
       const upTo = bytes.subarray(0, left)
-      this.#atCheckpoint = extendPrefix(this.#prefix, upTo, countLines(upTo))
+      this.#atCheckpoint = extendCheckpoint(this.#prefix, upTo, countLines(upTo))
     }
-    this.#prefix = extendPrefix(this.#prefix, bytes, countLines(bytes))
+    this.#prefix = extendCheckpoint(this.#prefix, bytes, countLines(bytes))
   }
 }

@@ -6,7 +6,7 @@ import split2 from 'split2'
 import { ignoreOutcome, isThenable, settledOrAborted, throwIfAborted } from '../async.ts'
 import { isInstance, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { countLines, type SegmentPrefix } from './format.ts'
+import { countLines, type Checkpoint } from './format.ts'
 import {
   blankLine, blockBytes, describeUncleanLine, isCleanLine, LineBlocks, linesOf, LineTooLongError, offsetAfterLines,
   type SpareBuffers, textOf,
@@ -28,13 +28,13 @@ export interface ReadBounds {
   /** Whether the last line before the end may be torn by a crash. */
   readonly mayBeTorn: boolean
   /** Known lengths and checksums of the beginning of the segment. */
-  readonly checkpoints: readonly SegmentPrefix[]
+  readonly checkpoints: readonly Checkpoint[]
   /** When aborted, ends a wait for the event loop or for an asynchronous schema. */
   readonly signal: AbortSignal
 }
 
 /** What the segment readers of one replay share. */
-export interface SegmentSource<T> {
+export interface ReplayParts<T> {
   readonly fs: FileSystem
   /** Path of the journal. */
   readonly path: string
@@ -63,7 +63,7 @@ export class SegmentReader<T> {
   #lines = 0
   #crc32 = 0
 
-  private constructor(segment: Segment, file: File, { path, codec, spareBuffers, sinceTurn }: SegmentSource<T>) {
+  private constructor(segment: Segment, file: File, { path, codec, spareBuffers, sinceTurn }: ReplayParts<T>) {
     this.segment = segment
     this.#sinceTurn = sinceTurn
     this.#path = path
@@ -87,7 +87,7 @@ export class SegmentReader<T> {
    *
    * @throws the system's error if no file has the name.
    */
-  static async open<T>(segment: Segment, source: SegmentSource<T>): Promise<SegmentReader<T> | undefined> {
+  static async open<T>(segment: Segment, source: ReplayParts<T>): Promise<SegmentReader<T> | undefined> {
     const { path } = source
     const file = await source.fs.open(segment.path, 'read')
     try {
@@ -222,7 +222,7 @@ export class SegmentReader<T> {
   }
 
   /** The damage that a checkpoint shows in this block or before it, if it ends in this block. */
-  #checkAgainst(checkpoints: readonly SegmentPrefix[], block: Buffer): MiniStoreError | undefined {
+  #checkAgainst(checkpoints: readonly Checkpoint[], block: Buffer): MiniStoreError | undefined {
     for (const { bytes, crc32: expected } of checkpoints) {
       if (bytes <= this.#bytes || bytes > this.#bytes + block.length) continue
       const found = crc32(block.subarray(0, bytes - this.#bytes), this.#crc32)

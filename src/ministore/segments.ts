@@ -1,11 +1,20 @@
-import { hasCode, MiniStoreError } from '../errors.ts'
-import { listIfPresent } from '../fs/durable.ts'
-import type { File, FileStat, FileSystem } from '../fs/file-system.ts'
+/**
+ * Where a journal lies, which segments it has, and in what order.
+ *
+ * **Invariant.** The segments found are the whole journal at one moment: without a gap or duplicate
+ * in their names, ordered by number, chained by their headers. Anything else is damage. Nothing
+ * here changes a file.
+ */
+import { basename, dirname, join, resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+
+import { hasCode, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { readRange } from '../fs/bytes.ts'
+import { exists, ifPresent, listIfPresent } from '../fs/durable.ts'
+import { type File, type FileAccess, type FileStat, type FileSystem, irregularFile } from '../fs/file-system.ts'
 import {
-  countLines, type Header, isPartialHeader, type JournalFiles, maxHeaderBytes, maxSequence, parseHeader,
-  type SegmentPrefix,
+  type Checkpoint, countLines, type Header, isPartialHeader, JournalFiles, maxHeaderBytes, maxSequence, parseHeader,
 } from './format.ts'
-import { LineBlocks } from './lines.ts'
 
 /** A segment file as it was found: its name, its header and its size. */
 export interface SegmentFile {
@@ -22,6 +31,8 @@ export interface SegmentFile {
   readonly changedMs: number | undefined
 }
 
+type SegmentIdentity = Pick<SegmentFile, 'inode' | 'header'>
+
 /** A segment with its place in the journal. */
 export interface Segment extends SegmentFile {
   /** Sequence number of its first record, or of its next record while it is empty. */
@@ -29,19 +40,29 @@ export interface Segment extends SegmentFile {
 }
 
 /** The active file if it is empty or holds only part of a header, as a crash may leave it. */
-export interface UnfinishedFile {
-  readonly name: string
-  readonly bytes: number
-  readonly inode: FileStat['inode']
-  readonly changedMs: number | undefined
+export type UnfinishedFile = Pick<SegmentFile, 'name' | 'bytes' | 'inode' | 'changedMs'>
+
+/** The state of a journal at one moment. */
+export interface JournalView {
+  /** Oldest first. */
+  readonly segments: readonly Segment[]
+  /** The last segment and how far it may be read; undefined if there are no segments. */
+  readonly tail: JournalTail | undefined
 }
 
-/** The result of {@link surveySegments}. */
-export interface Survey {
-  /** Oldest first. The active segment, if there is one, comes last. */
-  readonly segments: readonly Segment[]
-  /** Every name in the directory. */
-  readonly names: readonly string[]
+/** The end of a journal at one moment. A replay that does not follow ends there. */
+export interface JournalTail {
+  /** The last segment. */
+  readonly segment: Segment
+  /** Number of bytes of the segment that may be read. */
+  readonly bytes: number
+  /** Checkpoints known from the seal or from the writer; shortest first. */
+  readonly checkpoints: readonly Checkpoint[]
+  /**
+   * Whether every byte that may be read is known to be acknowledged. If not, the last line may be
+   * torn or not yet complete.
+   */
+  readonly isAcknowledged: boolean
 }
 
 /** Receives damage. If it returns, the caller continues without the damaged part. */
@@ -52,18 +73,170 @@ export const throwDamage: ReportDamage = (damage) => {
   throw damage
 }
 
+/**
+ * Finds where the files of the journal at a path belong. Changes nothing; the journal need not
+ * exist.
+ *
+ * If the path is a symbolic link, the journal is located at the target of the link. Its segments
+ * belong beside the target, and a rotation must not rename the link.
+ *
+ * Call this before creating any file beside the journal. For a path such as `/dev/null`, not even a
+ * lock file may be created.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the path leads to something other than a regular
+ *   file, or is a symbolic link without a target. A journal created in place of the link would hide
+ *   the target when it exists again.
+ */
+export async function locateJournal(fs: FileSystem, path: string): Promise<JournalFiles> {
+  const files = await followLink(fs, path)
+  const found = await ifPresent(fs.stat(files.path))
+  const irregular = found && irregularFile(files.path, found)
+  if (irregular !== undefined) throw irregular
+  return files
+}
+
+/**
+ * Permissions and owner for new files of a journal. They are taken from the active segment, or from
+ * the newest sealed segment if a crash has left no active one. Undefined for a new journal.
+ */
+export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<FileAccess | undefined> {
+  const active = await ifPresent(fs.stat(files.path))
+  if (active !== undefined) return active
+  const newest = sealedSegments(files, await listIfPresent(fs, files.directory)).at(-1)
+  const access = newest && (await ifPresent(fs.stat(files.at(newest.name))))
+  // Sealed segments may be read-only, but the owner must be able to write the new files.
+  return access?.mode === undefined ? access : { ...access, mode: access.mode | 0o600 }
+}
+
+/**
+ * Checks that every file of a journal can have its name. Call this before the writer's lock file is
+ * created. Changes nothing.
+ *
+ * @throws {MiniStoreError} `ERR_MINISTORE_NAME_TAKEN` if a file would belong to two journals,
+ *   `ERR_MINISTORE_IO` if a name would be too long.
+ */
+export async function assertNamesUsable(fs: FileSystem, files: JournalFiles): Promise<void> {
+  await assertNamesFit(fs, files)
+  await assertNamesFree(fs, files)
+}
+
+/**
+ * Checks that the longest name of a file of the journal fits into the directory.
+ *
+ * The name of the journal may fit while that of a file for a torn line does not, which would only
+ * show when one must be saved. The limit depends on the directory (usually 255 bytes, 143 with
+ * eCryptfs), so the file system is asked about the longest name.
+ */
+async function assertNamesFit(fs: FileSystem, files: JournalFiles): Promise<void> {
+  const { longestName } = files
+  // Windows reports the same error for a name that is too long and for a missing file. Its limit
+  // counts UTF-16 code units.
+  if (process.platform === 'win32' && longestName.length > 255) throw nameTooLong(files)
+  for (let { directory } = files; ; directory = dirname(directory)) {
+    try {
+      await fs.stat(join(directory, longestName))
+      return
+    } catch (error) {
+      if (hasCode(error, 'ENAMETOOLONG')) throw nameTooLong(files, error)
+      if (!hasCode(error, 'ENOENT')) throw error
+      // The limit of a missing directory is unknown, so its parent is asked instead.
+      if (directory === dirname(directory) || (await exists(fs, directory))) return
+    }
+  }
+}
+
+function nameTooLong(files: JournalFiles, cause?: unknown): MiniStoreError {
+  const more = Buffer.byteLength(files.longestName) - Buffer.byteLength(files.name)
+  const message =
+    `The name of the journal ${files.path} is too long: files beside it have names of up to ${more} bytes more, ` +
+    'which do not fit into its directory. Give it a shorter name or path'
+  return new MiniStoreError('ERR_MINISTORE_IO', message, { path: files.path, cause })
+}
+
+/**
+ * Checks that no file would belong to two journals. For example, `events.2024` is a valid name for
+ * a journal, but also the name of a sealed segment of the journal `events`. The journal
+ * `events` would adopt the records of `events.2024` and delete them some day.
+ *
+ * Another journal is recognized by its lock file, which is never removed and so survives every
+ * crash. A journal of the Rust crate has no lock file and is recognized by its active segment. This
+ * check must come before the writer's own lock file is created.
+ */
+async function assertNamesFree(fs: FileSystem, files: JournalFiles): Promise<void> {
+  const names = new Set(await listIfPresent(fs, files.directory))
+  const refuse = (owned: string, owner: string, known: string): never => {
+    const message =
+      `${owned} is the name of a file of the journal ${owner}, so it cannot be another journal beside it ` +
+      `(${known} exists). Give one of them another name or directory; if ${known} is left over, remove it`
+    throw new MiniStoreError('ERR_MINISTORE_NAME_TAKEN', message, { path: files.path })
+  }
+  for (const name of names) {
+    const lock = basename(new JournalFiles(name).lock)
+    if (files.isOwn(name) && names.has(lock)) refuse(name, files.name, lock)
+  }
+  for (const owner of possibleOwners(files)) {
+    const lock = basename(owner.lock)
+    if (names.has(lock)) refuse(files.name, owner.name, lock)
+    if (names.has(owner.name) && (await isJournal(fs, owner))) refuse(files.name, owner.name, owner.name)
+  }
+}
+
+/** The possible journals in the same directory to which this journal's name would belong. */
+function possibleOwners(files: JournalFiles): JournalFiles[] {
+  // Skips a dot at the start of the name, because the name before it would be empty.
+  return [...files.name.matchAll(/(?!^)\./g)]
+    .map(({ index }) => new JournalFiles(files.at(files.name.slice(0, index))))
+    .filter((owner) => owner.isOwn(files.name))
+}
+
+async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> {
+  try {
+    const active = await inspectActive(fs, files)
+    return active !== undefined && 'header' in active
+  } catch (error) {
+    // A newer format version is still a journal. Anything else is not: a directory, a file that may
+    // not be read, or a first line that is not a header.
+    return hasCode(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
+  }
+}
+
+async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
+  const absolute = resolve(path)
+  const name = basename(absolute)
+  const directory = await ifPresent(fs.realPath(dirname(absolute)))
+  if (directory === undefined) return new JournalFiles(absolute)
+  const located = await retryWhileMoving(async () => {
+    const real = await ifPresent(fs.realPath(absolute))
+    if (real !== undefined) return new JournalFiles(real === join(directory, name) ? absolute : real)
+    // A listed name without a real path is a link that leads nowhere, or it was renamed meanwhile.
+    return (await fs.list(directory)).includes(name) ? undefined : new JournalFiles(absolute)
+  })
+  if (located !== undefined) return located
+  throw new MiniStoreError('ERR_MINISTORE_IO', `${absolute} is a symbolic link that leads nowhere`, { path: absolute })
+}
+
+/**
+ * Makes up to 100 attempts to find files that another process may be renaming or removing. An
+ * attempt resolves with undefined if a file moved meanwhile. Undefined if all of them did.
+ *
+ * A rename has usually finished by the second attempt, so only later ones wait, for 1 ms each.
+ */
+export async function retryWhileMoving<T>(attempt: () => Promise<T | undefined>): Promise<T | undefined> {
+  for (let moves = 0; moves < 100; moves++) {
+    if (moves > 1) await delay(1)
+    const found = await attempt()
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
 /** Inspects the active file. Undefined if it is missing. Changes nothing. */
-export async function inspectActive(
+export function inspectActive(
   fs: FileSystem,
   files: JournalFiles,
   report: ReportDamage = throwDamage,
 ): Promise<SegmentFile | UnfinishedFile | undefined> {
-  try {
-    return await inspect(fs, files, files.name, undefined, report)
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined
-    throw error
-  }
+  return ifPresent(inspect(fs, files, { name: files.name, number: undefined }, report))
 }
 
 /**
@@ -76,26 +249,22 @@ export async function inspectActive(
  * Costs one directory listing and one short read per segment. Segments of version 0.1, whose
  * headers hold no sequence number, may be read whole to count their records.
  *
- * Reports as damage: a gap or a duplicate in segment numbers, sequence numbers that contradict each
- * other, and a header that is invalid or lacks the checksum of the segment before it.
- *
  * @param active The result of {@link inspectActive}.
+ * @returns the segments, oldest first, with the active one last, and every name in the directory.
  */
-export async function surveySegments(
+export async function findSegments(
   fs: FileSystem,
   files: JournalFiles,
   active: SegmentFile | UnfinishedFile | undefined,
   report: ReportDamage = throwDamage,
-): Promise<Survey> {
+): Promise<{ readonly segments: readonly Segment[]; readonly names: readonly string[] }> {
   const names = await listIfPresent(fs, files.directory)
-  const sealed = sealedNames(files, names, report)
+  const sealed = inSequence(files, sealedSegments(files, names), report)
   const found: SegmentFile[] = []
-  // Opens a limited number at a time. A journal may have more segments than the limit of open
-  // files.
+  // Opens a limited number at a time: a journal may have more segments than a process may open.
   for (let at = 0; at < sealed.length; at += openAtOnce) {
     const group = sealed.slice(at, at + openAtOnce)
-    const inspected = await Promise.all(group.map(({ name, number }) => inspect(fs, files, name, number, report)))
-    for (const segment of inspected) {
+    for (const segment of await Promise.all(group.map((named) => inspect(fs, files, named, report)))) {
       if ('header' in segment) found.push(segment)
       else report(damaged(files.path, segment.name, 'a sealed segment has no whole header'))
     }
@@ -105,52 +274,50 @@ export async function surveySegments(
     if (rotatedTo !== -1) found.length = rotatedTo
     found.push(active)
   }
-  const firsts = await numberRecords(found, (segment) => countRecords(fs, segment))
+  const firsts = await numberRecords(fs, found)
   const segments = found.map((segment, index) => ({ ...segment, firstSequence: firsts[index] as number }))
-  reportDisorder(files, segments, report)
+  for (const [at, segment] of segments.entries()) {
+    const problem = disorder(segment, segments[at - 1])
+    if (problem !== undefined) report(damaged(files.path, segment.name, problem, { sequence: segment.firstSequence }))
+  }
   return { segments, names }
 }
 
 /** Whether two inspections found the same file, possibly under different names. */
-export function isSameSegment(
-  one: Pick<SegmentFile, 'inode' | 'header'>,
-  other: Pick<SegmentFile, 'inode' | 'header'>,
-): boolean {
+export function isSameSegment(one: SegmentIdentity, other: SegmentIdentity): boolean {
   return one.inode === other.inode && one.header.text === other.header.text
 }
 
 const openAtOnce = 64
-const newline = 0x0a
 
-/** The sealed segments in the order of their numbers. Reports gaps and duplicates. */
-function sealedNames(
-  files: JournalFiles,
-  names: readonly string[],
-  report: ReportDamage,
-): Array<{ name: string; number: number }> {
-  const sealed = names
+/** The sealed segments among these names, in the order of their numbers. */
+export function sealedSegments(files: JournalFiles, names: readonly string[]): Array<{ name: string; number: number }> {
+  return names
     .flatMap((name) => {
       const number = files.sealedNumber(name)
       return number === undefined ? [] : [{ name, number }]
     })
     .toSorted((left, right) => left.number - right.number)
-  for (const [index, { name, number }] of sealed.entries()) {
+}
+
+/** Reports gaps and duplicates in the numbers of sealed segments, and leaves duplicates out. */
+function inSequence(files: JournalFiles, sealed: ReturnType<typeof sealedSegments>, report: ReportDamage): typeof sealed {
+  return sealed.filter(({ name, number }, index) => {
     const before = sealed[index - 1]
-    if (before === undefined || before.number + 1 === number) continue
+    if (before === undefined || before.number + 1 === number) return true
     const problem =
       before.number === number
         ? `two segments have number ${number}: ${before.name} and ${name}`
         : `segments ${before.number + 1} to ${number - 1} are missing between ${before.name} and ${name}`
     report(damaged(files.path, name, problem))
-  }
-  return sealed.filter(({ number }, index) => sealed[index - 1]?.number !== number)
+    return before.number !== number
+  })
 }
 
 async function inspect(
   fs: FileSystem,
   files: JournalFiles,
-  name: string,
-  number: number | undefined,
+  { name, number }: Pick<SegmentFile, 'name' | 'number'>,
   report: ReportDamage,
 ): Promise<SegmentFile | UnfinishedFile> {
   const path = files.at(name)
@@ -187,7 +354,7 @@ export async function readHeader(
     const read = await file.read(buffer.subarray(filled), filled)
     if (read === 0) break
     filled += read
-    end = buffer.subarray(0, filled).indexOf(newline)
+    end = buffer.subarray(0, filled).indexOf(0x0a)
   }
   if (end === -1 && isPartialHeader(buffer.subarray(0, filled))) return undefined
   const text = buffer.toString('utf8', 0, end === -1 ? filled : end)
@@ -206,33 +373,20 @@ export async function readHeader(
  * (version 0.1), it is counted forwards or backwards from a segment whose header does. If no header
  * holds one, the first record has the number 1.
  */
-async function numberRecords(
-  segments: readonly SegmentFile[],
-  count: (segment: SegmentFile) => Promise<number>,
-): Promise<number[]> {
+async function numberRecords(fs: FileSystem, segments: readonly SegmentFile[]): Promise<number[]> {
   const firsts = segments.map(({ header }) => header.sequence)
   const anchor = firsts.findIndex((first) => first !== undefined)
   if (anchor === -1 && segments.length > 0) firsts[0] = 1
   for (let at = anchor - 1; at >= 0; at--) {
-    firsts[at] = (firsts[at + 1] as number) - (await count(segments[at] as SegmentFile))
+    firsts[at] = (firsts[at + 1] as number) - (await countRecords(fs, segments[at] as SegmentFile))
   }
   for (let at = 1; at < segments.length; at++) {
-    firsts[at] ??= (firsts[at - 1] as number) + (await count(segments[at - 1] as SegmentFile))
+    firsts[at] ??= (firsts[at - 1] as number) + (await countRecords(fs, segments[at - 1] as SegmentFile))
   }
   return firsts as number[]
 }
 
-/**
- * Reports every segment whose sequence numbers or header cannot follow those of the segment before
- * it.
- */
-function reportDisorder(files: JournalFiles, segments: readonly Segment[], report: ReportDamage): void {
-  for (const [at, segment] of segments.entries()) {
-    const problem = disorder(segment, segments[at - 1])
-    if (problem !== undefined) report(damaged(files.path, segment.name, problem, { sequence: segment.firstSequence }))
-  }
-}
-
+/** Describes why a segment cannot follow the one before it. */
 function disorder({ firstSequence, header }: Segment, before: Segment | undefined): string | undefined {
   if (firstSequence > maxSequence) return beyondLastSequence
   if (before === undefined) {
@@ -250,7 +404,7 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
 
 /** Describes the problem if the records of a segment go beyond {@link maxSequence}. */
 export function numbersProblem(segment: Pick<Segment, 'firstSequence'>, records: number): string | undefined {
-  // Compares with a difference, because a sum beyond `maxSequence` would be rounded.
+  // Compares a difference, because a sum beyond `maxSequence` would be rounded.
   return records - 1 > maxSequence - segment.firstSequence ? beyondLastSequence : undefined
 }
 
@@ -258,13 +412,12 @@ const beyondLastSequence = `it has records beyond ${maxSequence}, the last seque
 
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {
   const file = await fs.open(segment.path, 'read')
-  const blocks = new LineBlocks(file)
   try {
-    let lines = 0
-    for (let block; (block = await blocks.next(segment.bytes)) !== undefined; ) lines += countLines(block)
-    return lines - 1
+    // Starts at -1 because the header is a line but not a record.
+    let records = -1
+    for await (const { bytes } of readRange(file, { offset: 0, bytes: segment.bytes })) records += countLines(bytes)
+    return records
   } finally {
-    await blocks.release()
     await file.close()
   }
 }
@@ -278,56 +431,8 @@ export function damaged(
   path: string,
   segment: string,
   problem: string,
-  at: { readonly line?: number; readonly offset?: number; readonly sequence?: number } = {},
+  at: Pick<MiniStoreErrorContext, 'line' | 'offset' | 'sequence'> = {},
 ): MiniStoreError {
   const message = `The journal ${path} is damaged at ${segment}: ${problem}`
   return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, reason: problem, ...at })
-}
-
-/** The state of a journal at one moment. */
-export interface JournalView {
-  /** Oldest first. */
-  readonly segments: readonly Segment[]
-  /** The last segment and how far it may be read; undefined if there are no segments. */
-  readonly tail: JournalTail | undefined
-}
-
-/** The end of a journal at one moment. A replay that does not follow ends there. */
-export interface JournalTail {
-  /** The last segment. */
-  readonly segment: Segment
-  /** Number of bytes of the segment that may be read. */
-  readonly bytes: number
-  /** Prefixes of the segment that are known from its seal or from its writer; shortest first. */
-  readonly checkpoints: readonly SegmentPrefix[]
-  /**
-   * Whether every byte that may be read is known to be acknowledged. If not, the last line may be
-   * torn or not yet complete.
-   */
-  readonly isAcknowledged: boolean
-}
-
-/** Gives readers the current state of a journal and tells them when it changes. */
-export interface JournalSource {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /**
-   * Resolves with the current state of the journal.
-   *
-   * @param options.since An earlier view. Its sealed segments may be reused, even if they no longer
-   *   exist.
-   * @param options.report Receives damage to whole segments, each damage once. Without it, the
-   *   first damage is thrown.
-   */
-  look(options?: { readonly since?: JournalView | undefined; readonly report?: ReportDamage | undefined }): Promise<JournalView>
-  /**
-   * Resolves with `true` when the journal may have changed since the view, and with `false` if it
-   * will never change again. Rejects with the signal's reason if the signal is aborted.
-   *
-   * @param options.isRestless Whether to resolve after some time even without a change. Needed if
-   *   the last line was incomplete, because a line of the same length may replace it.
-   */
-  changedSince(view: JournalView, options: { readonly signal: AbortSignal; readonly isRestless: boolean }): Promise<boolean>
-  /** Frees the resources used for waiting, such as a directory watch. */
-  close(): void
 }

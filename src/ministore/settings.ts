@@ -1,5 +1,4 @@
 import { constants } from 'node:buffer'
-import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
@@ -8,7 +7,6 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import { boolean, type Fields, fields, integer, permissions, shown, signalOption } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
-import type { RecoveryReport } from './recovery.ts'
 
 export type { Codec } from '../schema.ts'
 
@@ -233,64 +231,4 @@ function range(given: Fields): StreamSettings {
 
 function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
   return value === undefined ? undefined : check(value)
-}
-
-/** Context of the tracing channel `ministore:append`, for one `append` or one `appendAll`. */
-export interface AppendTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** Number of bytes to write, including line feeds. */
-  readonly bytes: number
-  /** Number of records. */
-  readonly records: number
-  /** Sequence number of the last record. Set once the append is durable. */
-  sequence?: number
-}
-
-/** Context of the tracing channel `ministore:rotate`. */
-export interface RotateTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** File name that the sealed segment gets. */
-  readonly segment: string
-  /** Sequence number of the first record of the next segment. */
-  readonly sequence: number
-}
-
-/** Context of the tracing channel `ministore:recover`. */
-export interface RecoverTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** Result of the recovery. Set once it has succeeded. */
-  report?: RecoveryReport
-}
-
-/** Message of the channel `ministore:poison`: a store can no longer write. */
-export interface PoisonMessage {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
-  readonly error: MiniStoreError
-}
-
-export const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
-export const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
-export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
-export const poisonChannel: Channel<unknown, PoisonMessage> =
-  channel('ministore:poison') as Channel<unknown, PoisonMessage>
-
-/**
- * Runs a task on a tracing channel. Without subscribers it only calls the task.
- *
- * The result of the task becomes part of the message, so it must be a number or nothing. A
- * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
- * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
- * therefore end the process.
- */
-export function traced<T extends number | void, Context extends object>(
-  tracing: TracingChannel<unknown, Context>,
-  context: Context,
-  task: () => Promise<T>,
-): Promise<T> {
-  return tracing.hasSubscribers ? tracing.tracePromise(task, context) : task()
 }

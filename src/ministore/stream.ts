@@ -8,8 +8,8 @@ import type { FileSystem } from '../fs/file-system.ts'
 import type { JournalEntry } from '../journal/journal.ts'
 import { JournalCursor } from './cursor.ts'
 import { RecordCodec } from './record-codec.ts'
-import { readSettings, streamSettings } from './settings.ts'
-import { DiskSource, LiveSource } from './view.ts'
+import { readSettings, streamSettings, type StreamSettings } from './settings.ts'
+import { JournalViews } from './view.ts'
 import type { JournalWriter } from './writer.ts'
 
 /**
@@ -34,10 +34,10 @@ import type { JournalWriter } from './writer.ts'
  * An error comes after every good record before it. `MiniStore.stream` lists the errors.
  */
 export class JournalStream<Item> extends ReadableStream<Item> {
-  readonly #replay: ReplaySource<Item>
+  readonly #replay: UnderlyingReplay<Item>
 
   /** @internal */
-  constructor(replay: ReplaySource<Item>) {
+  constructor(replay: UnderlyingReplay<Item>) {
     super(replay, { highWaterMark: 0 })
     this.#replay = replay
   }
@@ -49,7 +49,7 @@ export class JournalStream<Item> extends ReadableStream<Item> {
    * @throws {TypeError} if the stream is locked.
    */
   override values(options: { preventCancel?: boolean } = {}): JournalIterator<Item> {
-    return new JournalIterator(this.#replay, super.getReader(), options.preventCancel === true)
+    return new JournalIterator(this.#replay, new JournalReader(this, this.#replay), options.preventCancel === true)
   }
 
   /**
@@ -71,36 +71,26 @@ export class JournalStream<Item> extends ReadableStream<Item> {
   }
 }
 
-type ReplayCursor = Pick<JournalCursor<unknown>, 'hasRecord' | 'advance' | 'close'>
-
 /**
- * The state that a stream, its reader and its iterator share: the cursor, and the end of the
- * underlying stream.
+ * The underlying source of a stream: a cursor, and whether the stream has ended.
  *
- * The reader and the iterator take items directly from the cursor, because the queue of the stream
- * costs Node several times as much: about as much as parsing a record. Items stay in order because
+ * The reader takes items directly from the cursor, because the queue of the stream costs Node
+ * several times as much: about as much as parsing a record. Items stay in order because
  * {@link pull} puts an item into the queue only when one was asked for.
  */
-export class ReplaySource<Item> implements UnderlyingSource<Item> {
-  readonly #cursor: ReplayCursor
-  readonly #takeItem: () => Item
+class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
+  readonly #cursor: JournalCursor<unknown>
+  /** Takes the next record of the cursor and returns it, alone or as an entry. */
+  readonly take: () => Item
   readonly #signal: AbortSignal | undefined
   #controller: ReadableStreamDefaultController<Item> | undefined
   #isEnded = false
-  #isBegun = false
-  #advancing: Promise<boolean> | undefined
-  #forgetSignal: () => void = () => {}
+  #forgetSignal: (() => void) | undefined
   #pulling: Promise<void> | undefined
-  #failure: { readonly reason: unknown } | undefined
 
-  /** @param takeItem takes the next record of the cursor and returns it, alone or as an entry. */
-  constructor(
-    cursor: ReplayCursor,
-    takeItem: () => Item,
-    signal: AbortSignal | undefined,
-  ) {
+  constructor(cursor: JournalCursor<unknown>, take: () => Item, signal: AbortSignal | undefined) {
     this.#cursor = cursor
-    this.#takeItem = takeItem
+    this.take = take
     this.#signal = signal
   }
 
@@ -110,38 +100,17 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
   }
 
   /**
-   * Starts listening to the signal. This happens at the first read, because the signal would keep a
-   * stream that is never read in memory.
-   */
-  #begin(): void {
-    this.#isBegun = true
-    if (this.#signal !== undefined) this.#forgetSignal = whenAborted(this.#signal, this.#onAbort)
-  }
-
-  /**
-   * Enqueues one item each time one is asked for. No item is enqueued ahead of demand, so an
-   * iterator can continue where a reader has stopped.
+   * Enqueues one item each time one is asked for. No item is enqueued ahead of demand, so one
+   * reader can continue where another has stopped.
    */
   pull(controller: ReadableStreamDefaultController<Item>): void | Promise<void> {
-    if (this.hasItem) controller.enqueue(this.take())
-    else return (this.#pulling = this.#loadAndPull(controller))
+    if (!this.hasItem) return (this.#pulling = this.#load(controller))
+    controller.enqueue(this.take())
     return undefined
   }
 
-  /** Whether the queue holds, or may soon hold, an item that was asked for and not taken. */
-  get mayBeQueued(): boolean {
-    return this.#pulling !== undefined || (this.#controller?.desiredSize ?? 0) < 0
-  }
-
-  /** Resolves with whether the queue holds an item, once no item is on its way there. */
-  async isQueued(): Promise<boolean> {
-    await this.#pulling
-    return (this.#controller?.desiredSize ?? 0) < 0
-  }
-
   async cancel(reason?: unknown): Promise<void> {
-    this.#forgetSignal()
-    this.#isEnded = true
+    this.#end()
     await this.#cursor.close(reason)
   }
 
@@ -150,105 +119,74 @@ export class ReplaySource<Item> implements UnderlyingSource<Item> {
     return !this.#isEnded && this.#cursor.hasRecord
   }
 
-  take(): Item {
-    return this.#takeItem()
+  /** Whether the queue holds, or may soon hold, an item that was asked for and not taken. */
+  get mayBeQueued(): boolean {
+    return this.#pulling !== undefined || (this.#controller?.desiredSize ?? 0) < 0
   }
 
   get isEnded(): boolean {
     return this.#isEnded
   }
 
-  /**
-   * Loads the next item. Resolves with false at the end, and rejects once the stream has failed.
-   *
-   * Calls that overlap share one promise. If a consumer leaves while it waits, the next consumer
-   * continues with the load that is under way.
-   */
-  advance(): Promise<boolean> {
-    this.#advancing ??= this.#advance().finally(() => {
-      this.#advancing = undefined
-    })
-    return this.#advancing
-  }
-
-  async #advance(): Promise<boolean> {
-    if (!this.#isBegun && !this.#isEnded) this.#begin()
-    if (this.#failure !== undefined) throw this.#failure.reason
-    if (this.#isEnded) return false
+  async #load(controller: ReadableStreamDefaultController<Item>): Promise<void> {
     try {
-      const hasItem = await this.#cursor.advance()
-      if (!hasItem) this.#end()
-      return hasItem
+      // The signal is listened to from the first read on, because it would keep a stream that is
+      // never read in memory.
+      if (this.#signal !== undefined) this.#forgetSignal ??= whenAborted(this.#signal, this.#onAbort)
+      const hasItem = !this.#isEnded && (await this.#cursor.advance())
+      if (this.#isEnded) return
+      if (hasItem) {
+        controller.enqueue(this.take())
+      } else {
+        this.#end()
+        controller.close()
+      }
     } catch (error) {
       this.#fail(error)
-      throw error
-    }
-  }
-
-  async #loadAndPull(controller: ReadableStreamDefaultController<Item>): Promise<void> {
-    try {
-      if (await this.advance()) controller.enqueue(this.take())
-    } catch {
-      // advance() has already passed the error to the controller, which rejects the read.
     } finally {
       this.#pulling = undefined
     }
   }
 
-  #end(): void {
-    this.#forgetSignal()
+  #fail(error: unknown): void {
     if (this.#isEnded) return
-    this.#isEnded = true
-    this.#controller?.close()
+    this.#end()
+    this.#controller?.error(error)
   }
 
-  #fail(error: unknown): void {
-    this.#forgetSignal()
-    if (this.#isEnded) return
+  #end(): void {
     this.#isEnded = true
-    this.#failure = { reason: error }
-    this.#controller?.error(error)
+    this.#forgetSignal?.()
   }
 
   readonly #onAbort = (): void => {
     const reason: unknown = this.#signal?.reason
-    // A waiting iterator gets the reason from its own advance(), a reader from the controller.
     this.#fail(reason)
     // The consumer gets the reason of the abort even if the file cannot be closed.
     this.#cursor.close(reason).catch(() => {})
   }
 }
 
+const done = { done: true, value: undefined } as const
+
 /** Iterates a {@link JournalStream}. Calls of `next` may overlap and are answered in call order. */
 export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefined, void> {
-  readonly #replay: ReplaySource<Item>
-  readonly #reader: ReadableStreamDefaultReader<Item>
+  readonly #replay: UnderlyingReplay<Item>
+  readonly #reader: JournalReader<Item>
   readonly #preventCancel: boolean
-  /**
-   * Whether the queue of the stream may hold an item. An earlier reader leaves one there if it asks
-   * for an item and releases its lock before the item comes.
-   */
-  #mayBeQueued: boolean
-  /** Settles when all earlier calls are answered; undefined if none is pending. */
-  #last: Promise<unknown> | undefined
-  /** Answers the pending call of `next`. */
-  #stopWaiting: () => void = () => {}
   #isFinished = false
+  #leaving: Promise<void> | undefined
 
   /** @internal */
-  constructor(replay: ReplaySource<Item>, reader: ReadableStreamDefaultReader<Item>, preventCancel: boolean) {
+  constructor(replay: UnderlyingReplay<Item>, reader: JournalReader<Item>, preventCancel: boolean) {
     this.#replay = replay
     this.#reader = reader
     this.#preventCancel = preventCancel
-    this.#mayBeQueued = replay.mayBeQueued
   }
 
   /** Resolves with the next record. Calls may overlap; they resolve in call order. */
   next(): Promise<IteratorResult<Item, undefined>> {
-    if (this.#last === undefined && this.#replay.hasItem && !this.#isFinished && !this.#mayBeQueued) {
-      return Promise.resolve({ done: false, value: this.#replay.take() })
-    }
-    return this.#inOrder(() => this.#next())
+    return this.#reader.takeLoaded() ?? this.#next()
   }
 
   /**
@@ -257,20 +195,15 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
    * Resolves when the file is closed, and waits only for a read of it that is already under way.
    * With `preventCancel`, the file stays open for the next consumer.
    */
-  return(): Promise<IteratorResult<Item, undefined>> {
-    const isFirst = !this.#isFinished
-    this.#isFinished = true
-    this.#stopWaiting()
-    return this.#inOrder(async () => {
-      if (isFirst) {
-        try {
-          if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
-        } finally {
-          this.#reader.releaseLock()
-        }
-      }
-      return { done: true, value: undefined }
-    })
+  async return(): Promise<IteratorResult<Item, undefined>> {
+    if (this.#isFinished) {
+      // The first call rejects if the file cannot be closed. Later ones only wait for it.
+      await this.#leaving?.catch(() => {})
+    } else {
+      this.#isFinished = true
+      await (this.#leaving = this.#leave())
+    }
+    return done
   }
 
   /** Returns this iterator, for `for await`. */
@@ -284,50 +217,31 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   }
 
   async #next(): Promise<IteratorResult<Item, undefined>> {
-    if (this.#isFinished) return { done: true, value: undefined }
+    if (this.#isFinished) return done
     try {
-      if (this.#mayBeQueued) {
-        const isQueued = await this.#unlessLeft(this.#replay.isQueued())
-        this.#mayBeQueued = false
-        if (isQueued) return (await this.#reader.read()) as IteratorYieldResult<Item>
-      }
-      const hasItem =
-        this.#replay.hasItem || (!this.#isFinished && (await this.#unlessLeft(this.#replay.advance())))
-      if (hasItem && !this.#isFinished) return { done: false, value: this.#replay.take() }
+      const result = await this.#reader.read()
+      if (!result.done) return result
     } catch (error) {
+      // An error comes once, and not from return(), which releases the reader under a pending read.
+      if (this.#isFinished) return done
       this.#finish()
       throw error
     }
-    this.#finish()
-    return { done: true, value: undefined }
-  }
-
-  /**
-   * Settles as `waiting` does, or resolves with false as soon as the iterator is left. An item that
-   * arrives later stays for the next consumer.
-   */
-  #unlessLeft(waiting: Promise<boolean>): Promise<boolean> {
-    return new Promise((resolve, reject) => {
-      this.#stopWaiting = () => resolve(false)
-      waiting.then(resolve, reject)
-    })
+    if (!this.#isFinished) this.#finish()
+    return done
   }
 
   #finish(): void {
-    // If return() was called, it releases the stream.
-    if (this.#isFinished) return
     this.#isFinished = true
     this.#reader.releaseLock()
   }
 
-  #inOrder<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.#last === undefined ? task() : this.#last.then(task, task)
-    this.#last = result
-    const forget = (): void => {
-      if (this.#last === result) this.#last = undefined
+  async #leave(): Promise<void> {
+    try {
+      if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
+    } finally {
+      this.#reader.releaseLock()
     }
-    result.then(forget, forget)
-    return result
   }
 }
 
@@ -337,8 +251,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
  * If a record is loaded and no earlier read is pending, `read` takes it directly from the block
  * that was read. Otherwise it uses the queue of the stream.
  */
-export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
-  readonly #replay: ReplaySource<Item>
+class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
+  readonly #replay: UnderlyingReplay<Item>
   /**
    * Whether the queue of the stream may hold an item that an earlier reader asked for and did not
    * wait for.
@@ -348,26 +262,26 @@ export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   #waiting = 0
   #isReleased = false
 
-  /** @internal */
-  constructor(stream: ReadableStream<Item>, replay: ReplaySource<Item>) {
+  constructor(stream: ReadableStream<Item>, replay: UnderlyingReplay<Item>) {
     super(stream)
     this.#replay = replay
     this.#mayBeQueued = replay.mayBeQueued
   }
 
   override read(): Promise<ReadableStreamReadResult<Item>> {
+    return this.takeLoaded() ?? this.#readQueue()
+  }
+
+  /**
+   * The next item, if it is loaded and no earlier item must come first. Otherwise undefined.
+   *
+   * @internal
+   */
+  takeLoaded(): Promise<{ done: false; value: Item }> | undefined {
     const replay = this.#replay
-    if (replay.hasItem && this.#waiting === 0 && !this.#isReleased && !this.#isQueued()) {
-      return Promise.resolve({ done: false, value: replay.take() })
-    }
-    const reading = super.read()
-    this.#waiting++
-    // This handler is attached first, so the count is right before the caller continues.
-    const settle = (): void => {
-      this.#waiting--
-    }
-    reading.then(settle, settle)
-    return reading
+    if (!replay.hasItem || this.#waiting > 0 || this.#isReleased) return undefined
+    this.#mayBeQueued &&= replay.mayBeQueued
+    return this.#mayBeQueued ? undefined : Promise.resolve({ done: false, value: replay.take() })
   }
 
   override releaseLock(): void {
@@ -375,20 +289,52 @@ export class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
     this.#isReleased = true
   }
 
-  #isQueued(): boolean {
-    this.#mayBeQueued &&= this.#replay.mayBeQueued
-    return this.#mayBeQueued
+  #readQueue(): Promise<ReadableStreamReadResult<Item>> {
+    const reading = super.read()
+    this.#waiting++
+    // This handler is attached first, so the count is right before the caller continues.
+    const forget = (): void => {
+      this.#waiting--
+    }
+    reading.then(forget, forget)
+    return reading
   }
 }
 
 /** A replay that has not begun. The caller chooses the form of its result. */
-export interface UnstartedReplay<T> {
+export class Replay<T> {
+  readonly #cursor: JournalCursor<T>
+  readonly #settings: StreamSettings
+
+  constructor(cursor: JournalCursor<T>, settings: StreamSettings) {
+    this.#cursor = cursor
+    this.#settings = settings
+  }
+
   /** The records alone, for `stream()`. */
-  records(): JournalStream<T>
+  records(): JournalStream<T> {
+    return this.#stream(() => this.#cursor.take())
+  }
+
   /** The records with their sequence numbers, for `entries()`. */
-  entries(): JournalStream<JournalEntry<T>>
+  entries(): JournalStream<JournalEntry<T>> {
+    const cursor = this.#cursor
+    return this.#stream(() => ({ sequence: cursor.sequence, record: cursor.take() }))
+  }
+
   /** All records in an array, for `replay()`. */
-  collect(): Promise<T[]>
+  async collect(): Promise<T[]> {
+    if (this.#settings.follow) {
+      throw new TypeError('Expected `follow` to be absent: records that never end do not fit into an array')
+    }
+    const all: T[] = []
+    for await (const record of this.records()) all.push(record)
+    return all
+  }
+
+  #stream<Item>(take: () => Item): JournalStream<Item> {
+    return new JournalStream(new UnderlyingReplay(this.#cursor, take, this.#settings.signal))
+  }
 }
 
 /** A replay of an open store. By default it ends at the last record acknowledged now. */
@@ -397,39 +343,19 @@ export function replayStore<T>(
   writer: JournalWriter,
   codec: RecordCodec<T, never>,
   options: unknown,
-): UnstartedReplay<T> {
+): Replay<T> {
   const settings = streamSettings(options)
-  const source = new LiveSource(writer, new DiskSource(fs, writer.files.path))
-  const cursor = new JournalCursor(fs, source, codec, settings, writer.view())
-  return unstarted(cursor, settings)
+  const views = new JournalViews(fs, writer.files.path, { owner: writer })
+  return new Replay(new JournalCursor(fs, views, codec, settings, writer.view()), settings)
 }
 
 /**
  * A replay of the journal at a path. By default it ends at the last whole record that is there when
  * it is first read.
  */
-export function replayPath(path: string, options: unknown): UnstartedReplay<unknown> {
+export function replayPath(path: string, options: unknown): Replay<unknown> {
   const settings = readSettings(options)
   const { fileSystem } = settings
-  const source = new DiskSource(fileSystem, path, settings)
-  return unstarted(new JournalCursor<unknown>(fileSystem, source, new RecordCodec(settings), settings), settings)
-}
-
-function unstarted<T>(
-  cursor: JournalCursor<T>,
-  settings: { readonly signal: AbortSignal | undefined; readonly follow: boolean },
-): UnstartedReplay<T> {
-  const { signal, follow } = settings
-  const records = (): JournalStream<T> => new JournalStream(new ReplaySource(cursor, () => cursor.take(), signal))
-  const takeEntry = (): JournalEntry<T> => ({ sequence: cursor.sequence, record: cursor.take() })
-  return {
-    records,
-    entries: () => new JournalStream(new ReplaySource(cursor, takeEntry, signal)),
-    collect: async () => {
-      if (follow) throw new TypeError('Expected `follow` to be absent: an array of records that never end cannot be')
-      const all: T[] = []
-      for await (const record of records()) all.push(record)
-      return all
-    },
-  }
+  const views = new JournalViews(fileSystem, path, settings)
+  return new Replay(new JournalCursor<unknown>(fileSystem, views, new RecordCodec(settings), settings), settings)
 }

@@ -1,37 +1,39 @@
 import { resolve as absolute } from 'node:path'
 import { clearTimeout, setTimeout } from 'node:timers'
-import { setTimeout as delay } from 'node:timers/promises'
 
 import { settledOrAborted, throwIfAborted } from '../async.ts'
 import { hasCode, messageOf } from '../errors.ts'
-import type { FileStat, FileSystem } from '../fs/file-system.ts'
+import { ifPresent } from '../fs/durable.ts'
+import type { FileSystem } from '../fs/file-system.ts'
 import { findHolder, isSameName } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
-import { JournalFiles, readSeal, samePrefix, type SegmentPrefix } from './format.ts'
-import { locateJournal } from './locate.ts'
+import { type Checkpoint, isSameCheckpoint, JournalFiles, readSeal } from './format.ts'
 import { missingActiveDamage, scanSegment } from './scan.ts'
 import {
-  inspectActive, isSameSegment, type JournalSource, type JournalView, type ReportDamage, type Segment,
-  type SegmentFile, surveySegments, throwDamage, type UnfinishedFile,
+  findSegments, inspectActive, isSameSegment, type JournalView, locateJournal, type ReportDamage, retryWhileMoving,
+  type Segment, type SegmentFile, throwDamage, type UnfinishedFile,
 } from './segments.ts'
 import { JournalWriter } from './writer.ts'
 
 /**
- * Number of surveys in a row that must find the same damage before it is reported. A writer may
- * move files during a survey, which can look like damage.
+ * How many times in a row the same damage must be found before it is reported. A writer may move
+ * files while they are inspected, which can look like damage.
  */
-const sameLooks = 3
+const sameFindings = 3
 
 /**
- * A journal as its files show it, for readers that have only its path. Takes no lock and changes
+ * Shows readers how a journal stands, and tells them when it changes. Takes no lock and changes
  * nothing.
  *
- * If the journal is open for writing in this thread, its writer is asked instead, so that readers
- * see no unacknowledged record.
+ * The views of an open store are those of its writer, so readers see no unacknowledged record and
+ * nothing is polled. Readers that have only a path get their views from the disk, unless the
+ * journal is open for writing in this thread: then its writer is asked.
  */
-export class DiskSource implements JournalSource {
+export class JournalViews {
+  /** Absolute path of the journal. */
   readonly path: string
   readonly #fs: FileSystem
+  readonly #owner: JournalWriter | undefined
   #files: JournalFiles
   #isLocated = false
   readonly #pollIntervalMs: number
@@ -44,45 +46,57 @@ export class DiskSource implements JournalSource {
   #stopWatching: (() => void) | undefined
   #onHint: (() => void) | undefined
 
-  /** @throws {TypeError} if the path is invalid. */
-  constructor(fs: FileSystem, path: string, options: { readonly pollIntervalMs?: number } = {}) {
+  /**
+   * @param options.owner The writer of the open store that the readers belong to.
+   * @throws {TypeError} if the path is invalid.
+   */
+  constructor(
+    fs: FileSystem,
+    path: string,
+    options: { readonly owner?: JournalWriter; readonly pollIntervalMs?: number } = {},
+  ) {
     this.#fs = fs
     this.#files = new JournalFiles(absolute(filePath(path)))
     this.path = this.#files.path
+    this.#owner = options.owner
     this.#pollIntervalMs = options.pollIntervalMs ?? 100
   }
 
-  async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
-    const { since, report } = options
-    if (!this.#isLocated) {
-      this.#files = await locateJournal(this.#fs, this.path)
-      this.#isLocated = true
-    }
-    const writer = await this.#liveWriter()
-    if (writer !== undefined) {
-      await writer.namesSettled()
-      return writer.view()
-    }
-    const grown = since === undefined ? undefined : await this.#lookAtGrowth(since)
-    if (grown !== undefined) return grown
-    for (let same = 1, last = ''; ; ) {
-      try {
-        return await this.#survey(throwDamage)
-      } catch (error) {
-        const mayBeMoving = hasCode(error, 'ENOENT') || isCorruption(error)
-        if (!mayBeMoving) throw error
-        same = messageOf(error) === last ? same + 1 : 1
-        last = messageOf(error)
-        if (same === sameLooks) return this.#survey(report === undefined ? throwDamage : this.#once(report))
-        await delay(1)
-      }
-    }
+  /**
+   * Resolves with the current state of the journal.
+   *
+   * If the owner is closed or poisoned, the segments come from the disk, because their names may
+   * have changed. The end stays that of the owner, because records that another writer appends do
+   * not belong to its store.
+   *
+   * @param options.since An earlier view. Its sealed segments may be reused, even if they no longer
+   *   exist.
+   * @param options.report Receives damage to whole segments, each damage once. Without it, the
+   *   first damage is thrown.
+   */
+  async current(
+    options: { readonly since?: JournalView | undefined; readonly report?: ReportDamage | undefined } = {},
+  ): Promise<JournalView> {
+    const owner = this.#owner
+    if (owner === undefined) return this.#fromDisk(options)
+    await owner.namesSettled()
+    if (owner.isViewCurrent) return owner.view()
+    const { segments } = await this.#fromDisk({ report: options.report })
+    return { segments, tail: owner.view().tail }
   }
 
+  /**
+   * Resolves with `true` when the journal may have changed since the view, and with `false` if it
+   * will never change again. Rejects with the signal's reason if the signal is aborted.
+   *
+   * @param options.isRestless Whether to resolve after some time even without a change. Needed if
+   *   the last line was incomplete, because a line of the same length may replace it.
+   */
   async changedSince(
     view: JournalView,
     { signal, isRestless }: { readonly signal: AbortSignal; readonly isRestless: boolean },
   ): Promise<boolean> {
+    if (this.#owner !== undefined) return changedByOwner(this.#owner, view, signal)
     for (let isFirst = true; ; isFirst = false) {
       const writer = await this.#liveWriter()
       const hint = this.#hint()
@@ -94,9 +108,39 @@ export class DiskSource implements JournalSource {
     }
   }
 
+  /** Stops the directory watch. */
   close(): void {
     this.#stopWatching?.()
     this.#stopWatching = undefined
+  }
+
+  async #fromDisk(options: Parameters<JournalViews['current']>[0] & {}): Promise<JournalView> {
+    const { since, report } = options
+    if (!this.#isLocated) {
+      this.#files = await locateJournal(this.#fs, this.path)
+      this.#isLocated = true
+    }
+    const writer = await this.#liveWriter()
+    if (writer !== undefined) {
+      await writer.namesSettled()
+      return writer.view()
+    }
+    const grown = since === undefined ? undefined : await this.#grown(since)
+    if (grown !== undefined) return grown
+    let same = 0
+    let last = ''
+    const view = await retryWhileMoving(async () => {
+      try {
+        return await this.#inspect(throwDamage)
+      } catch (error) {
+        if (!hasCode(error, 'ENOENT', 'ERR_MINISTORE_CORRUPT')) throw error
+        same = messageOf(error) === last ? same + 1 : 1
+        last = messageOf(error)
+        if (same < sameFindings) return undefined
+        return this.#inspect(report === undefined ? throwDamage : this.#once(report))
+      }
+    })
+    return view ?? this.#inspect(throwDamage)
   }
 
   async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {
@@ -110,7 +154,7 @@ export class DiskSource implements JournalSource {
     }
   }
 
-  async #survey(report: ReportDamage): Promise<JournalView> {
+  async #inspect(report: ReportDamage): Promise<JournalView> {
     const fs = this.#fs
     const files = this.#files
     // The seal is used only if it is the same before and after the active segment is inspected.
@@ -118,26 +162,24 @@ export class DiskSource implements JournalSource {
     const before = await readSeal(fs, files.seal)
     const active = await inspectActive(fs, files, report)
     const after = await readSeal(fs, files.seal)
-    const seal = before !== undefined && after !== undefined && samePrefix(before, after) ? after : undefined
-    const { segments } = await surveySegments(fs, files, active, report)
+    const seal = before !== undefined && after !== undefined && isSameCheckpoint(before, after) ? after : undefined
+    const { segments } = await findSegments(fs, files, active, report)
     const last = segments.at(-1)
-    if (active === undefined || !('header' in active)) await this.#checkMissing(seal, last, report)
-    const view = { segments, tail: last && { segment: last, bytes: last.bytes, checkpoints: sealOf(segments, seal), isAcknowledged: false } }
+    if (seal !== undefined && (active === undefined || !('header' in active))) {
+      const lastSealed = last && { atSeal: await this.#checkpointAt(last, seal.bytes) }
+      const damage = missingActiveDamage(files, seal, lastSealed)
+      if (damage !== undefined) report(damage)
+    }
+    const checkpoints = sealOf(segments, seal)
+    const view = { segments, tail: last && { segment: last, bytes: last.bytes, checkpoints, isAcknowledged: false } }
     this.#activeFiles.set(view, active)
     return view
   }
 
-  async #checkMissing(seal: SegmentPrefix | undefined, last: Segment | undefined, report: ReportDamage): Promise<void> {
-    if (seal === undefined) return
-    const lastSealed = last === undefined ? undefined : { atSeal: await this.#prefixOf(last, seal.bytes) }
-    const damage = missingActiveDamage(this.#files, seal, lastSealed)
-    if (damage !== undefined) report(damage)
-  }
-
-  async #prefixOf(segment: Segment, checkpoint: number): Promise<SegmentPrefix | undefined> {
+  async #checkpointAt(segment: Segment, bytes: number): Promise<Checkpoint | undefined> {
     const file = await this.#fs.open(segment.path, 'read')
     try {
-      return (await scanSegment(file, { end: segment.bytes, checkpoint })).atCheckpoint
+      return (await scanSegment(file, { end: segment.bytes, checkpoint: bytes })).atCheckpoint
     } finally {
       await file.close()
     }
@@ -145,9 +187,9 @@ export class DiskSource implements JournalSource {
 
   /**
    * The previous view with the new size of its active segment. Undefined if anything else may have
-   * changed. This avoids a survey for every append.
+   * changed. So an append does not cost an inspection of all segments.
    */
-  async #lookAtGrowth(previous: JournalView): Promise<JournalView | undefined> {
+  async #grown(previous: JournalView): Promise<JournalView | undefined> {
     const { tail } = previous
     if (tail === undefined || tail.isAcknowledged || tail.segment.number !== undefined) return undefined
     const active = await inspectActive(this.#fs, this.#files, () => {})
@@ -160,24 +202,15 @@ export class DiskSource implements JournalSource {
   async #differs(view: JournalView, writer: JournalWriter | undefined): Promise<boolean> {
     if (writer !== undefined) return !writer.isAt(view.tail)
     if (view.tail?.isAcknowledged === true) return true
-    const stat = await this.#statActive()
+    const stat = await ifPresent(this.#fs.stat(this.#files.path))
     const seen = this.#activeFiles.get(view)
     return stat?.inode !== seen?.inode || stat?.size !== seen?.bytes || stat?.changedMs !== seen?.changedMs
-  }
-
-  async #statActive(): Promise<FileStat | undefined> {
-    try {
-      return await this.#fs.stat(this.#files.path)
-    } catch (error) {
-      if (hasCode(error, 'ENOENT')) return undefined
-      throw error
-    }
   }
 
   async #liveWriter(): Promise<JournalWriter | undefined> {
     const holder = await findHolder(this.#fs, [this.#files.lock, this.#files.path])
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
-    if (!(writer instanceof JournalWriter && writer.isSound)) return undefined
+    if (!(writer instanceof JournalWriter && writer.isViewCurrent)) return undefined
     // If the files were moved while the writer has them open, the names in its view are wrong.
     return (await isSameName(this.#fs, writer.files.path, this.#files.path)) ? writer : undefined
   }
@@ -199,6 +232,16 @@ export class DiskSource implements JournalSource {
   }
 }
 
+/** Like {@link JournalViews.changedSince}. Resolves with `false` once the writer is closed. */
+async function changedByOwner(owner: JournalWriter, { tail }: JournalView, signal: AbortSignal): Promise<boolean> {
+  while (owner.isAt(tail)) {
+    owner.assertNotPoisoned()
+    if (owner.isClosed) return false
+    await owner.changed(signal)
+  }
+  return true
+}
+
 /**
  * The seal as a checkpoint of the last segment, if that is the active one.
  *
@@ -206,60 +249,10 @@ export class DiskSource implements JournalSource {
  * first segment. Such a segment was begun by a program that does not know seals, so the seal may
  * belong to an earlier segment.
  */
-function sealOf(segments: readonly Segment[], seal: SegmentPrefix | undefined): SegmentPrefix[] {
+function sealOf(segments: readonly Segment[], seal: Checkpoint | undefined): Checkpoint[] {
   const last = segments.at(-1)
   const isForeign = segments.length > 1 && last?.header.sequence === undefined
   return seal === undefined || isForeign || last?.number !== undefined ? [] : [seal]
-}
-
-function isCorruption(error: unknown): boolean {
-  return hasCode(error, 'ERR_MINISTORE_CORRUPT')
-}
-
-/**
- * A journal as its writer in this thread knows it. Nothing is polled, and no unacknowledged record
- * is seen.
- */
-export class LiveSource implements JournalSource {
-  readonly #writer: JournalWriter
-  readonly #disk: DiskSource
-
-  /** @param disk the source for a stream that is still read after its store was closed. */
-  constructor(writer: JournalWriter, disk: DiskSource) {
-    this.#writer = writer
-    this.#disk = disk
-  }
-
-  get path(): string {
-    return this.#writer.files.path
-  }
-
-  /**
-   * Resolves with the view of the writer once no rename is under way.
-   *
-   * If the writer is closed or poisoned, the segments come from the disk, because their names may
-   * have changed. The end stays that of the writer, because records that another writer appends do
-   * not belong to this store.
-   */
-  async look(options: Parameters<JournalSource['look']>[0] = {}): Promise<JournalView> {
-    await this.#writer.namesSettled()
-    if (this.#writer.isSound) return this.#writer.view()
-    const { segments } = await this.#disk.look({ report: options.report })
-    return { segments, tail: this.#writer.view().tail }
-  }
-
-  async changedSince(view: JournalView, { signal }: { readonly signal: AbortSignal }): Promise<boolean> {
-    while (this.#writer.isAt(view.tail)) {
-      this.#writer.assertSound()
-      if (this.#writer.isClosed) return false
-      await this.#writer.changed(signal)
-    }
-    return true
-  }
-
-  close(): void {
-    this.#disk.close()
-  }
 }
 
 /** One segment of an open store, at the moment it was described. */

@@ -1,3 +1,5 @@
+import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+
 import PQueue from 'p-queue'
 
 import { addInContext, ChangeSignal } from '../async.ts'
@@ -6,14 +8,12 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import {
-  extendPrefix, type JournalFiles, maxSegmentNumber, maxSequence, samePrefix, type SegmentPrefix, writeSealIfRoom,
+  extendCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
-import type { RecoveredJournal } from './recovery.ts'
+import type { RecoveredJournal, RecoveryReport } from './recovery.ts'
 import { type ActiveSegment, orPoison, PoisoningError, rotateSegment } from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
-import {
-  appendChannel, type AppendTrace, poisonChannel, rotateChannel, traced, type WriterSettings,
-} from './settings.ts'
+import type { WriterSettings } from './settings.ts'
 
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
@@ -38,15 +38,13 @@ export class JournalWriter {
   #sealed: readonly Segment[]
   #active: ActiveSegment
   /** The contents of the seal on disk; undefined if there is no seal. */
-  #seal: SegmentPrefix | undefined
-  readonly #soundness: Soundness
+  #seal: Checkpoint | undefined
+  /** Why the writer can no longer write. Once set, it stays: only `close()` works. */
+  #poisoned: MiniStoreError | undefined
   #isClosing = false
   #isClosed = false
   readonly #change = new ChangeSignal()
-  /**
-   * The rotation or deletion in progress. Until it settles, file names on disk may differ from
-   * those in the view. Undefined when no such change is in progress.
-   */
+  /** The rotation or deletion in progress. Until it settles, names on disk may differ from the view. */
   #renaming: Promise<unknown> | undefined
 
   constructor(files: JournalFiles, lock: WriterLock, journal: RecoveredJournal, limits: Limits) {
@@ -54,7 +52,6 @@ export class JournalWriter {
     this.#fs = lock.fileSystem
     this.files = files
     this.#limits = limits
-    this.#soundness = new Soundness(files.path)
     this.#sealed = journal.sealed
     this.#active = journal.active
     this.#seal = journal.seal
@@ -65,7 +62,7 @@ export class JournalWriter {
   }
 
   get lastSequence(): number {
-    return this.#active.segment.firstSequence + this.#active.prefix.records - 1
+    return this.#active.segment.firstSequence + this.#active.acknowledged.records - 1
   }
 
   get isClosed(): boolean {
@@ -73,25 +70,25 @@ export class JournalWriter {
   }
 
   /** Whether the writer is neither closed nor poisoned. Only then is its view current. */
-  get isSound(): boolean {
+  get isViewCurrent(): boolean {
     this.#noticeMove()
-    return !this.#isClosed && this.#soundness.isSound
+    return !this.#isClosed && this.#poisoned === undefined
   }
 
   /** The acknowledged part of the journal, for readers in this process. */
   view(): JournalView {
-    const { segment, prefix } = this.#active
-    const checkpoints = this.#seal === undefined ? [prefix] : [this.#seal, prefix]
+    const { segment, acknowledged } = this.#active
+    const checkpoints = this.#seal === undefined ? [acknowledged] : [this.#seal, acknowledged]
     return {
       segments: [...this.#sealed, segment],
-      tail: { segment, bytes: prefix.bytes, checkpoints, isAcknowledged: true },
+      tail: { segment, bytes: acknowledged.bytes, checkpoints, isAcknowledged: true },
     }
   }
 
   /** Whether the journal still ends at the given tail of a view. */
   isAt(tail: JournalTail | undefined): boolean {
-    const { segment, prefix } = this.#active
-    return tail !== undefined && tail.bytes === prefix.bytes && isSameSegment(tail.segment, segment)
+    const { segment, acknowledged } = this.#active
+    return tail !== undefined && tail.bytes === acknowledged.bytes && isSameSegment(tail.segment, segment)
   }
 
   /**
@@ -112,21 +109,21 @@ export class JournalWriter {
 
   /**
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED` if the writer is closing or closed, otherwise
-   *   as {@link assertSound}.
+   *   as {@link assertNotPoisoned}.
    */
   assertUsable(): void {
     const { path } = this.files
     if (this.#isClosing) throw new MiniStoreError('ERR_MINISTORE_CLOSED', `The store of ${path} is closed`, { path })
-    this.assertSound()
+    this.assertNotPoisoned()
   }
 
   /**
    * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED` if an earlier
    *   failure has made the writer unusable.
    */
-  assertSound(): void {
+  assertNotPoisoned(): void {
     this.#noticeMove()
-    this.#soundness.assert()
+    if (this.#poisoned !== undefined) throw poisonedBy(this.#poisoned)
   }
 
   /**
@@ -154,10 +151,10 @@ export class JournalWriter {
     return addInContext(this.#queue, () =>
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
-        this.assertSound()
+        this.assertNotPoisoned()
         this.#assertNumbersLeft(records)
-        const { prefix } = this.#active
-        const isFull = prefix.records > 0 && prefix.bytes + lines.length > this.#limits.maxBytesPerSegment
+        const { acknowledged } = this.#active
+        const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
         await this.#write(lines, records)
         context.sequence = this.lastSequence
@@ -174,8 +171,8 @@ export class JournalWriter {
   /** Seals the active segment and begins the next one. Does nothing if the active one is empty. */
   rotate(): Promise<void> {
     return addInContext(this.#queue, async () => {
-      this.assertSound()
-      if (this.#active.prefix.records > 0) await this.#rotate()
+      this.assertNotPoisoned()
+      if (this.#active.acknowledged.records > 0) await this.#rotate()
     })
   }
 
@@ -187,7 +184,7 @@ export class JournalWriter {
    */
   truncateBefore(sequence: number): Promise<void> {
     return addInContext(this.#queue, async () => {
-      this.assertSound()
+      this.assertNotPoisoned()
       if (sequence > this.lastSequence + 1) {
         const most = this.lastSequence + 1
         throw new RangeError(`Expected a sequence number of at most ${most}, the next one to be given, got ${sequence}`)
@@ -212,7 +209,7 @@ export class JournalWriter {
     this.#isClosing = true
     await this.#queue.onIdle()
     try {
-      if (this.isSound) await this.#sealActive()
+      if (this.isViewCurrent) await this.#sealActive()
     } finally {
       this.#isClosed = true
       this.#change.wake()
@@ -232,18 +229,18 @@ export class JournalWriter {
 
   /** Writes the seal, unless the seal on disk already says the same. */
   async #sealActive(): Promise<void> {
-    const { prefix, file } = this.#active
-    if (this.#seal !== undefined && samePrefix(this.#seal, prefix)) return
+    const { acknowledged, file } = this.#active
+    if (this.#seal !== undefined && isSameCheckpoint(this.#seal, acknowledged)) return
     const writing = async (): Promise<boolean> =>
-      writeSealIfRoom(this.#fs, this.files.seal, { prefix, access: await file.stat() })
-    if (await this.#guard('seal', writing())) this.#seal = prefix
+      writeSealIfRoom(this.#fs, this.files.seal, { checkpoint: acknowledged, access: await file.stat() })
+    if (await this.#guard('seal', writing())) this.#seal = acknowledged
   }
 
   async #write(lines: Buffer, records: number): Promise<void> {
-    const { file, prefix, segment } = this.#active
+    const { file, acknowledged, segment } = this.#active
     try {
       // `writeFully` returns no promise if every byte was written synchronously to the page cache.
-      const writing = writeFully(file, lines, prefix.bytes)
+      const writing = writeFully(file, lines, acknowledged.bytes)
       if (writing !== undefined) await writing
     } catch (error) {
       throw await this.#rollBack(error)
@@ -256,13 +253,13 @@ export class JournalWriter {
       // system would still see the record, and its fsync would succeed without writing it. Cutting
       // the record off keeps it from passing for durable. If the cut fails or does not last, the
       // outcome is no less known than before, so its error is ignored.
-      await file.truncate(prefix.bytes).catch(() => {})
+      await file.truncate(acknowledged.bytes).catch(() => {})
       const sequence = this.lastSequence + 1
       const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
       const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
     }
-    this.#active = { segment, file, prefix: extendPrefix(prefix, lines, records) }
+    this.#active = { segment, file, acknowledged: extendCheckpoint(acknowledged, lines, records) }
     this.#change.wake()
   }
 
@@ -272,10 +269,10 @@ export class JournalWriter {
    * writer and returns `ERR_MINISTORE_OUTCOME_UNKNOWN`, because some lines may be on disk.
    */
   async #rollBack(cause: unknown): Promise<MiniStoreError> {
-    const { file, prefix, segment } = this.#active
+    const { file, acknowledged, segment } = this.#active
     const context = { path: this.files.path, segment: segment.name }
     try {
-      await file.truncate(prefix.bytes)
+      await file.truncate(acknowledged.bytes)
       await file.sync()
     } catch (error) {
       this.#poison('roll back a failed write', error)
@@ -286,11 +283,7 @@ export class JournalWriter {
     return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
   }
 
-  /**
-   * Checked before the write, because beyond {@link maxSequence} two records would get one number.
-   *
-   * @throws {RangeError} if fewer than `records` sequence numbers are left.
-   */
+  /** Refuses the records before the write, because beyond {@link maxSequence} two would share a number. */
   #assertNumbersLeft(records: number): void {
     const left = maxSequence - this.lastSequence
     if (records <= left) return
@@ -300,35 +293,27 @@ export class JournalWriter {
   async #rotate(): Promise<void> {
     // The header of the next segment holds the sequence number of its first record.
     this.#assertNumbersLeft(1)
-    if (this.#sealed.at(-1)?.number === maxSegmentNumber) {
-      throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber} for the next segment: they are used up`)
-    }
-    const { file } = this.#active
-    await this.#whileRenaming(() => this.#sealAndBegin())
-    // Every byte of the sealed file is durable, so an error on closing it changes nothing.
-    await file.close().catch(() => {})
-    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
-  }
-
-  async #sealAndBegin(): Promise<void> {
-    const from = this.#active
     // Numbers only order the files, so they begin with 1 again once no sealed segment is left. What
     // identifies a segment is the sequence number in its header.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
-    const context = {
-      path: this.files.path,
-      segment: this.files.sealedName(number),
-      sequence: from.segment.firstSequence + from.prefix.records,
+    if (number > maxSegmentNumber) {
+      throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber} for the next segment: they are used up`)
     }
+    const from = this.#active
+    const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }
     // The rotation removes the seal first, and the seal stays removed if a later step fails.
     this.#seal = undefined
-    await traced(rotateChannel, context, async () => {
+    const rotate = async (): Promise<void> => {
       const rotating = rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })
       const { sealed, active } = await this.#guard('rotate', rotating)
       this.#sealed = [...this.#sealed, sealed]
       this.#active = active
-    })
-    this.#change.wake()
+      this.#change.wake()
+    }
+    await this.#whileRenaming(() => traced(rotateChannel, context, rotate))
+    // Every byte of the sealed file is durable, so an error on closing it changes nothing.
+    await from.file.close().catch(() => {})
+    while (this.#sealed.length + 1 > this.#limits.maxSegments) await this.#deleteOldest()
   }
 
   #deleteOldest(): Promise<void> {
@@ -368,7 +353,7 @@ export class JournalWriter {
       const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
       if (isPoisoning || isMoved) this.#poison(doing, cause)
       if (isMoved) throw cause
-      this.assertSound()
+      this.assertNotPoisoned()
       throw ioError(doing, error, { path: this.files.path })
     }
   }
@@ -378,51 +363,80 @@ export class JournalWriter {
    * beside the journal, such as snapshots, uses the same lock and may find this first.
    */
   #noticeMove(): void {
-    if (this.#lock.moved !== undefined && this.#soundness.isSound) this.#poison('go on', this.#lock.moved)
+    if (this.#lock.moved !== undefined && this.#poisoned === undefined) this.#poison('go on', this.#lock.moved)
   }
 
+  /**
+   * Ends all writing and publishes the error on the channel `ministore:poison`.
+   *
+   * @param doing The action that failed, worded to complete "could not …".
+   */
   #poison(doing: string, cause: unknown): void {
-    this.#soundness.poison(doing, cause)
+    const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
+    const unknown = isMoved ? '' : '. What is on the disk is unknown. Close the store and open the journal again'
+    const code = isMoved ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_POISONED'
+    const { path } = this.files
+    this.#poisoned = new MiniStoreError(code, `could not ${doing} (${messageOf(cause)})${unknown}`, { path, cause })
+    poisonChannel.publish({ path, error: this.#poisoned })
     this.#change.wake()
   }
 }
 
+/** Context of the tracing channel `ministore:append`, for one `append` or one `appendAll`. */
+export interface AppendTrace {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** Number of bytes to write, including line feeds. */
+  readonly bytes: number
+  /** Number of records. */
+  readonly records: number
+  /** Sequence number of the last record. Set once the append is durable. */
+  sequence?: number
+}
+
+/** Context of the tracing channel `ministore:rotate`. */
+export interface RotateTrace {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** File name that the sealed segment gets. */
+  readonly segment: string
+  /** Sequence number of the first record of the next segment. */
+  readonly sequence: number
+}
+
+/** Context of the tracing channel `ministore:recover`. */
+export interface RecoverTrace {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** Result of the recovery. Set once it has succeeded. */
+  report?: RecoveryReport
+}
+
+/** Message of the channel `ministore:poison`: a store can no longer write. */
+export interface PoisonMessage {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
+  readonly error: MiniStoreError
+}
+
+const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
+const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
+export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
+const poisonChannel = channel('ministore:poison') as Channel<unknown, PoisonMessage>
+
 /**
- * Whether a store may still write. A store is sound until a failure leaves the state on disk
- * unknown or the journal is found to have been moved. It never becomes sound again.
+ * Runs a task on a tracing channel. Without subscribers it only calls the task.
+ *
+ * The result of the task becomes part of the message, so it must be a number or nothing. A
+ * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
+ * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
+ * therefore end the process.
  */
-export class Soundness {
-  readonly #path: string
-  #poison: MiniStoreError | undefined
-
-  constructor(path: string) {
-    this.#path = path
-  }
-
-  get isSound(): boolean {
-    return this.#poison === undefined
-  }
-
-  /**
-   * @throws {MiniStoreError} If the store is no longer sound: `ERR_MINISTORE_MOVED` if the journal
-   *   was moved, otherwise `ERR_MINISTORE_POISONED`.
-   */
-  assert(): void {
-    if (this.#poison !== undefined) throw poisonedBy(this.#poison)
-  }
-
-  /**
-   * Marks the store as no longer sound and publishes the error on the channel `ministore:poison`.
-   *
-   * @param doing The action that failed, worded to complete "could not …".
-   * @param cause The error of that action.
-   */
-  poison(doing: string, cause: unknown): void {
-    const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
-    const why = isMoved ? '' : ', and what is on the disk is unknown until it is opened anew'
-    const code = isMoved ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_POISONED'
-    const message = `could not ${doing} (${messageOf(cause)})${why}`
-    this.#poison = new MiniStoreError(code, message, { path: this.#path, cause })
-    poisonChannel.publish({ path: this.#path, error: this.#poison })
-  }
+export function traced<T extends number | void, Context extends object>(
+  tracing: TracingChannel<unknown, Context>,
+  context: Context,
+  task: () => Promise<T>,
+): Promise<T> {
+  return tracing.hasSubscribers ? tracing.tracePromise(task, context) : task()
 }

@@ -6,8 +6,8 @@ import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import {
-  extendPrefix, formatHeader, formatSeal, formatVersion, headerPrefix, isPartialHeader, JournalFiles, parseHeader,
-  parseSeal, readSeal, samePrefix,
+  extendCheckpoint, formatHeader, formatSeal, formatVersion, headerCheckpoint, isPartialHeader, JournalFiles, parseHeader,
+  parseSeal, readSeal, isSameCheckpoint,
 } from '../../src/ministore/format.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -105,9 +105,9 @@ describe('the seal', () => {
   })
 
   test('equals another prefix only if bytes, records and checksum are equal', () => {
-    expect(samePrefix(prefix, { ...prefix })).toBe(true)
+    expect(isSameCheckpoint(prefix, { ...prefix })).toBe(true)
     for (const field of ['bytes', 'records', 'crc32'] as const) {
-      expect(samePrefix(prefix, { ...prefix, [field]: prefix[field] + 1 }), field).toBe(false)
+      expect(isSameCheckpoint(prefix, { ...prefix, [field]: prefix[field] + 1 }), field).toBe(false)
     }
   })
 })
@@ -142,7 +142,7 @@ describe('the names of files', () => {
 test('a prefix extended by lines has the checksum of all its bytes', () => {
   const header = Buffer.from('// header\n')
   const lines = Buffer.from('1\n2\n')
-  expect(extendPrefix(headerPrefix(header), lines, 2)).toEqual({
+  expect(extendCheckpoint(headerCheckpoint(header), lines, 2)).toEqual({
     bytes: 14, records: 2, crc32: crc32(Buffer.concat([header, lines])),
   })
 })

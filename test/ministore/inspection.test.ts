@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { inspectJournal, outlineJournal } from '../../src/maintenance/inspect.ts'
 import { verifyJournal } from '../../src/maintenance/verify.ts'
 import { findTornEnd } from '../../src/ministore/scan.ts'
-import { DiskSource } from '../../src/ministore/view.ts'
+import { JournalViews } from '../../src/ministore/view.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { numbers, writeJournal } from '../support/journals.ts'
 
@@ -16,7 +16,7 @@ async function journal(): Promise<SimulatedFileSystem> {
 }
 
 function outline(files: SimulatedFileSystem) {
-  return outlineJournal(files, new DiskSource(files, path))
+  return outlineJournal(files, new JournalViews(files, path))
 }
 
 describe('an outline', () => {

@@ -52,7 +52,7 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/writer.ts',
-        find: 'await file.truncate(prefix.bytes)\n      await file.sync()\n',
+        find: 'await file.truncate(acknowledged.bytes)\n      await file.sync()\n',
         by: '',
       },
     ],
@@ -156,8 +156,8 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/rotation.ts',
-        find: 'previousCrc32: prefix.crc32',
-        by: 'previousCrc32: (prefix.crc32 ^ 1) >>> 0',
+        find: 'previousCrc32: acknowledged.crc32',
+        by: 'previousCrc32: (acknowledged.crc32 ^ 1) >>> 0',
       },
     ],
     finding: /it has changed since it was sealed \(wrong checksum\)/,
@@ -169,7 +169,7 @@ export const defects: readonly Defect[] = [
         file: 'ministore/writer.ts',
         find: '    try {\n      await file.dataSync()\n',
         by: `    try {
-      await writeSealIfRoom(this.#fs, this.files.seal, { prefix: extendPrefix(prefix, lines, records), access: await file.stat() })
+      await writeSealIfRoom(this.#fs, this.files.seal, { checkpoint: extendCheckpoint(acknowledged, lines, records), access: await file.stat() })
       await file.dataSync()
 `,
       },
@@ -383,15 +383,15 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/writer.ts',
-        find: 'writeFully(file, lines, prefix.bytes)',
-        by: 'writeFully(file, lines.subarray(0, lines.indexOf(0x0a) + 1), prefix.bytes)',
+        find: 'writeFully(file, lines, acknowledged.bytes)',
+        by: 'writeFully(file, lines.subarray(0, lines.indexOf(0x0a) + 1), acknowledged.bytes)',
       },
       {
         file: 'ministore/writer.ts',
         find: '      await file.dataSync()\n',
         by: `      await file.dataSync()
       const rest = lines.subarray(lines.indexOf(0x0a) + 1)
-      if (rest.length > 0) await writeFully(file, rest, prefix.bytes + lines.length - rest.length)
+      if (rest.length > 0) await writeFully(file, rest, acknowledged.bytes + lines.length - rest.length)
 `,
       },
     ],
@@ -402,8 +402,8 @@ export const defects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/writer.ts',
-        find: 'prefix: extendPrefix(prefix, lines, records) }',
-        by: 'prefix: extendPrefix(prefix, lines, records > 1 ? records + 1 : records) }',
+        find: 'acknowledged: extendCheckpoint(acknowledged, lines, records) }',
+        by: 'acknowledged: extendCheckpoint(acknowledged, lines, records > 1 ? records + 1 : records) }',
       },
     ],
     finding: /Expected the sequence numbers 1 to 3, got 2 to 4/,

@@ -33,7 +33,7 @@ describe('a journal named like a file of another journal', () => {
     const opening = MiniStore.open(`/logs/${name}`, { fileSystem: files })
     await expect(opening).rejects.toMatchObject({ ...taken, path: `/logs/${name}` })
     await expect(opening).rejects.toThrow(`${name} is the name of a file of the journal events`)
-    await expect(opening).rejects.toThrow('(events.lock is there)')
+    await expect(opening).rejects.toThrow('(events.lock exists)')
     expect(bytesOf(files)).toEqual(before)
     expect(await MiniStore.replay('/logs/events', { fileSystem: files })).toEqual(['a', 'b'])
   })
@@ -43,7 +43,7 @@ describe('a journal named like a file of another journal', () => {
     for (const ending of ['lock', 'seal']) await files.unlink(`/logs/events.${ending}`)
     const opening = MiniStore.open('/logs/events.002', { fileSystem: files })
     await expect(opening).rejects.toMatchObject(taken)
-    await expect(opening).rejects.toThrow('(events is there)')
+    await expect(opening).rejects.toThrow('(events exists)')
   })
 
   test.each(['events.2024', 'events.next', 'events.seal'])('prevents the creation of that journal: %s', async (name) => {
@@ -52,7 +52,7 @@ describe('a journal named like a file of another journal', () => {
     const opening = MiniStore.open('/logs/events', { fileSystem: files })
     await expect(opening).rejects.toMatchObject({ ...taken, path: '/logs/events' })
     await expect(opening).rejects.toThrow(`${name} is the name of a file of the journal events`)
-    await expect(opening).rejects.toThrow(`(${name}.lock is there)`)
+    await expect(opening).rejects.toThrow(`(${name}.lock exists)`)
     expect(bytesOf(files)).toEqual(before)
     const store = await MiniStore.open(`/logs/${name}`, { fileSystem: files })
     expect(await store.append('c')).toBe(3)

@@ -302,7 +302,6 @@ function assertNumbered(files: JournalFiles, segment: Segment, records: number):
 function lineDamage(files: JournalFiles, segment: Segment, before: Checkpoint, reason: string): MiniStoreError {
   // Lines count from 1. The header and the whole records come before the damaged line.
   const line = before.records + 2
-  const sequence = nextOf(segment, before)
-  const problem = `${reason} (line ${line}, offset ${before.bytes})`
-  return damaged(files.path, segment.name, problem, { line, offset: before.bytes, sequence })
+  const at = { line, offset: before.bytes, sequence: nextOf(segment, before) }
+  return damaged(files.path, segment.name, reason, at)
 }

@@ -4,7 +4,7 @@ import { crc32 } from 'node:zlib'
 import split2 from 'split2'
 
 import { ignoreOutcome, isThenable, settledOrAborted, throwIfAborted } from '../async.ts'
-import { isInstance, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { isInstance, type MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { countLines, type Checkpoint } from './format.ts'
 import {
@@ -45,41 +45,43 @@ export interface ReplayParts<T> {
 }
 
 /**
- * Reads one segment from front to back. Holds one open file and two buffers of lines: one that is
- * being parsed and one that is read ahead.
+ * Reads one segment from front to back, block by block. Holds one open file and two buffers of
+ * lines: one that is being parsed and one that is read ahead.
+ *
+ * split2 splits the lines. They are written to it directly, and its mapper keeps the records, so
+ * nothing passes through its readable side and a record costs no stream event. split2 gets whole
+ * lines, because it would treat an unterminated end as a line. It gets text, because it would
+ * silently replace bytes that are not UTF-8 with U+FFFD, and decodes them slowly. Only a block with
+ * an unclean line is passed as bytes, and only its lines that are clean.
  */
 export class SegmentReader<T> {
   readonly segment: Segment
-  readonly #path: string
+  readonly #replay: ReplayParts<T>
   readonly #file: File
   readonly #blocks: LineBlocks
-  readonly #parser: LineParser<T>
+  readonly #splitter = split2('\n', (line: string) => this.#takeLine(line), { decodeStrings: false })
   /** A torn end that is too long to be read as one line. */
   #longEnd: TornEnd | undefined
   #isEndUnknown = true
-  readonly #sinceTurn: { bytes: number }
   /** Bytes and lines read so far, and the checksum of these bytes. */
   #bytes = 0
   #lines = 0
   #crc32 = 0
+  /** The lines that are being parsed, their offset in the segment, and how many are done. */
+  #block: Buffer = Buffer.alloc(0)
+  #offset = 0
+  #index = 0
+  /** The last line whose position was asked for. The next position is counted from its offset. */
+  #counted = { index: 0, offset: 0 }
+  #batches: Array<Batch<T>> = []
+  #batch: Batch<T> = { firstSequence: 0, records: [] }
+  #isAsync = false
 
-  private constructor(segment: Segment, file: File, { path, codec, spareBuffers, sinceTurn }: ReplayParts<T>) {
+  private constructor(segment: Segment, file: File, replay: ReplayParts<T>) {
     this.segment = segment
-    this.#sinceTurn = sinceTurn
-    this.#path = path
+    this.#replay = replay
     this.#file = file
-    this.#blocks = new LineBlocks(file, spareBuffers)
-    // One function for all lines, because creating one for each line would slow down a replay.
-    const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
-    this.#parser = new LineParser<T>(
-      (line) => codec.decode(line, where),
-      (reason, { line, offset }) =>
-        new MiniStoreError(
-          'ERR_MINISTORE_CORRUPT',
-          `The journal ${path} is damaged at ${segment.name}, line ${line}, offset ${offset}: ${reason}`,
-          where(),
-        ),
-    )
+    this.#blocks = new LineBlocks(file, replay.spareBuffers)
   }
 
   /**
@@ -87,21 +89,19 @@ export class SegmentReader<T> {
    *
    * @throws the system's error if no file has the name.
    */
-  static async open<T>(segment: Segment, source: ReplayParts<T>): Promise<SegmentReader<T> | undefined> {
-    const { path } = source
-    const file = await source.fs.open(segment.path, 'read')
+  static async open<T>(segment: Segment, replay: ReplayParts<T>): Promise<SegmentReader<T> | undefined> {
+    const file = await replay.fs.open(segment.path, 'read')
+    let isSame = false
     try {
       const { inode } = await file.stat()
-      // Damage to the header was reported by the survey. Here only the identity of the file counts.
-      const header = await readHeader(file, { path, segment: segment.name }, () => {})
-      const isSame = header !== undefined && isSameSegment(segment, { inode, header })
-      if (isSame) return new SegmentReader(segment, file, source)
-    } catch (error) {
-      await file.close().catch(() => {})
-      throw error
+      // Damage to the header was reported with the view. Here only the identity of the file counts.
+      const header = await readHeader(file, { path: replay.path, segment: segment.name }, () => {})
+      isSame = header !== undefined && isSameSegment(segment, { inode, header })
+      return isSame ? new SegmentReader(segment, file, replay) : undefined
+    } finally {
+      // Nothing was read or written, so an error on closing it changes nothing.
+      if (!isSame) await file.close().catch(() => {})
     }
-    await file.close()
-    return undefined
   }
 
   /** Sequence number of the record on the next line. */
@@ -138,14 +138,14 @@ export class SegmentReader<T> {
     const block = await this.#nextBlock(bounds)
     if (block === undefined) return undefined
     await this.#giveTurn(block.length, bounds.signal)
-    const start = this.#bytes
     const damage = this.#checkAgainst(bounds.checkpoints, block)
+    const isFirst = this.#bytes === 0
     this.#bytes += block.length
     this.#crc32 = crc32(block, this.#crc32)
-    const lines = start === 0 ? block.subarray(this.segment.header.bytes) : block
-    if (start === 0) this.#lines = 1
+    if (isFirst) this.#lines = 1
+    const lines = isFirst ? block.subarray(this.segment.header.bytes) : block
     this.#assertNumbered(lines, bounds.end)
-    const batches = await this.#parse(lines, this.#bytes - lines.length, bounds)
+    const batches = await this.#parse(lines, bounds)
     if (damage !== undefined) batches.push({ firstSequence: this.nextSequence, records: [], damage })
     return batches
   }
@@ -155,16 +155,16 @@ export class SegmentReader<T> {
    * that are already in memory would delay timers and signals for the whole replay.
    */
   async #giveTurn(bytes: number, signal: AbortSignal): Promise<void> {
-    if (this.#sinceTurn.bytes + bytes > blockBytes) {
+    if (this.#replay.sinceTurn.bytes + bytes > blockBytes) {
       await turn()
       throwIfAborted(signal)
-      this.#sinceTurn.bytes = 0
+      this.#replay.sinceTurn.bytes = 0
     }
-    this.#sinceTurn.bytes += bytes
+    this.#replay.sinceTurn.bytes += bytes
   }
 
   async close(): Promise<void> {
-    this.#parser.close()
+    this.#splitter.destroy()
     await this.#blocks.release()
     await this.#file.close()
   }
@@ -180,7 +180,7 @@ export class SegmentReader<T> {
       block = await this.#blocks.next(this.#longEnd?.offset ?? bounds.end)
     } catch (error) {
       if (!isInstance(error, LineTooLongError)) throw error
-      throw damaged(this.#path, this.segment.name, `${error.message} (offset ${error.offset})`, { sequence: this.nextSequence })
+      throw this.#damaged(`${error.message} (offset ${error.offset})`)
     }
     const isLast = block !== undefined && this.#blocks.offset === bounds.end
     if (block === undefined || !isLast || !bounds.mayBeTorn) return block
@@ -197,28 +197,99 @@ export class SegmentReader<T> {
   #assertNumbered(lines: Buffer, end: number): void {
     if (numbersProblem(this.segment, Number.isFinite(end) ? end : this.segment.bytes) === undefined) return
     const problem = numbersProblem(this.segment, this.#lines - 1 + countLines(lines))
-    if (problem !== undefined) throw damaged(this.#path, this.segment.name, problem, { sequence: this.nextSequence })
+    if (problem !== undefined) throw this.#damaged(problem)
   }
 
-  async #parse(lines: Buffer, offset: number, bounds: ReadBounds): Promise<Array<Batch<T>>> {
-    if (lines.length === 0) return []
-    const start = { sequence: this.nextSequence, line: this.#lines + 1, offset }
-    let wanted = lines
-    const passedOver = bounds.from - start.sequence
-    if (passedOver > 0) {
-      const count = countLines(lines)
-      if (count <= passedOver) {
-        this.#lines += count
-        return []
-      }
-      wanted = lines.subarray(offsetAfterLines(lines, passedOver))
-      start.sequence += passedOver
-      start.line += passedOver
-      start.offset += lines.length - wanted.length
+  /** Parses the lines at the end of the bytes read so far, except those before the bounds. */
+  async #parse(lines: Buffer, { from, to, signal }: ReadBounds): Promise<Array<Batch<T>>> {
+    const passedOver = Math.max(from - this.nextSequence, 0)
+    const count = passedOver === 0 ? 1 : countLines(lines)
+    if (lines.length === 0 || count <= passedOver) {
+      this.#lines += lines.length === 0 ? 0 : count
+      return []
     }
-    const batches = await this.#parser.parse(wanted, start, bounds.signal)
-    this.#lines = start.line - 1 + this.#parser.lines
-    return this.nextSequence - 1 > bounds.to ? batches.flatMap((batch) => upTo(batch, bounds.to)) : batches
+    this.#lines += passedOver
+    this.#block = lines.subarray(offsetAfterLines(lines, passedOver))
+    this.#offset = this.#bytes - this.#block.length
+    this.#index = 0
+    this.#counted = { index: 0, offset: 0 }
+    this.#isAsync = false
+    this.#batches = []
+    this.#begin(0)
+    const text = textOf(this.#block)
+    if (text === undefined) this.#parseLineByLine(this.#block)
+    else this.#splitter.write(text)
+    this.#lines += this.#index
+    const batches = this.#batches
+    // The batches are released now. If they were held until the next block, every garbage
+    // collection in between would copy their records, and V8 would take twice the memory.
+    this.#batches = []
+    this.#batch = { firstSequence: 0, records: [] }
+    const whole = this.#isAsync ? await settledOrAborted(settle(batches), signal) : batches
+    return this.nextSequence - 1 > to ? whole.flatMap((batch) => upTo(batch, to)) : whole
+  }
+
+  /** Never throws, because an error would destroy the stream of split2. */
+  #takeLine(line: string): undefined {
+    try {
+      if (line === '') throw this.#unclean(blankLine)
+      const record = this.#replay.codec.decode(line, this.#where)
+      if (isThenable(record)) {
+        this.#isAsync = true
+        // settle() awaits it later. Until then a rejection must not count as unhandled.
+        ignoreOutcome(record)
+      }
+      this.#batch.records.push(record as T)
+    } catch (error) {
+      this.#endBatch(error as MiniStoreError)
+    }
+    this.#index++
+    return undefined
+  }
+
+  #parseLineByLine(block: Buffer): void {
+    for (const { line, offset } of linesOf(block)) {
+      if (isCleanLine(line)) {
+        this.#splitter.write(block.subarray(offset, offset + line.length + 1))
+      } else {
+        this.#endBatch(this.#unclean(describeUncleanLine(line)))
+        this.#index++
+      }
+    }
+  }
+
+  #begin(index: number): void {
+    this.#batch = { firstSequence: this.nextSequence + index, records: [] }
+    this.#batches.push(this.#batch)
+  }
+
+  #endBatch(damage: MiniStoreError): void {
+    this.#batch.damage = damage
+    this.#begin(this.#index + 1)
+  }
+
+  /** The place of the line that is being parsed. A field, because a closure per line would cost time. */
+  readonly #where = (): MiniStoreErrorContext => {
+    const index = this.#index
+    // Offsets are counted on demand, because tracking them would cost time for every line.
+    const within = offsetAfterLines(this.#block, index - this.#counted.index, this.#counted.offset)
+    this.#counted = { index, offset: within }
+    return {
+      path: this.#replay.path,
+      segment: this.segment.name,
+      line: this.#lines + 1 + index,
+      offset: this.#offset + within,
+      sequence: this.nextSequence + index,
+    }
+  }
+
+  /** The error for a line that no writer writes: blank, with a NUL byte, or not UTF-8. */
+  #unclean(reason: string): MiniStoreError {
+    return damaged(this.#replay.path, this.segment.name, reason, this.#where())
+  }
+
+  #damaged(problem: string): MiniStoreError {
+    return damaged(this.#replay.path, this.segment.name, problem, { sequence: this.nextSequence })
   }
 
   /** The damage that a checkpoint shows in this block or before it, if it ends in this block. */
@@ -227,7 +298,7 @@ export class SegmentReader<T> {
       if (bytes <= this.#bytes || bytes > this.#bytes + block.length) continue
       const found = crc32(block.subarray(0, bytes - this.#bytes), this.#crc32)
       if (found !== expected) {
-        return damaged(this.#path, this.segment.name, `a byte among the first ${bytes} has changed (wrong checksum)`)
+        return damaged(this.#replay.path, this.segment.name, `a byte among the first ${bytes} has changed (wrong checksum)`)
       }
     }
     return undefined
@@ -247,128 +318,6 @@ export interface Batch<T> {
   readonly firstSequence: number
   readonly records: T[]
   damage?: MiniStoreError
-}
-
-/** The position of a line in its segment. */
-export interface LinePosition {
-  readonly sequence: number
-  readonly line: number
-  readonly offset: number
-}
-
-/** Decodes a line to a record, or throws. Returns a promise only for an asynchronous schema. */
-export type DecodeLine<T> = (line: string) => T | Promise<T>
-
-/** Creates the error for a line that no writer writes: blank, with a NUL byte, or not UTF-8. */
-export type UncleanLine = (reason: string, at: LinePosition) => MiniStoreError
-
-/**
- * Turns blocks of whole lines into batches of records. split2 splits the lines.
- *
- * The parser writes to split2 directly, and the mapper keeps the records. Nothing passes through
- * the readable side of split2, so a record costs no stream event.
- *
- * split2 gets whole lines, because it would treat an unterminated end as a line. It gets text,
- * because it would silently replace bytes that are not UTF-8 with U+FFFD, and decodes them slowly.
- * Only a block with an unclean line is passed as bytes, and only its lines that are clean.
- */
-export class LineParser<T> {
-  readonly #decode: DecodeLine<T>
-  readonly #unclean: UncleanLine
-  readonly #splitter = split2('\n', (line: string) => this.#takeLine(line), { decodeStrings: false })
-  #batches: Array<Batch<T>> = []
-  #batch: Batch<T> = { firstSequence: 0, records: [] }
-  #block: Buffer = Buffer.alloc(0)
-  #start: LinePosition = { sequence: 0, line: 0, offset: 0 }
-  #index = 0
-  /** The last line whose position was asked for. The next position is counted from its offset. */
-  #counted = { index: 0, offset: 0 }
-  #isAsync = false
-
-  constructor(decode: DecodeLine<T>, unclean: UncleanLine) {
-    this.#decode = decode
-    this.#unclean = unclean
-  }
-
-  /**
-   * Parses a block whose first line is at `start`. Afterwards {@link lines} is the number of lines
-   * in the block. Rejects if the signal is aborted during a wait for an asynchronous schema.
-   */
-  async parse(block: Buffer, start: LinePosition, signal: AbortSignal): Promise<Array<Batch<T>>> {
-    this.#block = block
-    this.#start = start
-    this.#index = 0
-    this.#counted = { index: 0, offset: 0 }
-    this.#isAsync = false
-    this.#batches = []
-    this.#begin(0)
-    const text = textOf(block)
-    if (text === undefined) this.#parseLineByLine(block)
-    else this.#splitter.write(text)
-    const batches = this.#batches
-    // The batches are released now. If they were held until the next block, every garbage
-    // collection in between would copy their records, and V8 would take twice the memory.
-    this.#batches = []
-    this.#batch = { firstSequence: 0, records: [] }
-    return this.#isAsync ? settledOrAborted(settle(batches), signal) : batches
-  }
-
-  /** Number of lines in the last block. */
-  get lines(): number {
-    return this.#index
-  }
-
-  /** The position of the line that is being parsed. */
-  position(): LinePosition {
-    const index = this.#index
-    // Offsets are counted on demand, because tracking them would cost time for every line.
-    const offset = offsetAfterLines(this.#block, index - this.#counted.index, this.#counted.offset)
-    this.#counted = { index, offset }
-    return { sequence: this.#start.sequence + index, line: this.#start.line + index, offset: this.#start.offset + offset }
-  }
-
-  close(): void {
-    this.#splitter.destroy()
-  }
-
-  /** Never throws, because an error would destroy the stream of split2. */
-  #takeLine(line: string): undefined {
-    try {
-      if (line === '') throw this.#unclean(blankLine, this.position())
-      const record = this.#decode(line)
-      if (isThenable(record)) {
-        this.#isAsync = true
-        // settle() awaits it later. Until then a rejection must not count as unhandled.
-        ignoreOutcome(record)
-      }
-      this.#batch.records.push(record as T)
-    } catch (error) {
-      this.#endBatch(error as MiniStoreError)
-    }
-    this.#index++
-    return undefined
-  }
-
-  #parseLineByLine(block: Buffer): void {
-    for (const { line, offset } of linesOf(block)) {
-      if (isCleanLine(line)) {
-        this.#splitter.write(block.subarray(offset, offset + line.length + 1))
-      } else {
-        this.#endBatch(this.#unclean(describeUncleanLine(line), this.position()))
-        this.#index++
-      }
-    }
-  }
-
-  #begin(index: number): void {
-    this.#batch = { firstSequence: this.#start.sequence + index, records: [] }
-    this.#batches.push(this.#batch)
-  }
-
-  #endBatch(damage: MiniStoreError): void {
-    this.#batch.damage = damage
-    this.#begin(this.#index + 1)
-  }
 }
 
 /** Awaits the results of an asynchronous schema. Each record that fails it ends a batch. */

@@ -433,6 +433,9 @@ export function damaged(
   problem: string,
   at: Pick<MiniStoreErrorContext, 'line' | 'offset' | 'sequence'> = {},
 ): MiniStoreError {
-  const message = `The journal ${path} is damaged at ${segment}: ${problem}`
-  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, reason: problem, ...at })
+  const { line, offset, sequence } = at
+  const place = line === undefined ? segment : `${segment}, line ${line}, offset ${offset}`
+  const message = `The journal ${path} is damaged at ${place}: ${problem}`
+  const context = { path, segment, line, offset, sequence, reason: problem }
+  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, context)
 }

@@ -1,8 +1,8 @@
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 
-import { hasCode, MiniStoreError } from '../errors.ts'
-import { isOutOfSpace, replaceFile, temporarySuffix } from '../fs/durable.ts'
+import { MiniStoreError } from '../errors.ts'
+import { ifPresent, isOutOfSpace, replaceFile, temporarySuffix } from '../fs/durable.ts'
 import type { FileAccess, FileSystem } from '../fs/file-system.ts'
 
 /** The beginning of line 1 of every segment, in every format version and in the Rust crate. */
@@ -147,18 +147,14 @@ export function parseSeal(text: string): Checkpoint | undefined {
  * active segment may go undetected.
  */
 export async function readSeal(fs: FileSystem, sealPath: string): Promise<Checkpoint | undefined> {
+  const file = await ifPresent(fs.open(sealPath, 'read'))
+  if (file === undefined) return undefined
   try {
-    const file = await fs.open(sealPath, 'read')
-    try {
-      const buffer = Buffer.alloc(maxSealBytes)
-      const length = await file.read(buffer, 0)
-      return parseSeal(buffer.toString('latin1', 0, length))
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined
-    throw error
+    const buffer = Buffer.alloc(maxSealBytes)
+    const length = await file.read(buffer, 0)
+    return parseSeal(buffer.toString('latin1', 0, length))
+  } finally {
+    await file.close()
   }
 }
 

@@ -8,15 +8,14 @@ import { ensureDirectory } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import type { JournalEntry } from '../journal/journal.ts'
-import { filePath, iterable } from '../options.ts'
+import { filePath, integer, iterable } from '../options.ts'
 import type { JournalFiles } from './format.ts'
 import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
 import { RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
 import {
-  type OpenOptions, type ReadOptions, type SchemaOption, sequenceNumber, type StreamOptions, type WriterSettings,
-  writerSettings,
+  type OpenOptions, type ReadOptions, type SchemaOption, type StreamOptions, type WriterSettings, writerSettings,
 } from './settings.ts'
 import { type JournalStream, type Replay, replayPath, replayStore } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
@@ -196,8 +195,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    */
   async append(record: Input): Promise<number> {
     this.#writer.assertUsable()
-    const { line, validation } = this.#codec.encode(record)
-    return this.#writer.append(line, 1, validation)
+    return this.#writer.append(this.#codec.encode(record))
   }
 
   /**
@@ -225,9 +223,9 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     last: number
   }> {
     this.#writer.assertUsable()
-    const { lines, count, validation } = this.#codec.encodeAll(iterable('records', records))
-    const last = await (count === 0 ? this.#writer.settled() : this.#writer.append(lines, count, validation))
-    return { first: last - count + 1, last }
+    const encoded = this.#codec.encodeAll(iterable('records', records))
+    const last = await (encoded.count === 0 ? this.#writer.idle() : this.#writer.append(encoded))
+    return { first: last - encoded.count + 1, last }
   }
 
   /**
@@ -323,7 +321,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    */
   async truncateBefore(sequence: number): Promise<void> {
     this.#writer.assertUsable()
-    await this.#writer.truncateBefore(sequenceNumber('sequence', sequence))
+    await this.#writer.truncateBefore(integer('sequence', sequence))
   }
 
   /**

@@ -5,14 +5,6 @@ import { refusePromise, SerializedRecord, toJson, validated } from '../schema.ts
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
-/** An encoded record, ready to be written. */
-export interface EncodedRecord {
-  /** The line of the record, including its `\n`. */
-  readonly line: Buffer
-  /** Rejects if the record fails the schema. Present only if the schema is asynchronous. */
-  readonly validation: Promise<unknown> | undefined
-}
-
 /** Encoded records, ready to be written. */
 export interface EncodedRecords {
   /** The lines of the records in order, each with its `\n`. */
@@ -82,9 +74,9 @@ export class RecordCodec<Output, Input> {
    *   `…_SCHEMA` if the record fails the schema. If the schema is asynchronous, `validation`
    *   rejects with `…_SCHEMA` instead.
    */
-  encode(record: Input): EncodedRecord {
+  encode(record: Input): EncodedRecords {
     const text = this.#textOf(record)
-    return { line: Buffer.from(`${text}\n`), validation: this.#check(text) }
+    return { lines: Buffer.from(`${text}\n`), count: 1, validation: this.#check(text) }
   }
 
   /** Encodes many records. Throws as {@link encode} does, for the first record that is refused. */

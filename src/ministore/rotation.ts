@@ -5,7 +5,7 @@ import type { WriterLock } from '../fs/lock.ts'
 import {
   formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader, type Checkpoint,
 } from './format.ts'
-import type { Segment } from './segments.ts'
+import { retryWhileMoving, type Segment, sealedSegments } from './segments.ts'
 
 /**
  * Seals the active segment and begins the next one.
@@ -149,13 +149,13 @@ export interface HeldFiles {
  * @throws {MiniStoreError} `ERR_MINISTORE_LOCKED` if another writer holds one of the files.
  */
 export async function holdJournal(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles> {
-  for (let attempt = 0; attempt < maxAttempts; attempt++) {
+  const held = await retryWhileMoving(async () => {
     const active = await holdFile(fs, lock, files.path)
     if (active !== undefined) return { active, next: undefined, newest: undefined, isNextNew: false }
-    const held = (await exists(fs, files.path)) ? undefined : await holdNext(fs, files, lock)
-    if (held !== undefined) return held
-  }
-  throw stillMoving(files)
+    return (await exists(fs, files.path)) ? undefined : await holdNext(fs, files, lock)
+  })
+  if (held === undefined) throw stillMoving(files)
+  return held
 }
 
 /**
@@ -168,8 +168,6 @@ export async function releaseHeld(fs: FileSystem, files: JournalFiles, lock: Wri
   for (const file of [held.active, held.next, held.newest?.file]) await file?.close().catch(() => {})
 }
 
-const maxAttempts = 10
-
 async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles | undefined> {
   const made = await createIfMissing(fs, files.next, lock.access)
   // A leftover is cut and becomes the active segment, so it must not be the target of a link. The
@@ -177,18 +175,16 @@ async function holdNext(fs: FileSystem, files: JournalFiles, lock: WriterLock): 
   const next = await holdFile(fs, lock, files.next, made ?? (await fs.open(files.next, 'ensure', lock.access)))
   if (next === undefined) return undefined
   let newest: HeldFiles['newest']
+  let isHeld = false
   try {
     newest = await holdNewest(fs, files, lock)
     // The active name must be checked first. While it is missing during another writer's rotation,
     // `.next` is a new file of that writer and no longer the file held here.
-    const isAlone = !(await exists(fs, files.path)) && (await lock.isAt(files.next))
-    if (isAlone) return { active: undefined, next, newest, isNextNew: made !== undefined }
-  } catch (error) {
-    await releaseHeld(fs, files, lock, { active: undefined, next, newest, isNextNew: false })
-    throw error
+    isHeld = !(await exists(fs, files.path)) && (await lock.isAt(files.next))
+    return isHeld ? { active: undefined, next, newest, isNextNew: made !== undefined } : undefined
+  } finally {
+    if (!isHeld) await releaseHeld(fs, files, lock, { active: undefined, next, newest, isNextNew: false })
   }
-  await releaseHeld(fs, files, lock, { active: undefined, next, newest, isNextNew: false })
-  return undefined
 }
 
 /** Creates a file. Returns undefined if the name already exists. */
@@ -202,11 +198,9 @@ async function createIfMissing(fs: FileSystem, path: string, access: FileAccess 
 }
 
 async function holdNewest(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles['newest']> {
-  const numberOf = (name: string): number => files.sealedNumber(name) ?? -1
-  const sealed = (await fs.list(files.directory)).filter((name) => numberOf(name) >= 0)
-  const name = sealed.toSorted((left, right) => numberOf(left) - numberOf(right)).at(-1)
-  if (name === undefined) return undefined
-  const path = files.at(name)
+  const newest = sealedSegments(files, await fs.list(files.directory)).at(-1)
+  if (newest === undefined) return undefined
+  const path = files.at(newest.name)
   try {
     const file = await holdFile(fs, lock, path)
     return file === undefined ? undefined : { file, path }
@@ -223,25 +217,21 @@ async function holdNewest(fs: FileSystem, files: JournalFiles, lock: WriterLock)
  *
  * @param made The file, if it is already open.
  */
-async function holdFile(
-  fs: FileSystem,
-  lock: WriterLock,
-  path: string,
-  made?: File,
-): Promise<File | undefined> {
+async function holdFile(fs: FileSystem, lock: WriterLock, path: string, made?: File): Promise<File | undefined> {
   const file = made ?? (await ifPresent(fs.open(path, 'write')))
   if (file === undefined) return undefined
+  let isHeld = false
   try {
     await lock.hold(file, path)
-    if (await lock.isAt(path)) return file
-  } catch (error) {
-    lock.letGo(path)
-    await file.close().catch(() => {})
-    throw error
+    isHeld = await lock.isAt(path)
+    return isHeld ? file : undefined
+  } finally {
+    if (!isHeld) {
+      lock.letGo(path)
+      // Nothing was written, so an error on closing the file changes nothing.
+      await file.close().catch(() => {})
+    }
   }
-  lock.letGo(path)
-  await file.close()
-  return undefined
 }
 
 /** The error for a journal whose names lead to other files at every attempt. */
@@ -260,11 +250,11 @@ async function makeNext(
   lock: WriterLock,
   access: FileAccess | undefined,
 ): Promise<File> {
-  for (let attempt = 1; ; attempt++) {
+  let refusal: unknown = stillMoving(files)
+  const next = await retryWhileMoving(async () => {
     await removeIfPresent(fs, files.next)
     const file = await createIfMissing(fs, files.next, access)
-    if (file === undefined && attempt < maxAttempts) continue
-    if (file === undefined) throw stillMoving(files)
+    if (file === undefined) return undefined
     try {
       await lock.hold(file, files.next)
       return file
@@ -272,10 +262,14 @@ async function makeNext(
       await file.close().catch(() => {})
       // The kernel has granted locks on this disk before, so this failure is temporary.
       if (hasCode(error, 'ERR_MINISTORE_LOCK_UNAVAILABLE')) throw error.cause
+      if (!hasCode(error, 'ERR_MINISTORE_LOCKED')) throw error
       // Another writer that is about to be refused may have locked the file for a moment.
-      if (!hasCode(error, 'ERR_MINISTORE_LOCKED') || attempt === maxAttempts) throw error
+      refusal = error
+      return undefined
     }
-  }
+  })
+  if (next === undefined) throw refusal
+  return next
 }
 
 /**

@@ -5,7 +5,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
-import { boolean, type Fields, fields, integer, permissions, shown, signalOption } from '../options.ts'
+import { boolean, type Fields, fields, integer, optionalCallback, permissions, signalOption } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
 export type { Codec } from '../schema.ts'
@@ -111,10 +111,6 @@ export interface SchemaOption<Schema extends StandardSchemaV1> {
   readonly schema: Schema
 }
 
-const defaultMaxBytesPerSegment = 64 * 1024 * 1024
-const defaultMaxRecordBytes = 16 * 1024 * 1024
-const defaultPollIntervalMs = 100
-
 /** Options of a writer, validated and with defaults filled in. */
 export interface WriterSettings {
   readonly maxBytesPerSegment: number
@@ -154,14 +150,11 @@ export function writerSettings(options: unknown): WriterSettings {
     'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'mode', 'fileSystem',
   ])
   return {
-    maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], {
-      default: defaultMaxBytesPerSegment,
-    }),
+    maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], { default: 64 * 1024 * 1024 }),
     maxSegments: integer('maxSegments', given['maxSegments'], { default: Number.POSITIVE_INFINITY, orInfinity: true }),
+    // The line feed must fit into the longest string as well.
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
-      default: defaultMaxRecordBytes,
-      // The line feed must fit into the string as well.
-      max: constants.MAX_STRING_LENGTH - 1,
+      default: 16 * 1024 * 1024, max: constants.MAX_STRING_LENGTH - 1,
     }),
     lock: boolean('lock', given['lock'], { default: true }),
     mode: permissions('mode', given['mode']),
@@ -191,44 +184,26 @@ export function readSettings(options: unknown): ReadSettings {
     ...range(given),
     codec: codecOption(given['codec'], ['decode']),
     schema: schemaOption(given['schema']),
-    pollIntervalMs: integer('pollIntervalMs', given['pollIntervalMs'], {
-      default: defaultPollIntervalMs,
-      max: 0x7fffffff,
-    }),
+    pollIntervalMs: integer('pollIntervalMs', given['pollIntervalMs'], { default: 100, max: 0x7fffffff }),
     fileSystem: fileSystemOption(given['fileSystem']),
   }
-}
-
-/**
- * Checks that a value is a sequence number: a whole number, 1 or greater.
- *
- * @throws {TypeError | RangeError} if it is not.
- */
-export function sequenceNumber(name: string, value: unknown): number {
-  return integer(name, value)
 }
 
 const streamNames = ['from', 'to', 'signal', 'follow', 'salvage']
 
 function range(given: Fields): StreamSettings {
-  const from = optional(given['from'], (value) => sequenceNumber('from', value))
-  const to = optional(given['to'], (value) => sequenceNumber('to', value))
+  const sequence = (name: string): number | undefined =>
+    given[name] === undefined ? undefined : integer(name, given[name])
+  const from = sequence('from')
+  const to = sequence('to')
   if (from !== undefined && to !== undefined && to < from) {
     throw new RangeError(`Expected \`to\` to be \`from\` (${from}) or greater, got ${to}`)
-  }
-  const { salvage } = given
-  if (salvage !== undefined && typeof salvage !== 'function') {
-    throw new TypeError(`Expected \`salvage\` to be a function, got ${shown(salvage)}`)
   }
   return {
     from,
     to,
     signal: signalOption(given['signal']),
     follow: boolean('follow', given['follow'], { default: false }),
-    salvage: salvage as StreamSettings['salvage'],
+    salvage: optionalCallback('salvage', given['salvage']),
   }
-}
-
-function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
-  return value === undefined ? undefined : check(value)
 }

@@ -10,6 +10,7 @@ import type { WriterLock } from '../fs/lock.ts'
 import {
   extendCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
+import type { EncodedRecords } from './record-codec.ts'
 import type { RecoveredJournal, RecoveryReport } from './recovery.ts'
 import { type ActiveSegment, orPoison, PoisoningError, rotateSegment } from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
@@ -133,30 +134,27 @@ export class JournalWriter {
    * Calls may overlap; they are written in call order. A crash before the promise resolves may
    * leave a prefix of the records in the journal: none, some or all of them.
    *
-   * @param lines Whole lines, each ending in `\n`.
-   * @param records The number of lines.
-   * @param validation Awaited when the turn of the lines has come. If it rejects, nothing is
-   *   written.
+   * @param records If their `validation` rejects when their turn has come, nothing is written.
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED` if the writer is
    *   unusable, synchronously if that is known at the call. `…_IO` if a step failed and no record
    *   was written. `…_OUTCOME_UNKNOWN` if the fsync or the rollback of a failed write failed; the
    *   writer is then poisoned.
    * @throws {RangeError} if the sequence numbers or segment numbers are used up.
    */
-  append(lines: Buffer, records: number, validation?: Promise<unknown>): Promise<number> {
+  append({ lines, count, validation }: EncodedRecords): Promise<number> {
     // The caller has already checked this, but the record's `toJSON`, its schema or its codec may
     // have closed the store since.
     this.assertUsable()
-    const context: AppendTrace = { path: this.files.path, bytes: lines.length, records }
+    const context: AppendTrace = { path: this.files.path, bytes: lines.length, records: count }
     return addInContext(this.#queue, () =>
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
         this.assertNotPoisoned()
-        this.#assertNumbersLeft(records)
+        this.#assertNumbersLeft(count)
         const { acknowledged } = this.#active
         const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
-        await this.#write(lines, records)
+        await this.#write(lines, count)
         context.sequence = this.lastSequence
         return context.sequence
       }),
@@ -164,7 +162,7 @@ export class JournalWriter {
   }
 
   /** Waits for all earlier calls and resolves with the last sequence number at that moment. */
-  settled(): Promise<number> {
+  idle(): Promise<number> {
     return addInContext(this.#queue, () => this.lastSequence)
   }
 

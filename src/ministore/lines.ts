@@ -198,7 +198,7 @@ export class LineTooLongError extends Error {
   readonly offset: number
 
   constructor(offset: number, bytes: number) {
-    super(`A line of more than ${bytes} bytes, longer than a string can be`)
+    super(`a line of more than ${bytes} bytes is longer than the longest string`)
     this.offset = offset
   }
 }

@@ -236,7 +236,7 @@ async function holdFile(fs: FileSystem, lock: WriterLock, path: string, made?: F
 
 /** The error for a journal whose names lead to other files at every attempt. */
 export function stillMoving({ path }: JournalFiles): MiniStoreError {
-  const message = `The journal ${path} is already open by another writer, which is rotating again and again`
+  const message = `The journal ${path} is already open by another writer, which keeps rotating it`
   return new MiniStoreError('ERR_MINISTORE_LOCKED', message, { path })
 }
 

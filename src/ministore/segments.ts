@@ -266,7 +266,7 @@ export async function findSegments(
     const group = sealed.slice(at, at + openAtOnce)
     for (const segment of await Promise.all(group.map((named) => inspect(fs, files, named, report)))) {
       if ('header' in segment) found.push(segment)
-      else report(damaged(files.path, segment.name, 'a sealed segment has no whole header'))
+      else report(damaged(files.path, segment.name, 'it is sealed but has no complete header'))
     }
   }
   if (active !== undefined && 'header' in active) {
@@ -390,7 +390,7 @@ async function numberRecords(fs: FileSystem, segments: readonly SegmentFile[]): 
 function disorder({ firstSequence, header }: Segment, before: Segment | undefined): string | undefined {
   if (firstSequence > maxSequence) return beyondLastSequence
   if (before === undefined) {
-    return firstSequence < 1 ? 'it holds more records than the sequence of the segment after it allows' : undefined
+    return firstSequence < 1 ? 'it holds more records than the sequence number of the next segment allows' : undefined
   }
   // This library never seals an empty segment, so the next segment begins with a higher number. A
   // segment of version 0.1 may be empty.
@@ -399,7 +399,7 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
     return `it begins with sequence ${firstSequence}, but ${before.name} before it with ${before.firstSequence}`
   }
   const isUnchained = header.sequence !== undefined && header.previousCrc32 === undefined
-  return isUnchained ? `its header has no prev, though ${before.name} is before it` : undefined
+  return isUnchained ? `its header has no prev, although ${before.name} comes before it` : undefined
 }
 
 /** Describes the problem if the records of a segment go beyond {@link maxSequence}. */
@@ -408,7 +408,7 @@ export function numbersProblem(segment: Pick<Segment, 'firstSequence'>, records:
   return records - 1 > maxSequence - segment.firstSequence ? beyondLastSequence : undefined
 }
 
-const beyondLastSequence = `it has records beyond ${maxSequence}, the last sequence number that there can be`
+const beyondLastSequence = `it has records beyond ${maxSequence}, the greatest sequence number`
 
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {
   const file = await fs.open(segment.path, 'read')

@@ -185,7 +185,7 @@ export class JournalWriter {
       this.assertNotPoisoned()
       if (sequence > this.lastSequence + 1) {
         const most = this.lastSequence + 1
-        throw new RangeError(`Expected a sequence number of at most ${most}, the next one to be given, got ${sequence}`)
+        throw new RangeError(`Expected \`sequence\` to be at most ${most}, the next sequence number, got ${sequence}`)
       }
       const isCovered = (): boolean => (this.#sealed[1] ?? this.#active.segment).firstSequence <= sequence
       if (this.#sealed.length === 0 || !isCovered()) return
@@ -277,15 +277,15 @@ export class JournalWriter {
       const message = `A write failed (${messageOf(cause)}) and could not be rolled back (${messageOf(error)})`
       return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...context, cause })
     }
-    const hint = isOutOfSpace(cause) ? ' (no space left: disk, quota or largest file)' : ''
-    return ioError(`write the record${hint}; nothing of it is left and the store is usable`, cause, context)
+    const hint = isOutOfSpace(cause) ? ' (no space left: disk, quota or maximum file size)' : ''
+    return ioError(`write the record${hint}; nothing was written and the store is usable`, cause, context)
   }
 
   /** Refuses the records before the write, because beyond {@link maxSequence} two would share a number. */
   #assertNumbersLeft(records: number): void {
     const left = maxSequence - this.lastSequence
     if (records <= left) return
-    throw new RangeError(`Expected at most ${left} more record(s), got ${records}: sequence numbers end at ${maxSequence}`)
+    throw new RangeError(`Expected at most ${left} more records, got ${records}: sequence numbers end at ${maxSequence}`)
   }
 
   async #rotate(): Promise<void> {
@@ -295,7 +295,7 @@ export class JournalWriter {
     // identifies a segment is the sequence number in its header.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
     if (number > maxSegmentNumber) {
-      throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber} for the next segment: they are used up`)
+      throw new RangeError(`Expected a free segment number, but all up to ${maxSegmentNumber} are used`)
     }
     const from = this.#active
     const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }
@@ -361,7 +361,7 @@ export class JournalWriter {
    * beside the journal, such as snapshots, uses the same lock and may find this first.
    */
   #noticeMove(): void {
-    if (this.#lock.moved !== undefined && this.#poisoned === undefined) this.#poison('go on', this.#lock.moved)
+    if (this.#lock.moved !== undefined && this.#poisoned === undefined) this.#poison('continue', this.#lock.moved)
   }
 
   /**

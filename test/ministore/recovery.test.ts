@@ -690,7 +690,7 @@ describe('corruption is refused, and nothing is changed', () => {
     const segments = threeSegments()
     for (const rest of ['', header.slice(0, 10)]) {
       await expectRefused(await journalWith({ ...segments, '.001': rest }), {
-        message: /no whole header/,
+        message: /no complete header/,
         segment: '.001',
       })
     }
@@ -1148,7 +1148,7 @@ describe('the highest possible sequence number', () => {
     const store = await MiniStore.open<string>(path, { fileSystem: files, maxBytesPerSegment: 60 })
     expect(await store.append('a')).toBe(last - 2)
     await expect(store.appendAll(['b', 'c', 'd'])).rejects.toThrow(
-      new RangeError(`Expected at most 2 more record(s), got 3: sequence numbers end at ${last}`),
+      new RangeError(`Expected at most 2 more records, got 3: sequence numbers end at ${last}`),
     )
     expect(await store.appendAll(['b', 'c'])).toEqual({ first: last - 1, last })
     const before = files.snapshot()

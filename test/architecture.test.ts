@@ -35,6 +35,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   testing: ['errors', 'options', 'fs'],
 }
 
+/** The files that must be right for a record to be safe, in the order in which README.md names them. */
+const CORE = {
+  'src/ministore': ['writer', 'rotation', 'recovery', 'format', 'scan', 'segments'],
+  'src/fs': ['lock', 'durable', 'evidence'],
+}
+
 const MAX_LINES_PER_FILE = 450
 /** Counts the files directly in a folder, so `cli` and `cli/commands` count separately. */
 const MAX_FILES_PER_FOLDER = 15
@@ -86,6 +92,26 @@ describe('src', () => {
 
   test(`has no folder with more than ${MAX_FILES_PER_FOLDER} files`, () => {
     expect(crowdedFolders(sources)).toEqual([])
+  })
+})
+
+describe('the core', () => {
+  const files = Object.entries(CORE).flatMap(([folder, names]) =>
+    names.map((name) => ({ name, text: readFileSync(join(ROOT, folder, `${name}.ts`), 'utf8') })),
+  )
+
+  test('is named in README.md, with its length rounded to a hundred lines', () => {
+    const lines = files.reduce((sum, { text }) => sum + text.split('\n').length - 1, 0)
+    const rounded = (Math.round(lines / 100) * 100).toLocaleString('en-US')
+    const readme = readFileSync(join(ROOT, 'README.md'), 'utf8').replaceAll('\n', ' ')
+    expect(readme, `the core has ${lines} lines`).toContain(`if about ${rounded} lines, comments included, are right`)
+    const named = (names: readonly string[]): string =>
+      names.map((name) => `\`${name}\``).join(', ').replace(/, (`\w+`)$/, ' and $1')
+    for (const [folder, names] of Object.entries(CORE)) expect(readme).toContain(`${named(names)} in \`${folder}\``)
+  })
+
+  test.each(files)('begins $name.ts with the invariant that it keeps', ({ text }) => {
+    expect(text).toMatch(/^\/\*\*\n(?: \*.*\n)* \* \*\*Invariant\.\*\* /)
   })
 })
 

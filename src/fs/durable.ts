@@ -1,14 +1,15 @@
+/**
+ * Directories and whole files that survive a crash.
+ *
+ * **Invariant.** New content gets its final name only after it is complete and durable. A crash can
+ * leave incomplete content only under a name that ends in `.tmp`.
+ */
 import { dirname } from 'node:path'
 
 import { hasCode, propertyOf } from '../errors.ts'
 import type { File, FileAccess, FileSystem } from './file-system.ts'
 
-/**
- * Suffix of the temporary file beside the file that is being replaced.
- *
- * **Invariant.** New content gets its final name only after it is complete and durable. A crash can
- * leave incomplete content only under a name with this suffix.
- */
+/** Suffix of the temporary file beside the file that is being replaced. */
 export const temporarySuffix = '.tmp'
 
 /**

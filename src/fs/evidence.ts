@@ -1,16 +1,17 @@
+/**
+ * Copies of the bytes that recovery or repair takes out of a journal.
+ *
+ * **Invariant.** Recovery cuts a torn tail, and repair rewrites or removes a segment or seal, only
+ * after a durable copy of its bytes exists. The only exception is a torn tail on a full disk, which
+ * is cut without a copy. No copy ever overwrites an existing file.
+ */
 import { join } from 'node:path'
 
 import { copyRange, isCopyOfRange } from './bytes.ts'
 import { isOutOfSpace, renameIntoPlace } from './durable.ts'
 import type { File, FileSystem } from './file-system.ts'
 
-/**
- * Where a copy goes, and its possible names.
- *
- * **Invariant.** Recovery cuts a torn tail, and repair rewrites or removes a segment or seal, only
- * after a durable copy of its bytes exists. The only exception is a torn tail on a full disk, which
- * is cut without a copy. No copy ever overwrites an existing file.
- */
+/** Where a copy goes, and its possible names. */
 export interface EvidencePlace {
   readonly directory: string
   /** `copy` starts at 1 and grows while the name is taken. */

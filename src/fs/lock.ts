@@ -1,3 +1,9 @@
+/**
+ * The lock of a writer.
+ *
+ * **Invariant.** A journal has at most one writer, and that writer changes names only while they
+ * lead to the files that it holds.
+ */
 import { basename, dirname } from 'node:path'
 
 import { messageOf, MiniStoreError } from '../errors.ts'
@@ -9,8 +15,7 @@ import type { File, FileAccess, FileStat, FileSystem } from './file-system.ts'
  * therefore count as the same journal. Each file system has its own map, because inode numbers of
  * different file systems are unrelated.
  *
- * **Invariant.** A file has an entry exactly while a writer in this thread holds it, and never more
- * than one.
+ * A file has an entry exactly while a writer in this thread holds it, and never more than one.
  */
 const holders = new WeakMap<FileSystem, Map<string, object>>()
 
@@ -18,8 +23,7 @@ const holders = new WeakMap<FileSystem, Map<string, object>>()
  * The locks of one writer: the kernel locks on its lock file and its segments, and an open handle
  * on their directory.
  *
- * **Invariant.** A writer changes names only while they lead to the files that it holds. Before
- * {@link fileSystem} creates, renames or removes a name, it compares the directory and every held
+ * Before {@link fileSystem} creates, renames or removes a name, it compares the directory and every held
  * file with what their names lead to. If they differ, it rejects with `ERR_MINISTORE_MOVED`. Then
  * the directory was removed, moved or restored from a backup, or a link to it was switched, and the
  * names may belong to another journal. The directory stays open, so its inode number cannot be
@@ -156,7 +160,7 @@ export class WriterLock {
     const path = this.#options.journalPath
     const message =
       `${moved} is no longer the one that the writer of ${path} has open: it was removed, moved or replaced. ` +
-      'Nothing there is changed; open the journal anew'
+      'Nothing there was changed. Close the store and open the journal again'
     throw (this.#moved = new MiniStoreError('ERR_MINISTORE_MOVED', message, { path }))
   }
 
@@ -290,8 +294,8 @@ async function takeKernelLock(fs: FileSystem, file: File, path: string): Promise
   } catch (error) {
     throw new MiniStoreError(
       'ERR_MINISTORE_LOCK_UNAVAILABLE',
-      `No kernel lock can be had for ${path} (${messageOf(error)}). Pass lock: false only if you make sure ` +
-        'in another way that there is one writer.',
+      `Could not take a kernel lock for ${path} (${messageOf(error)}). Pass \`lock: false\` only if you ensure ` +
+        'in another way that there is only one writer.',
       { path, cause: error },
     )
   }

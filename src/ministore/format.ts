@@ -1,3 +1,9 @@
+/**
+ * The format of the files: headers, seals, checkpoints and file names.
+ *
+ * **Invariant.** Everything written reads back as the same values, and text with a damaged field is
+ * refused, never guessed. A checkpoint stays correct, because a segment only grows.
+ */
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 

@@ -1,3 +1,10 @@
+/**
+ * Brings a journal back into order when it is opened.
+ *
+ * **Invariant.** Recovery keeps every acknowledged record. It removes only bytes that were never
+ * acknowledged: a torn last line, an unfinished header and unfinished files. It checks before it
+ * changes: if it finds damage, it rejects and leaves the journal unchanged.
+ */
 import type { MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
@@ -58,11 +65,7 @@ export interface RecoveredJournal {
  * Locks the segments of a journal and brings the journal into the state that its writer needs. The
  * directory must exist.
  *
- * **Invariant.** Recovery keeps every acknowledged record. It removes only bytes that were never
- * acknowledged: a torn last line, an unfinished header and unfinished files. It checks before it
- * changes: if it finds damage, it rejects and leaves the journal unchanged.
- *
- * **Why this is correct.** A crash can interrupt an append, a rotation, a deletion, the writing of
+ * **Why the invariant holds.** A crash can interrupt an append, a rotation, a deletion, the writing of
  * a seal or an earlier recovery:
  *
  * - An append changes only bytes after the acknowledged ones. An interrupted append leaves at most

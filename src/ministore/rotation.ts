@@ -1,3 +1,10 @@
+/**
+ * Begins and locks segments: the active segment of an open, and the next one of a rotation.
+ *
+ * **Invariant.** A crash at any point leaves every acknowledged record in a segment, and no rename
+ * ever replaces a segment. At every moment one writer holds the lock of the active segment or, while
+ * there is none, of the file that will become it.
+ */
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
@@ -8,10 +15,7 @@ import {
 import { retryWhileMoving, type Segment, sealedSegments } from './segments.ts'
 
 /**
- * Seals the active segment and begins the next one.
- *
- * **Invariant.** A crash at any point leaves every acknowledged record in a segment, and no rename
- * ever replaces a segment. The steps are:
+ * Seals the active segment and begins the next one. The steps are:
  *
  * 1. Remove the seal, durably. It describes the active segment, which is about to change.
  * 2. Create the next segment under the name `.next`, durably. Its header holds the checksum of all

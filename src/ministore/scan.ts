@@ -1,3 +1,10 @@
+/**
+ * Reads the bytes of a segment: counts, checksums, and the torn tail.
+ *
+ * **Invariant.** Only the last line of a segment can be torn, because a crash can damage only the
+ * last write. An unclean line before it is damage, and damage is never taken for a torn tail. No
+ * record is parsed, and nothing is changed.
+ */
 import type { MiniStoreError } from '../errors.ts'
 import { readFully, readRange } from '../fs/bytes.ts'
 import type { File } from '../fs/file-system.ts'

@@ -1,3 +1,11 @@
+/**
+ * Serializes every change to a journal.
+ *
+ * **Invariant.** Appends, rotations and deletions run in one queue, one at a time and in call
+ * order. The sequence number of a record is returned only after the record is on stable storage.
+ * After a failure that leaves the state on disk unknown, the writer is poisoned and only `close()`
+ * works.
+ */
 import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
 
 import PQueue from 'p-queue'
@@ -19,12 +27,7 @@ import type { WriterSettings } from './settings.ts'
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
 
 /**
- * Serializes every change to a journal.
- *
- * **Invariant.** Appends, rotations and deletions run in one queue, one at a time and in call
- * order. The sequence number of a record is returned only after the record is on stable storage.
- * After a failure that leaves the state on disk unknown, the writer is poisoned and only `close()`
- * works.
+ * Changes the journal of an open store.
  *
  * Lifecycle: `open` → (`poisoned`) → `closing` → `closed`. After `sealOnOpen`, only tasks in the
  * queue and `close` change the segments and the seal.

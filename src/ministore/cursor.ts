@@ -5,7 +5,7 @@ import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { RecordCodec } from './record-codec.ts'
-import { type Batch, type ReplayParts, SegmentReader } from './segment-reader.ts'
+import { type Batch, emptyBatch, type ReplayParts, SegmentReader } from './segment-reader.ts'
 import {
   damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment,
 } from './segments.ts'
@@ -33,7 +33,7 @@ export class JournalCursor<T> {
    * run in it, regardless of the context that reads.
    */
   readonly #context = new AsyncResource('ministore.stream')
-  readonly #stop = new AbortController()
+  readonly #closed = new AbortController()
   /** The last view, used to find the next segment. */
   #view: JournalView | undefined
   /**
@@ -46,10 +46,12 @@ export class JournalCursor<T> {
   #left: LeftSegment | undefined
   /** Sequence number of the next record to load. */
   #sequence: number | undefined
-  /** Batches in reverse order, because taking the last element costs the same for any length. */
-  #loaded: Array<Batch<T>> = []
-  #batch: Batch<T> = { firstSequence: 0, records: [] }
+  #batch: Batch<T> = emptyBatch
+  /** The place of the next record in the batch, and that of the next damage or the end. */
   #index = 0
+  #stop = 0
+  /** Number of damages of the batch that were raised. */
+  #raised = 0
   #isDone = false
   #advancing: Promise<boolean> | undefined
   #closing: Promise<void> | undefined
@@ -75,7 +77,7 @@ export class JournalCursor<T> {
 
   /** Whether a record is loaded, so that {@link take} may be called. */
   get hasRecord(): boolean {
-    return this.#index < this.#batch.records.length
+    return this.#index < this.#stop
   }
 
   /** Sequence number of the record that {@link take} returns next. */
@@ -106,7 +108,7 @@ export class JournalCursor<T> {
    * {@link advance} stops every other wait and rejects with the reason.
    */
   close(reason?: unknown): Promise<void> {
-    this.#stop.abort(reason)
+    this.#closed.abort(reason)
     // A file must not be closed during a read of it.
     this.#closing ??= Promise.resolve(this.#advancing)
       .catch(() => {})
@@ -117,27 +119,35 @@ export class JournalCursor<T> {
   async #advance(): Promise<boolean> {
     try {
       for (;;) {
-        throwIfAborted(this.#stop.signal)
+        throwIfAborted(this.#closed.signal)
         if (this.hasRecord) return true
-        if (this.#batch.damage !== undefined) await this.#raise(this.#batch.damage)
-        this.#batch = this.#loaded.pop() ?? { firstSequence: 0, records: [] }
-        this.#index = 0
-        if (this.#batch.records.length > 0 || this.#batch.damage !== undefined) continue
-        if (this.#isDone) {
+        const known = this.#batch.damages[this.#raised]
+        if (known !== undefined) {
+          this.#index = known.index + 1
+          this.#stop = this.#batch.damages[++this.#raised]?.index ?? this.#batch.records.length
+          await this.#raise(known.damage)
+        } else if (this.#isDone) {
           await this.#release()
           return false
+        } else {
+          await this.#load()
         }
-        await this.#load()
       }
     } catch (error) {
       // The first error is reported, not one from closing the file.
       await this.#release().catch(() => {})
       this.#isDone = true
-      this.#loaded = []
-      this.#batch = { firstSequence: 0, records: [] }
-      if (this.#stop.signal.aborted) throw this.#stop.signal.reason
+      this.#begin(emptyBatch)
+      if (this.#closed.signal.aborted) throw this.#closed.signal.reason
       throw isInstance(error, CallbackError) ? error.cause : ioError('read the journal', error, this.#views)
     }
+  }
+
+  #begin(batch: Batch<T>): void {
+    this.#batch = batch
+    this.#index = 0
+    this.#raised = 0
+    this.#stop = batch.damages[0]?.index ?? batch.records.length
   }
 
   async #release(): Promise<void> {
@@ -148,20 +158,22 @@ export class JournalCursor<T> {
   }
 
   async #load(): Promise<void> {
+    // The records of the last block are released before the next ones take memory.
+    this.#begin(emptyBatch)
     const reader = (this.#reader ??= await this.#openSegment())
     if (reader === undefined) return
     const { to = Number.POSITIVE_INFINITY } = this.#settings
     const tail = this.#tailIn(reader)
-    const batches = await reader.next({
+    const batch = await reader.next({
       from: this.#sequence ?? reader.segment.firstSequence,
       to,
       end: tail?.bytes ?? Number.POSITIVE_INFINITY,
       mayBeTorn: tail !== undefined && mayBeTorn(tail),
       checkpoints: tail?.checkpoints ?? [],
-      signal: this.#stop.signal,
+      signal: this.#closed.signal,
     })
-    if (batches === undefined) return this.#leave(reader)
-    this.#loaded = batches.toReversed()
+    if (batch === undefined) return this.#leave(reader)
+    this.#begin(batch)
     if (reader.nextSequence > (this.#sequence ?? 0)) this.#sequence = reader.nextSequence
     if (reader.nextSequence > to) this.#isDone = true
   }
@@ -194,7 +206,7 @@ export class JournalCursor<T> {
   async #openSegment(): Promise<SegmentReader<T> | undefined> {
     let view = this.#view
     const opened = await retryWhileMoving(async () => {
-      throwIfAborted(this.#stop.signal)
+      throwIfAborted(this.#closed.signal)
       const segment = await this.#nextSegment((view ??= await this.#refresh()))
       if (segment === undefined) return { reader: undefined }
       const reader = await ifPresent(SegmentReader.open(segment, this.#replay))
@@ -262,7 +274,7 @@ export class JournalCursor<T> {
   }
 
   async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
-    const { signal } = this.#stop
+    const { signal } = this.#closed
     if (this.#settings.follow && (await this.#views.changedSince(view, { signal, isRestless }))) await this.#refresh(view)
     else this.#isDone = true
   }
@@ -299,10 +311,8 @@ export class JournalCursor<T> {
   /** Throws the damage or, with `salvage`, reports it and waits for the promise that it returns. */
   async #raise(damage: MiniStoreError): Promise<void> {
     if (this.#settings.salvage === undefined) throw damage
-    this.#batch = { firstSequence: this.#batch.firstSequence, records: [] }
-    this.#index = 0
     const telling = tellDamage(this.#settings.salvage, damage)
-    if (telling !== undefined) await settledOrAborted(telling, this.#stop.signal)
+    if (telling !== undefined) await settledOrAborted(telling, this.#closed.signal)
   }
 
   /** The error if a segment that was read, or was to be read, no longer belongs to the journal. */

@@ -117,11 +117,7 @@ export class RecordCodec<Output, Input> {
     const stored = this.#decodeLine(text, this.#where)
     if (this.#schema === undefined) return { stored, read: stored as Output }
     // Decoded a second time, because a schema may change the value that it validates.
-    const read = this.#validate(this.#decodeLine(text, this.#where), this.#where) as Output | Promise<Output>
-    // Awaited only when the turn of the record comes. Until then a rejection must not count as
-    // unhandled.
-    if (isThenable(read)) ignoreOutcome(read)
-    return { stored, read }
+    return { stored, read: this.#readBack(text) }
   }
 
   /**
@@ -154,13 +150,17 @@ export class RecordCodec<Output, Input> {
 
   /** Validates a line against the schema. Returns a promise only if the schema is asynchronous. */
   #check(text: string): Promise<unknown> | undefined {
-    if (this.#schema === undefined) return undefined
-    const checked = this.#validate(this.#decodeLine(text, this.#where), this.#where)
-    if (!isThenable(checked)) return undefined
+    const read = this.#schema === undefined ? undefined : this.#readBack(text)
+    return isThenable(read) ? read : undefined
+  }
+
+  /** The record as reading its line returns it. A promise only if the schema is asynchronous. */
+  #readBack(text: string): Output | Promise<Output> {
+    const read = this.decode(text, this.#where)
     // Awaited only when the turn of the record comes. Until then a rejection must not count as
     // unhandled.
-    ignoreOutcome(checked)
-    return checked as Promise<unknown>
+    if (isThenable(read)) ignoreOutcome(read)
+    return read
   }
 
   #encodeJson(record: Input): string {

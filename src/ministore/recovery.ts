@@ -11,12 +11,12 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import { type JournalFiles, readSeal, isSameCheckpoint, type Checkpoint } from './format.ts'
+import { type Checkpoint, isSameCheckpoint, type JournalFiles, readSeal } from './format.ts'
 import {
   type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving,
 } from './rotation.ts'
 import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
-import { damaged, inspectActive, numbersProblem, type Segment, findSegments } from './segments.ts'
+import { damaged, findSegments, inspectActive, numbersProblem, type Segment } from './segments.ts'
 
 /**
  * What opening a journal found and changed. Opening keeps every acknowledged record and removes
@@ -100,39 +100,39 @@ export async function recoverJournal(files: JournalFiles, lock: WriterLock): Pro
 
 async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFiles): Promise<RecoveredJournal> {
   const fs = lock.fileSystem
-  const survey = await findSegments(fs, files, await inspectActive(fs, files))
+  const { segments, names } = await findSegments(fs, files, await inspectActive(fs, files))
   const seal = await readSeal(fs, files.seal)
   const isOurs = (name: string): boolean => held.isNextNew && files.at(name) === files.next
-  const leftovers = survey.names.filter((name) => files.isLeftover(name) && !isOurs(name))
-  const last = survey.segments.at(-1)
+  const leftovers = names.filter((name) => files.isLeftover(name) && !isOurs(name))
+  const last = segments.at(-1)
+  const isNew = last === undefined
+  const report = { isNew, isActiveRestored: false, torn: undefined, removedFiles: leftovers, scannedBytes: 0 }
   if (last === undefined || last.number !== undefined) {
     const active = await restoreActive(files, lock, { last, seal, leftovers, held })
-    const isNew = last === undefined
-    const report = { isNew, isActiveRestored: !isNew, torn: undefined, removedFiles: leftovers, scannedBytes: 0 }
-    return { sealed: survey.segments, active, seal: undefined, report }
+    return { sealed: segments, active, seal: undefined, report: { ...report, isActiveRestored: !isNew } }
   }
   if (held.active === undefined) throw stillMoving(files)
-  const sealed = survey.segments.slice(0, -1)
+  const sealed = segments.slice(0, -1)
   const found = { sealed, last, seal, leftovers, file: held.active }
   const { active, torn, isSealKept } = await recoverActive(fs, files, found)
-  return {
-    sealed,
-    active,
-    seal: isSealKept ? seal : undefined,
-    report: { isNew: false, isActiveRestored: false, torn, removedFiles: leftovers, scannedBytes: last.bytes },
-  }
+  return { sealed, active, seal: isSealKept ? seal : undefined, report: { ...report, torn, scannedBytes: last.bytes } }
+}
+
+/** What recovery found before it changed anything. */
+interface Found {
+  /** The segments before the last. */
+  readonly sealed: readonly Segment[]
+  /** The active segment or, if there is none, the newest sealed one. */
+  readonly last: Segment
+  readonly seal: Checkpoint | undefined
+  readonly leftovers: readonly string[]
 }
 
 /** Creates the active segment if it is missing or holds only part of a header. */
 async function restoreActive(
   files: JournalFiles,
   lock: WriterLock,
-  found: {
-    readonly last: Segment | undefined
-    readonly seal: Checkpoint | undefined
-    readonly leftovers: readonly string[]
-    readonly held: HeldFiles
-  },
+  found: Pick<Found, 'seal' | 'leftovers'> & { readonly last: Segment | undefined; readonly held: HeldFiles },
 ): Promise<ActiveSegment> {
   const { last, seal, held } = found
   const fs = lock.fileSystem
@@ -188,21 +188,15 @@ async function scanSealed(
 async function recoverActive(
   fs: FileSystem,
   files: JournalFiles,
-  found: {
-    readonly sealed: readonly Segment[]
-    readonly last: Segment
-    readonly seal: Checkpoint | undefined
-    readonly leftovers: readonly string[]
-    readonly file: File
-  },
+  found: Found & { readonly file: File },
 ): Promise<{ active: ActiveSegment; torn: TornTail | undefined; isSealKept: boolean }> {
-  const { sealed, last, seal, leftovers, file } = found
+  const { last, seal, leftovers, file } = found
   const scan = await scanSegment(file, { end: last.bytes, checkpoint: seal?.bytes })
   const { prefix } = scan
   if (scan.damage !== undefined) throw lineDamage(files, last, prefix, scan.damage.reason)
   assertNumbered(files, last, prefix.records)
   const mismatch = seal === undefined ? undefined : sealDamage(files, last, seal, scan)
-  const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, { sealed, last, seal }))
+  const isForeign = mismatch !== undefined && (await isSealOfSealed(fs, files, found))
   if (mismatch !== undefined && !isForeign) throw mismatch
   await removeLeftovers(fs, files, leftovers)
   if (isForeign && (await removeIfPresent(fs, files.seal))) await fs.syncDirectory(files.directory)
@@ -273,16 +267,12 @@ async function writeAgain(file: File, range: { readonly from: number; readonly t
  * Searches backwards from the active segment and stops at the first segment whose header has a
  * sequence number, because this library removes the seal before it creates such a segment.
  */
-async function isSealOfSealed(
-  fs: FileSystem,
-  files: JournalFiles,
-  found: { readonly sealed: readonly Segment[]; readonly last: Segment; readonly seal: Checkpoint | undefined },
-): Promise<boolean> {
-  let after = found.last
-  for (const segment of found.sealed.toReversed()) {
-    if (after.header.sequence !== undefined || found.seal === undefined) return false
-    const { atCheckpoint } = await scanSealed(fs, files, segment, found.seal)
-    if (atCheckpoint !== undefined && isSameCheckpoint(atCheckpoint, found.seal)) return true
+async function isSealOfSealed(fs: FileSystem, files: JournalFiles, { sealed, last, seal }: Found): Promise<boolean> {
+  let after = last
+  for (const segment of sealed.toReversed()) {
+    if (after.header.sequence !== undefined || seal === undefined) return false
+    const { atCheckpoint } = await scanSealed(fs, files, segment, seal)
+    if (atCheckpoint !== undefined && isSameCheckpoint(atCheckpoint, seal)) return true
     after = segment
   }
   return false

@@ -73,8 +73,7 @@ export class SegmentReader<T> {
   #index = 0
   /** The last line whose position was asked for. The next position is counted from its offset. */
   #counted = { index: 0, offset: 0 }
-  #batches: Array<Batch<T>> = []
-  #batch: Batch<T> = { firstSequence: 0, records: [] }
+  #batch: Batch<T> = emptyBatch
   #isAsync = false
 
   private constructor(segment: Segment, file: File, replay: ReplayParts<T>) {
@@ -134,7 +133,7 @@ export class SegmentReader<T> {
    * Resolves with the records of the next block, which may be none. Undefined once the bounds are
    * reached.
    */
-  async next(bounds: ReadBounds): Promise<Array<Batch<T>> | undefined> {
+  async next(bounds: ReadBounds): Promise<Batch<T> | undefined> {
     const block = await this.#nextBlock(bounds)
     if (block === undefined) return undefined
     await this.#giveTurn(block.length, bounds.signal)
@@ -145,9 +144,9 @@ export class SegmentReader<T> {
     if (isFirst) this.#lines = 1
     const lines = isFirst ? block.subarray(this.segment.header.bytes) : block
     this.#assertNumbered(lines, bounds.end)
-    const batches = await this.#parse(lines, bounds)
-    if (damage !== undefined) batches.push({ firstSequence: this.nextSequence, records: [], damage })
-    return batches
+    const batch = await this.#parse(lines, bounds)
+    if (damage !== undefined) addDamage(batch, damage)
+    return batch
   }
 
   /**
@@ -200,33 +199,30 @@ export class SegmentReader<T> {
     if (problem !== undefined) throw this.#damaged(problem)
   }
 
-  /** Parses the lines at the end of the bytes read so far, except those before the bounds. */
-  async #parse(lines: Buffer, { from, to, signal }: ReadBounds): Promise<Array<Batch<T>>> {
-    const passedOver = Math.max(from - this.nextSequence, 0)
-    const count = passedOver === 0 ? 1 : countLines(lines)
-    if (lines.length === 0 || count <= passedOver) {
-      this.#lines += lines.length === 0 ? 0 : count
-      return []
-    }
+  /** Parses the lines at the end of the bytes read so far, except those outside the bounds. */
+  async #parse(lines: Buffer, { from, to, signal }: ReadBounds): Promise<Batch<T>> {
+    const before = from - this.nextSequence
+    const passedOver = before > 0 ? Math.min(before, countLines(lines)) : 0
     this.#lines += passedOver
+    const batch: Batch<T> = { firstSequence: this.nextSequence, records: [], damages: [] }
     this.#block = lines.subarray(offsetAfterLines(lines, passedOver))
+    if (this.#block.length === 0) return batch
     this.#offset = this.#bytes - this.#block.length
     this.#index = 0
     this.#counted = { index: 0, offset: 0 }
     this.#isAsync = false
-    this.#batches = []
-    this.#begin(0)
+    this.#batch = batch
     const text = textOf(this.#block)
     if (text === undefined) this.#parseLineByLine(this.#block)
     else this.#splitter.write(text)
     this.#lines += this.#index
-    const batches = this.#batches
-    // The batches are released now. If they were held until the next block, every garbage
-    // collection in between would copy their records, and V8 would take twice the memory.
-    this.#batches = []
-    this.#batch = { firstSequence: 0, records: [] }
-    const whole = this.#isAsync ? await settledOrAborted(settle(batches), signal) : batches
-    return this.nextSequence - 1 > to ? whole.flatMap((batch) => upTo(batch, to)) : whole
+    // The batch is released now. If it was held until the next block, every garbage collection in
+    // between would copy its records, and V8 would take twice the memory.
+    this.#batch = emptyBatch
+    const settled = this.#isAsync ? await settledOrAborted(settle(batch), signal) : batch
+    const wanted = to - settled.firstSequence + 1
+    if (wanted >= settled.records.length) return settled
+    return { ...settled, records: settled.records.slice(0, wanted), damages: settled.damages.filter(({ index }) => index < wanted) }
   }
 
   /** Never throws, because an error would destroy the stream of split2. */
@@ -241,7 +237,7 @@ export class SegmentReader<T> {
       }
       this.#batch.records.push(record as T)
     } catch (error) {
-      this.#endBatch(error as MiniStoreError)
+      addDamage(this.#batch, error as MiniStoreError)
     }
     this.#index++
     return undefined
@@ -252,20 +248,10 @@ export class SegmentReader<T> {
       if (isCleanLine(line)) {
         this.#splitter.write(block.subarray(offset, offset + line.length + 1))
       } else {
-        this.#endBatch(this.#unclean(describeUncleanLine(line)))
+        addDamage(this.#batch, this.#unclean(describeUncleanLine(line)))
         this.#index++
       }
     }
-  }
-
-  #begin(index: number): void {
-    this.#batch = { firstSequence: this.nextSequence + index, records: [] }
-    this.#batches.push(this.#batch)
-  }
-
-  #endBatch(damage: MiniStoreError): void {
-    this.#batch.damage = damage
-    this.#begin(this.#index + 1)
   }
 
   /** The place of the line that is being parsed. A field, because a closure per line would cost time. */
@@ -305,37 +291,38 @@ export class SegmentReader<T> {
   }
 }
 
-/** The part of a batch up to the sequence number `to`. */
-function upTo<T>(batch: Batch<T>, to: number): Array<Batch<T>> {
-  const wanted = to - batch.firstSequence + 1
-  if (wanted > batch.records.length) return [batch]
-  return wanted <= 0 ? [] : [{ firstSequence: batch.firstSequence, records: batch.records.slice(0, wanted) }]
-}
-
-/** Consecutive records and, if a damaged line ends them, the damage. */
+/** Consecutive records. A damaged line takes the place of its record. */
 export interface Batch<T> {
-  /** Sequence number of the first record, or of the damaged line if there is no record. */
+  /** Sequence number of the first record. */
   readonly firstSequence: number
   readonly records: T[]
-  damage?: MiniStoreError
+  /** The places in `records` that hold no record but damage, in ascending order. */
+  readonly damages: Array<{ readonly index: number; readonly damage: MiniStoreError }>
 }
 
-/** Awaits the results of an asynchronous schema. Each record that fails it ends a batch. */
-async function settle<T>(batches: ReadonlyArray<Batch<T | Promise<T>>>): Promise<Array<Batch<T>>> {
-  const settled: Array<Batch<T>> = []
-  for (const { firstSequence, records, damage } of batches) {
-    let batch: Batch<T> = { firstSequence, records: [] }
-    settled.push(batch)
-    for (const [index, record] of records.entries()) {
-      try {
-        batch.records.push(await record)
-      } catch (error) {
-        batch.damage = error as MiniStoreError
-        batch = { firstSequence: firstSequence + index + 1, records: [] }
-        settled.push(batch)
-      }
+export const emptyBatch: Batch<never> = { firstSequence: 0, records: [], damages: [] }
+
+function addDamage<T>({ records, damages }: Batch<T>, damage: MiniStoreError): void {
+  damages.push({ index: records.length, damage })
+  records.push(undefined as T)
+}
+
+/** Awaits the results of an asynchronous schema. A record that fails it becomes damage. */
+async function settle<T>(batch: Batch<T | Promise<T>>): Promise<Batch<T>> {
+  const settled: Batch<T> = { firstSequence: batch.firstSequence, records: [], damages: [] }
+  let passed = 0
+  for (const [index, record] of batch.records.entries()) {
+    const known = batch.damages[passed]
+    if (known?.index === index) {
+      passed++
+      addDamage(settled, known.damage)
+      continue
     }
-    if (damage !== undefined) batch.damage = damage
+    try {
+      settled.records.push(await record)
+    } catch (error) {
+      addDamage(settled, error as MiniStoreError)
+    }
   }
   return settled
 }

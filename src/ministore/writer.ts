@@ -298,7 +298,7 @@ export class JournalWriter {
     // identifies a segment is the sequence number in its header.
     const number = (this.#sealed.at(-1)?.number ?? 0) + 1
     if (number > maxSegmentNumber) {
-      throw new RangeError(`Expected a free segment number, but all up to ${maxSegmentNumber} are used`)
+      throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber}, but all of them are used`)
     }
     const from = this.#active
     const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }

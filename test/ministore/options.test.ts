@@ -362,7 +362,7 @@ describe('truncateBefore', () => {
 
   test('refuses a number beyond the next one, and accepts the next one', async () => {
     await withStore(await journalPath(), async (store) => {
-      const says = /^Expected a sequence number of at most 11, .*got 12$/
+      const says = /^Expected `sequence` to be at most 11, .*got 12$/
       await expectRefused(store.truncateBefore(12), { kind: RangeError, says })
       await store.truncateBefore(11)
       expect(store.firstSequence).toBe(1)

@@ -686,7 +686,7 @@ describe('a follower by path', () => {
 })
 
 describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
-  /** A store and followers in its process, through {@link LiveSource} and {@link JournalViews}. */
+  /** A store and followers in its process, with views from the writer and from the disk. */
   async function waiting(): Promise<{ store: MiniStore<number>; stream: () => JournalStream<number> }> {
     const store = await MiniStore.open<number>(await journalPath())
     await store.append(1)

@@ -663,7 +663,7 @@ describe('corruption is refused, and nothing is changed', () => {
       const segments = threeSegments()
       segments[ending] = segments[ending].replace(/ prev=\w+/, '')
       const directory = await journalWith(segments)
-      await expectRefused(directory, { message: /its header has no prev, though journal\.jsonl\.00\d is before it/, segment: ending })
+      await expectRefused(directory, { message: /its header has no prev, although journal\.jsonl\.00\d comes before it/, segment: ending })
       await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: name + ending })
     }
   })

@@ -120,8 +120,15 @@ function parse({ name: command, options }: Command, given: readonly string[]): R
   try {
     return parseArgs({ args: [...given], options: Object.fromEntries(specs), allowPositionals: true, strict: true })
   } catch (error) {
-    const unknown = /^Unknown option '--?([^']+)'/.exec(messageOf(error))?.[1]
-    if (unknown === undefined) throw new UsageError(messageOf(error), { cause: error })
+    const message = messageOf(error)
+    const known = /^Option '(?:-\w, )?(--[\w-]+).*' (argument missing|does not take)/.exec(message)
+    if (known !== null) {
+      const [, option, problem] = known
+      const [wanted, found] = problem === 'argument missing' ? ['a value', 'nothing'] : ['no value', 'one']
+      throw new UsageError(`Expected ${wanted} for ${option}, got ${found}`, { cause: error })
+    }
+    const unknown = /^Unknown option '--?([^']+)'/.exec(message)?.[1]
+    if (unknown === undefined) throw new UsageError(message, { cause: error })
     const near = nearest(unknown, Object.keys(options))
     const hint = near === undefined ? '' : `: did you mean --${near}?`
     const option = `${unknown.length === 1 ? '-' : '--'}${unknown}`

@@ -3,10 +3,10 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { countLines, extendCheckpoint, JournalFiles, isSameCheckpoint, type Checkpoint } from '../ministore/format.ts'
-import { findTornEnd, type TornEnd } from '../ministore/scan.ts'
+import { countLines, isSameCheckpoint, JournalFiles, type Checkpoint } from '../ministore/format.ts'
+import { CheckpointPass, findTornEnd, type TornEnd } from '../ministore/scan.ts'
 import {
-  isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage, type Segment,
+  damaged, isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage, type Segment,
 } from '../ministore/segments.ts'
 import { JournalViews } from '../ministore/view.ts'
 
@@ -127,22 +127,15 @@ async function digestSegment(
   segment: Segment,
   options: { readonly checkpoint: number | undefined; readonly signal: AbortSignal | undefined },
 ): Promise<Digest | undefined> {
-  const { checkpoint = -1 } = options
   const file = await openSegment(fs, view, segment)
   if (file === undefined) return undefined
   try {
-    // The count begins at -1 because the header is a line but not a record.
-    let whole: Checkpoint = { bytes: 0, records: -1, crc32: 0 }
-    let sealed: Checkpoint | undefined
+    const pass = new CheckpointPass(options.checkpoint)
     for await (const { bytes } of readRange(file, { offset: 0, bytes: segment.bytes })) {
       options.signal?.throwIfAborted()
-      if (checkpoint > whole.bytes && checkpoint <= whole.bytes + bytes.length) {
-        const upTo = bytes.subarray(0, checkpoint - whole.bytes)
-        sealed = extendCheckpoint(whole, upTo, countLines(upTo))
-      }
-      whole = extendCheckpoint(whole, bytes, countLines(bytes))
+      pass.add(bytes)
     }
-    return { whole, sealed }
+    return { whole: pass.prefix, sealed: pass.atCheckpoint }
   } finally {
     await file.close()
   }
@@ -163,9 +156,7 @@ async function describe(
   const segments = view.segments.map((segment, at): SegmentInspection => {
     const problem = chainProblem(view.segments, digests, at)
     if (problem !== undefined && !damages.some((damage) => damage.segment === segment.name)) {
-      const message = `The journal ${files.path} is damaged at ${segment.name}: ${problem}`
-      const where = { path: files.path, segment: segment.name, sequence: segment.firstSequence }
-      damages.push(new MiniStoreError('ERR_MINISTORE_CORRUPT', message, where))
+      damages.push(damaged(files.path, segment.name, problem, { sequence: segment.firstSequence }))
     }
     const last = (view.segments[at + 1]?.firstSequence ?? lastSequence + 1) - 1
     const isLast = at === view.segments.length - 1
@@ -185,11 +176,7 @@ async function describe(
   })
   const seal = await describeSeal(fs, files, outline, digests.at(-1))
   if (seal.state === 'broken') {
-    const problem = 'its seal says something else than it holds'
-    const message = `The journal ${files.path} is damaged at ${files.name}: ${problem}`
-    damages.push(
-      new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path: files.path, segment: files.name }),
-    )
+    damages.push(damaged(files.path, files.name, 'its seal says something else than it holds'))
   }
   const names = await fs.list(files.directory)
   const evidence = names.filter((name) => isEvidence(files, name)).toSorted()

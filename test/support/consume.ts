@@ -40,3 +40,12 @@ export async function take<T>(iterator: AsyncIterator<T>, count: number): Promis
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve))
 }
+
+/** Waits for a step. Its failure is named after the step. */
+export async function named(what: string, step: Promise<void>): Promise<void> {
+  try {
+    await step
+  } catch (error) {
+    throw new Error(`${what}: ${String(error)}`, { cause: error })
+  }
+}

@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { type MiniStore, MiniStoreError, type MiniStoreErrorCode } from '../../../src/index.ts'
 import { type Fault, type Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
+import { causes, failing, type FaultKind, needsRoom } from '../faults.ts'
 import { CrashHarness, keyOf } from '../harness.ts'
 import { type ExpectedJournal, JournalModel } from './model.ts'
 import { type FoundJournal, JournalOracle } from './oracle.ts'
@@ -13,75 +14,38 @@ const codes = new Map<string, number>()
 let faultyRuns = 0
 let nestedRuns = 0
 
-/** How the nth operation, counted from 0, and perhaps all operations after it, go wrong. */
-interface Kind {
-  readonly name: string
-  readonly isPersistent: boolean
-  /** The code of the system's error; undefined if no call fails. */
-  readonly code: string | undefined
-  strike(files: SimulatedFileSystem, nth: number): Fault
-}
-
-function failing(
-  name: string,
-  code: 'EIO' | 'ENOSPC' | 'EDQUOT' | 'EFBIG',
-  isPersistent: boolean,
-  only: (operation: Operation) => boolean,
-): Kind {
-  return {
-    name: `${name}${isPersistent ? ', and all after it,' : ''} fails with ${code}`,
-    isPersistent,
-    // The simulated EDQUOT has no name, as on Node 20.
-    code: code === 'EDQUOT' ? 'Unknown system error -122' : code,
-    strike: (files, nth) => {
-      let fitting = 0
-      return files.failOn((operation) => {
-        if (!only(operation)) return false
-        fitting += 1
-        return isPersistent ? fitting > nth : fitting === nth + 1
-      }, code)
-    },
-  }
-}
-
 const isAny = (): boolean => true
-/** Operations that need room on the disk. */
-const needsRoom = ({ operation, mode }: Operation): boolean =>
-  operation === 'write' ||
-  operation === 'makeDirectory' ||
-  (operation === 'open' && (mode === 'create' || mode === 'ensure'))
+/** Opening the lock file needs room too. */
+const makesFile = (operation: Operation): boolean =>
+  needsRoom(operation) || (operation.operation === 'open' && operation.mode === 'ensure')
 
-const kinds: readonly Kind[] = [
+const kinds: readonly FaultKind[] = [
   failing('one operation', 'EIO', false, isAny),
   failing('one operation', 'EIO', true, isAny),
   failing('one sync', 'EIO', false, ({ operation }) => /sync/i.test(operation)),
-  failing('one growing call', 'ENOSPC', false, needsRoom),
-  failing('one growing call', 'ENOSPC', true, needsRoom),
-  failing('one growing call', 'EDQUOT', false, needsRoom),
-  failing('one growing call', 'EDQUOT', true, needsRoom),
+  failing('one growing call', 'ENOSPC', false, makesFile),
+  failing('one growing call', 'ENOSPC', true, makesFile),
+  failing('one growing call', 'EDQUOT', false, makesFile),
+  failing('one growing call', 'EDQUOT', true, makesFile),
   failing('one write', 'EFBIG', false, ({ operation }) => operation === 'write'),
   failing('one write', 'EFBIG', true, ({ operation }) => operation === 'write'),
   {
     name: 'one write is short',
-    isPersistent: false,
     code: undefined,
     strike: (files, nth) => files.shortWriteOn({ nth: nth + 1, bytes: 2 }),
   },
   {
     name: 'all writes are short',
-    isPersistent: true,
     code: undefined,
     strike: (files, nth) => files.shortWriteOn({ nth: nth + 1, bytes: 5, times: 'always' }),
   },
   {
     name: 'one write is short, and the next fails with ENOSPC',
-    isPersistent: false,
     code: 'ENOSPC',
     strike: (files, nth) => files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 3 }),
   },
   {
     name: 'one write ends for want of space, and the sync of its cut fails',
-    isPersistent: false,
     code: 'ENOSPC',
     strike: (files, nth) => {
       const full = files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 20 })
@@ -99,7 +63,6 @@ const kinds: readonly Kind[] = [
   },
   {
     name: 'one sync of a file and the next one fail with EIO',
-    isPersistent: false,
     code: 'EIO',
     strike: (files, nth) => {
       let syncs = 0
@@ -181,20 +144,12 @@ class Process {
   }
 }
 
-/** The system's error codes among an error and its causes. */
-function causes(error: Error): unknown[] {
-  const found: unknown[] = []
-  for (let at: unknown = error; at instanceof Error; at = at.cause)
-    found.push('code' in at ? at.code : undefined)
-  return found
-}
-
 /**
  * Runs once with the fault at the nth operation. Afterwards the fault is gone and the journal is
  * used again.
  */
 async function runWithFault(
-  kind: Kind,
+  kind: FaultKind,
   nth: number,
 ): Promise<{ readonly hits: number; readonly failures: number }> {
   const files = new SimulatedFileSystem()
@@ -271,7 +226,7 @@ interface Left {
 }
 
 /** Opens once, appends once and closes, each as far as possible. */
-async function recoverWithFault(kind: Kind, nth: number, { model: known, files: left, found }: Left): Promise<number> {
+async function recoverWithFault(kind: FaultKind, nth: number, { model: known, files: left, found }: Left): Promise<number> {
   const files = left.afterKill()
   const model = known.fork()
   const fault = kind.strike(files, nth)

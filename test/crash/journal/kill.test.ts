@@ -8,7 +8,7 @@ import { scaled } from '../../support/crash-scale.ts'
 import { pickSeed, seededRandom } from '../../support/seeded-random.ts'
 import { temporaryDirectory } from '../../support/temporary-directory.ts'
 import { KillLedger, type WriterReport } from './kill-ledger.ts'
-import { KillableProcess } from '../processes/kill-process.ts'
+import { KillableProcess, spin } from '../processes/kill-process.ts'
 
 const rounds = scaled(30, 2000)
 /** 30 rounds see few torn tails, and may by chance see none. */
@@ -170,15 +170,6 @@ function waitForGrowth(path: string): void {
     smallest = Math.min(smallest, size)
     if (size > smallest + 1024) return
   }
-}
-
-/**
- * Waits without yielding to the event loop. Timers count whole milliseconds, and a write takes less
- * than one.
- */
-function spin(microseconds: number): void {
-  const end = performance.now() + microseconds / 1000
-  while (performance.now() < end);
 }
 
 /** Deletes evidence files that recovery saved. Those of 2,000 rounds would fill the disk. */

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 
 import { MiniStore, MiniStoreError, type OpenOptions } from '../../../src/index.ts'
 import type { SimulatedFileSystem, TornVariant } from '../../../src/testing/index.ts'
-import { turn } from '../../support/consume.ts'
+import { named, turn } from '../../support/consume.ts'
 import { countsText } from '../counts-text.ts'
 import { assertThat } from './model-assert.ts'
 import type { Action, Call, Command, Crash, Json, Limits, Loss, Refusal } from './model-commands.ts'
@@ -94,14 +94,6 @@ export async function runModel(
     await named('closing and opening at the end', run.finish())
   } finally {
     await run.abandon()
-  }
-}
-
-async function named(what: string, step: Promise<void>): Promise<void> {
-  try {
-    await step
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error })
   }
 }
 

@@ -85,3 +85,12 @@ export class KillableProcess<Report extends { readonly type: string }> {
     }
   }
 }
+
+/**
+ * Waits without yielding to the event loop. Timers count whole milliseconds, and a write or the
+ * handling of a message takes less than one.
+ */
+export function spin(microseconds: number): void {
+  const end = performance.now() + microseconds / 1000
+  while (performance.now() < end);
+}

@@ -6,7 +6,7 @@ import { MiniQueue } from '../../../src/miniqueue/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
 import { pickSeed, seededRandom } from '../../support/seeded-random.ts'
 import { temporaryDirectory } from '../../support/temporary-directory.ts'
-import { type CommonReport, KillableProcess } from '../processes/kill-process.ts'
+import { type CommonReport, KillableProcess, spin } from '../processes/kill-process.ts'
 
 const rounds = scaled(10, 100)
 const maxAttempts = 5
@@ -253,13 +253,4 @@ function killAt(
     spin(delayUs)
     worker.signal('SIGKILL')
   }
-}
-
-/**
- * Waits without yielding to the event loop. Timers count whole milliseconds, and handling a message
- * takes less than one.
- */
-function spin(microseconds: number): void {
-  const end = performance.now() + microseconds / 1000
-  while (performance.now() < end);
 }

@@ -1,7 +1,7 @@
 import type { Message } from '../../../src/miniqueue/index.ts'
 import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../../src/testing/index.ts'
 import { deferred } from '../../support/deferred.ts'
-import { turn } from '../../support/consume.ts'
+import { named, turn } from '../../support/consume.ts'
 import { countsText } from '../counts-text.ts'
 import type { Action, Call, Command, Loss } from './commands.ts'
 import { assert, type Payload } from './look.ts'
@@ -379,14 +379,6 @@ function left(files: SimulatedFileSystem, loss: Loss): SimulatedFileSystem {
     ...files.crashStates({ seed: loss.pick, limit: 20, tornVariants: ['cut', 'zeros', 'garbage'] }),
   ]
   return states[loss.pick % states.length] as SimulatedFileSystem
-}
-
-async function named(what: string, step: Promise<void>): Promise<void> {
-  try {
-    await step
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error })
-  }
 }
 
 /** Runs commands on a fresh disk. */

@@ -1,8 +1,9 @@
 import { afterAll, describe, expect, test } from 'vitest'
 
 import { MiniStoreError, type SnapStore } from '../../../src/minisnap/index.ts'
-import { type Fault, type Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
+import { type Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
+import { causes, failing, type FaultKind, needsRoom } from '../faults.ts'
 import { CrashHarness } from '../harness.ts'
 import { type ExpectedSnaps, SnapModel } from './model.ts'
 import { type FoundSnaps, SnapOracle } from './oracle.ts'
@@ -11,40 +12,20 @@ const harness = new CrashHarness<ExpectedSnaps, FoundSnaps>(new SnapOracle())
 const codes = new Map<string, number>()
 let faultyRuns = 0
 
-/**
- * How the nth matching operation, counted from 0, and perhaps all operations after it, go wrong.
- */
-interface Kind {
-  readonly name: string
-  /** The code of the system's error; undefined if no call fails. */
-  readonly code: string | undefined
-  strike(files: SimulatedFileSystem, nth: number): Fault
+function onceAndAlways(
+  name: string,
+  code: 'EIO' | 'ENOSPC' | 'EFBIG',
+  only: (operation: Operation) => boolean,
+): FaultKind[] {
+  return [false, true].map((isPersistent) => failing(name, code, isPersistent, only))
 }
 
-function failing(name: string, code: 'EIO' | 'ENOSPC' | 'EFBIG', only: (operation: Operation) => boolean): Kind[] {
-  return [false, true].map((isPersistent) => ({
-    name: `${name}${isPersistent ? ', and all after it,' : ''} fails with ${code}`,
-    code,
-    strike: (files, nth) => {
-      let fitting = 0
-      return files.failOn((operation) => {
-        if (!only(operation)) return false
-        fitting += 1
-        return isPersistent ? fitting > nth : fitting === nth + 1
-      }, code)
-    },
-  }))
-}
-
-const needsRoom = ({ operation, mode }: Operation): boolean =>
-  operation === 'write' || operation === 'makeDirectory' || (operation === 'open' && mode === 'create')
-
-const kinds: readonly Kind[] = [
-  ...failing('one operation', 'EIO', () => true),
-  ...failing('one sync', 'EIO', ({ operation }) => /sync/i.test(operation)),
-  ...failing('one change of names', 'EIO', ({ operation }) => ['rename', 'unlink'].includes(operation)),
-  ...failing('one growing call', 'ENOSPC', needsRoom),
-  ...failing('one write', 'EFBIG', ({ operation }) => operation === 'write'),
+const kinds: readonly FaultKind[] = [
+  ...onceAndAlways('one operation', 'EIO', () => true),
+  ...onceAndAlways('one sync', 'EIO', ({ operation }) => /sync/i.test(operation)),
+  ...onceAndAlways('one change of names', 'EIO', ({ operation }) => ['rename', 'unlink'].includes(operation)),
+  ...onceAndAlways('one growing call', 'ENOSPC', needsRoom),
+  ...onceAndAlways('one write', 'EFBIG', ({ operation }) => operation === 'write'),
   {
     name: 'one write is short',
     code: undefined,
@@ -61,7 +42,7 @@ const kinds: readonly Kind[] = [
  * Runs a process that continues with the same store whatever is refused. Returns the number of
  * refusals.
  */
-async function live(model: SnapModel, store: SnapStore, kind: Kind): Promise<number> {
+async function live(model: SnapModel, store: SnapStore, kind: FaultKind): Promise<number> {
   let failures = 0
   const attempt = async (task: () => Promise<unknown>): Promise<void> => {
     try {
@@ -90,14 +71,7 @@ async function live(model: SnapModel, store: SnapStore, kind: Kind): Promise<num
 
 const refusals: ReadonlySet<string> = new Set(['ERR_MINISTORE_IO', 'ERR_MINISTORE_OUTCOME_UNKNOWN'])
 
-/** The system's error codes among an error and its causes. */
-function causes(error: Error): unknown[] {
-  const found: unknown[] = []
-  for (let at: unknown = error; at instanceof Error; at = at.cause) found.push('code' in at ? at.code : undefined)
-  return found
-}
-
-async function runWithFault(kind: Kind, nth: number): Promise<{ readonly hits: number; readonly failures: number }> {
+async function runWithFault(kind: FaultKind, nth: number): Promise<{ readonly hits: number; readonly failures: number }> {
   const files = new SimulatedFileSystem()
   const model = new SnapModel()
   const fault = kind.strike(files, nth)

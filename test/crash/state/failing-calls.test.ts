@@ -1,8 +1,9 @@
 import { afterAll, describe, expect, test } from 'vitest'
 
 import { MiniStoreError, type MiniStoreErrorCode } from '../../../src/index.ts'
-import { type Fault, type Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
+import { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
+import { failing, type FaultKind, needsRoom } from '../faults.ts'
 import { CrashHarness } from '../harness.ts'
 import { type ExpectedState, type LogManager, type LogOptions, StateModel } from './model.ts'
 import { type FoundState, StateOracle } from './oracle.ts'
@@ -11,38 +12,7 @@ const harness = new CrashHarness<ExpectedState, FoundState>(new StateOracle())
 const codes = new Map<string, number>()
 let faultyRuns = 0
 
-/** How the nth matching call, counted from 0, and perhaps all calls after it, go wrong. */
-interface Kind {
-  readonly name: string
-  /** Whether the fault makes no call fail. */
-  readonly isHarmless?: boolean
-  strike(files: SimulatedFileSystem, nth: number): Fault
-}
-
-function failing(
-  name: string,
-  code: 'EIO' | 'ENOSPC',
-  isPersistent: boolean,
-  only: (operation: Operation) => boolean,
-): Kind {
-  return {
-    name: `${name}${isPersistent ? ', and all after it,' : ''} fails with ${code}`,
-    strike: (files, nth) => {
-      let fitting = 0
-      return files.failOn((operation) => {
-        if (!only(operation)) return false
-        fitting += 1
-        return isPersistent ? fitting > nth : fitting === nth + 1
-      }, code)
-    },
-  }
-}
-
-/** Operations that need room on the disk. */
-const needsRoom = ({ operation, mode }: Operation): boolean =>
-  operation === 'write' || operation === 'makeDirectory' || (operation === 'open' && mode === 'create')
-
-const kinds: readonly Kind[] = [
+const kinds: readonly FaultKind[] = [
   failing('one operation', 'EIO', false, () => true),
   failing('one operation', 'EIO', true, () => true),
   failing('one sync', 'EIO', false, ({ operation }) => /sync/i.test(operation)),
@@ -50,11 +20,12 @@ const kinds: readonly Kind[] = [
   failing('one growing call', 'ENOSPC', true, needsRoom),
   {
     name: 'one write is short',
-    isHarmless: true,
+    code: undefined,
     strike: (files, nth) => files.shortWriteOn({ nth: nth + 1, bytes: 2 }),
   },
   {
     name: 'one write is short, and the next fails with ENOSPC',
+    code: 'ENOSPC',
     strike: (files, nth) => files.failOn({ operation: 'write', nth: nth + 1 }, 'ENOSPC', { bytesFirst: 3 }),
   },
 ]
@@ -134,7 +105,7 @@ class Process {
  * Runs once with the fault at the nth call. Afterwards the fault is gone and the state is used
  * again.
  */
-async function runWithFault(kind: Kind, nth: number): Promise<number> {
+async function runWithFault(kind: FaultKind, nth: number): Promise<number> {
   const files = new SimulatedFileSystem()
   const model = new StateModel()
   const fault = kind.strike(files, nth)
@@ -162,7 +133,7 @@ async function runWithFault(kind: Kind, nth: number): Promise<number> {
     files,
   )
   // Short writes are continued, so they are not failures.
-  if (kind.isHarmless === true) expect(user.failures).toBe(0)
+  if (kind.code === undefined) expect(user.failures).toBe(0)
   return fault.hits
 }
 

@@ -37,7 +37,7 @@ test('a queue of version 0.3.0 opens with every message, attempt, key and dead l
 
 /**
  * A queue whose journal has batches. One batch enqueues a message and delivers it to a waiting
- * receive; another settles a handler's message and delivers the next one. A prefetched message was
+ * receive; another acks a handler's message and delivers the next one. A prefetched message was
  * returned on close.
  */
 test('a queue of version 0.3.0 opens with its batches and its returned messages', async () => {

@@ -53,7 +53,7 @@ describe('consume', () => {
     await opened.queue.close()
   })
 
-  test('leaving it returns prefetched messages at once, and takes back their attempts', async () => {
+  test('leaving it returns prefetched messages at once, and refunds their attempts', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
       expect(countsOf(opened.queue)).toEqual([0, 0, 3, 0])

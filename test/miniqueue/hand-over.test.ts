@@ -82,7 +82,7 @@ describe('a message for a waiting call', () => {
     await queue.close()
   })
 
-  test('becomes ready if the call has left meanwhile, and its attempt is taken back', async () => {
+  test('becomes ready if the call has left meanwhile, and its attempt is refunded', async () => {
     const opened = await openQueue()
     const { queue, files } = opened
     const gone = impatient(opened)

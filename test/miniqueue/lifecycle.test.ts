@@ -205,7 +205,7 @@ describe('close', () => {
     await again.queue.close()
   })
 
-  test('fires the signals of in-flight messages; afterwards nothing can be settled', async () => {
+  test('fires the signals of in-flight messages; afterwards nothing can be acked or nacked', async () => {
     const { queue, clock } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
     const [first, second] = (await queue.receive({ max: 2 })) as [Message<string>, Message<string>]

@@ -34,7 +34,7 @@ function heldHandler(): {
 }
 
 /** Waits until everything in progress has finished. */
-async function settle(): Promise<void> {
+async function quiet(): Promise<void> {
   for (let n = 0; n < 20; n++) await turn()
 }
 
@@ -66,7 +66,7 @@ describe('process', () => {
     const stop = new AbortController()
     const { signal } = stop
     const runs = Array.from({ length: 12 }, () => queue.process(() => {}, { signal }))
-    await settle()
+    await quiet()
     expect(getEventListeners(signal, 'abort')).toHaveLength(12)
     stop.abort()
     await Promise.all(runs)
@@ -86,13 +86,13 @@ describe('process', () => {
       attempts.push(attempt)
       throw new Error(`no ${attempt}`)
     })
-    await settle()
+    await quiet()
     expect([attempts, countsOf(queue)]).toEqual([[1], [0, 1, 0, 0]])
     clock.advance(499)
-    await settle()
+    await quiet()
     expect(attempts).toEqual([1])
     clock.advance(1)
-    await settle()
+    await quiet()
     expect(attempts).toEqual([1, 2])
     expect(queue.deadLetters()).toMatchObject([{ reason: 'no 2', attempts: 2 }])
     await queue.close()
@@ -105,7 +105,7 @@ describe('process', () => {
       const { queue } = await openQueue({ maxAttempts: 1 })
       await queue.enqueue('x')
       const run = queue.process(() => Promise.reject(thrown))
-      await settle()
+      await quiet()
       expect(queue.deadLetters()).toMatchObject([{ reason }])
       await queue.close()
       await run
@@ -118,7 +118,7 @@ describe('process', () => {
     const held = heldHandler()
     const run = queue.process(held.handler, { concurrency: 3 })
     await held.called(3)
-    await settle()
+    await quiet()
     expect([held.calls.length, ...countsOf(queue)]).toEqual([3, 2, 0, 3, 0])
     held.calls[1]?.resolve()
     await held.called(4)
@@ -126,7 +126,7 @@ describe('process', () => {
     for (const { resolve } of held.calls) resolve()
     await held.called(5)
     held.calls[4]?.resolve()
-    await settle()
+    await quiet()
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
     expect(recordsOf(files).slice(1)).toEqual([
       { op: 'deliver', ids: [1, 2, 3] },
@@ -138,7 +138,7 @@ describe('process', () => {
     await run
   })
 
-  test('settles with one record all messages whose handlers end while another record is written', async () => {
+  test('acks with one record all messages whose handlers end while another record is written', async () => {
     const { queue, files, clock } = await openQueue({ maxAttempts: 2, dedupeWindowMs: 1000 })
     const messages = ['a', 'b', 'c', 'd', 'e'].map((payload) => ({ payload, ...(payload === 'd' && { dedupeKey: 'k' }) }))
     await queue.enqueueAll(messages)
@@ -154,7 +154,7 @@ describe('process', () => {
       held.calls[3]?.resolve()
       held.calls[4]?.resolve()
     })
-    await settle()
+    await quiet()
     const records = recordsOf(files).slice(2)
     expect(records[0]).toEqual({ op: 'ack', ids: [1] })
     expect(records.slice(1)).toMatchObject([{
@@ -166,7 +166,7 @@ describe('process', () => {
     await run
   })
 
-  test('after a stop, pending settlements are written, and nothing more is delivered', async () => {
+  test('after a stop, pending acks and nacks are written, and nothing more is delivered', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
     const held = heldHandler()
@@ -183,7 +183,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('stopped while a delivery is written, returns its message and takes back the attempt', async () => {
+  test('stopped while a delivery is written, returns its message and refunds the attempt', async () => {
     const opened = await openQueue()
     const { queue, files } = opened
     await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
@@ -205,7 +205,7 @@ describe('process', () => {
     await Promise.all([queue.close(), again.queue.close()])
   })
 
-  test('stopped while its first delivery is written, resolves when the attempt is taken back', async () => {
+  test('stopped while its first delivery is written, resolves when the attempt is refunded', async () => {
     const opened = await openQueue({ maxAttempts: 1 })
     await opened.queue.enqueue('a')
     const controller = new AbortController()
@@ -217,7 +217,7 @@ describe('process', () => {
     await Promise.all([opened.queue.close(), killed.queue.close()])
   })
 
-  test('settlements in quick succession deliver as many messages as they settle', async () => {
+  test('acks in quick succession deliver as many messages as they ack', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(Array.from({ length: 3500 }, (_, n) => ({ payload: String(n) })))
     const gates = [deferred(), deferred()]
@@ -228,11 +228,11 @@ describe('process', () => {
       if (calls === 3500) controller.abort()
       await gate?.promise
     }, { concurrency: 1500, signal: controller.signal })
-    await settle()
-    // More messages than one record can settle.
+    await quiet()
+    // More messages than one record can ack.
     for (const { resolve } of gates) {
       resolve()
-      await settle()
+      await quiet()
     }
     await run
     expect(calls).toBe(3500)
@@ -344,12 +344,12 @@ describe('process', () => {
     const run = queue.process(held.handler, { concurrency: 2 })
     await held.called(1)
     held.calls[0]?.resolve()
-    await settle()
+    await quiet()
     await queue.enqueueAll([{ payload: 'b' }, { payload: 'c' }])
     await held.called(3)
     expect(recordsOf(files).at(-1)).toMatchObject({ op: 'batch', steps: [{ op: 'enqueue' }, { op: 'deliver', ids: [2, 3] }] })
     for (const { resolve } of held.calls) resolve()
-    await settle()
+    await quiet()
     await queue.close()
     await run
   })
@@ -367,21 +367,21 @@ describe('process', () => {
     expect(held.calls[1]?.message.attempt).toBe(2)
     held.calls[0]?.reject(new Error('too late'))
     held.calls[1]?.resolve()
-    await settle()
+    await quiet()
     expect([told, countsOf(queue)]).toEqual([[], [0, 0, 0, 0]])
     await queue.close()
     await run
   })
 
-  test('a handler may settle its message itself', async () => {
+  test('a handler may ack its message itself', async () => {
     const { queue, told } = await openQueue()
     await queue.enqueueAll([{ payload: 'ack' }, { payload: 'nack' }])
     const run = queue.process(async (payload, message) => {
       if (payload === 'ack') await message.ack()
       else await message.nack({ delayMs: 1000 })
-      throw new Error('it is settled already')
+      throw new Error('it is acked already')
     })
-    await settle()
+    await quiet()
     expect([told, countsOf(queue)]).toEqual([[], [0, 1, 0, 0]])
     await queue.close()
     await run
@@ -400,7 +400,7 @@ describe('process', () => {
     controller.abort(reason)
     expect(signals.map((signal) => signal.reason as unknown)).toEqual([reason, reason])
     held.calls[0]?.resolve()
-    await settle()
+    await quiet()
     expect([isOver, held.calls.length]).toEqual([false, 2])
     held.calls[1]?.reject(reason)
     await run
@@ -420,7 +420,7 @@ describe('process', () => {
     await queue.close()
   })
 
-  test('close() stops it, waits for its handlers, and lets them settle', async () => {
+  test('close() stops it, waits for its handlers, and lets them ack', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
     const held = heldHandler()
@@ -429,7 +429,7 @@ describe('process', () => {
     let isClosed = false
     const closed = queue.close().finally(() => (isClosed = true))
     expect(held.calls[0]?.message.signal.reason).toMatchObject({ code: 'ERR_MINISTORE_CLOSED' })
-    await settle()
+    await quiet()
     expect(isClosed).toBe(false)
     held.calls[0]?.resolve()
     await Promise.all([closed, run])
@@ -445,13 +445,13 @@ describe('process', () => {
     await held.called(1)
     const full = files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
     held.calls[0]?.resolve()
-    await settle()
+    await quiet()
     expect([full.hits, told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
     expect(countsOf(queue)).toEqual([0, 0, 1, 0])
     clock.advance(30_000)
     await held.called(2)
     held.calls[1]?.resolve()
-    await settle()
+    await quiet()
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
     await queue.close()
     await run
@@ -465,14 +465,14 @@ describe('process', () => {
     await held.called(3)
     const full = files.failOn({ operation: 'write', path: journalFile }, 'ENOSPC')
     for (const { resolve } of held.calls) resolve()
-    await settle()
+    await quiet()
     expect([full.hits, told]).toMatchObject([1, [{ code: 'ERR_MINISTORE_IO' }]])
     expect(countsOf(queue)).toEqual([0, 0, 3, 0])
     clock.advance(30_000)
     await held.called(6)
     expect(held.calls.slice(3).map(({ message }) => [message.payload, message.attempt])).toEqual([['a', 2], ['b', 2], ['c', 2]])
     for (const { resolve } of held.calls) resolve()
-    await settle()
+    await quiet()
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
     await queue.close()
     await run
@@ -482,7 +482,7 @@ describe('process', () => {
     const { queue, files } = await openQueue()
     await queue.enqueueAll(Array.from({ length: 2500 }, (_, n) => ({ payload: `${n}` })))
     const run = queue.process(() => {}, { concurrency: 2500 })
-    await settle()
+    await quiet()
     expect(countsOf(queue)).toEqual([0, 0, 0, 0])
     const acks = recordsOf(files).filter(({ op }) => op === 'ack')
     expect(acks.map(({ ids }) => (ids as number[]).length)).toEqual([1000, 1000, 500])
@@ -500,7 +500,7 @@ describe('process', () => {
     await held.called(1)
     const full = files.failOn({ operation: 'write', path: journalFile, nth: 2 }, 'ENOSPC')
     await other.nack({ delayMs: 0 })
-    await settle()
+    await quiet()
     expect([full.hits, isOver, held.calls[0]?.message.signal.aborted]).toEqual([1, false, true])
     held.calls[0]?.resolve()
     expect((await run).code).toBe('ERR_MINISTORE_IO')
@@ -511,7 +511,7 @@ describe('process', () => {
   test('rejects once the queue can no longer write, waiting or not', async () => {
     const { queue, files } = await openQueue()
     const waiting = codeOf(queue.process(() => expect.unreachable()))
-    await settle()
+    await quiet()
     const failed = files.failOn({ operation: 'dataSync' }, 'EIO')
     expect(await codeOf(queue.enqueue('x'))).toBe('ERR_MINISTORE_OUTCOME_UNKNOWN')
     expect(failed.hits).toBe(1)

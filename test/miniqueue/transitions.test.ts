@@ -64,7 +64,7 @@ describe('deliver', () => {
 })
 
 describe('return', () => {
-  test('takes back the last attempt, but restores neither delay nor reason', () => {
+  test('refunds the last attempt, but restores neither delay nor reason', () => {
     const nack: QueueMutation = { op: 'nack', id: 1, dueAt: 1200, reason: 'later' }
     const { state, outcome } = after(enqueue({}), deliver, nack, deliver, { op: 'return', ids: [1] })
     expect(state.messages[1]).toEqual({ payload: 'x', bytes: 3, priority: 0, order: 1, enqueuedAt: at, attempts: 1 })

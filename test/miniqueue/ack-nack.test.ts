@@ -39,8 +39,8 @@ describe('ack', () => {
     const late = await receiveOne(queue)
     clock.advance(30_000)
     const second = await receiveOne(queue)
-    for (const settling of [late.ack(), late.nack()]) {
-      expect(await errorOf(settling)).toMatchObject({
+    for (const call of [late.ack(), late.nack()]) {
+      expect(await errorOf(call)).toMatchObject({
         code: 'ERR_MINISTORE_LEASE_LOST',
         message: 'The lease of message 1 has ended, so another receiver may have the message',
       })
@@ -377,7 +377,7 @@ describe('dead letters', () => {
   })
 })
 
-describe('a lease is paused while its message is settled', () => {
+describe('a lease is paused while an ack or nack is written', () => {
   /** A message with 10 s of lease left; the next write takes a minute and fails with ENOSPC. */
   async function withFailingWrite(): Promise<TestQueue & { readonly message: Message<string> }> {
     const opened = await openQueue()
@@ -395,9 +395,9 @@ describe('a lease is paused while its message is settled', () => {
   test.each<[string, (message: Message<string>) => Promise<void>]>([
     ['an ack', (message) => message.ack()],
     ['a nack', (message) => message.nack()],
-  ])('and resumes with the remaining time when %s fails', async (_, settle) => {
+  ])('and resumes with the remaining time when %s fails', async (_, call) => {
     const { queue, clock, message } = await withFailingWrite()
-    expect(await codeOf(settle(message))).toBe('ERR_MINISTORE_IO')
+    expect(await codeOf(call(message))).toBe('ERR_MINISTORE_IO')
     expect([message.leaseEndsInMs, message.signal.aborted]).toEqual([10_000, false])
     expect(countsOf(queue)).toEqual([0, 0, 1, 0])
     clock.advance(9999)
@@ -416,7 +416,7 @@ describe('a lease is paused while its message is settled', () => {
     await queue.close()
   })
 
-  test('and resumes when the settlement of a handler fails', async () => {
+  test('and resumes when the ack of a handler fails', async () => {
     const opened = await openQueue()
     const { queue, files, clock, told } = opened
     const seen: number[] = []

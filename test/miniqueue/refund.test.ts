@@ -25,7 +25,7 @@ async function expectFresh(opened: TestQueue, payloads: readonly string[]): Prom
   await queue.close()
 }
 
-describe('attempts of messages that were never handed out are taken back', () => {
+describe('attempts of messages that were never handed out are refunded', () => {
   test('when the stream that prefetched them is left', async () => {
     const opened = await openWith(['a', 'b', 'c'])
     for await (const message of opened.queue.consume({ prefetch: 3 })) {
@@ -101,7 +101,7 @@ test('closing writes nothing when there are no such messages', async () => {
   expect(recordsOf(files)).toHaveLength(records)
 })
 
-describe('an attempt is taken back once', () => {
+describe('an attempt is refunded once', () => {
   /** A message's second attempt is prefetched in an unread stream; its first was handed out. */
   async function withUnread(): Promise<TestQueue & { readonly reader: ReadableStreamDefaultReader<Message<string>> }> {
     const opened = await openQueue({ maxAttempts: 3 })
@@ -185,7 +185,7 @@ describe('an attempt is taken back once', () => {
   })
 })
 
-test('the attempt of a message purged before the return is not taken back', async () => {
+test('the attempt of a message purged before the refund is not refunded', async () => {
   const opened = await openWith(['a', 'b', 'c'])
   const calls: Array<Promise<number>> = []
   for await (const message of opened.queue.consume({ prefetch: 3 })) {
@@ -239,7 +239,7 @@ test('a failed fsync of the return is reported, and the queue is closed', async 
   expect(opened.clock.timers).toBe(0)
 })
 
-test('after a kill, attempts of messages in a stream are not taken back', async () => {
+test('after a kill, attempts of messages in a stream are not refunded', async () => {
   const opened = await openWith(['a', 'b'])
   const reader = opened.queue.consume({ prefetch: 2 }).getReader()
   const { value } = await reader.read()

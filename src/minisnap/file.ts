@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { crc32 } from 'node:zlib'
 
-import { MiniStoreError } from '../errors.ts'
+import { hasCode, MiniStoreError } from '../errors.ts'
 import { readFully } from '../fs/bytes.ts'
 import { writeFully } from '../fs/durable.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
@@ -105,6 +105,11 @@ export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<
 export function damaged({ path, sequence }: SnapshotFile, reason: string, cause?: unknown): MiniStoreError {
   const message = `The snapshot ${path} is damaged: ${reason}`
   return new MiniStoreError('ERR_MINISTORE_SNAPSHOT_DAMAGED', message, { path, sequence, cause })
+}
+
+/** Returns whether an error says that a snapshot, or every snapshot, is damaged. */
+export function isDamage(error: unknown): error is MiniStoreError {
+  return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
 /** Where the state lies in the file, and its checksum according to the head. */

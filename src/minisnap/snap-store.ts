@@ -13,7 +13,7 @@ import {
 } from './settings.ts'
 import { SnapshotDirectory } from './snapshot-directory.ts'
 import { superseded } from './format.ts'
-import { readSnapshot, type SnapshotFile, verifySnapshot } from './file.ts'
+import { isDamage, readSnapshot, type SnapshotFile, verifySnapshot } from './file.ts'
 import { type EncodedState, StateCodec } from './state-codec.ts'
 
 /**
@@ -235,10 +235,6 @@ export class SnapStore<Output = unknown, Input = Output> {
  * another one meanwhile.
  */
 const maxLooks = 10
-
-function isDamage(error: unknown): error is MiniStoreError {
-  return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
-}
 
 function tooLow(sequence: number, newest: number): RangeError {
   const hint = 'if that one is damaged, restore() finds out and it no longer counts'

@@ -4,12 +4,13 @@ import { isStrayPromise } from '../async.ts'
 import { hasCode, ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
+import { isDamage } from '../minisnap/file.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { JournalFiles } from '../ministore/format.ts'
 import type { RecoveryReport } from '../ministore/recovery.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Mutator, StateDefinition } from './settings.ts'
-import { damageOf, isDamage } from './snapshots.ts'
+import { damageOf } from './snapshots.ts'
 
 /** What opening a state found and did. */
 export interface StateRecovery {
@@ -30,7 +31,7 @@ export interface StateRecovery {
 export interface RecoveredState<State> extends StateAt<State> {
   /** The snapshot that the state was rebuilt from. */
   readonly snapshot: SnapshotInfo | undefined
-  readonly recovery: Omit<StateRecovery, 'journal'>
+  readonly recovery: StateRecovery
 }
 
 /**
@@ -45,6 +46,7 @@ export interface RecoveredState<State> extends StateAt<State> {
  *
  * Removes half-written snapshots and changes nothing else.
  *
+ * @param report the report of opening the journal.
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `ERR_MINISTORE_STATE_GAP`,
  *   `ERR_MINISTORE_MUTATOR`, and the errors of reading snapshots and journal.
  */
@@ -52,50 +54,47 @@ export async function recoverState<State, Mutation>(
   journal: Journal<Mutation, never>,
   snapshots: SnapStore<State>,
   definition: StateDefinition<State, Mutation>,
+  report: RecoveryReport | undefined,
 ): Promise<RecoveredState<State>> {
   await snapshots.sweep()
   const kept = await snapshots.list()
   refuseAhead(journal, kept[0])
-  const { base, isSnapshot, damaged } = await restoreBase(snapshots, kept, definition)
+  const { base, snapshotSequence, damaged } = await restoreBase(snapshots, kept, definition)
   refuseGap(journal, base.sequence, damaged)
   const sequence = journal.lastSequence
   return {
     state: await foldTo(journal, definition, base, sequence),
     sequence,
-    snapshot: isSnapshot ? kept.find((info) => info.sequence === base.sequence) : undefined,
+    snapshot: kept.find((info) => info.sequence === snapshotSequence),
     recovery: {
-      snapshotSequence: isSnapshot ? base.sequence : undefined,
+      journal: report,
+      snapshotSequence,
       replayed: sequence - base.sequence,
       damagedSnapshots: damaged,
     },
   }
 }
 
-/** The starting point from which a state is rebuilt. */
-interface Base<State> {
-  readonly base: StateAt<State>
-  readonly isSnapshot: boolean
-  readonly damaged: readonly MiniStoreError[]
-}
-
-/** Returns the newest whole snapshot, or the initial state if there is none. */
+/**
+ * Resolves with the state from which the current state is rebuilt: that of the newest whole
+ * snapshot, or the initial state if there is none.
+ */
 export async function restoreBase<State>(
   snapshots: SnapStore<State>,
   kept: readonly SnapshotInfo[],
   definition: InitialState<State>,
-): Promise<Base<State>> {
+): Promise<{ base: StateAt<State>; snapshotSequence?: number; damaged: readonly MiniStoreError[] }> {
   try {
     const found = await snapshots.restore()
-    if (found !== undefined) return { base: found, isSnapshot: true, damaged: found.damaged }
-    return { base: initialStateOf(definition), isSnapshot: false, damaged: [] }
+    if (found === undefined) return { base: initialStateOf(definition), damaged: [] }
+    return { base: found, snapshotSequence: found.sequence, damaged: found.damaged }
   } catch (error) {
     // Every snapshot is damaged. If the journal still begins with the first mutation, it holds
     // everything that they held.
     if (!isDamage(error)) throw error
     const damages = await Promise.all(kept.map((info) => damageOf(snapshots, info)))
     const found = damages.filter((damage) => damage !== undefined)
-    const damaged = found.length > 0 ? found : [error]
-    return { base: initialStateOf(definition), isSnapshot: false, damaged }
+    return { base: initialStateOf(definition), damaged: found.length > 0 ? found : [error] }
   }
 }
 
@@ -136,8 +135,8 @@ export function refuseAhead(
   if (newest === undefined || newest.sequence <= last) return
   const { path, sequence } = newest
   const message =
-    `The snapshot ${basename(path)} is of sequence ${sequence}, but the journal ends with ${last}: it is not ` +
-    'the one that the snapshot was made from, or has lost its end. Bring back the files that belong together.'
+    `The snapshot ${basename(path)} has sequence number ${sequence}, but the journal ends with ${last}. The ` +
+    'journal has lost its end, or the snapshot belongs to another journal. Restore files that belong together.'
   throw new MiniStoreError('ERR_MINISTORE_SNAPSHOT_AHEAD', message, { path, sequence })
 }
 
@@ -152,19 +151,14 @@ export function refuseGap(
 ): void {
   const first = journal.firstSequence
   if (first <= sequence + 1) return
-  const newest = `the newest whole snapshot is of ${sequence}`
-  const from = sequence === 0 ? 'no whole snapshot goes beyond 0' : newest
-  const names = damaged.map(({ path = 'a snapshot' }) => basename(path))
-  const todo =
-    names.length === 0
-      ? 'Bring back from a backup a snapshot that holds them, or their segments.'
-      : `Damaged: ${names.join(', ')}. Bring one back whole from a backup, or the segments of the mutations.`
-  const gap = `mutations ${sequence + 1} to ${first - 1} are missing`
-  throw new MiniStoreError(
-    'ERR_MINISTORE_STATE_GAP',
-    `The journal begins with mutation ${first}, but ${from}: ${gap}. ${todo}`,
-    { sequence: sequence + 1, path: damaged[0]?.path, cause: damaged[0] },
-  )
+  const newest = `the newest whole snapshot ends with ${sequence}`
+  const base = sequence === 0 ? 'no whole snapshot covers the earlier ones' : newest
+  const names = damaged.map(({ path = 'a snapshot' }) => basename(path)).join(', ')
+  const message =
+    `The journal begins with mutation ${first}, but ${base}: mutations ${sequence + 1} to ${first - 1} are missing. ` +
+    `${names && `Damaged: ${names}. `}Restore from a backup a snapshot that covers them, or their segments.`
+  const [cause] = damaged
+  throw new MiniStoreError('ERR_MINISTORE_STATE_GAP', message, { sequence: sequence + 1, path: cause?.path, cause })
 }
 
 /** A state and the sequence number of its last mutation. */
@@ -174,10 +168,10 @@ export interface StateAt<State> {
 }
 
 /** The part of a definition that does not depend on the type of its mutations. */
-export type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>
+type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>
 
 /** @throws {TypeError} if `initialState` returns undefined or a promise. */
-export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
+function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
   const state = initialState()
   const got = state === undefined ? 'undefined' : isStrayPromise(state) ? 'a promise' : undefined
   if (got !== undefined) throw new TypeError(`Expected \`initialState\` to return a state, got ${got}`)
@@ -190,7 +184,7 @@ export function initialStateOf<State>({ initialState }: InitialState<State>): St
  * @throws {MiniStoreError} `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_STATE_GAP` if the journal
  *   returns other records than requested; and the errors of reading the journal.
  */
-export async function foldTo<State, Mutation>(
+async function foldTo<State, Mutation>(
   journal: Pick<Journal<Mutation, never>, 'entries'>,
   { mutator }: StateDefinition<State, Mutation>,
   from: StateAt<State>,
@@ -238,13 +232,6 @@ function mutatorError(sequence: number, what: string, cause?: unknown): MiniStor
   return new MiniStoreError('ERR_MINISTORE_MUTATOR', message, { sequence, cause })
 }
 
-/** The sources from which a past state is rebuilt. */
-export interface PastSources<State, Mutation> {
-  readonly journal: Journal<Mutation, never>
-  readonly snapshots: SnapStore<State>
-  readonly definition: StateDefinition<State, Mutation>
-}
-
 /**
  * Returns the state as it was after a mutation. The state is rebuilt from the newest whole snapshot
  * at or before the mutation, and the journal's records in between. It shares no objects with other
@@ -254,20 +241,21 @@ export interface PastSources<State, Mutation> {
  *   be rebuilt from were dropped; and the errors of reading snapshots and journal.
  */
 export async function pastState<State, Mutation>(
-  { journal, snapshots, definition }: PastSources<State, Mutation>,
+  journal: Journal<Mutation, never>,
+  snapshots: SnapStore<State>,
+  definition: StateDefinition<State, Mutation>,
   sequence: number,
 ): Promise<State> {
-  let tried = -1
-  for (;;) {
+  for (let tried = -1; ; ) {
     const base = await baseOf(snapshots, definition, sequence)
     try {
-      const isGap = base.sequence < sequence && journal.firstSequence > base.sequence + 1
-      if (isGap) throw gone(journal.firstSequence, base.sequence, sequence)
+      const first = journal.firstSequence
+      if (base.sequence < sequence && first > base.sequence + 1) throw gone(first, base.sequence, sequence)
       return await foldTo(journal, definition, base, sequence)
     } catch (error) {
       // A compaction may have dropped the records in the meantime. It then left a newer snapshot,
       // which may still be old enough.
-      if (!isGone(error) || base.sequence <= tried) throw error
+      if (!hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE') || base.sequence <= tried) throw error
       tried = base.sequence
     }
   }
@@ -290,13 +278,9 @@ async function baseOf<State>(
   }
 }
 
-function isGone(error: unknown): boolean {
-  return hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')
-}
-
 function gone(first: number, base: number, sequence: number): MiniStoreError {
-  const from = base === 0 ? 'no whole snapshot is as old' : `the nearest whole snapshot is of ${base}`
+  const from = base === 0 ? 'no whole snapshot is that old' : `the nearest whole snapshot ends with ${base}`
   const message =
-    `The state at ${sequence} cannot be rebuilt: ${from}, and the mutations before ${first} were dropped`
+    `The state at ${sequence} cannot be rebuilt: ${from}, and a compaction dropped the mutations before ${first}`
   return new MiniStoreError('ERR_MINISTORE_SEQUENCE_GONE', message, { sequence })
 }

@@ -2,7 +2,6 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
 import { callback, type Fields, fields, filePath, integer, isObject, optionalCallback } from '../options.ts'
@@ -133,7 +132,7 @@ export interface StateOverOptions<State, Mutation, Input = Mutation>
   readonly snapshots?: AutomaticSnapshots | undefined
 }
 
-/** Settings that both ways of opening share, checked and complete. */
+/** Options that `open` and `over` share, checked and complete. */
 export interface StateSettings<State, Mutation> {
   readonly definition: StateDefinition<State, Mutation>
   /** Infinity if snapshots are made only on request. */
@@ -200,7 +199,7 @@ function stateSettings<State, Mutation>(
 
 function journalFields(value: unknown): Fields {
   if (isObject(value) && 'maxSegments' in value) {
-    const reason = 'it would delete mutations that no snapshot has; compact() deletes those that one has'
+    const reason = 'it would delete mutations that no snapshot covers; use compact() instead'
     throw new TypeError(`Expected no option \`maxSegments\` of \`journal\`: ${reason}`)
   }
   return fields(value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'], 'journal')
@@ -226,24 +225,6 @@ export function expectedSequenceOf(options: unknown): number | undefined {
   const { expectedSequence } = fields(options, ['expectedSequence'])
   if (expectedSequence === undefined) return undefined
   return integer('expectedSequence', expectedSequence, { min: 0 })
-}
-
-/**
- * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` if a sequence number was expected and
- *   the state is not at it.
- */
-export function refuseConflict(expected: number | undefined, sequence: number): void {
-  if (expected === undefined || expected === sequence) return
-  const message = `Expected the state to be at sequence ${expected}, it is at ${sequence}; nothing is written`
-  throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, { sequence })
-}
-
-/** The error for a mutation that did not get the next sequence number from the journal. */
-export function foreignRecord(expected: number, sequence: number): MiniStoreError {
-  const message =
-    `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}: ` +
-    'somebody else appends to it'
-  return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { sequence })
 }
 
 /**

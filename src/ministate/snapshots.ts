@@ -1,6 +1,7 @@
 import { tell } from '../async.ts'
 import { hasCode, type MiniStoreError, poisonedBy } from '../errors.ts'
 import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import { isDamage } from '../minisnap/file.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { StateAt } from './recovery.ts'
 import type { StateSettings } from './settings.ts'
@@ -14,7 +15,7 @@ type Automatic = Pick<StateSettings<never, never>, 'everyMutations' | 'onError'>
  * snapshot of the current state is durable. Every kept whole snapshot therefore has the journal's
  * records right after it.
  */
-export interface AssuredSnapshots {
+interface AssuredSnapshots {
   /** The oldest whole snapshot. */
   readonly oldest: SnapshotInfo
   /** All existing snapshots, newest first, damaged ones included. */
@@ -113,10 +114,10 @@ export class StateSnapshots<State> {
   }
 }
 
-/** Returns the damage of a snapshot, or undefined if the snapshot is whole. */
+/** Resolves with the damage of a snapshot, or with undefined if the snapshot is whole. */
 export async function damageOf(
   store: Pick<SnapStore<never>, 'verify'>,
-  { sequence }: Pick<SnapshotInfo, 'sequence'>,
+  { sequence }: SnapshotInfo,
 ): Promise<MiniStoreError | undefined> {
   try {
     await store.verify(sequence)
@@ -125,11 +126,6 @@ export async function damageOf(
     if (isDamage(error)) return error
     throw error
   }
-}
-
-/** Whether the error says that a snapshot, or every snapshot, is damaged. */
-export function isDamage(error: unknown): error is MiniStoreError {
-  return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
 /** Whether a manager may continue. It becomes unsound once memory and journal may differ. */
@@ -221,10 +217,6 @@ export async function compactState<State>(
   // everything that this snapshot covers.
   await soundness.guard(journal.rotate())
   await soundness.guard(journal.truncateBefore(oldest.sequence + 1))
-  return {
-    sequence: at.sequence,
-    firstSequence: journal.firstSequence,
-    snapshots: kept,
-    damagedSnapshots: damaged,
-  }
+  const { firstSequence } = journal
+  return { sequence: at.sequence, firstSequence, snapshots: kept, damagedSnapshots: damaged }
 }

@@ -14,8 +14,8 @@ import {
   mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
 } from './recovery.ts'
 import {
-  type ApplyOptions, type DeepReadonly, directoryPath, expectedSequenceOf, foreignRecord, journalName, openSettings,
-  overSettings, refuseConflict, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
+  type ApplyOptions, type DeepReadonly, directoryPath, expectedSequenceOf, journalName, openSettings,
+  overSettings, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
 } from './settings.ts'
 import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
 
@@ -57,14 +57,13 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   readonly #soundness = new StateSoundness()
   #closing: Promise<void> | undefined
 
-  private constructor(parts: ManagerParts<State, Mutation, Input>) {
-    const { recovered, settings } = parts
-    this.#journal = parts.journal
-    this.#store = parts.snapshots
-    this.#snapshots = new StateSnapshots(parts.snapshots, settings, recovered.snapshot)
+  private constructor({ journal, snapshots, settings, recovered, path }: ManagerParts<State, Mutation, Input>) {
+    this.#journal = journal
+    this.#store = snapshots
+    this.#snapshots = new StateSnapshots(snapshots, settings, recovered.snapshot)
     this.#definition = settings.definition
-    this.#codec = new RecordCodec({ ...settings.mutations, path: parts.path })
-    this.#recovery = parts.recovery
+    this.#codec = new RecordCodec({ ...settings.mutations, path })
+    this.#recovery = recovered.recovery
     this.#state = recovered.state
     this.#sequence = recovered.sequence
   }
@@ -102,9 +101,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
       const fileSystem = fileSystemOf(journal)
       const snapshotOptions: Fields = { ...settings.snapshots, fileSystem, [modelFile]: journalPath }
       const snapshots = new SnapStore<State>(path, snapshotOptions)
-      const recovered = await recoverState(journal, snapshots, settings.definition)
-      const recovery = { ...recovered.recovery, journal: journal.recovery }
-      return new StateManager({ journal, snapshots, settings, recovered, recovery, path: journal.path })
+      const recovered = await recoverState(journal, snapshots, settings.definition, journal.recovery)
+      return new StateManager({ journal, snapshots, settings, recovered, path: journal.path })
     } catch (error) {
       // The first error is the one to report.
       await journal.close().catch(() => {})
@@ -129,9 +127,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     options: StateOverOptions<State, Mutation, Input>,
   ): Promise<StateManager<State, Mutation, Input>> {
     const settings = overSettings<State, Mutation>(options)
-    const recovered = await recoverState(journal, snapshots, settings.definition)
-    const recovery = { ...recovered.recovery, journal: undefined }
-    return new StateManager({ journal, snapshots, settings, recovered, recovery })
+    const recovered = await recoverState(journal, snapshots, settings.definition, undefined)
+    return new StateManager({ journal, snapshots, settings, recovered })
   }
 
   /**
@@ -244,8 +241,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     if (wanted > this.#sequence) {
       throw new RangeError(`Expected a sequence number of at most ${this.#sequence}, got ${wanted}`)
     }
-    const sources = { journal: this.#journal, snapshots: this.#store, definition: this.#definition }
-    return await addInContext(this.#readers, () => pastState(sources, wanted))
+    return await addInContext(this.#readers, () => pastState(this.#journal, this.#store, this.#definition, wanted))
   }
 
   /**
@@ -292,7 +288,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
 
   async #apply(settled: FrozenRecord<Mutation>, expected: number | undefined): Promise<number> {
     const record = isThenable(settled.read) ? await settled.read : settled.read
-    refuseConflict(expected, this.#sequence)
+    this.#refuseConflict(expected)
     const { validate, mutator } = this.#definition
     await validate?.(this.#state as DeepReadonly<State>, record)
     const sequence = await this.#soundness.guard(this.#journal.append(settled.stored as Input))
@@ -306,6 +302,13 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     this.#sequence = sequence
     if (this.#snapshots.isDue(sequence)) await this.#snapshots.createAutomatically(this.#now)
     return sequence
+  }
+
+  #refuseConflict(expected: number | undefined): void {
+    const sequence = this.#sequence
+    if (expected === undefined || expected === sequence) return
+    const message = `Expected the state to be at sequence number ${expected}, got ${sequence}; nothing is written`
+    throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, { sequence })
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {
@@ -328,7 +331,14 @@ interface ManagerParts<State, Mutation, Input> {
   readonly snapshots: SnapStore<State>
   readonly settings: StateSettings<State, Mutation>
   readonly recovered: RecoveredState<State>
-  readonly recovery: StateRecovery
   /** The journal's path, for error messages. */
   readonly path?: string
+}
+
+/** The error for a mutation that did not get the next sequence number from the journal. */
+function foreignRecord(expected: number, sequence: number): MiniStoreError {
+  const message =
+    `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}: ` +
+    'something else appends to the journal'
+  return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { sequence })
 }

@@ -91,7 +91,7 @@ describe('a manager over another log', () => {
     await journal.append('from elsewhere')
     const error = await errorOf(manager.apply('b'))
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN', sequence: 3 })
-    expect(error.message).toMatch(/\b2\b.*\b3\b.*somebody else/)
+    expect(error.message).toMatch(/\b2\b.*\b3\b.*something else/)
     expect(await errorOf(manager.apply('c'))).toMatchObject({ code: 'ERR_MINISTORE_POISONED', cause: error })
     expect(manager.state).toEqual(['a'])
     await manager.close()

@@ -205,7 +205,7 @@ describe('journal and snapshots that do not fit together are refused, and nothin
     await store.close()
     const error = await errorOf(openSums({ files }))
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_STATE_GAP', sequence: 5 })
-    expect(error.message).toMatch(/begins with mutation 6.*of 4: mutations 5 to 5 are missing.*backup/)
+    expect(error.message).toMatch(/begins with mutation 6.*ends with 4: mutations 5 to 5 are missing.*backup/)
   })
 
   test('a gap before the first mutation, without any snapshot', async () => {

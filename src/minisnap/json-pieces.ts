@@ -16,261 +16,199 @@ const maxDepth = 8
  * copies. A text of 300 MiB took 641 MiB besides the state, and 363 MiB in pieces. Large values are
  * therefore split, and each piece is small enough to make both costs negligible.
  *
+ * The value, with everything in it, must come back from JSON as it is. Some changes are not
+ * detected, because detecting them would cost more than it is worth. JSON drops undefined
+ * properties, properties that are not enumerable, and named properties of arrays. It turns `-0`
+ * into 0, and a getter into its value.
+ *
  * @param name the name of the value in errors.
- * @throws {JsonLoss} if the value would not come back from JSON as it is.
- * @throws whatever JSON.stringify throws.
+ * @throws {TypeError} if the value would not come back, for example: expected JSON to keep
+ *   `state.users[2].born`, got a Date.
+ * @throws {RangeError} if the value is nested deeper than the call stack allows.
+ * @throws whatever JSON.stringify, or a getter or a proxy in the value, throws.
  */
 export function* jsonPieces(value: unknown, name: string): Pieces {
-  const text = new Text()
-  yield* addValue(text, value, { path: name, ancestors: [] })
-  if (text.length > 0) yield text.take()
+  const json = new JsonWriter(name)
+  yield* json.write(value)
+  yield* json.rest()
 }
 
 type Pieces = Generator<string, void, undefined>
+type Key = string | number
+type Entries = Readonly<Record<Key, unknown>>
 
-/** Text that has not been passed on yet. */
-class Text {
-  length = 0
-  #parts: string[] = []
-
-  add(part: string): void {
-    this.#parts.push(part)
-    this.length += part.length
-  }
-
-  take(): string {
-    const piece = this.#parts.join('')
-    this.#parts = []
-    this.length = 0
-    return piece
-  }
-}
-
-function* addValue(text: Text, value: unknown, place: Place): Pieces {
-  const { ancestors } = place
-  if (typeof value !== 'object' || value === null || ancestors.length === maxDepth) {
-    assertKept(value, place)
-    text.add(JSON.stringify(value))
-  } else {
-    assertShapeKept(value, place)
-    ancestors.push(value)
-    yield* Array.isArray(value) ? addArray(text, value, place) : addObject(text, value as Properties, place)
-    ancestors.pop()
-  }
-  if (text.length >= pieceLength) yield text.take()
-}
-
-type Properties = Readonly<Record<string, unknown>>
-
-function* addArray(text: Text, elements: readonly unknown[], place: Place): Pieces {
-  const batch = new Batch<unknown>(text, (values) => JSON.stringify(values).slice(1, -1))
-  text.add('[')
-  for (let index = 0; index < elements.length; index++) {
-    const element = elements[index]
-    if (element === undefined) assertNoHole(elements, index, place)
-    const weight = weigh(element, { key: index, of: place, most: batchWeight })
-    if (weight <= batchWeight) {
-      batch.add(element, weight)
-    } else {
-      batch.flush()
-      batch.separate()
-      yield* addValue(text, element, placeOf(index, place))
-    }
-    if (text.length >= pieceLength) yield text.take()
-  }
-  batch.flush()
-  text.add(']')
-}
-
-function* addObject(text: Text, object: Properties, place: Place): Pieces {
-  const batch = new Batch<[string, unknown]>(text, (entries) => JSON.stringify(Object.fromEntries(entries)).slice(1, -1))
-  text.add('{')
-  for (const key of Object.keys(object)) {
-    const property = object[key]
-    // JSON drops undefined properties.
-    if (property === undefined) continue
-    const weight = weigh(property, { key, of: place, most: batchWeight })
-    if (weight <= batchWeight) {
-      batch.add([key, property], weight + key.length)
-    } else {
-      batch.flush()
-      batch.separate()
-      text.add(`${JSON.stringify(key)}:`)
-      yield* addValue(text, property, placeOf(key, place))
-    }
-    if (text.length >= pieceLength) yield text.take()
-  }
-  batch.flush()
-  text.add('}')
-}
-
-/** Small entries of one container that are converted together. */
-class Batch<Entry> {
-  readonly #text: Text
-  readonly #join: (entries: Entry[]) => string
-  #entries: Entry[] = []
-  #weight = 0
-  #isFirst = true
-
-  constructor(text: Text, join: (entries: Entry[]) => string) {
-    this.#text = text
-    this.#join = join
-  }
-
-  add(entry: Entry, weight: number): void {
-    this.#entries.push(entry)
-    this.#weight += weight
-    if (this.#weight >= batchWeight) this.flush()
-  }
-
-  flush(): void {
-    if (this.#entries.length === 0) return
-    this.separate()
-    this.#text.add(this.#join(this.#entries))
-    this.#entries = []
-    this.#weight = 0
-  }
-
-  /** Adds a comma, unless the next entry is the first. */
-  separate(): void {
-    if (!this.#isFirst) this.#text.add(',')
-    this.#isFirst = false
-  }
-}
-
-/** The error for a value that would not come back from JSON as it is. Names the value's path. */
-export class JsonLoss extends TypeError {
-  constructor(path: string, got: string) {
-    super(`expected JSON to keep \`${path}\`, got ${got}`)
-  }
-}
-
-/** The position of a value. */
-export interface Place {
-  /** Path to the value, for example `state.users[2]`. */
-  readonly path: string
-  /** The objects that contain the value. All places on the way down share this array. */
-  readonly ancestors: object[]
-}
-
-/**
- * Checks that a value, with everything in it, comes back from JSON as it is.
- *
- * Some changes are not detected, because detecting them would cost more than it is worth. JSON
- * drops undefined properties, properties that are not enumerable, and named properties of arrays.
- * It turns `-0` into 0, and a getter into its value.
- *
- * @throws {JsonLoss} for example: expected JSON to keep `state.users[2].born`, got a Date.
- * @throws {RangeError} if the value is nested deeper than the call stack allows.
- * @throws whatever a getter or a proxy in the value throws.
- */
-export function assertKept(value: unknown, place: Place): void {
-  refuse(lossIn(value, { ancestors: place.ancestors, weight: 0, most: Number.POSITIVE_INFINITY }), place)
-}
-
-/** Works like {@link assertKept}, but checks only the object or array itself, not its contents. */
-export function assertShapeKept(value: object, place: Place): void {
-  const got = lossOfShape(value, place.ancestors)
-  if (got !== undefined) refuse(at(got), place)
-}
-
-/**
- * Works like {@link assertKept}, for an entry of an object or array. Returns the entry's weight, in
- * approximate characters of JSON. Once the weight exceeds `most`, the rest of the entry is not
- * checked.
- */
-export function weigh(value: unknown, entry: { readonly key: string | number; readonly of: Place; readonly most: number }): number {
-  const look = { ancestors: entry.of.ancestors, weight: 0, most: entry.most }
-  const loss = lossIn(value, look)
-  if (loss !== undefined) refuse(loss, placeOf(entry.key, entry.of))
-  return look.weight
-}
-
-/** @throws {JsonLoss} if the array has no element at this index. */
-export function assertNoHole(elements: readonly unknown[], index: number, place: Place): void {
-  if (!(index in elements)) refuse(at('a hole'), placeOf(index, place))
-}
-
-/** The position of an entry in the value at the given position. */
-export function placeOf(key: string | number, { path, ancestors }: Place): Place {
-  return { path: path + stepTo(key), ancestors }
-}
-
-function stepTo(key: string | number): string {
-  if (typeof key === 'number') return `[${key}]`
-  return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`
-}
-
+/** A part of a value that JSON would not keep. */
 interface Loss {
   readonly got: string
   /** Path to the loss, innermost step first. */
   readonly path: string[]
 }
 
-function refuse(loss: Loss | undefined, { path }: Place): void {
-  if (loss !== undefined) throw new JsonLoss(path + loss.path.toReversed().join(''), loss.got)
-}
+class JsonWriter {
+  /** Text that has not been passed on yet. */
+  #parts: string[] = []
+  #length = 0
+  /** Path to the value that is being written, for example `state`, `.users`, `[2]`. */
+  readonly #path: string[]
+  /** The objects that contain the value that is being written or checked. */
+  readonly #ancestors: object[] = []
+  /** Weight of what was checked so far, in approximate characters of JSON. */
+  #weight = 0
+  /** Once the weight exceeds this, the rest is not checked. */
+  #maxWeight = Number.POSITIVE_INFINITY
 
-/** The progress of a check through a value. */
-interface Look {
-  readonly ancestors: object[]
-  /** Weight of everything checked so far. */
-  weight: number
-  readonly most: number
+  constructor(name: string) {
+    this.#path = [name]
+  }
+
+  *write(value: unknown): Pieces {
+    if (typeof value !== 'object' || value === null || this.#ancestors.length === maxDepth) {
+      this.#maxWeight = Number.POSITIVE_INFINITY
+      this.#refuse(this.#lossIn(value))
+      this.#add(JSON.stringify(value))
+    } else {
+      this.#refuse(this.#lossOfShape(value))
+      this.#ancestors.push(value)
+      yield* this.#writeEntries(value as Entries)
+      this.#ancestors.pop()
+    }
+    if (this.#length >= pieceLength) yield this.#take()
+  }
+
+  *rest(): Pieces {
+    if (this.#length > 0) yield this.#take()
+  }
+
+  /** Writes large entries by themselves, and small ones in batches. */
+  *#writeEntries(container: Entries): Pieces {
+    const isArray = Array.isArray(container)
+    let batch: unknown[] = []
+    let weight = 0
+    let separator = ''
+    const flush = (): void => {
+      if (batch.length === 0) return
+      const entries: unknown = isArray ? batch : Object.fromEntries(batch as Array<[string, unknown]>)
+      this.#add(separator + JSON.stringify(entries).slice(1, -1))
+      separator = ','
+      batch = []
+      weight = 0
+    }
+    this.#add(isArray ? '[' : '{')
+    const keys = isArray ? undefined : Object.keys(container)
+    const count = keys?.length ?? (container['length'] as number)
+    for (let index = 0; index < count; index++) {
+      const key = keys?.[index] ?? index
+      const entry = container[key]
+      // JSON drops undefined properties.
+      if (entry === undefined && !isArray) continue
+      const entryWeight = this.#weigh(container, key, entry)
+      if (entryWeight <= batchWeight) {
+        batch.push(isArray ? entry : [key, entry])
+        weight += entryWeight
+        if (weight >= batchWeight) flush()
+      } else {
+        flush()
+        this.#add(isArray ? separator : `${separator}${JSON.stringify(key)}:`)
+        separator = ','
+        this.#path.push(stepTo(key))
+        yield* this.write(entry)
+        this.#path.pop()
+      }
+      if (this.#length >= pieceLength) yield this.#take()
+    }
+    flush()
+    this.#add(isArray ? ']' : '}')
+  }
+
+  #add(part: string): void {
+    this.#parts.push(part)
+    this.#length += part.length
+  }
+
+  #take(): string {
+    const piece = this.#parts.join('')
+    this.#parts = []
+    this.#length = 0
+    return piece
+  }
+
+  /** Checks an entry and returns its weight. The rest of a heavy entry is not checked. */
+  #weigh(container: Entries, key: Key, entry: unknown): number {
+    this.#weight = 0
+    this.#maxWeight = batchWeight
+    this.#refuse(this.#lossInEntry(container, key, entry))
+    return this.#weight
+  }
+
+  /** @throws {TypeError} if there is a loss. */
+  #refuse(loss: Loss | undefined): void {
+    if (loss === undefined) return
+    const path = [...this.#path, ...loss.path.toReversed()].join('')
+    throw new TypeError(`expected JSON to keep \`${path}\`, got ${loss.got}`)
+  }
+
+  #lossIn(value: unknown): Loss | undefined {
+    this.#weight += minWeight
+    switch (typeof value) {
+      case 'string':
+        this.#weight += value.length
+        return undefined
+      case 'boolean':
+        return undefined
+      case 'number':
+        return Number.isFinite(value) ? undefined : lossOf(String(value))
+      case 'object':
+        return value === null ? undefined : this.#lossInObject(value)
+      default:
+        return lossOf(value === undefined ? 'undefined' : `a ${typeof value}`)
+    }
+  }
+
+  #lossInObject(value: object): Loss | undefined {
+    let loss = this.#lossOfShape(value)
+    if (loss !== undefined) return loss
+    this.#ancestors.push(value)
+    const keys = Array.isArray(value) ? undefined : Object.keys(value)
+    const count = keys?.length ?? (value as readonly unknown[]).length
+    for (let index = 0; index < count && this.#weight <= this.#maxWeight; index++) {
+      const key = keys?.[index] ?? index
+      loss = this.#lossInEntry(value as Entries, key, (value as Entries)[key])
+      if (loss !== undefined) return loss
+    }
+    this.#ancestors.pop()
+    return undefined
+  }
+
+  #lossInEntry(container: Entries, key: Key, entry: unknown): Loss | undefined {
+    if (typeof key === 'string') {
+      if (entry === undefined) return undefined
+      this.#weight += key.length
+    }
+    const isHole = entry === undefined && !(key in container)
+    const loss = isHole ? lossOf('a hole') : this.#lossIn(entry)
+    loss?.path.push(stepTo(key))
+    return loss
+  }
+
+  /** Checks the object or array itself, not its contents. */
+  #lossOfShape(value: object): Loss | undefined {
+    // States are rarely deep, so searching a short list is faster than a set.
+    const isInItself = this.#ancestors.includes(value)
+    const got = isInItself ? 'an object that it lies in' : Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
+    return got === undefined ? undefined : lossOf(got)
+  }
 }
 
 /** Approximate minimum length of a number, a quoted name, or the braces of an object. */
-const least = 4
+const minWeight = 4
 
-function lossIn(value: unknown, look: Look): Loss | undefined {
-  look.weight += least
-  switch (typeof value) {
-    case 'string':
-      look.weight += value.length
-      return undefined
-    case 'boolean':
-      return undefined
-    case 'number':
-      return Number.isFinite(value) ? undefined : at(String(value))
-    case 'object':
-      break
-    default:
-      return at(value === undefined ? 'undefined' : `a ${typeof value}`)
-  }
-  if (value === null) return undefined
-  const unlike = lossOfShape(value, look.ancestors)
-  if (unlike !== undefined) return at(unlike)
-  look.ancestors.push(value)
-  const loss = Array.isArray(value) ? lossInArray(value, look) : lossInObject(value as Properties, look)
-  look.ancestors.pop()
-  return loss
+function stepTo(key: Key): string {
+  if (typeof key === 'number') return `[${key}]`
+  return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`
 }
 
-function lossOfShape(value: object, ancestors: readonly object[]): string | undefined {
-  // States are rarely deep, so searching a short list is faster than a set.
-  if (ancestors.includes(value)) return 'an object that it lies in'
-  return Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
-}
-
-function lossInArray(array: readonly unknown[], look: Look): Loss | undefined {
-  for (let index = 0; index < array.length && look.weight <= look.most; index++) {
-    const element = array[index]
-    const loss = element === undefined && !(index in array) ? at('a hole') : lossIn(element, look)
-    if (loss !== undefined) return within(stepTo(index), loss)
-  }
-  return undefined
-}
-
-function lossInObject(object: Properties, look: Look): Loss | undefined {
-  for (const key of Object.keys(object)) {
-    if (look.weight > look.most) break
-    const property = object[key]
-    if (property === undefined) continue
-    look.weight += key.length
-    const loss = lossIn(property, look)
-    if (loss !== undefined) return within(stepTo(key), loss)
-  }
-  return undefined
+function lossOf(got: string): Loss {
+  return { got, path: [] }
 }
 
 function unlikeObject(object: object): string | undefined {
@@ -302,13 +240,4 @@ function nameOf(object: object): string {
   const { constructor } = object as { readonly constructor?: unknown }
   const name = typeof constructor === 'function' ? constructor.name : ''
   return name === '' ? `${shown(object)} with a prototype of its own` : `an instance of ${name}`
-}
-
-function at(got: string): Loss {
-  return { got, path: [] }
-}
-
-function within(step: string, loss: Loss): Loss {
-  loss.path.push(step)
-  return loss
 }

@@ -3,7 +3,13 @@ import { ifPresent, writeFully } from './durable.ts'
 import type { File, FileSystem } from './file-system.ts'
 
 /** Maximum size of a chunk that {@link readRange} yields, in bytes (256 KiB). */
-export const rangeChunkBytes: number = 256 * 1024
+const chunkBytes = 256 * 1024
+
+/** A range of a file, in bytes. */
+interface ByteRange {
+  readonly offset: number
+  readonly bytes: number
+}
 
 /**
  * Reads a range of a file in chunks. `position` is relative to the start of the range.
@@ -14,11 +20,11 @@ export const rangeChunkBytes: number = 256 * 1024
  */
 export async function* readRange(
   file: File,
-  range: { readonly offset: number; readonly bytes: number },
+  range: ByteRange,
 ): AsyncGenerator<{ readonly bytes: Buffer; readonly position: number }> {
-  const buffer = Buffer.alloc(Math.min(rangeChunkBytes, range.bytes))
-  for (let position = 0; position < range.bytes; position += rangeChunkBytes) {
-    const bytes = buffer.subarray(0, Math.min(rangeChunkBytes, range.bytes - position))
+  const buffer = Buffer.alloc(Math.min(chunkBytes, range.bytes))
+  for (let position = 0; position < range.bytes; position += chunkBytes) {
+    const bytes = buffer.subarray(0, Math.min(chunkBytes, range.bytes - position))
     await readFully(file, bytes, range.offset + position)
     yield { bytes, position }
   }
@@ -32,18 +38,14 @@ export async function* readRange(
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the source ends before the range does.
  */
-export async function copyRange(
-  source: File,
-  target: File,
-  range: { readonly offset: number; readonly bytes: number },
-): Promise<void> {
+export async function copyRange(source: File, target: File, range: ByteRange): Promise<void> {
   for await (const { bytes, position } of readRange(source, range)) {
     const isLast = position + bytes.length === range.bytes
     if (isLast || !bytes.equals(zeros.subarray(0, bytes.length))) await writeFully(target, bytes, position)
   }
 }
 
-const zeros = Buffer.alloc(rangeChunkBytes)
+const zeros = Buffer.alloc(chunkBytes)
 
 /**
  * Checks whether the file at a path holds exactly the bytes of a range of another file. The result
@@ -53,13 +55,13 @@ export async function isCopyOfRange(
   fs: FileSystem,
   path: string,
   source: File,
-  range: { readonly offset: number; readonly bytes: number },
+  range: ByteRange,
 ): Promise<boolean> {
   const copy = await ifPresent(fs.open(path, 'read'))
   if (copy === undefined) return false
   try {
     if ((await copy.stat()).size !== range.bytes) return false
-    const buffer = Buffer.alloc(Math.min(rangeChunkBytes, range.bytes))
+    const buffer = Buffer.alloc(Math.min(chunkBytes, range.bytes))
     for await (const { bytes, position } of readRange(source, range)) {
       const other = buffer.subarray(0, bytes.length)
       await readFully(copy, other, position)
@@ -80,7 +82,7 @@ export async function readFully(file: File, buffer: Buffer, position: number): P
   for (let done = 0; done < buffer.length; ) {
     const read = await file.read(buffer.subarray(done), position + done)
     if (read === 0) {
-      const message = `The file ended at ${position + done}, expected ${buffer.length - done} more bytes`
+      const message = `The file ends at byte ${position + done}, expected ${buffer.length - done} more bytes`
       throw new MiniStoreError('ERR_MINISTORE_IO', message)
     }
     done += read

@@ -165,7 +165,7 @@ export interface File {
  */
 export function irregularFile(
   path: string,
-  { mode = 0, isDirectory }: Pick<FileStat, 'mode' | 'isDirectory'>,
+  { mode = 0, isDirectory = false }: Partial<FileStat>,
 ): MiniStoreError | undefined {
   const found = isDirectory ? 'a directory' : irregularTypes.get(mode & typeBits)
   if (found === undefined) return undefined

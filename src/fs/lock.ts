@@ -23,11 +23,11 @@ const holders = new WeakMap<FileSystem, Map<string, object>>()
  * The locks of one writer: the kernel locks on its lock file and its segments, and an open handle
  * on their directory.
  *
- * Before {@link fileSystem} creates, renames or removes a name, it compares the directory and every held
- * file with what their names lead to. If they differ, it rejects with `ERR_MINISTORE_MOVED`. Then
- * the directory was removed, moved or restored from a backup, or a link to it was switched, and the
- * names may belong to another journal. The directory stays open, so its inode number cannot be
- * reused in the meantime. A change between the comparison and the operation is not detected,
+ * Before {@link fileSystem} creates, renames or removes a name, it compares the directory and every
+ * held file with what their names lead to. If they differ, it rejects with `ERR_MINISTORE_MOVED`.
+ * Then the directory was removed, moved or restored from a backup, or a link to it was switched,
+ * and the names may belong to another journal. The directory stays open, so its inode number cannot
+ * be reused in the meantime. A change between the comparison and the operation is not detected,
  * because POSIX has no call that does both.
  *
  * The kernel lock belongs to the open file (`F_OFD_SETLK` on Linux, `flock` on macOS, `LockFileEx`
@@ -79,18 +79,15 @@ export class WriterLock {
    */
   static async acquire(fs: FileSystem, lockPath: string, options: LockOptions): Promise<WriterLock> {
     const directory = await fs.open(dirname(lockPath), 'directory')
+    let lockFile: File | undefined
     try {
       const lock = new WriterLock(fs, options, directory, identityOf(await directory.stat()))
-      const file = await fs.open(lockPath, 'ensure', options.access)
-      try {
-        await lock.#lock(file)
-      } catch (error) {
-        await file.close().catch(() => {})
-        throw error
-      }
-      lock.#lockFile = file
+      lockFile = await fs.open(lockPath, 'ensure', options.access)
+      await lock.#lock(lockFile)
+      lock.#lockFile = lockFile
       return lock
     } catch (error) {
+      await lockFile?.close().catch(() => {})
       await directory.close().catch(() => {})
       throw error
     }
@@ -116,10 +113,12 @@ export class WriterLock {
     this.#forget(identity)
   }
 
+  /** Access for new files if no active segment provides it. */
   get access(): FileAccess | undefined {
     return this.#options.access
   }
 
+  /** Stops holding every file. The lock on the lock file stays. */
   letGoAll(): void {
     for (const path of this.#held.keys()) this.letGo(path)
   }
@@ -153,14 +152,12 @@ export class WriterLock {
    */
   async assertInPlace(): Promise<void> {
     if (this.#moved !== undefined) throw this.#moved
-    const directory = dirname(this.#options.journalPath)
-    const moved =
-      (await identityAt(this.#fs, directory)) === this.#directoryIdentity ? await this.#firstMoved() : directory
-    if (moved === undefined) return
     const path = this.#options.journalPath
+    const moved = await this.#firstMoved(dirname(path))
+    if (moved === undefined) return
     const message =
-      `${moved} is no longer the one that the writer of ${path} has open: it was removed, moved or replaced. ` +
-      'Nothing there was changed. Close the store and open the journal again'
+      `${moved} was removed, moved or replaced while the writer of ${path} had it open. ` +
+      'Nothing there was changed. Close the store and open the journal again.'
     throw (this.#moved = new MiniStoreError('ERR_MINISTORE_MOVED', message, { path }))
   }
 
@@ -177,7 +174,8 @@ export class WriterLock {
     for (const outcome of closed) if (outcome.status === 'rejected') throw outcome.reason
   }
 
-  async #firstMoved(): Promise<string | undefined> {
+  async #firstMoved(directory: string): Promise<string | undefined> {
+    if ((await identityAt(this.#fs, directory)) !== this.#directoryIdentity) return directory
     for (const path of this.#held.keys()) if (!(await this.isAt(path))) return path
     return undefined
   }

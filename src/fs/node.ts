@@ -141,7 +141,7 @@ async function openRegular(path: string, flag: number): Promise<File> {
   const file = new NodeFile(descriptor)
   try {
     // Runs on this thread: the metadata of a file that was just opened is in the kernel's cache.
-    const irregular = irregularFile(path, typeOf(fs.fstatSync(descriptor)))
+    const irregular = irregularFile(path, { mode: fs.fstatSync(descriptor).mode })
     if (irregular !== undefined) throw irregular
     return file
   } catch (error) {
@@ -254,12 +254,8 @@ function assertRegular(path: string, { isLinkRefused = false } = {}): void {
     // The call that follows fails as well and reports the reason.
     return
   }
-  const irregular = found === undefined ? undefined : irregularFile(path, typeOf(found))
+  const irregular = found && irregularFile(path, { mode: found.mode })
   if (irregular !== undefined) throw irregular
-}
-
-function typeOf(stats: fs.Stats): Pick<FileStat, 'mode' | 'isDirectory'> {
-  return { mode: stats.mode, isDirectory: stats.isDirectory() }
 }
 
 /**

@@ -193,8 +193,8 @@ class JsonWriter {
   /** Checks the object or array itself, not its contents. */
   #lossOfShape(value: object): Loss | undefined {
     // States are rarely deep, so searching a short list is faster than a set.
-    const isInItself = this.#ancestors.includes(value)
-    const got = isInItself ? 'an object that it lies in' : Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
+    if (this.#ancestors.includes(value)) return lossOf('an object that it lies in')
+    const got = Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
     return got === undefined ? undefined : lossOf(got)
   }
 }

@@ -189,7 +189,7 @@ describe.each(kinds)('$kind', ({ kind, plant }) => {
         name: 'MiniStoreError',
         code: one.isMoved === true ? 'ERR_MINISTORE_MOVED' : 'ERR_MINISTORE_IO',
         message: expect.stringContaining(
-          `${real} is ${one.isMoved === true ? 'no longer the one' : `${found}, expected a regular file`}`,
+          `${real} ${one.isMoved === true ? 'was removed, moved or replaced' : `is ${found}, expected a regular file`}`,
         ) as string,
       })
       const { ino, mode } = await lstat(place)

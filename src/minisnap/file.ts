@@ -8,10 +8,10 @@ import type { File, FileSystem } from '../fs/file-system.ts'
 import { checkHead, end, formatHead, headBytes, hex, maxTextBytes, textTooLarge } from './format.ts'
 
 /**
- * Maximum bytes per encoded piece of text. Encoding in pieces avoids a second copy of the whole
- * text.
+ * Maximum bytes per write and per read. Writing a text in chunks avoids a second copy of all of it.
+ * Larger chunks take more memory; smaller ones need more trips through the thread pool.
  */
-const pieceBytes = 1024 * 1024
+const chunkBytes = 1024 * 1024
 
 /**
  * Writes a snapshot into an empty file and resolves with the file's size in bytes. The content is
@@ -45,7 +45,7 @@ export async function writeSnapshot(
  */
 function* encodedPieces(text: string): Generator<Buffer, void, undefined> {
   // A UTF-16 code unit takes one to three bytes in UTF-8.
-  const buffer = Buffer.allocUnsafe(Math.min(pieceBytes, 3 * text.length))
+  const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, 3 * text.length))
   const encoder = new TextEncoder()
   for (let at = 0; at < text.length; ) {
     // A slice may end in the middle of a surrogate pair. The text before that half leaves at most
@@ -63,12 +63,6 @@ export interface SnapshotFile {
 }
 
 /**
- * Bytes per read. Larger reads take more memory; smaller ones need more trips through the thread
- * pool.
- */
-const chunkBytes = 1024 * 1024
-
-/**
  * Returns the text of a snapshot's state after checking that the whole file is as it was written.
  *
  * Rejects with the original system error if the file cannot be read, `ENOENT` if it does not exist.
@@ -77,10 +71,10 @@ const chunkBytes = 1024 * 1024
  *   `ERR_MINISTORE_STATE_TOO_LARGE` if no string can hold the text.
  */
 export function readSnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<string> {
-  return withFile(fs, snapshot, async (file, checked) => {
-    if (checked.bytes > maxTextBytes) throw textTooLarge(snapshot)
-    const state = Buffer.allocUnsafe(checked.bytes)
-    await checkState(file, { ...checked, snapshot }, (position, bytes) => state.subarray(position, position + bytes))
+  return withFile(fs, snapshot, async (file, found) => {
+    if (found.bytes > maxTextBytes) throw textTooLarge(snapshot)
+    const state = Buffer.allocUnsafe(found.bytes)
+    await checkState(file, { ...found, snapshot }, (position, bytes) => state.subarray(position, position + bytes))
     if (!isUtf8(state)) throw damaged(snapshot, 'its state is not UTF-8')
     return state.toString()
   })
@@ -95,9 +89,9 @@ export function readSnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<st
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file is damaged.
  */
 export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<void> {
-  return withFile(fs, snapshot, (file, checked) => {
-    const chunk = Buffer.allocUnsafe(Math.min(chunkBytes, checked.bytes))
-    return checkState(file, { ...checked, snapshot }, (_, bytes) => chunk.subarray(0, bytes))
+  return withFile(fs, snapshot, (file, found) => {
+    const chunk = Buffer.allocUnsafe(Math.min(chunkBytes, found.bytes))
+    return checkState(file, { ...found, snapshot }, (_, bytes) => chunk.subarray(0, bytes))
   })
 }
 
@@ -138,13 +132,13 @@ async function checkEnds(file: File, snapshot: SnapshotFile): Promise<State> {
   const offset = headBytes(snapshot.sequence)
   const bytes = size - offset - end.length
   // A state takes at least one byte.
-  if (bytes < 1) throw damaged(snapshot, `${size} bytes are less than a snapshot has`)
+  if (bytes < 1) throw damaged(snapshot, `it has only ${size} bytes, too few for a snapshot`)
   const ends = Buffer.allocUnsafe(offset + end.length)
   await readFully(file, ends.subarray(0, offset), 0)
   await readFully(file, ends.subarray(offset), offset + bytes)
   const head = checkHead(ends.toString('latin1', 0, offset), snapshot.sequence)
   if ('problem' in head) throw damaged(snapshot, head.problem)
-  if (ends.toString('latin1', offset) !== end) throw damaged(snapshot, 'it does not end as a snapshot does')
+  if (ends.toString('latin1', offset) !== end) throw damaged(snapshot, 'its end is not that of a snapshot')
   return { offset, bytes, crc32: head.crc32 }
 }
 

@@ -36,9 +36,9 @@ export function headBytes(sequence: number): number {
  */
 export function checkHead(head: string, sequence: number): { readonly problem: string } | { readonly crc32: number } {
   const [, seq, crc32] = /^\{"seq":(0|[1-9]\d*),"crc32":"([0-9a-f]{8})","state":/.exec(head) ?? []
-  if (seq === undefined || crc32 === undefined) return { problem: 'it does not begin as a snapshot does' }
+  if (seq === undefined || crc32 === undefined) return { problem: 'its beginning is not that of a snapshot' }
   // Compared as text, because beyond 2^53 different digits can give the same number.
-  if (seq !== String(sequence)) return { problem: `it says that it is of sequence number ${seq}` }
+  if (seq !== String(sequence)) return { problem: `its content has the sequence number ${seq}` }
   return { crc32: Number.parseInt(crc32, 16) }
 }
 
@@ -71,7 +71,7 @@ export function* limited(texts: Iterable<string>, context: MiniStoreErrorContext
 /** The error for a state whose text does not fit into one string. */
 export function textTooLarge(context: MiniStoreErrorContext, cause?: unknown): MiniStoreError {
   const limit = `${maxTextBytes} bytes (${Math.floor(maxTextBytes / 1024 / 1024)} MiB)`
-  const advice = 'Divide it into states of their own, each with its own directory, or keep its bulk in other files.'
+  const advice = 'Split it into several states, each with its own directory, or keep large parts of it in other files.'
   const message = `The text of the state is longer than ${limit}, the longest string of this platform. ${advice}`
   return new MiniStoreError('ERR_MINISTORE_STATE_TOO_LARGE', message, { ...context, cause })
 }
@@ -81,14 +81,14 @@ export function snapshotName(sequence: number): string {
   return `snapshot-${sequence}.json`
 }
 
-/** Sequence number from a snapshot's file name. Undefined if the name is not that of a snapshot. */
+/** Returns the sequence number in a snapshot's file name, or undefined for any other name. */
 export function sequenceOf(name: string): number | undefined {
   const digits = /^snapshot-(0|[1-9]\d*)\.json$/.exec(name)?.[1]
   const sequence = Number(digits)
   return Number.isSafeInteger(sequence) ? sequence : undefined
 }
 
-/** Whether a name is that of a temporary file, in which a snapshot is written. */
+/** Returns whether a name is that of a temporary file, into which a snapshot is written. */
 export function isTemporary(name: string): boolean {
   return name.endsWith(temporarySuffix) && sequenceOf(name.slice(0, -temporarySuffix.length)) !== undefined
 }

@@ -87,16 +87,15 @@ export interface SnapStoreSettings {
   readonly schema: StandardSchemaV1 | undefined
   readonly fileSystem: FileSystem
   readonly mode: number | undefined
+  /** See {@link modelFile}. */
   readonly modelFile: string | undefined
 }
-
-const defaultKeep = 2
 
 /** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
 export function snapStoreSettings(options: unknown): SnapStoreSettings {
   const given = fields(options, ['keep', 'codec', 'schema', 'mode', 'fileSystem'])
   return {
-    keep: integer('keep', given['keep'], { default: defaultKeep }),
+    keep: integer('keep', given['keep'], { default: 2 }),
     codec: codecOption(given['codec'], ['encode', 'decode']),
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),

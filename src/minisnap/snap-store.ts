@@ -188,7 +188,7 @@ export class SnapStore<Output = unknown, Input = Output> {
     const limits = { keep: this.keep, damaged: this.#damaged }
     // A failed removal rejects although the new snapshot is durable. Otherwise old snapshots would
     // fill the disk unnoticed. Calling again is harmless.
-    const doing = `remove what is older than the snapshot of sequence number ${sequence}, which is durable, from`
+    const doing = `remove snapshots older than number ${sequence}, which is durable, from`
     await this.#files.remove((all) => superseded(all, limits), doing)
     return { sequence, path, bytes }
   }
@@ -237,7 +237,6 @@ export class SnapStore<Output = unknown, Input = Output> {
 const maxLooks = 10
 
 function tooLow(sequence: number, newest: number): RangeError {
-  const hint = 'if that one is damaged, restore() finds out and it no longer counts'
-  const expected = `Expected \`sequence\` to be at least ${newest}, that of the newest snapshot`
-  return new RangeError(`${expected}, got ${sequence}; ${hint}`)
+  const expected = `Expected \`sequence\` to be at least ${newest}, that of the newest snapshot, got ${sequence}`
+  return new RangeError(`${expected}. If that snapshot is damaged, call restore(): then it no longer counts.`)
 }

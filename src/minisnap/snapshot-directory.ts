@@ -4,7 +4,7 @@ import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import {
   ensureDirectory, ifPresent, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace, syncIfPermitted,
 } from '../fs/durable.ts'
-import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
+import type { File, FileAccess, FileStat, FileSystem } from '../fs/file-system.ts'
 import { type SnapshotFile, writeSnapshot } from './file.ts'
 import { isTemporary, sequenceOf, snapshotName } from './format.ts'
 import type { SnapshotInfo, SnapStoreSettings } from './settings.ts'
@@ -37,8 +37,8 @@ export class SnapshotDirectory {
   }
 
   /** Sequence numbers of the existing snapshots, newest first. */
-  async sequences(): Promise<number[]> {
-    return newestFirst(await this.#guard('read the names in', () => this.#names()))
+  sequences(): Promise<number[]> {
+    return this.#guard('list the snapshots in', () => this.#sequences())
   }
 
   /** The existing snapshots, newest first. */
@@ -46,7 +46,8 @@ export class SnapshotDirectory {
     const found: SnapshotInfo[] = []
     for (const sequence of await this.sequences()) {
       const { path } = this.file(sequence)
-      const stat = await this.#guard('look at the snapshot', () => ifPresent(this.#fs.stat(path)), { path, sequence })
+      const look = (): Promise<FileStat | undefined> => ifPresent(this.#fs.stat(path))
+      const stat = await this.#guard('read the size of the snapshot', look, { path, sequence })
       // If it is missing, a writer in another process removed it after the names were read.
       if (stat !== undefined) found.push({ sequence, path, bytes: stat.size })
     }
@@ -58,7 +59,7 @@ export class SnapshotDirectory {
    * back after a crash is removed next time.
    */
   sweep(): Promise<void> {
-    return this.#guard('remove what a crash left in', () => this.#sweep())
+    return this.#guard('remove temporary files from', () => this.#sweep())
   }
 
   /**
@@ -87,8 +88,8 @@ export class SnapshotDirectory {
       return { bytes, directory }
     } catch (error) {
       await directory?.close().catch(() => {})
-      const hint = isOutOfSpace(error) ? ' (no space left: disk, quota or largest file)' : ''
-      const doing = `write the snapshot ${path}${hint}; older ones are as they were and the store is usable`
+      const hint = isOutOfSpace(error) ? ' (no space left: disk, quota or maximum file size)' : ''
+      const doing = `write the snapshot ${path}${hint}; older snapshots are unchanged and the store is usable`
       throw ioError(doing, error, { path, sequence })
     }
   }
@@ -102,7 +103,7 @@ export class SnapshotDirectory {
     try {
       await directory.sync()
     } catch (cause) {
-      const message = `The name of the snapshot ${path} could not be made durable (${messageOf(cause)}): a crash may undo it`
+      const message = `The snapshot ${path} may be lost in a crash: its name could not be synced (${messageOf(cause)})`
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { path, sequence, cause })
     } finally {
       // The sync alone decides the outcome, so an error of close does not matter.
@@ -120,7 +121,7 @@ export class SnapshotDirectory {
   async settleForReader(): Promise<void> {
     // A process without write access can neither make these names durable nor delete what a snapshot
     // covers.
-    await this.#guard('make the names durable in', () => syncIfPermitted(this.#fs, this.path))
+    await this.#guard('sync the directory', () => syncIfPermitted(this.#fs, this.path))
   }
 
   /**
@@ -133,7 +134,7 @@ export class SnapshotDirectory {
    */
   async remove(choose: (newestFirst: readonly number[]) => readonly number[], doing: string): Promise<void> {
     await this.#guard(doing, async () => {
-      const chosen = choose(newestFirst(await this.#names()))
+      const chosen = choose(await this.#sequences())
       if (chosen.length === 0) return
       // Remove the oldest first, so that a failure leaves the newest ones.
       const directory = await this.#fs.open(this.path, 'directory')
@@ -151,20 +152,21 @@ export class SnapshotDirectory {
    * modelled on: the state's journal, or else the newest snapshot.
    */
   async #access(): Promise<FileAccess> {
-    const [newest] = newestFirst(await this.#names())
+    const [newest] = await this.#sequences()
     const model = this.#modelFile ?? (newest === undefined ? undefined : this.file(newest).path)
     const found = model === undefined ? undefined : await ifPresent(this.#fs.stat(model))
     return { ...found, mode: this.#mode ?? found?.mode }
   }
 
   async #sweep(): Promise<void> {
-    for (const name of await this.#names()) {
+    for (const name of await listIfPresent(this.#fs, this.path)) {
       if (isTemporary(name)) await removeIfPresent(this.#fs, join(this.path, name))
     }
   }
 
-  #names(): Promise<string[]> {
-    return listIfPresent(this.#fs, this.path)
+  async #sequences(): Promise<number[]> {
+    const sequences = (await listIfPresent(this.#fs, this.path)).map(sequenceOf)
+    return sequences.filter((sequence) => sequence !== undefined).toSorted((left, right) => right - left)
   }
 
   async #guard<T>(doing: string, step: () => Promise<T>, at: Partial<SnapshotFile> = { path: this.path }): Promise<T> {
@@ -174,9 +176,4 @@ export class SnapshotDirectory {
       throw ioError(`${doing} ${at.path}`, error, at)
     }
   }
-}
-
-function newestFirst(names: readonly string[]): number[] {
-  const sequences = names.map(sequenceOf).filter((sequence) => sequence !== undefined)
-  return sequences.toSorted((left, right) => right - left)
 }

@@ -1,7 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
-import { isRangeError, isStringLimit, messageOf, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
+import { isRangeError, isStringLimit, messageOf, MiniStoreError } from '../errors.ts'
 import { type Codec, notSerializable, refusePromise, validated } from '../schema.ts'
 import { jsonPieces } from './json-pieces.ts'
 import { damaged, type SnapshotFile } from './file.ts'
@@ -44,20 +44,17 @@ export class StateCodec<Output, Input> {
    *   state, `texts` throws the first two while it is read.
    */
   encode(state: Input, snapshot: SnapshotFile, { isFrozen }: { readonly isFrozen: boolean }): EncodedState {
-    refusePromise(state, 'state', contextOf(snapshot))
-    const pieces = limited(this.#piecesOf(state, snapshot), snapshot)
-    const texts = isFrozen ? pieces : [...pieces]
+    refusePromise(state, 'state', snapshot)
+    const codec = this.#codec
+    const pieces = codec === undefined ? jsonOf(state, snapshot) : [textOf(codec, state, snapshot)]
+    const texts = isFrozen ? limited(pieces, snapshot) : [...limited(pieces, snapshot)]
     if (this.#schema === undefined) return { texts, validation: undefined }
-    const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: contextOf(snapshot) }))
+    const checked = validated(this.#schema, state, () => ({ subject: 'The state', context: snapshot }))
     if (!isThenable(checked)) return { texts, validation: undefined }
     // The promise is awaited only when the snapshot's turn comes. Until then it must not count as
     // an unhandled rejection.
     ignoreOutcome(checked)
     return { texts, validation: checked as Promise<unknown> }
-  }
-
-  #piecesOf(state: Input, snapshot: SnapshotFile): Iterable<string> {
-    return this.#codec === undefined ? jsonOf(state, snapshot) : [textOf(this.#codec, state, snapshot)]
   }
 
   /**
@@ -70,7 +67,7 @@ export class StateCodec<Output, Input> {
     const decoded = this.#codec === undefined ? parse(text, snapshot) : decodeWith(this.#codec, text, snapshot)
     if (this.#schema === undefined) return decoded as Output
     const subject = `The state of ${snapshot.path}`
-    return validated(this.#schema, decoded, () => ({ subject, context: contextOf(snapshot) })) as Output | Promise<Output>
+    return validated(this.#schema, decoded, () => ({ subject, context: snapshot })) as Output | Promise<Output>
   }
 }
 
@@ -81,7 +78,7 @@ function* jsonOf(state: unknown, snapshot: SnapshotFile): Generator<string, void
     if (isStringLimit(error)) throw textTooLarge(snapshot, error)
     const isTooDeep = isRangeError(error, /call stack/i)
     const why = isTooDeep ? 'it is nested deeper than JSON.stringify can follow' : messageOf(error)
-    throw notSerializable('state', `${why}. A codec can give it one.`, { ...contextOf(snapshot), cause: error })
+    throw notSerializable('state', `${why}. Use a codec to store it.`, { ...snapshot, cause: error })
   }
 }
 
@@ -144,9 +141,5 @@ function parse(text: string, snapshot: SnapshotFile): unknown {
 }
 
 function codecError(snapshot: SnapshotFile, message: string, cause?: unknown): MiniStoreError {
-  return new MiniStoreError('ERR_MINISTORE_CODEC', message, { ...contextOf(snapshot), cause })
-}
-
-function contextOf({ path, sequence }: SnapshotFile): MiniStoreErrorContext {
-  return { path, sequence }
+  return new MiniStoreError('ERR_MINISTORE_CODEC', message, { ...snapshot, cause })
 }

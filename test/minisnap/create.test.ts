@@ -134,7 +134,7 @@ describe('a create that fails', () => {
     files.capacityBytes = 100
     const failure = await rejectionOf(store.create('x'.repeat(200), 2))
     expect(failure).toMatchObject({ code: 'ERR_MINISTORE_IO', path: `${directory}/snapshot-2.json`, sequence: 2 })
-    expect(failure.message).toMatch(/no space left: disk, quota or largest file/)
+    expect(failure.message).toMatch(/no space left: disk, quota or maximum file size/)
     expect(failure.cause).toMatchObject({ code: 'ENOSPC' })
     expect(files.names(directory)).toEqual(['snapshot-1.json'])
     expect(await store.restore()).toMatchObject({ state: 'old' })
@@ -205,7 +205,7 @@ describe('a create that fails', () => {
     }, 'EIO')
     const failure = await rejectionOf(store.create('new', 2))
     expect(failure).toMatchObject({ code: 'ERR_MINISTORE_IO' })
-    expect(failure.message).toContain('older than the snapshot of sequence number 2, which is durable,')
+    expect(failure.message).toContain('older than number 2, which is durable,')
     fault.remove()
     const crashed = new SnapStore(directory, { fileSystem: files.afterCrash({ keep: 'none' }) })
     expect(await crashed.restore()).toMatchObject({ state: 'new', sequence: 2 })

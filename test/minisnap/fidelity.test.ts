@@ -72,7 +72,7 @@ describe('a state that would change when read back', () => {
     const created = store.create(state, 1, { frozen })
     await expect(created).rejects.toMatchObject({ code: 'ERR_MINISTORE_NOT_SERIALIZABLE', sequence: 1 })
     await expect(created).rejects.toThrow(message)
-    await expect(created).rejects.toThrow(/A codec can give it one/)
+    await expect(created).rejects.toThrow(/Use a codec to store it/)
     expect(await store.exists()).toBe(false)
   })
 

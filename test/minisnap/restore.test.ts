@@ -92,9 +92,9 @@ describe('damage', () => {
 
   test.each([
     ['another sequence number than its name', '{"seq":1,"crc32":"1ae9d4ed","state":{"n":1}}\n', /sequence number 1/],
-    ['a sequence number with a leading zero', '{"seq":02,"crc32":"1ae9d4ed","state":{"n":1}}\n', /does not begin/],
-    ['blanks, as another program would write it', '{"seq": 2, "crc32": "1ae9d4ed", "state": {"n":1}}\n', /does not begin/],
-    ['a checksum in capitals', '{"seq":2,"crc32":"1AE9D4ED","state":{"n":1}}\n', /does not begin/],
+    ['a sequence number with a leading zero', '{"seq":02,"crc32":"1ae9d4ed","state":{"n":1}}\n', /its beginning is not/],
+    ['blanks, as another program would write it', '{"seq": 2, "crc32": "1ae9d4ed", "state": {"n":1}}\n', /its beginning is not/],
+    ['a checksum in capitals', '{"seq":2,"crc32":"1AE9D4ED","state":{"n":1}}\n', /its beginning is not/],
   ])('that is %s is found', async (_, text, reason) => {
     const { files, store } = await withSnapshots(1)
     files.writeFile(pathOf(2), text)
@@ -142,7 +142,7 @@ describe('damage', () => {
   test('that restore() has found excludes the snapshot from the newest and from those kept', async () => {
     const { files, store } = await withSnapshots(1, 2, 5)
     flip(files, 5)
-    await expect(store.create({ n: 3 }, 3)).rejects.toThrow(/at least 5.*if that one is damaged, restore\(\) finds out/)
+    await expect(store.create({ n: 3 }, 3)).rejects.toThrow(/at least 5.*If that snapshot is damaged, call restore\(\)/)
     await store.restore()
     const two = new SnapStore<unknown>(directory, { keep: 2, fileSystem: files })
     await two.restore()

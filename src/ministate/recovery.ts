@@ -76,16 +76,21 @@ export async function recoverState<State, Mutation>(
 }
 
 /**
- * Resolves with the state from which the current state is rebuilt: that of the newest whole
- * snapshot, or the initial state if there is none.
+ * Resolves with the state from which a later state is rebuilt: that of the newest whole snapshot,
+ * or the initial state if there is none. `damaged` holds the damage that was found, as in
+ * {@link StateRecovery}.
+ *
+ * @param kept the snapshots to examine one by one if none is whole.
+ * @param atMost ignores snapshots with a greater sequence number.
  */
 export async function restoreBase<State>(
   snapshots: SnapStore<State>,
   kept: readonly SnapshotInfo[],
   definition: InitialState<State>,
+  atMost?: number,
 ): Promise<{ base: StateAt<State>; snapshotSequence?: number; damaged: readonly MiniStoreError[] }> {
   try {
-    const found = await snapshots.restore()
+    const found = await snapshots.restore({ atMost })
     if (found === undefined) return { base: initialStateOf(definition), damaged: [] }
     return { base: found, snapshotSequence: found.sequence, damaged: found.damaged }
   } catch (error) {
@@ -247,7 +252,9 @@ export async function pastState<State, Mutation>(
   sequence: number,
 ): Promise<State> {
   for (let tried = -1; ; ) {
-    const base = await baseOf(snapshots, definition, sequence)
+    // The state before the first mutation needs no snapshot.
+    const base =
+      sequence === 0 ? initialStateOf(definition) : (await restoreBase(snapshots, [], definition, sequence)).base
     try {
       const first = journal.firstSequence
       if (base.sequence < sequence && first > base.sequence + 1) throw gone(first, base.sequence, sequence)
@@ -258,23 +265,6 @@ export async function pastState<State, Mutation>(
       if (!hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE') || base.sequence <= tried) throw error
       tried = base.sequence
     }
-  }
-}
-
-async function baseOf<State>(
-  snapshots: SnapStore<State>,
-  definition: InitialState<State>,
-  sequence: number,
-): Promise<StateAt<State>> {
-  // The state before the first mutation needs no snapshot.
-  if (sequence === 0) return initialStateOf(definition)
-  try {
-    return (await snapshots.restore({ atMost: sequence })) ?? initialStateOf(definition)
-  } catch (error) {
-    // All snapshots that are old enough are damaged. The journal may still begin with the first
-    // mutation.
-    if (isDamage(error)) return initialStateOf(definition)
-    throw error
   }
 }
 

@@ -106,7 +106,7 @@ export function isDamage(error: unknown): error is MiniStoreError {
   return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
-/** Where the state lies in the file, and its checksum according to the head. */
+/** The position of the state in the file, and its checksum according to the head. */
 interface State {
   readonly offset: number
   readonly bytes: number

@@ -193,7 +193,7 @@ class JsonWriter {
   /** Checks the object or array itself, not its contents. */
   #lossOfShape(value: object): Loss | undefined {
     // States are rarely deep, so searching a short list is faster than a set.
-    if (this.#ancestors.includes(value)) return lossOf('an object that it lies in')
+    if (this.#ancestors.includes(value)) return lossOf('a reference to an object that contains it')
     const got = Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
     return got === undefined ? undefined : lossOf(got)
   }
@@ -239,5 +239,5 @@ function hasToJson(object: object): boolean {
 function nameOf(object: object): string {
   const { constructor } = object as { readonly constructor?: unknown }
   const name = typeof constructor === 'function' ? constructor.name : ''
-  return name === '' ? `${shown(object)} with a prototype of its own` : `an instance of ${name}`
+  return name === '' ? `${shown(object)} with a custom prototype` : `an instance of ${name}`
 }

@@ -1,5 +1,4 @@
 import * as fs from 'node:fs'
-import { createRequire } from 'node:module'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { hasCode } from '../errors.ts'
@@ -7,6 +6,7 @@ import { isObject, shown } from '../options.ts'
 import {
   type File, type FileAccess, type FileStat, type FileSystem, irregularFile, type OpenMode,
 } from './file-system.ts'
+import { loadKernelLock } from './kernel-lock.ts'
 
 /**
  * Largest write, in bytes, that runs on the calling thread (128 KiB). Copying so few bytes into the
@@ -68,7 +68,8 @@ export const nodeFileSystem: FileSystem = {
   },
   lock: async (file) => {
     if (!(file instanceof NodeFile)) throw new TypeError('Expected a file opened by nodeFileSystem')
-    return loadKernelLock().tryLock(file.descriptor, lockedOffset, 1)
+    const tryLock = await loadKernelLock()
+    return tryLock(file.descriptor)
   },
   watch,
 }
@@ -279,28 +280,6 @@ function watch(directory: string, onChange: () => void): () => void {
     // The same holds if the system cannot provide a watch at all.
     return () => {}
   }
-}
-
-interface KernelLock {
-  tryLock(descriptor: number, offset: number, length: number): boolean
-}
-
-/**
- * Offset of the locked byte. On Windows a lock keeps others from reading the bytes that it covers,
- * so this byte lies far beyond the data of any segment. Releases up to 0.3 lock the whole file,
- * which includes this byte.
- */
-const lockedOffset = 2 ** 52
-
-let kernelLock: KernelLock | undefined
-
-/**
- * Loads the native module on first use. Readers and `lock: false` therefore work on platforms for
- * which `fs-native-extensions` ships no binary.
- */
-function loadKernelLock(): KernelLock {
-  kernelLock ??= createRequire(import.meta.url)('fs-native-extensions') as KernelLock
-  return kernelLock
 }
 
 /**

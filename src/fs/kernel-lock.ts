@@ -5,8 +5,6 @@
  * writer in one runtime excludes writers in the others.
  */
 
-import { messageOf } from '../errors.ts'
-
 /** Tries to lock an open file. Returns `false` if another open file holds the lock. */
 export type TryLock = (descriptor: number) => boolean
 
@@ -50,11 +48,12 @@ async function addonLock(): Promise<TryLock> {
     const { default: addon } = (await import('fs-native-extensions')) as { readonly default: Addon }
     return (descriptor) => addon.tryLock(descriptor, lockedOffset, 1)
   } catch (error) {
-    const [reason] = messageOf(error).split('\n')
+    // The message of the loader lists every path that it tried; the cause keeps it.
+    const platform = `${process.platform}-${process.arch}`
     throw new Error(
-      `fs-native-extensions cannot be loaded on ${process.platform}-${process.arch}: ${reason}. If this program ` +
-        'is bundled, mark `fs-native-extensions` as external and install it beside the bundle. ' +
-        'Otherwise, check that it is installed and has a binary for this platform',
+      `the package fs-native-extensions could not be loaded on ${platform}. In a bundle, mark ` +
+        '`fs-native-extensions` as external and install it beside the bundle. Elsewhere, install it again; ' +
+        'it needs a binary for this platform',
       { cause: error },
     )
   }

@@ -292,8 +292,8 @@ async function takeKernelLock(fs: FileSystem, file: File, path: string): Promise
   } catch (error) {
     throw new MiniStoreError(
       'ERR_MINISTORE_LOCK_UNAVAILABLE',
-      `Could not take a kernel lock for ${path} (${messageOf(error)}). Pass \`lock: false\` only if you ensure ` +
-        'in another way that there is only one writer.',
+      `The kernel lock of ${path} is unavailable: ${messageOf(error)}. With lock: false nothing keeps another ` +
+        'process from writing to the same journal, which destroys it.',
       { path, cause: error },
     )
   }

@@ -439,5 +439,11 @@ export function traced<T extends number | void, Context extends object>(
   context: Context,
   task: () => Promise<T>,
 ): Promise<T> {
-  return tracing.hasSubscribers ? tracing.tracePromise(task, context) : task()
+  // Bun does not tell of the channels together whether one has subscribers.
+  const isTraced = (tracing.hasSubscribers as boolean | undefined) ?? hasSubscribers(tracing)
+  return isTraced ? tracing.tracePromise(task, context) : task()
+}
+
+function hasSubscribers({ start, end, asyncStart, asyncEnd, error }: TracingChannel<unknown, never>): boolean {
+  return [start, end, asyncStart, asyncEnd, error].some((channel) => channel.hasSubscribers)
 }

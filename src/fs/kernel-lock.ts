@@ -67,7 +67,7 @@ type SystemCall = (descriptor: number, command: number, buffer?: Uint8Array) => 
  *
  * @throws if the library is missing, or the runtime does not permit foreign calls.
  */
-type OpenCall = (library: string, name: string, hasBuffer: boolean) => SystemCall
+type OpenCall = (library: string, name: 'fcntl' | 'flock', hasBuffer: boolean) => SystemCall
 
 function systemLock(runtime: string, open: OpenCall): TryLock {
   if (process.platform === 'linux') {
@@ -128,24 +128,24 @@ function lockRequest(): Uint8Array {
 const openInBun: OpenCall = (library, name, hasBuffer) => {
   const ffi = process.getBuiltinModule('bun:ffi') as unknown as BunFfi
   const args = hasBuffer ? ['i32', 'i32', 'ptr'] : ['i32', 'i32']
-  const call = ffi.dlopen(library, { [name]: { args, returns: 'i32' } }).symbols[name]!
+  const call = ffi.dlopen(library, { [name]: { args, returns: 'i32' } }).symbols[name]
   return (descriptor, command, buffer) => call(descriptor, command, ...(buffer === undefined ? [] : [ffi.ptr(buffer)]))
 }
 
 const openInDeno: OpenCall = (library, name, hasBuffer) => {
-  const { dlopen } = Reflect.get(globalThis, 'Deno') as Deno
+  const deno = Reflect.get(globalThis, 'Deno') as Deno
   const parameters = hasBuffer ? ['i32', 'i32', 'buffer'] : ['i32', 'i32']
-  const call = dlopen(library, { [name]: { parameters, result: 'i32' } }).symbols[name]!
+  const call = deno.dlopen(library, { [name]: { parameters, result: 'i32' } }).symbols[name]
   return (descriptor, command, ...buffer) => call(descriptor, command, ...buffer)
 }
 
 interface BunFfi {
-  dlopen(library: string, functions: object): { readonly symbols: Record<string, ForeignFunction> }
+  dlopen(library: string, functions: object): { readonly symbols: Record<'fcntl' | 'flock', ForeignFunction> }
   ptr(buffer: Uint8Array): number
 }
 
 interface Deno {
-  dlopen(library: string, functions: object): { readonly symbols: Record<string, ForeignFunction> }
+  dlopen(library: string, functions: object): { readonly symbols: Record<'fcntl' | 'flock', ForeignFunction> }
 }
 
 type ForeignFunction = (...args: unknown[]) => number

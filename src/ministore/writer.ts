@@ -446,5 +446,5 @@ export function traced<T extends number | void, Context extends object>(
 
 function hasSubscribers<Context extends object>(tracing: TracingChannel<unknown, Context>): boolean {
   const { start, end, asyncStart, asyncEnd, error } = tracing
-  return [start, end, asyncStart, asyncEnd, error].some((channel) => channel.hasSubscribers)
+  return [start, end, asyncStart, asyncEnd, error].some((one) => one.hasSubscribers)
 }

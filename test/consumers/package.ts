@@ -28,9 +28,9 @@ export function run(command: readonly string[], options: { cwd: string; env?: No
     // On Windows npm is a script that needs a shell.
     const child = spawn(program, args, { ...options, shell: program === 'npm' && process.platform === 'win32' })
     let output = ''
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => (output += text))
-    }
+    const collect = (text: string): void => void (output += text)
+    child.stdout.setEncoding('utf8').on('data', collect)
+    child.stderr.setEncoding('utf8').on('data', collect)
     child.on('error', reject)
     child.on('close', (status) => resolve({ status, output }))
   })

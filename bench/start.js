@@ -30,7 +30,7 @@ async function start() {
   const installed = given.includes('--quick') ? await installSome() : await installAll()
   if (installed !== 0) return installed
   rmSync(join(bench, 'dist'), { recursive: true, force: true })
-  const compiler = join(root, 'node_modules/typescript/bin/tsc')
+  const compiler = join(root, 'node_modules/@typescript/native/bin/tsc')
   const compiled = await run(process.execPath, [compiler, '-p', join(bench, 'tsconfig.build.json')])
   if (compiled !== 0) return compiled
   return run(process.execPath, ['--expose-gc', '--no-flush-bytecode', join(bench, 'dist/main.js'), ...given])

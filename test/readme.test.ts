@@ -128,7 +128,7 @@ describe('README.md', () => {
 function pageOf(path: string): Page {
   const blocks = codeBlocks(readFileSync(join(ROOT, path), 'utf8'))
   const runnable = blocks.filter(
-    (block) => block.language === 'ts' || block.language === 'js' || isRunnableShell(block),
+    (block) => ['ts', 'js', 'cjs'].includes(block.language) || isRunnableShell(block),
   )
   return { path, blocks, runnable }
 }
@@ -148,7 +148,7 @@ function createWorkspace(): Promise<Workspace> {
     commands: Object.fromEntries(
       Object.entries(manifest.bin ?? {}).map(([name, target]) => [name, join(ROOT, target)]),
     ),
-    compiler: join(ROOT, 'node_modules/typescript/bin/tsc'),
+    compiler: join(ROOT, 'node_modules/@typescript/native/bin/tsc'),
     timeoutMs: 20_000,
   })
 }

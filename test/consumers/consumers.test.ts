@@ -5,7 +5,7 @@ import { commonJs, esModule, expected, jestCommonJs, jestEsModule, jestRequire, 
 
 /**
  * The package as its users get it: packed from sources that were never built, installed into fresh
- * projects, and used there. \`npm test\` runs the short form, \`npm run test:consumers\` all of it.
+ * projects, and used there. `npm test` runs the short form, `npm run test:consumers` all of it.
  */
 
 let tarball: string
@@ -114,7 +114,7 @@ describe.runIf(isFull)('a bundle, with fs-native-extensions external,', () => {
     project = await Project.make({ packages: [tarball, ...bundlers], files: { 'app.js': esModule } })
   }, 300_000)
 
-  /** The recipes of the page `src/ministore/README.md`. */
+  /** The recipes of the page `src/ENVIRONMENTS.md`. */
   const bundlers: ReadonlyArray<{
     readonly name: string
     readonly command: string

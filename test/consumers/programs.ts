@@ -28,7 +28,7 @@ async function main() {
 }
 `
 
-/** What \`main\` resolves with. */
+/** What `main` resolves with. */
 export const expected = JSON.stringify({
   types: ['Started', 'Stopped'],
   refused: 'ERR_MINISTORE_LOCKED',

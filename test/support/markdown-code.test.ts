@@ -236,7 +236,7 @@ function blockOf(language: string, code: string): CodeBlock {
 /** A workspace with zod installed and the compiler as a command, removed after the test. */
 async function createWorkspace({ timeoutMs = 20_000 } = {}): Promise<Workspace> {
   const modules = join(import.meta.dirname, '../../node_modules')
-  const compiler = join(modules, 'typescript/bin/tsc')
+  const compiler = join(modules, '@typescript/native/bin/tsc')
   const workspace = await Workspace.create({
     packages: { zod: join(modules, 'zod'), '@types/node': join(modules, '@types/node') },
     commands: { compiler },

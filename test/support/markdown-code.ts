@@ -189,7 +189,7 @@ export class Workspace {
   }
 
   /**
-   * Runs a `ts`, `js` or `sh` block and resolves with its standard output.
+   * Runs a `ts`, `js`, `cjs` or `sh` block and resolves with its standard output.
    *
    * A `ts` block is first compiled with strict options: an example with a type error is as wrong as
    * one that throws.
@@ -202,9 +202,10 @@ export class Workspace {
     // Puts as many lines above the code as in the Markdown text, so that messages name the right
     // line.
     const source = '\n'.repeat(block.line) + block.code
-    await writeFile(join(this.#root, block.language === 'ts' ? 'README.mts' : 'README.mjs'), source)
+    const extension = { ts: 'mts', cjs: 'cjs' }[block.language] ?? 'mjs'
+    await writeFile(join(this.#root, `README.${extension}`), source)
     if (block.language === 'ts') await this.#compile()
-    return this.#execute(process.execPath, [join(this.#root, 'README.mjs')])
+    return this.#execute(process.execPath, [join(this.#root, extension === 'cjs' ? 'README.cjs' : 'README.mjs')])
   }
 
   async remove(): Promise<void> {

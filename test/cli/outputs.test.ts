@@ -116,7 +116,7 @@ test('messages of more than one line are shown unchanged, except for terminal co
 describe('a demo whose output', () => {
   test('is closed by its reader ends quietly, with its child processes', async () => {
     const child = start(['demo'])
-    await textUntil(child.stdout, '2. A child process')
+    await textUntil(child.stdout, '2. A writer')
     child.stdout.destroy()
     expect(await ending(child), 'the writers have closed its standard error').toEqual({ code: 0, stderr: '' })
   })
@@ -203,7 +203,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
 
   test('and the demo with its child processes', async () => {
     const child = start(['demo'])
-    await textUntil(child.stdout, '2. A child process')
+    await textUntil(child.stdout, '2. A writer')
     child.kill('SIGTERM')
     expect(await outcomeOf(child), 'the writers have closed its outputs').toMatchObject({ code: 143, stderr: '' })
   })

@@ -1,7 +1,8 @@
 /**
- * Runs the test suite on other versions of Node, and the tests of the library on Bun and Deno:
- * `npm run test:runtimes`, or `npm run test:runtimes -- 24 bun` for some of them only. Exits with 1 when
- * a test failed, or a runtime could not be installed or started.
+ * Runs the test suite on other versions of Node: `npm run test:runtimes`, or `npm run test:runtimes -- 24`
+ * for some of them only. `bun` and `deno` run the tests of the library; some of those start programs in
+ * ways that only Node knows, so they run only by name. Exits with 1 when a test failed, or a runtime could
+ * not be installed or started.
  *
  * Each runtime is installed by npm into a temporary directory that is removed afterwards; nothing of the
  * machine and of this checkout changes. Plain JavaScript, because it must run before anything is compiled.
@@ -12,7 +13,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 
 /** The majors that the package promises besides 20, which `npm test` itself runs on. */
-const DEFAULT_VERSIONS = ['22', '24', '26', 'bun', 'deno']
+const DEFAULT_VERSIONS = ['22', '24', '26']
 
 /** Bun and Deno, and how each runs a program. Their packages are named as they are. */
 const OTHERS = { bun: ['--bun'], deno: ['run', '--allow-all'] }

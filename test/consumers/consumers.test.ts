@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { isFull, pack, Project, removeProjects } from './package.ts'
-import { commonJs, esModule, expected, jestCommonJs, jestEsModule, jestRequire, typeScript } from './programs.ts'
+import { commonJs, esModule, expected, jestCommonJs, jestEsModule, jestFakeTimers, jestRequire, typeScript } from './programs.ts'
 
 /**
  * The package as its users get it: packed from sources that were never built, installed into fresh
@@ -192,6 +192,7 @@ describe.runIf(isFull)('Jest', () => {
     const files = {
       'esm/package.json': JSON.stringify({ type: 'module', jest: {} }),
       'esm/app.test.js': jestEsModule,
+      'esm/timers.test.js': jestFakeTimers,
       'cjs/package.json': JSON.stringify({ type: 'commonjs', jest: {} }),
       'cjs/import.test.js': jestCommonJs,
       'cjs/require.test.js': jestRequire,
@@ -202,6 +203,7 @@ describe.runIf(isFull)('Jest', () => {
   const nodes = ['this', ...otherNodes]
   const cases = nodes.flatMap((version) => [
     { version, mode: 'an ES module', folder: 'esm', file: 'app.test.js' },
+    { version, mode: 'an ES module with fake timers', folder: 'esm', file: 'timers.test.js' },
     { version, mode: 'CommonJS that imports', folder: 'cjs', file: 'import.test.js' },
     ...(version === '24' ? [{ version, mode: 'CommonJS that requires', folder: 'cjs', file: 'require.test.js' }] : []),
   ])

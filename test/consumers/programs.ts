@@ -66,6 +66,15 @@ export const jestEsModule = `${imports}${body}
 test('works', async () => expect(await main()).toBe(${JSON.stringify(expected)}))
 `
 
+/** A Jest test in an ES module that fakes the clock. */
+export const jestFakeTimers = `import { jest } from '@jest/globals'
+${imports}${body}
+test('works', async () => {
+  jest.useFakeTimers({ doNotFake: ['queueMicrotask', 'nextTick'] })
+  expect(await main()).toBe(${JSON.stringify(expected)})
+})
+`
+
 /** A Jest test in CommonJS that imports the library when it runs. */
 export const jestCommonJs = `
 test('works', async () => {

@@ -174,6 +174,10 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   readonly #replay: UnderlyingReplay<Item>
   readonly #reader: JournalReader<Item>
   readonly #preventCancel: boolean
+  /** Whether the queue of the stream may hold an item, as in {@link JournalReader}. */
+  #mayBeQueued: boolean
+  /** Number of pending calls of `next`. */
+  #waiting = 0
   #isFinished = false
   #leaving: Promise<void> | undefined
 
@@ -182,11 +186,16 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     this.#replay = replay
     this.#reader = reader
     this.#preventCancel = preventCancel
+    this.#mayBeQueued = replay.mayBeQueued
   }
 
   /** Resolves with the next record. Calls may overlap; they resolve in call order. */
   next(): Promise<IteratorResult<Item, undefined>> {
-    return this.#reader.takeLoaded() ?? this.#next()
+    // The reader can do the same, but the fields of a subclass of a class of Node cost time.
+    if (this.#replay.hasItem && this.#waiting === 0 && !this.#isFinished && !this.#mayBeQueued) {
+      return Promise.resolve({ done: false, value: this.#replay.take() })
+    }
+    return this.#next()
   }
 
   /**
@@ -218,6 +227,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
 
   async #next(): Promise<IteratorResult<Item, undefined>> {
     if (this.#isFinished) return done
+    this.#waiting++
     try {
       const result = await this.#reader.read()
       if (!result.done) return result
@@ -226,6 +236,9 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
       if (this.#isFinished) return done
       this.#finish()
       throw error
+    } finally {
+      this.#waiting--
+      this.#mayBeQueued &&= this.#replay.mayBeQueued
     }
     if (!this.#isFinished) this.#finish()
     return done
@@ -269,27 +282,10 @@ class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   }
 
   override read(): Promise<ReadableStreamReadResult<Item>> {
-    return this.takeLoaded() ?? this.#readQueue()
-  }
-
-  /**
-   * The next item, if it is loaded and no earlier item must come first. Otherwise undefined.
-   *
-   * @internal
-   */
-  takeLoaded(): Promise<{ done: false; value: Item }> | undefined {
     const replay = this.#replay
-    if (!replay.hasItem || this.#waiting > 0 || this.#isReleased) return undefined
-    this.#mayBeQueued &&= replay.mayBeQueued
-    return this.#mayBeQueued ? undefined : Promise.resolve({ done: false, value: replay.take() })
-  }
-
-  override releaseLock(): void {
-    super.releaseLock()
-    this.#isReleased = true
-  }
-
-  #readQueue(): Promise<ReadableStreamReadResult<Item>> {
+    if (replay.hasItem && this.#waiting === 0 && !this.#isReleased && !this.#isQueued()) {
+      return Promise.resolve({ done: false, value: replay.take() })
+    }
     const reading = super.read()
     this.#waiting++
     // This handler is attached first, so the count is right before the caller continues.
@@ -298,6 +294,16 @@ class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
     }
     reading.then(forget, forget)
     return reading
+  }
+
+  override releaseLock(): void {
+    super.releaseLock()
+    this.#isReleased = true
+  }
+
+  #isQueued(): boolean {
+    this.#mayBeQueued &&= this.#replay.mayBeQueued
+    return this.#mayBeQueued
   }
 }
 
@@ -313,7 +319,8 @@ export class Replay<T> {
 
   /** The records alone, for `stream()`. */
   records(): JournalStream<T> {
-    return this.#stream(() => this.#cursor.take())
+    const cursor = this.#cursor
+    return this.#stream(() => cursor.take())
   }
 
   /** The records with their sequence numbers, for `entries()`. */

@@ -279,7 +279,7 @@ export async function runQueueGeneration(
     name: `random actions, seed ${seed}`,
     expected: user.expected,
     run: () =>
-      live(user, files, { options: { ...small, maxAttempts: 2 + random.below(2) }, actions, isClosed }),
+      live(user, files, { options: { ...small, maxAttempts: 1 + random.below(3) }, actions, isClosed }),
   }
   await harness.run(workload, options, files)
   stop()

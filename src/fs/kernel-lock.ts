@@ -5,6 +5,8 @@
  * writer in one runtime excludes writers in the others.
  */
 
+import { fstatSync, statSync } from 'node:fs'
+
 /** Tries to lock an open file. Returns `false` if another open file holds the lock. */
 export type TryLock = (descriptor: number) => boolean
 
@@ -72,15 +74,35 @@ type OpenCall = (library: string, name: 'fcntl' | 'flock', hasBuffer: boolean) =
 function systemLock(runtime: string, open: OpenCall): TryLock {
   if (process.platform === 'linux') {
     const fcntl = openFcntl(open)
-    return (descriptor) => lockOpenFile(fcntl, descriptor)
+    return (descriptor) => {
+      assertSystemDescriptor(descriptor, runtime)
+      return lockOpenFile(fcntl, descriptor)
+    }
   }
   if (process.platform === 'darwin') {
     const flock = open('libSystem.B.dylib', 'flock', false)
     const exclusiveWithoutWaiting = 2 | 4
     // A refusal for any reason counts as contended: the errno is not available here.
-    return (descriptor) => flock(descriptor, exclusiveWithoutWaiting) === 0
+    return (descriptor) => {
+      assertSystemDescriptor(descriptor, runtime)
+      return flock(descriptor, exclusiveWithoutWaiting) === 0
+    }
   }
   throw new Error(`${runtime} offers no kernel lock on ${process.platform}`)
+}
+
+/**
+ * In older versions of Deno, a descriptor of `node:fs` is a number of the runtime and not of the
+ * system. The C library would then lock another file and report success.
+ *
+ * @throws {Error} if the descriptor does not lead to the same file in the system.
+ */
+function assertSystemDescriptor(descriptor: number, runtime: string): void {
+  const here = fstatSync(descriptor, { bigint: true })
+  const folder = process.platform === 'linux' ? '/proc/self/fd' : '/dev/fd'
+  const there = statSync(`${folder}/${descriptor}`, { bigint: true, throwIfNoEntry: false })
+  if (there?.ino === here.ino && there.dev === here.dev) return
+  throw new Error(`the descriptors of this version of ${runtime} are not those of the system; update ${runtime}`)
 }
 
 function openFcntl(open: OpenCall): SystemCall {

@@ -74,7 +74,8 @@ export function entryOfMessage(message: unknown, limits: Limits): Entry {
   if (!isObject(message) || !('payload' in message)) {
     throw new TypeError(`Expected a message to be an object with a \`payload\`, got ${shown(message)}`)
   }
-  const { payload, ...options } = message
+  // Own properties only, as for all options.
+  const { payload, ...options } = { ...message } as { readonly payload?: unknown }
   return entryOf(payload, options, limits)
 }
 

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+import { isInstance, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 import { refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
@@ -113,7 +113,7 @@ export class RecordCodec<Output, Input> {
    */
   freeze(record: Input): FrozenRecord<Output> {
     const text = this.#textOf(record)
-    if (record instanceof SerializedRecord) return { stored: record, read: record.value as Output }
+    if (isInstance(record, SerializedRecord)) return { stored: record, read: record.value }
     const stored = this.#decodeLine(text, this.#where)
     if (this.#schema === undefined) return { stored, read: stored as Output }
     // Decoded a second time, because a schema may change the value that it validates.
@@ -164,7 +164,7 @@ export class RecordCodec<Output, Input> {
   }
 
   #encodeJson(record: Input): string {
-    return record instanceof SerializedRecord ? record.text : toJson(record, 'record', this.#context)
+    return isInstance(record, SerializedRecord) ? record.text : toJson(record, 'record', this.#context)
   }
 
   #encodeCustom(record: Input): string {

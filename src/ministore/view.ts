@@ -140,7 +140,7 @@ export class JournalViews {
         return this.#inspect(report === undefined ? throwDamage : this.#once(report))
       }
     })
-    return view ?? this.#inspect(throwDamage)
+    return view ?? this.#inspect(report === undefined ? throwDamage : this.#once(report))
   }
 
   async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {

@@ -255,7 +255,7 @@ export const defects: readonly Defect[] = [
       {
         file: 'ministore/rotation.ts',
         find: 'const active = await holdFile(fs, lock, files.path)',
-        by: "const active = await openIfPresent(fs, files.path, 'write')",
+        by: "const active = await ifPresent(fs.open(files.path, 'write'))",
       },
     ],
     finding: /^a second process is refused when the lock file was removed.*a second writer was admitted/,

@@ -6,6 +6,9 @@
  */
 
 import { fstatSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
+
+import { messageOf, propertyOf } from '../errors.ts'
 
 /** Tries to lock an open file. Returns `false` if another open file holds the lock. */
 export type TryLock = (descriptor: number) => boolean
@@ -43,22 +46,35 @@ interface Addon {
   readonly tryLock: (descriptor: number, offset: number, length: number) => boolean
 }
 
+/**
+ * The file of the native module, once its import has failed. Node keeps a failed import, also one
+ * that failed because too many files were open. Later attempts require the file instead.
+ */
+let addonFile: string | undefined
+
 async function addonLock(): Promise<TryLock> {
   try {
-    // Bundlers leave this import alone if the package is marked as external.
-    // @ts-expect-error The package has no types.
-    const { default: addon } = (await import('fs-native-extensions')) as { readonly default: Addon }
+    const addon = addonFile === undefined ? await importAddon() : (createRequire(addonFile)(addonFile) as Addon)
     return (descriptor) => addon.tryLock(descriptor, lockedOffset, 1)
   } catch (error) {
-    // The message of the loader lists every path that it tried; the cause keeps it.
-    const platform = `${process.platform}-${process.arch}`
+    const path = propertyOf(error, 'path')
+    if (typeof path === 'string') addonFile = path
+    // The loader of the module also lists every path that it tried. The cause keeps them.
+    const [reason] = messageOf(error).split('\n')
     throw new Error(
-      `the package fs-native-extensions could not be loaded on ${platform}. In a bundle, mark ` +
-        '`fs-native-extensions` as external and install it beside the bundle. Elsewhere, install it again; ' +
-        'it needs a binary for this platform',
+      `the package fs-native-extensions could not be loaded on ${process.platform}-${process.arch} (${reason}). ` +
+        'In a bundle, mark `fs-native-extensions` as external and install it beside the bundle. Elsewhere, check ' +
+        'that it is installed and has a binary for this platform',
       { cause: error },
     )
   }
+}
+
+async function importAddon(): Promise<Addon> {
+  // Bundlers leave this import alone if the package is marked as external.
+  // @ts-expect-error The package has no types.
+  const { default: addon } = (await import('fs-native-extensions')) as { readonly default: Addon }
+  return addon
 }
 
 /** A function of the C library: two integers and, for some functions, a buffer. */

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 
 import { describe, expect, test } from 'vitest'
@@ -926,6 +927,27 @@ const crowded = `
   await counter.close()
   console.log(JSON.stringify({ codes, sum: counter.state.sum }))
 `
+
+const crowdedFromTheStart = `
+  import { closeSync, openSync } from 'node:fs'
+  import { MiniStore } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url))}
+  const [path] = process.argv.slice(1)
+  const taken = []
+  try { for (;;) taken.push(openSync('/dev/null')) } catch {}
+  const codes = new Set()
+  for (let store; store === undefined; closeSync(taken.pop())) {
+    store = await MiniStore.open(path).catch((error) => void codes.add(error.code))
+    await store?.close()
+  }
+  console.log(JSON.stringify([...codes]))
+`
+
+test.skipIf(process.platform === 'win32')('too many open files reject an open, also while the lock is loaded, and the next one works', async () => {
+  const command = 'ulimit -n 64 && exec "$0" --input-type=module -e "$1" "$2"'
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, crowdedFromTheStart, path])
+  expect(JSON.parse(stdout)).toEqual(['ERR_MINISTORE_IO', 'ERR_MINISTORE_LOCK_UNAVAILABLE'])
+})
 
 test.skipIf(process.platform === 'win32')('too many open files reject a rotation, a snapshot and a compaction, and poison nothing', async () => {
   const command = 'ulimit -n 64 && exec "$0" --input-type=module -e "$1" "$2"'

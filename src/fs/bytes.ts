@@ -6,7 +6,7 @@ import type { File, FileSystem } from './file-system.ts'
 const chunkBytes = 256 * 1024
 
 /** A range of a file, in bytes. */
-interface ByteRange {
+export interface ByteRange {
   readonly offset: number
   readonly bytes: number
 }

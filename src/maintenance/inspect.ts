@@ -1,12 +1,12 @@
-import { setTimeout as delay } from 'node:timers/promises'
-
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
+import { exists, ifPresent } from '../fs/durable.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { countLines, isSameCheckpoint, JournalFiles, type Checkpoint } from '../ministore/format.ts'
+import { isSameCheckpoint, JournalFiles, type Checkpoint } from '../ministore/format.ts'
 import { CheckpointPass, findTornEnd, type TornEnd } from '../ministore/scan.ts'
 import {
-  damaged, isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage, type Segment,
+  countLinesIn, damaged, isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage,
+  retryWhileMoving, type Segment,
 } from '../ministore/segments.ts'
 import { JournalViews } from '../ministore/view.ts'
 
@@ -71,22 +71,24 @@ export async function inspectJournal(
   path: string,
   options: { readonly isQuick: boolean; readonly signal?: AbortSignal | undefined },
 ): Promise<JournalInspection | undefined> {
-  for (let looks = 1; ; looks++) {
+  const found = await retryWhileMoving(async () => {
     const damages: MiniStoreError[] = []
     const outline = await outlineJournal(fs, new JournalViews(fs, path), (damage) => damages.push(damage))
     const files = await locateJournal(fs, path)
-    if (outline === undefined) return damages.length === 0 ? undefined : { ...nothing, damages }
+    if (outline === undefined) return { inspection: damages.length === 0 ? undefined : { ...nothing, damages } }
     const digests = options.isQuick ? [] : await digestAll(fs, outline, options.signal)
-    if (digests !== undefined) return describe(fs, files, { outline, digests, damages })
-    if (looks === mostLooks) {
-      const message = `${path} was moved ${looks} times while it was being inspected`
-      throw new MiniStoreError('ERR_MINISTORE_IO', message, { path })
-    }
-  }
+    return digests && { inspection: await describe(fs, files, { outline, digests, damages }) }
+  }, { attempts: mostInspections })
+  return (found ?? stillMoving(path)).inspection
 }
 
-/** Maximum number of inspections, if a writer deletes segments during each of them. */
-const mostLooks = 10
+/** Fewer than for other attempts, because each reads the whole journal. */
+const mostInspections = 10
+
+function stillMoving(path: string): never {
+  const message = `Segments of ${path} were renamed or deleted at every attempt to inspect them. Try again`
+  throw new MiniStoreError('ERR_MINISTORE_IO', message, { path })
+}
 
 const nothing: JournalInspection = {
   segments: [],
@@ -227,14 +229,9 @@ async function describeSeal(
       covered,
     }
   }
-  try {
-    await fs.stat(files.seal)
-    const hasActive = view.tail !== undefined && view.tail.segment.number === undefined
-    return { state: hasActive ? 'unreadable' : 'unknown', covered: undefined }
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return { state: 'missing', covered: undefined }
-    throw error
-  }
+  if (!(await exists(fs, files.seal))) return { state: 'missing', covered: undefined }
+  const hasActive = view.tail !== undefined && view.tail.segment.number === undefined
+  return { state: hasActive ? 'unreadable' : 'unknown', covered: undefined }
 }
 
 /** Whether a file holds bytes that recovery cut off or that a repair kept. */
@@ -260,24 +257,18 @@ export async function openSegment(
 }
 
 async function openIfSame(fs: FileSystem, segment: Segment, path: string): Promise<File | undefined> {
-  let file: File
-  try {
-    file = await fs.open(path, 'read')
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined
-    throw error
-  }
+  const file = await ifPresent(fs.open(path, 'read'))
+  if (file === undefined) return undefined
+  let isSame = false
   try {
     const { inode, size } = await file.stat()
     const header = await readHeader(file, { path, segment: segment.name }, () => {})
-    if (header !== undefined && isSameSegment(segment, { inode, header }) && size >= segment.bytes)
-      return file
-  } catch (error) {
-    await file.close().catch(() => {})
-    throw error
+    isSame = header !== undefined && isSameSegment(segment, { inode, header }) && size >= segment.bytes
+    return isSame ? file : undefined
+  } finally {
+    // Nothing was written, so an error on closing the file changes nothing.
+    if (!isSame) await file.close().catch(() => {})
   }
-  await file.close()
-  return undefined
 }
 
 /** The state of a journal according to its headers and the end of its last segment. */
@@ -306,26 +297,17 @@ export async function outlineJournal(
   source: JournalViews,
   report?: ReportDamage,
 ): Promise<JournalOutline | undefined> {
-  const { path } = source
-  for (let looks = 1; ; looks++) {
+  const found = await retryWhileMoving(async () => {
     const view = await source.current({ report })
-    if (view.tail === undefined) return undefined
+    if (view.tail === undefined) return { outline: undefined }
     const end = await readEnd(fs, view, view.tail)
-    if (end !== undefined) {
-      const { firstSequence } = view.tail.segment
-      const first = (view.segments[0] ?? view.tail.segment).firstSequence
-      return { view, firstSequence: first, lastSequence: firstSequence + end.records - 1, torn: end.torn }
-    }
-    if (looks === mostTailLooks) {
-      const message = `${path} was moved ${looks} times while its end was being read`
-      throw new MiniStoreError('ERR_MINISTORE_IO', message, { path })
-    }
-    await delay(1)
-  }
+    if (end === undefined) return undefined
+    const { firstSequence } = view.tail.segment
+    const first = (view.segments[0] ?? view.tail.segment).firstSequence
+    return { outline: { view, firstSequence: first, lastSequence: firstSequence + end.records - 1, torn: end.torn } }
+  })
+  return (found ?? stillMoving(source.path)).outline
 }
-
-/** Maximum number of attempts, if a writer deletes or rolls back bytes during each of them. */
-const mostTailLooks = 100
 
 /** Reads the end of the last segment. Undefined if the segment was deleted or cut meanwhile. */
 async function readEnd(
@@ -342,10 +324,7 @@ async function readEnd(
     // reports.
     const seal = tail.checkpoints.findLast(({ bytes }) => bytes >= header.bytes && bytes <= end)
     const known = seal ?? { bytes: header.bytes, records: 0 }
-    let records = known.records
-    for await (const { bytes } of readRange(file, { offset: known.bytes, bytes: end - known.bytes })) {
-      records += countLines(bytes)
-    }
+    const records = known.records + (await countLinesIn(file, { offset: known.bytes, bytes: end - known.bytes }))
     const isActive = segment.number === undefined
     const torn = isActive ? await findTornEnd(file, { from: header.bytes, end }) : undefined
     return { records: torn?.isEnded === true ? records - 1 : records, torn }

@@ -1,5 +1,4 @@
 import { messageOf, type MiniStoreError } from '../errors.ts'
-import { readRange } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import {
   countLines, formatHeader, type Header, headerCheckpoint, type JournalFiles, maxSequence, readSeal,
@@ -7,7 +6,7 @@ import {
 } from '../ministore/format.ts'
 import { describeUncleanLine, isCleanLine, LineBlocks, linesOf, offsetAfterLines } from '../ministore/lines.ts'
 import { CheckpointPass, findTornEnd, longLineBytes, missingActiveDamage, sealDamage } from '../ministore/scan.ts'
-import { readHeader } from '../ministore/segments.ts'
+import { countLinesIn, readHeader } from '../ministore/segments.ts'
 
 /** Options of {@link planRepair} and {@link repairJournal}. */
 export interface RepairOptions {
@@ -177,9 +176,8 @@ async function firstOf(fs: FileSystem, sources: readonly Source[]): Promise<numb
 /** Counts the lines that have a sequence number, including damaged ones and one without its end. */
 async function countRecords(file: File, { from, end }: Source): Promise<number> {
   const torn = await findTornEnd(file, { from, end })
-  let lines = torn?.isEnded === false ? 1 : 0
-  for await (const { bytes } of readRange(file, { offset: from, bytes: end - from })) lines += countLines(bytes)
-  return lines
+  const lines = await countLinesIn(file, { offset: from, bytes: end - from })
+  return torn?.isEnded === false ? lines + 1 : lines
 }
 
 function problemOf(line: Buffer, check: CheckLine): string | undefined {

@@ -12,7 +12,7 @@ import type { WriterLock } from '../fs/lock.ts'
 import {
   formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader, type Checkpoint,
 } from './format.ts'
-import { retryWhileMoving, type Segment, sealedSegments } from './segments.ts'
+import { retryWhileMoving, type Segment } from './segments.ts'
 
 /**
  * Seals the active segment and begins the next one. The steps are:
@@ -202,7 +202,7 @@ async function createIfMissing(fs: FileSystem, path: string, access: FileAccess 
 }
 
 async function holdNewest(fs: FileSystem, files: JournalFiles, lock: WriterLock): Promise<HeldFiles['newest']> {
-  const newest = sealedSegments(files, await fs.list(files.directory)).at(-1)
+  const newest = files.sealedNames(await fs.list(files.directory)).at(-1)
   if (newest === undefined) return undefined
   const path = files.at(newest.name)
   try {

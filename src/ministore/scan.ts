@@ -68,24 +68,19 @@ async function scanBlocks(
   blocks: LineBlocks,
   { end, checkpoint }: { readonly end: number; readonly checkpoint?: number | undefined },
 ): Promise<SegmentScan> {
-  // Starts at -1 because the header is a line but not a record.
-  let prefix: Checkpoint = { bytes: 0, records: -1, crc32: 0 }
-  let atCheckpoint: Checkpoint | undefined
+  const pass = new CheckpointPass(checkpoint)
   let unclean: { offset: number; bytes: number; reason: string } | undefined
   for (let block; (block = await blocks.next(end)) !== undefined; ) {
     if (unclean !== undefined) break
     const clean = isCleanBlock(block) ? block : block.subarray(0, cleanLength(block))
-    if (checkpoint !== undefined && checkpoint > prefix.bytes && checkpoint <= prefix.bytes + clean.length) {
-      const upTo = clean.subarray(0, checkpoint - prefix.bytes)
-      atCheckpoint = extendCheckpoint(prefix, upTo, countLines(upTo))
-    }
-    prefix = extendCheckpoint(prefix, clean, countLines(clean))
+    pass.add(clean)
     if (clean.length < block.length) {
       const line = block.subarray(clean.length, block.indexOf(0x0a, clean.length))
-      unclean = { offset: prefix.bytes, bytes: line.length + 1, reason: describeUncleanLine(line) }
-      if (prefix.bytes + unclean.bytes < blocks.offset) break
+      unclean = { offset: pass.prefix.bytes, bytes: line.length + 1, reason: describeUncleanLine(line) }
+      if (unclean.offset + unclean.bytes < blocks.offset) break
     }
   }
+  const { prefix, atCheckpoint } = pass
   if (unclean !== undefined && unclean.offset + unclean.bytes < end) {
     return { prefix, atCheckpoint, torn: undefined, damage: { reason: unclean.reason } }
   }

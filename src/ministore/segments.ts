@@ -9,7 +9,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { hasCode, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
-import { readRange } from '../fs/bytes.ts'
+import { type ByteRange, readRange } from '../fs/bytes.ts'
 import { exists, ifPresent, listIfPresent } from '../fs/durable.ts'
 import { type File, type FileAccess, type FileStat, type FileSystem, irregularFile } from '../fs/file-system.ts'
 import {
@@ -102,7 +102,7 @@ export async function locateJournal(fs: FileSystem, path: string): Promise<Journ
 export async function accessOf(fs: FileSystem, files: JournalFiles): Promise<FileAccess | undefined> {
   const active = await ifPresent(fs.stat(files.path))
   if (active !== undefined) return active
-  const newest = sealedSegments(files, await listIfPresent(fs, files.directory)).at(-1)
+  const newest = files.sealedNames(await listIfPresent(fs, files.directory)).at(-1)
   const access = newest && (await ifPresent(fs.stat(files.at(newest.name))))
   // Sealed segments may be read-only, but the owner must be able to write the new files.
   return access?.mode === undefined ? access : { ...access, mode: access.mode | 0o600 }
@@ -210,19 +210,22 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
     if (real !== undefined) return new JournalFiles(real === join(directory, name) ? absolute : real)
     // A listed name without a real path is a link that leads nowhere, or it was renamed meanwhile.
     return (await fs.list(directory)).includes(name) ? undefined : new JournalFiles(absolute)
-  })
+  }, { attempts: 3 })
   if (located !== undefined) return located
   throw new MiniStoreError('ERR_MINISTORE_IO', `${absolute} is a symbolic link that leads nowhere`, { path: absolute })
 }
 
 /**
- * Makes up to 100 attempts to find files that another process may be renaming or removing. An
- * attempt resolves with undefined if a file moved meanwhile. Undefined if all of them did.
+ * Repeats an attempt to find files that another process may be renaming or removing. An attempt
+ * resolves with undefined if a file moved meanwhile. Undefined if all attempts did.
  *
  * A rename has usually finished by the second attempt, so only later ones wait, for 1 ms each.
  */
-export async function retryWhileMoving<T>(attempt: () => Promise<T | undefined>): Promise<T | undefined> {
-  for (let moves = 0; moves < 100; moves++) {
+export async function retryWhileMoving<T>(
+  attempt: () => Promise<T | undefined>,
+  { attempts = 100 }: { readonly attempts?: number } = {},
+): Promise<T | undefined> {
+  for (let moves = 0; moves < attempts; moves++) {
     if (moves > 1) await delay(1)
     const found = await attempt()
     if (found !== undefined) return found
@@ -259,7 +262,7 @@ export async function findSegments(
   report: ReportDamage = throwDamage,
 ): Promise<{ readonly segments: readonly Segment[]; readonly names: readonly string[] }> {
   const names = await listIfPresent(fs, files.directory)
-  const sealed = inSequence(files, sealedSegments(files, names), report)
+  const sealed = inSequence(files, files.sealedNames(names), report)
   const found: SegmentFile[] = []
   // Opens a limited number at a time: a journal may have more segments than a process may open.
   for (let at = 0; at < sealed.length; at += openAtOnce) {
@@ -290,18 +293,12 @@ export function isSameSegment(one: SegmentIdentity, other: SegmentIdentity): boo
 
 const openAtOnce = 64
 
-/** The sealed segments among these names, in the order of their numbers. */
-export function sealedSegments(files: JournalFiles, names: readonly string[]): Array<{ name: string; number: number }> {
-  return names
-    .flatMap((name) => {
-      const number = files.sealedNumber(name)
-      return number === undefined ? [] : [{ name, number }]
-    })
-    .toSorted((left, right) => left.number - right.number)
-}
-
 /** Reports gaps and duplicates in the numbers of sealed segments, and leaves duplicates out. */
-function inSequence(files: JournalFiles, sealed: ReturnType<typeof sealedSegments>, report: ReportDamage): typeof sealed {
+function inSequence(
+  files: JournalFiles,
+  sealed: ReturnType<JournalFiles['sealedNames']>,
+  report: ReportDamage,
+): typeof sealed {
   return sealed.filter(({ name, number }, index) => {
     const before = sealed[index - 1]
     if (before === undefined || before.number + 1 === number) return true
@@ -413,13 +410,17 @@ const beyondLastSequence = `it has records beyond ${maxSequence}, the greatest s
 async function countRecords(fs: FileSystem, segment: SegmentFile): Promise<number> {
   const file = await fs.open(segment.path, 'read')
   try {
-    // Starts at -1 because the header is a line but not a record.
-    let records = -1
-    for await (const { bytes } of readRange(file, { offset: 0, bytes: segment.bytes })) records += countLines(bytes)
-    return records
+    const { bytes: from } = segment.header
+    return await countLinesIn(file, { offset: from, bytes: segment.bytes - from })
   } finally {
     await file.close()
   }
+}
+
+export async function countLinesIn(file: File, range: ByteRange): Promise<number> {
+  let lines = 0
+  for await (const { bytes } of readRange(file, range)) lines += countLines(bytes)
+  return lines
 }
 
 /**

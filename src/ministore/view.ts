@@ -127,6 +127,7 @@ export class JournalViews {
     }
     const grown = since === undefined ? undefined : await this.#grown(since)
     if (grown !== undefined) return grown
+    const reportOnce = report === undefined ? throwDamage : this.#once(report)
     let same = 0
     let last = ''
     const view = await retryWhileMoving(async () => {
@@ -136,11 +137,10 @@ export class JournalViews {
         if (!hasCode(error, 'ENOENT', 'ERR_MINISTORE_CORRUPT')) throw error
         same = messageOf(error) === last ? same + 1 : 1
         last = messageOf(error)
-        if (same < sameFindings) return undefined
-        return this.#inspect(report === undefined ? throwDamage : this.#once(report))
+        return same < sameFindings ? undefined : this.#inspect(reportOnce)
       }
     })
-    return view ?? this.#inspect(report === undefined ? throwDamage : this.#once(report))
+    return view ?? this.#inspect(reportOnce)
   }
 
   async #hintOrPoll(hint: Promise<void>, signal: AbortSignal): Promise<void> {

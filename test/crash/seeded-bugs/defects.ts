@@ -202,7 +202,7 @@ export const defects: readonly Defect[] = [
     name: 'segments are ordered by name instead of number',
     patches: [
       {
-        file: 'ministore/segments.ts',
+        file: 'ministore/format.ts',
         find: 'left.number - right.number',
         by: '(left.name < right.name ? -1 : 1)',
       },

@@ -78,17 +78,11 @@ export function damageText({ segment, reason, ...numbers }: DamageReport): strin
   return `${[...(segment === undefined ? [] : [segment]), ...places].join(', ')}: ${reason}`
 }
 
-/** Returns the message without the place, which is printed next to it. */
-function reasonOf({ message, path, segment, line, offset, code, cause }: MiniStoreError): string {
+/** Returns what is wrong, without the place, which is printed next to it. */
+function reasonOf({ message, reason, line, code, cause }: MiniStoreError): string {
   const isUndecoded =
     cause !== undefined &&
     line !== undefined &&
     (code === 'ERR_MINISTORE_CODEC' || propertyOf(cause, 'name') === 'SyntaxError')
-  if (isUndecoded) return `the line is not JSON: ${messageOf(cause)}`
-  const place = `The journal ${path} is damaged at ${segment}`
-  if (!message.startsWith(place)) return message
-  const exact = `, line ${line}, offset ${offset}`
-  const rest = message.slice(place.length)
-  const reason = rest.startsWith(exact) ? rest.slice(exact.length) : rest
-  return reason.replace(/^: /, '').replace(` (line ${line}, offset ${offset})`, '')
+  return isUndecoded ? `the line is not JSON: ${messageOf(cause)}` : (reason ?? message)
 }

@@ -31,7 +31,7 @@ const holders = new WeakMap<FileSystem, Map<string, object>>()
  * because POSIX has no call that does both.
  *
  * The kernel lock belongs to the open file (`F_OFD_SETLK` on Linux, `flock` on macOS, `LockFileEx`
- * on Windows, through `fs-native-extensions`). It excludes other processes and worker threads, and
+ * on Windows; see `kernel-lock.ts`). It excludes other processes and worker threads, and
  * the kernel releases it when the process ends, however it ends. The lock therefore needs no
  * heartbeat and no expiry time.
  *

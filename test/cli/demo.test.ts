@@ -171,9 +171,9 @@ describe('a check of the demo fails, and no other,', () => {
       'records were acknowledged in their order',
       'all 4 acknowledged records are there',
       '5 records are as they were sent',
-      'all 1 others were in flight at a kill',
+      'records without an acknowledgement (1) were in flight at a kill',
       'after the last close, nothing was torn',
-      'the store counts as many',
+      'the store counts 5 records',
       'the journal was rotated (4 segments)',
     ])
   })

@@ -20,6 +20,7 @@ afterAll(removeProjects)
 /** Node versions besides the one that runs the tests. npm installs them. Linux x64 only. */
 const canInstallNode = process.platform === 'linux' && process.arch === 'x64'
 const otherNodes = isFull && canInstallNode ? ['20', '22', '24'] : []
+if (isFull && !canInstallNode) console.log('skipped: other versions of Node, whose npm package is for linux-x64 only')
 
 test('a package from a clean clone holds what was built, its types, source maps and pages', () => {
   expect(packed).toEqual(

@@ -1,4 +1,5 @@
 import { AsyncResource } from 'node:async_hooks'
+import type { TracingChannel } from 'node:diagnostics_channel'
 import { setMaxListeners } from 'node:events'
 import { clearInterval, setInterval } from 'node:timers'
 
@@ -146,6 +147,29 @@ function warn(error: unknown): void {
     // Node refuses errors from another realm.
     process.emitWarning(messageOf(error))
   }
+}
+
+/**
+ * Runs a task on a tracing channel. Without subscribers it only calls the task.
+ *
+ * The result of the task becomes part of the message, so it must be a number or nothing. A
+ * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
+ * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
+ * therefore end the process.
+ */
+export function traced<T extends number | void, Context extends object>(
+  tracing: TracingChannel<unknown, Context>,
+  context: Context,
+  task: () => Promise<T>,
+): Promise<T> {
+  // Bun does not tell of the channels together whether one has subscribers.
+  const isTraced = (tracing.hasSubscribers as boolean | undefined) ?? hasSubscribers(tracing)
+  return isTraced ? tracing.tracePromise(task, context) : task()
+}
+
+function hasSubscribers<Context extends object>(tracing: TracingChannel<unknown, Context>): boolean {
+  const { start, end, asyncStart, asyncEnd, error } = tracing
+  return [start, end, asyncStart, asyncEnd, error].some((one) => one.hasSubscribers)
 }
 
 /** The longest delay that a timer in Node.js accepts, in milliseconds. */

@@ -69,8 +69,21 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_SNAPSHOT_DAMAGED'
   /** Retention or truncation removed the record. */
   | 'ERR_MINISTORE_SEQUENCE_GONE'
-  /** The state is not at the sequence number that the caller expected. Nothing is written. */
+  /**
+   * The journal or the state is not at the sequence number that the caller expected; `sequence` and
+   * `expectedSequence` hold both. Nothing is written.
+   */
   | 'ERR_MINISTORE_SEQUENCE_CONFLICT'
+  /**
+   * Another writer has taken over the journal. Nothing is written. Only `close()` works, and a
+   * manager's state stays readable.
+   */
+  | 'ERR_MINISTORE_FENCED'
+  /**
+   * The records, or a snapshot, belong to another journal than expected: the identities in their
+   * headers differ. Nothing changes.
+   */
+  | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /**
    * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
    * written. Only `close()` works.
@@ -113,6 +126,8 @@ export interface MiniStoreErrorContext {
   readonly offset?: number | undefined
   /** Sequence number of the record or of the snapshot. */
   readonly sequence?: number | undefined
+  /** Sequence number that the caller of a conditional change expected. */
+  readonly expectedSequence?: number | undefined
   /** What is wrong with a damaged journal, without the place. */
   readonly reason?: string | undefined
   /** The problems that a schema found. */
@@ -130,6 +145,7 @@ export class MiniStoreError extends Error implements MiniStoreErrorContext {
   readonly line: number | undefined
   readonly offset: number | undefined
   readonly sequence: number | undefined
+  readonly expectedSequence: number | undefined
   readonly reason: string | undefined
   readonly issues: ReadonlyArray<StandardSchemaV1.Issue> | undefined
 
@@ -146,6 +162,7 @@ export class MiniStoreError extends Error implements MiniStoreErrorContext {
     this.line = context.line
     this.offset = context.offset
     this.sequence = context.sequence
+    this.expectedSequence = context.expectedSequence
     this.reason = context.reason
     this.issues = context.issues
   }
@@ -155,8 +172,9 @@ export class MiniStoreError extends Error implements MiniStoreErrorContext {
    * only their JSON form is included.
    */
   toJSON(): object {
-    const { name, code, message, path, segment, line, offset, sequence } = this
-    return { name, code, message, path, segment, line, offset, sequence, issues: jsonOf(this.issues) }
+    const { name, code, message, path, segment, line, offset, sequence, expectedSequence } = this
+    const issues = jsonOf(this.issues)
+    return { name, code, message, path, segment, line, offset, sequence, expectedSequence, issues }
   }
 }
 
@@ -193,6 +211,21 @@ export function poisonedBy(failure: MiniStoreError): MiniStoreError {
   const code = hasCode(failure, 'ERR_MINISTORE_MOVED') ? failure.code : 'ERR_MINISTORE_POISONED'
   const { path, sequence, message } = failure
   return new MiniStoreError(code, `Only close() works: ${message}`, { path, sequence, cause: failure })
+}
+
+/**
+ * Returns the error for a conditional change of a journal or state that is not where its caller
+ * expected it to be.
+ *
+ * @param what the name of that journal or state, as the subject of a sentence.
+ */
+export function sequenceConflict(
+  what: string,
+  at: { readonly expectedSequence: number; readonly sequence: number; readonly path?: string },
+): MiniStoreError {
+  const message =
+    `Expected ${what} to be at sequence number ${at.expectedSequence}, got ${at.sequence}; nothing is written`
+  return new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, at)
 }
 
 /** Returns whether the platform refused to make a string because it would be too long. */

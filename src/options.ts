@@ -174,6 +174,18 @@ export function filePath(path: unknown, name = 'path'): string {
   return path
 }
 
+/**
+ * Returns the option `expectedSequence` of an append.
+ *
+ * @throws {TypeError | RangeError} if another option is given, or if the value is neither 0 nor a
+ *   sequence number.
+ */
+export function expectedSequenceOf(options: unknown): number | undefined {
+  if (options === undefined) return undefined
+  const { expectedSequence } = fields(options, ['expectedSequence'])
+  return expectedSequence === undefined ? undefined : integer('expectedSequence', expectedSequence, { min: 0 })
+}
+
 /** Longest duration that an option accepts, in milliseconds: more than 300 years. */
 export const maxMs: number = 10 ** 13
 

@@ -30,6 +30,59 @@ export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
   return { '~standard': { version, vendor, validate } }
 }
 
+const preparedMark: unique symbol = Symbol.for('@mini-ts/ministore.PreparedRecord') as never
+
+/**
+ * A record that is encoded and checked already. `appendAll` of a journal writes its line as it is:
+ * no codec and no schema runs again.
+ *
+ * `prepare` of a journal makes one, and `preparedEntries` gives those that a journal holds. A log of
+ * your own that offers `prepare` makes them with this class.
+ */
+export class PreparedRecord {
+  /** The line without its line feed. */
+  readonly text: string
+  /**
+   * Rejects with `ERR_MINISTORE_SCHEMA` if the record fails an asynchronous schema. The journal
+   * waits for it before it writes.
+   *
+   * @default the record is valid
+   */
+  readonly validation: Promise<unknown> | undefined
+  /** Tells prepared records of every copy of this library from other records. */
+  readonly [preparedMark] = true
+
+  /** @throws {TypeError} if the text cannot be one line of a journal. */
+  constructor(text: string, validation?: Promise<unknown>) {
+    const problem = lineProblem(text)
+    if (problem !== undefined) throw new TypeError(`Expected \`text\` to be a non-empty line, got ${problem}`)
+    this.text = text
+    this.validation = validation
+  }
+}
+
+/** Whether a record is a {@link PreparedRecord}. Never throws. */
+export function isPrepared(record: unknown): record is PreparedRecord {
+  try {
+    return (record as { readonly [preparedMark]?: unknown } | null | undefined)?.[preparedMark] === true
+  } catch {
+    // A revoked Proxy, or a trap that throws.
+    return false
+  }
+}
+
+/** Describes why a text cannot be the line of a record. Undefined if it can. */
+export function lineProblem(text: unknown): string | undefined {
+  if (typeof text !== 'string') return isStrayPromise(text) ? 'a promise' : text === null ? 'null' : typeof text
+  if (text === '') return 'an empty text'
+  if (text.includes('\n')) return `a line feed at ${text.indexOf('\n')}`
+  if (text.includes('\0')) return `a NUL at ${text.indexOf('\0')}`
+  // Half a surrogate pair has no UTF-8 form. It would be stored as U+FFFD, which is a different
+  // text.
+  if (/\p{Surrogate}/u.test(text)) return 'half a surrogate pair'
+  return undefined
+}
+
 /**
  * A record that its caller has serialized already. A journal without codec and schema writes `text`
  * as it is, and a state manager applies `value`, so nothing is serialized or parsed again.

@@ -18,8 +18,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   async: ['errors', 'options'],
   schema: ['errors', 'options', 'async'],
   fs: ['errors', 'options'],
-  // The interface of any log, and the records that it returns.
-  journal: [],
+  // The interface of any log, and what works on any log.
+  journal: ['errors', 'options', 'async', 'schema'],
   ministore: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
   // Inspecting, verifying and repairing use the journal and are not part of it.
   maintenance: ['errors', 'options', 'async', 'schema', 'fs', 'ministore'],

@@ -1,3 +1,5 @@
+import type { PreparedRecord } from '../schema.ts'
+
 /**
  * The log beneath a state manager. `MiniStore` implements it; another log that keeps these promises
  * can replace it.
@@ -16,6 +18,11 @@ export interface Journal<T, Input = T> {
    * Sequence number of the last acknowledged record, or `firstSequence - 1` if the log is empty.
    */
   readonly lastSequence: number
+  /**
+   * Identity of the log: 16 lower-case hexadecimal digits, the same for its whole life and in its
+   * replicas. Absent if the log has none.
+   */
+  readonly id?: string | undefined
   /** Files that hold the log and their sizes in bytes, if the log consists of files. */
   readonly segments?: ReadonlyArray<{
     /** Size of the file in bytes. */
@@ -26,9 +33,21 @@ export interface Journal<T, Input = T> {
    * is on stable storage.
    *
    * If it rejects, nothing was written. The exception is `ERR_MINISTORE_OUTCOME_UNKNOWN`: the
-   * record may or may not survive, and the log accepts no further records.
+   * record may or may not survive, and the log accepts no further records. After
+   * `ERR_MINISTORE_FENCED`, the log accepts none either.
    */
-  append(record: Input): Promise<number>
+  append(record: Input, options?: AppendOptions): Promise<number>
+  /**
+   * Appends many records at once and resolves with the range of their sequence numbers, once all of
+   * them are on stable storage. Rejects as {@link append}. A crash before it resolves may leave a
+   * prefix of the records.
+   */
+  appendAll?(
+    records: Iterable<Input | PreparedRecord>,
+    options?: AppendOptions,
+  ): Promise<{ readonly first: number; readonly last: number }>
+  /** Encodes and checks a record now, for a later {@link appendAll}. Throws as `append` rejects. */
+  prepare?(record: Input): PreparedRecord
   /**
    * Returns the records from `from` (default: the oldest) to `to` (default: the last acknowledged
    * now), both inclusive, in order and without gaps. With `follow`, the stream also returns later
@@ -39,10 +58,15 @@ export interface Journal<T, Input = T> {
    */
   entries(options?: JournalRange): ReadableStream<JournalEntry<T>>
   /**
-   * Ensures that {@link truncateBefore} can remove every current record. Does nothing if it already
-   * can.
+   * Like {@link entries}, but gives each record as its line, to be copied into another log. Only the
+   * line is checked: no schema runs.
    */
-  rotate(): Promise<void>
+  preparedEntries?(options?: JournalRange): ReadableStream<JournalEntry<PreparedRecord>>
+  /**
+   * Ensures that {@link truncateBefore} can remove every current record. Does nothing if it already
+   * can. Absent if it always can.
+   */
+  rotate?(): Promise<void>
   /**
    * Removes records below `sequence`, oldest first, as many as the log can. Never removes a record
    * at or above `sequence`. When it resolves, the removal is durable.
@@ -50,8 +74,33 @@ export interface Journal<T, Input = T> {
    * A crash at any moment leaves a log without gaps that still knows its sequence numbers.
    */
   truncateBefore(sequence: number): Promise<void>
+  /**
+   * Takes on the identity of another log, and the sequence number that its next record gets, to
+   * become a replica of it. Durable when it resolves.
+   *
+   * Only a log in which no record was ever written can do this. Any other rejects with
+   * `ERR_MINISTORE_FOREIGN_JOURNAL`, unless it has this identity already.
+   */
+  adopt?(origin: { readonly id: string; readonly firstSequence: number }): Promise<void>
+  /**
+   * Looks at the log again, so that {@link firstSequence} and {@link lastSequence} include what
+   * another process has changed. Absent if they always do.
+   */
+  refresh?(): Promise<void>
   /** Waits for earlier calls, then releases all resources, including the right to write. */
   close(): Promise<void>
+}
+
+/** Options of an append. */
+export interface AppendOptions {
+  /**
+   * Appends only if the last sequence number of the log is this one when the turn of the call comes;
+   * 0 means that no record was ever written. Otherwise nothing is written and the call rejects with
+   * `ERR_MINISTORE_SEQUENCE_CONFLICT`. Use it to append only if nothing has happened since you read.
+   *
+   * @default any sequence number
+   */
+  readonly expectedSequence?: number | undefined
 }
 
 /** Range and mode of {@link Journal.entries}. */

@@ -217,17 +217,6 @@ export interface ApplyOptions {
 }
 
 /**
- * @throws {TypeError | RangeError} if a name is unknown, or if the value is neither 0 nor a
- *   sequence number.
- */
-export function expectedSequenceOf(options: unknown): number | undefined {
-  if (options === undefined) return undefined
-  const { expectedSequence } = fields(options, ['expectedSequence'])
-  if (expectedSequence === undefined) return undefined
-  return integer('expectedSequence', expectedSequence, { min: 0 })
-}
-
-/**
  * Makes every part of a type read-only at all depths: objects, arrays, tuples, maps and sets.
  * Functions and dates stay as they are. Only the compiler enforces this; nothing is frozen.
  *

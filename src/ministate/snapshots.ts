@@ -215,7 +215,7 @@ export async function compactState<State>(
   const { oldest, kept, damaged } = await snapshots.assure(at)
   // The journal drops whole segments only. Sealing the active one now lets the next compaction drop
   // everything that this snapshot covers.
-  await soundness.guard(journal.rotate())
+  if (journal.rotate !== undefined) await soundness.guard(journal.rotate())
   await soundness.guard(journal.truncateBefore(oldest.sequence + 1))
   const { firstSequence } = journal
   return { sequence: at.sequence, firstSequence, snapshots: kept, damagedSnapshots: damaged }

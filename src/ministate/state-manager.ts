@@ -3,19 +3,18 @@ import { join } from 'node:path'
 import PQueue from 'p-queue'
 
 import { addInContext, isThenable } from '../async.ts'
-import { MiniStoreError } from '../errors.ts'
+import { MiniStoreError, sequenceConflict } from '../errors.ts'
 import { type Journal, type JournalEntry, type JournalRange, journalUse, type JournalUse } from '../journal/journal.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
-import { type Fields, fields, integer } from '../options.ts'
+import { expectedSequenceOf, type Fields, fields, integer } from '../options.ts'
 import {
   mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
 } from './recovery.ts'
 import {
-  type ApplyOptions, type DeepReadonly, directoryPath, expectedSequenceOf, journalName, openSettings,
-  overSettings, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
+  type ApplyOptions, type DeepReadonly, directoryPath, journalName, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
 } from './settings.ts'
 import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
 
@@ -307,8 +306,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   #refuseConflict(expected: number | undefined): void {
     const sequence = this.#sequence
     if (expected === undefined || expected === sequence) return
-    const message = `Expected the state to be at sequence number ${expected}, got ${sequence}; nothing is written`
-    throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_CONFLICT', message, { sequence })
+    throw sequenceConflict('the state', { expectedSequence: expected, sequence })
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {

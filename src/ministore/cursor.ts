@@ -4,7 +4,7 @@ import { CallbackError, settledOrAborted, tellDamage, throwIfAborted } from '../
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import type { RecordCodec } from './record-codec.ts'
+import type { LineCodec } from './record-codec.ts'
 import { type Batch, emptyBatch, type ReplayParts, SegmentReader } from './segment-reader.ts'
 import {
   damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment,
@@ -63,7 +63,7 @@ export class JournalCursor<T> {
   constructor(
     fs: FileSystem,
     views: JournalViews,
-    codec: RecordCodec<T, never>,
+    codec: LineCodec<T>,
     settings: StreamSettings,
     view?: JournalView,
   ) {

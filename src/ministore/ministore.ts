@@ -3,23 +3,27 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
+import { traced } from '../async.ts'
 import { ioError, isInstance, type MiniStoreError } from '../errors.ts'
 import { ensureDirectory } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
-import type { JournalEntry } from '../journal/journal.ts'
-import { filePath, integer, iterable } from '../options.ts'
+import type { AppendOptions, Journal, JournalEntry } from '../journal/journal.ts'
+import { expectedSequenceOf, fields, filePath, integer, iterable } from '../options.ts'
+import type { PreparedRecord } from '../schema.ts'
 import type { JournalFiles } from './format.ts'
-import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
-import { RecordCodec } from './record-codec.ts'
-import { type RecoveredJournal, recoverJournal, type RecoveryReport } from './recovery.ts'
+import { JournalReader, ReadableJournal } from './reader.ts'
+import { type LineCodec, RecordCodec } from './record-codec.ts'
+import { type RecoveredJournal, recoverChannel, recoverJournal, type RecoverTrace, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
+import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
 import {
-  type OpenOptions, type ReadOptions, type SchemaOption, type StreamOptions, type WriterSettings, writerSettings,
+  type OpenOptions, type ReadOptions, readSettings, type SchemaOption, type StreamOptions, type WriterSettings,
+  writerSettings,
 } from './settings.ts'
 import { type JournalStream, type Replay, replayPath, replayStore } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
-import { JournalWriter, recoverChannel, type RecoverTrace, traced } from './writer.ts'
+import { JournalWriter } from './writer.ts'
 
 /**
  * Returns the guarded file system of an open store, for files that lie beside the journal.
@@ -47,10 +51,12 @@ let guardedFileSystem: <Output, Input>(store: MiniStore<Output, Input>) => FileS
  * for await (const event of store.stream()) console.log(event)
  * ```
  */
-export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposable {
+export class MiniStore<Output = unknown, Input = Output>
+  extends ReadableJournal<Output>
+  implements Journal<Output, Input>, AsyncDisposable
+{
   readonly #writer: JournalWriter
   readonly #lock: WriterLock
-  readonly #fs: FileSystem
   readonly #codec: RecordCodec<Output, Input>
   readonly #recovery: RecoveryReport
   #closing: Promise<void> | undefined
@@ -66,11 +72,19 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     readonly codec: RecordCodec<Output, Input>
     readonly recovery: RecoveryReport
   }) {
-    this.#writer = parts.writer
-    this.#lock = parts.lock
-    this.#fs = parts.fs
-    this.#codec = parts.codec
-    this.#recovery = parts.recovery
+    const { writer, lock, fs, codec, recovery } = parts
+    const replay = <T>(lines: LineCodec<T>, options: unknown): Replay<T> => {
+      writer.assertUsable()
+      return replayStore(fs, writer, lines, options)
+    }
+    super({
+      decoded: (options) => replay(codec, options),
+      prepared: (options) => replay(codec.forPrepared, options),
+    })
+    this.#writer = writer
+    this.#lock = lock
+    this.#codec = codec
+    this.#recovery = recovery
   }
 
   /**
@@ -184,18 +198,20 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * @throws {MiniStoreError}
    *   - `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_SCHEMA` or `…_CODEC` if the
    *     record is refused.
+   *   - `…_SEQUENCE_CONFLICT` if {@link lastSequence} is not `expectedSequence` when the turn of the
+   *     call has come.
    *   - `…_IO` if the write failed and was rolled back, or if the rotation before it failed. The
    *     store stays usable.
    *   - `…_OUTCOME_UNKNOWN` if the fsync failed, or if a failed write could not be rolled back.
    *   - `…_POISONED` or `…_MOVED` if a failure left the store unable to write. Only {@link close}
    *     works from then on.
    *   - `…_CLOSED` if the store is closed or closing.
-   * @throws {RangeError} if the sequence numbers, which end at 2^53 - 1, or the segment numbers are
-   *   used up.
+   * @throws {TypeError | RangeError} if an option is invalid, or if the sequence numbers, which end at
+   *   2^53 - 1, or the segment numbers are used up.
    */
-  async append(record: Input): Promise<number> {
+  async append(record: Input, options?: AppendOptions): Promise<number> {
     this.#writer.assertUsable()
-    return this.#writer.append(this.#codec.encode(record))
+    return this.#writer.append(this.#codec.encode(record), expectedSequenceOf(options))
   }
 
   /**
@@ -212,11 +228,11 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
    * rejects with `ERR_MINISTORE_CORRUPT`.
    *
    * @throws {MiniStoreError} as {@link append}.
-   * @throws {TypeError} if `records` is not iterable.
+   * @throws {TypeError} if `records` is not iterable or an option is invalid.
    * @throws {RangeError} if too few sequence numbers, which end at 2^53 - 1, are left for the
    *   records, or if the segment numbers are used up.
    */
-  async appendAll(records: Iterable<Input>): Promise<{
+  async appendAll(records: Iterable<Input | PreparedRecord>, options?: AppendOptions): Promise<{
     /** Sequence number of the first of these records. */
     first: number
     /** Sequence number of the last of these records, or `first - 1` if there are none. */
@@ -224,8 +240,21 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   }> {
     this.#writer.assertUsable()
     const encoded = this.#codec.encodeAll(iterable('records', records))
-    const last = await (encoded.count === 0 ? this.#writer.idle() : this.#writer.append(encoded))
+    const expected = expectedSequenceOf(options)
+    const last = await (encoded.count === 0 ? this.#writer.idle(expected) : this.#writer.append(encoded, expected))
     return { first: last - encoded.count + 1, last }
+  }
+
+  /**
+   * Encodes and checks a record now, for a later {@link appendAll}. Writes nothing. If the schema is
+   * asynchronous, `appendAll` waits for it and rejects if the record fails.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_SCHEMA` or
+   *   `…_CODEC` if the record is refused; `…_CLOSED`, `…_POISONED` or `…_MOVED`.
+   */
+  prepare(record: Input): PreparedRecord {
+    this.#writer.assertUsable()
+    return this.#codec.prepare(record)
   }
 
   /**
@@ -246,41 +275,6 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
         await context.runInAsyncScope(() => this.append(record))
       },
     })
-  }
-
-  /**
-   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
-   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
-   * records as they are acknowledged.
-   *
-   * Any number of streams may be open at once, also while records are appended. Every record of the
-   * range is given in order, or the stream ends with an error:
-   *
-   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
-   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
-   *   - `…_IO` if a system call fails.
-   *
-   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
-   * @throws {TypeError | RangeError} if an option is invalid.
-   */
-  stream(options?: StreamOptions): JournalStream<Output> {
-    return this.#replay(options).records()
-  }
-
-  /** Like {@link stream}, but gives each record with its sequence number. */
-  entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
-    return this.#replay(options).entries()
-  }
-
-  /**
-   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
-   * use {@link stream}.
-   *
-   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
-   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
-   */
-  async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
-    return this.#replay(options).collect()
   }
 
   /**
@@ -354,9 +348,21 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
     if (failed?.status === 'rejected') throw ioError(`close the journal ${this.path}`, failed.reason, { path: this.path })
   }
 
-  #replay(options: unknown): Replay<Output> {
-    this.#writer.assertUsable()
-    return replayStore(this.#fs, this.#writer, this.#codec, options)
+  /**
+   * Returns a reader of the journal at a path, for code that takes a `Journal` and does not write.
+   * It works in any process, takes no lock and changes nothing.
+   *
+   * @throws {MiniStoreError} as `refresh` of the reader.
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
+   */
+  static read<Schema extends StandardSchemaV1>(
+    path: string,
+    options: Omit<ReadOptions, keyof StreamOptions> & SchemaOption<Schema>,
+  ): Promise<JournalReader<StandardSchemaV1.InferOutput<Schema>>>
+  static read<T = unknown>(path: string, options?: Omit<ReadOptions<T>, keyof StreamOptions>): Promise<JournalReader<T>>
+  static async read(path: string, options?: unknown): Promise<JournalReader> {
+    const { fileSystem, pollIntervalMs, schema, codec } = fields(options, ['schema', 'codec', 'pollIntervalMs', 'fileSystem'])
+    return JournalReader.open(filePath(path), readSettings({ fileSystem, pollIntervalMs, schema, codec }))
   }
 
   /**
@@ -378,7 +384,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   ): JournalStream<StandardSchemaV1.InferOutput<Schema>>
   static stream<T = unknown>(path: string, options?: ReadOptions<T>): JournalStream<T>
   static stream(path: string, options?: ReadOptions): JournalStream<unknown> {
-    return replayPath(path, options).records()
+    return replayAt(path, options).records()
   }
 
   /** Like the static {@link stream}, but gives each record with its sequence number. */
@@ -388,7 +394,7 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   ): JournalStream<JournalEntry<StandardSchemaV1.InferOutput<Schema>>>
   static entries<T = unknown>(path: string, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
   static entries(path: string, options?: ReadOptions): JournalStream<JournalEntry<unknown>> {
-    return replayPath(path, options).entries()
+    return replayAt(path, options).entries()
   }
 
   /**
@@ -403,8 +409,13 @@ export class MiniStore<Output = unknown, Input = Output> implements AsyncDisposa
   ): Promise<Array<StandardSchemaV1.InferOutput<Schema>>>
   static replay<T = unknown>(path: string, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
   static async replay(path: string, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
-    return replayPath(path, options).collect()
+    return replayAt(path, options).collect()
   }
+}
+
+function replayAt(path: string, options: unknown): Replay<unknown> {
+  const settings = readSettings(options)
+  return replayPath(path, settings, new RecordCodec(settings))
 }
 
 function openError(path: string, error: unknown): MiniStoreError {

@@ -1,7 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { isInstance, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-import { refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
+import { isPrepared, lineProblem, PreparedRecord, refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
@@ -33,6 +33,9 @@ export interface FrozenRecord<Output> {
   /** The record as reading its line returns it. A promise only if the schema is asynchronous. */
   readonly read: Output | Promise<Output>
 }
+
+/** Converts the lines of a journal to what a replay gives. */
+export type LineCodec<Output> = Pick<RecordCodec<Output, never>, 'decode'>
 
 /**
  * Converts records to lines and back, and validates them against the schema.
@@ -76,18 +79,24 @@ export class RecordCodec<Output, Input> {
    */
   encode(record: Input): EncodedRecords {
     const text = this.#textOf(record)
-    return { lines: Buffer.from(`${text}\n`), count: 1, validation: this.#check(text) }
+    return { lines: Buffer.from(`${text}\n`), count: 1, validation: this.#check(record, text) }
+  }
+
+  /** Encodes and checks one record for a later {@link encodeAll}. Throws as {@link encode} does. */
+  prepare(record: Input): PreparedRecord {
+    const text = this.#textOf(record)
+    return new PreparedRecord(text, this.#check(record, text))
   }
 
   /** Encodes many records. Throws as {@link encode} does, for the first record that is refused. */
-  encodeAll(records: Iterable<Input>): EncodedRecords {
+  encodeAll(records: Iterable<Input | PreparedRecord>): EncodedRecords {
     const pieces: Buffer[] = []
     const validations: Array<Promise<unknown>> = []
     let piece = ''
     let count = 0
     for (const record of records) {
       const text = this.#textOf(record)
-      const validation = this.#check(text)
+      const validation = this.#check(record, text)
       if (validation !== undefined) validations.push(validation)
       piece += `${text}\n`
       count++
@@ -134,12 +143,23 @@ export class RecordCodec<Output, Input> {
     return this.#validate(decoded, context) as Output | Promise<Output>
   }
 
+  /**
+   * Decodes lines to prepared records: refuses a line that this codec cannot decode, and leaves the
+   * schema out.
+   */
+  readonly forPrepared: LineCodec<PreparedRecord> = {
+    decode: (line, context) => {
+      this.#decodeLine(line, context)
+      return new PreparedRecord(line)
+    },
+  }
+
   readonly #where = (): MiniStoreErrorContext => this.#context
 
   /** Encodes a record to its line without the `\n`, and checks its size. */
-  #textOf(record: Input): string {
+  #textOf(record: Input | PreparedRecord): string {
     refusePromise(record, 'record', this.#context)
-    const text = this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
+    const text = isPrepared(record) ? record.text : this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
     // A UTF-16 code unit takes at most three bytes in UTF-8. So most records need no exact count.
     if (text.length > this.#maxRecordBytes / 3) {
       const bytes = Buffer.byteLength(text)
@@ -148,8 +168,12 @@ export class RecordCodec<Output, Input> {
     return text
   }
 
-  /** Validates a line against the schema. Returns a promise only if the schema is asynchronous. */
-  #check(text: string): Promise<unknown> | undefined {
+  /**
+   * Validates the line of a record against the schema, unless it was validated when it was prepared.
+   * Returns a promise only if the schema is asynchronous.
+   */
+  #check(record: Input | PreparedRecord, text: string): Promise<unknown> | undefined {
+    if (isPrepared(record)) return record.validation
     const read = this.#schema === undefined ? undefined : this.#readBack(text)
     return isThenable(read) ? read : undefined
   }
@@ -174,7 +198,7 @@ export class RecordCodec<Output, Input> {
     } catch (error) {
       throw this.#refused('ERR_MINISTORE_CODEC', `The codec's encode threw: ${messageOf(error)}`, error)
     }
-    const problem = problemOf(text)
+    const problem = lineProblem(text)
     if (problem === undefined) return text as string
     const message = `Expected the codec's encode to return a non-empty line of text, got ${problem}`
     throw this.#refused('ERR_MINISTORE_CODEC', message)
@@ -217,15 +241,4 @@ export class RecordCodec<Output, Input> {
 
 function lineIn({ segment, line, offset }: MiniStoreErrorContext): string {
   return line === undefined ? '' : ` at ${segment}, line ${line}, offset ${offset}`
-}
-
-function problemOf(text: unknown): string | undefined {
-  if (typeof text !== 'string') return isStrayPromise(text) ? 'a promise' : text === null ? 'null' : typeof text
-  if (text === '') return 'an empty text'
-  if (text.includes('\n')) return `a line feed at ${text.indexOf('\n')}`
-  if (text.includes('\0')) return `a NUL at ${text.indexOf('\0')}`
-  // Half a surrogate pair has no UTF-8 form. It would be stored as U+FFFD, which is a different
-  // text.
-  if (/\p{Surrogate}/u.test(text)) return 'half a surrogate pair'
-  return undefined
 }

@@ -5,6 +5,8 @@
  * acknowledged: a torn last line, an unfinished header and unfinished files. It checks before it
  * changes: if it finds damage, it rejects and leaves the journal unchanged.
  */
+import { type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+
 import type { MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
@@ -37,6 +39,16 @@ export interface RecoveryReport {
   /** Number of bytes of the active segment that were read and checked. */
   readonly scannedBytes: number
 }
+
+/** Context of the tracing channel `ministore:recover`. */
+export interface RecoverTrace {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** Result of the recovery. Set once it has succeeded. */
+  report?: RecoveryReport
+}
+
+export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
 
 /** The bytes that recovery removed from the end of the active segment. */
 export interface TornTail {

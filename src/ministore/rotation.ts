@@ -5,6 +5,8 @@
  * ever replaces a segment. At every moment one writer holds the lock of the active segment or, while
  * there is none, of the file that will become it.
  */
+import { type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
@@ -13,6 +15,18 @@ import {
   formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader, type Checkpoint,
 } from './format.ts'
 import { retryWhileMoving, type Segment } from './segments.ts'
+
+/** Context of the tracing channel `ministore:rotate`. */
+export interface RotateTrace {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** File name that the sealed segment gets. */
+  readonly segment: string
+  /** Sequence number of the first record of the next segment. */
+  readonly sequence: number
+}
+
+export const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
 
 /**
  * Seals the active segment and begins the next one. The steps are:

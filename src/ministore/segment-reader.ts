@@ -11,7 +11,7 @@ import {
   blankLine, blockBytes, describeUncleanLine, isCleanLine, LineBlocks, linesOf, LineTooLongError, offsetAfterLines,
   type SpareBuffers, textOf,
 } from './lines.ts'
-import type { RecordCodec } from './record-codec.ts'
+import type { LineCodec } from './record-codec.ts'
 import { findLongTornEnd, type TornEnd } from './scan.ts'
 import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from './segments.ts'
 
@@ -38,7 +38,7 @@ export interface ReplayParts<T> {
   readonly fs: FileSystem
   /** Path of the journal. */
   readonly path: string
-  readonly codec: RecordCodec<T, never>
+  readonly codec: LineCodec<T>
   readonly spareBuffers: SpareBuffers
   /** Bytes read since the event loop last ran. */
   readonly sinceTurn: { bytes: number }

@@ -7,8 +7,8 @@ import { whenAborted } from '../async.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { JournalEntry } from '../journal/journal.ts'
 import { JournalCursor } from './cursor.ts'
-import { RecordCodec } from './record-codec.ts'
-import { readSettings, streamSettings, type StreamSettings } from './settings.ts'
+import type { LineCodec } from './record-codec.ts'
+import { type ReadSettings, streamSettings, type StreamSettings } from './settings.ts'
 import { JournalViews } from './view.ts'
 import type { JournalWriter } from './writer.ts'
 
@@ -348,7 +348,7 @@ export class Replay<T> {
 export function replayStore<T>(
   fs: FileSystem,
   writer: JournalWriter,
-  codec: RecordCodec<T, never>,
+  codec: LineCodec<T>,
   options: unknown,
 ): Replay<T> {
   const settings = streamSettings(options)
@@ -360,9 +360,8 @@ export function replayStore<T>(
  * A replay of the journal at a path. By default it ends at the last whole record that is there when
  * it is first read.
  */
-export function replayPath(path: string, options: unknown): Replay<unknown> {
-  const settings = readSettings(options)
+export function replayPath<T>(path: string, settings: ReadSettings, codec: LineCodec<T>): Replay<T> {
   const { fileSystem } = settings
   const views = new JournalViews(fileSystem, path, settings)
-  return new Replay(new JournalCursor<unknown>(fileSystem, views, new RecordCodec(settings), settings), settings)
+  return new Replay(new JournalCursor(fileSystem, views, codec, settings), settings)
 }

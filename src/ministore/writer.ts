@@ -10,8 +10,8 @@ import { type Channel, channel, type TracingChannel, tracingChannel } from 'node
 
 import PQueue from 'p-queue'
 
-import { addInContext, ChangeSignal } from '../async.ts'
-import { hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy } from '../errors.ts'
+import { addInContext, ChangeSignal, traced } from '../async.ts'
+import { hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy, sequenceConflict } from '../errors.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -19,8 +19,8 @@ import {
   extendCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
 import type { EncodedRecords } from './record-codec.ts'
-import type { RecoveredJournal, RecoveryReport } from './recovery.ts'
-import { type ActiveSegment, orPoison, PoisoningError, rotateSegment } from './rotation.ts'
+import type { RecoveredJournal } from './recovery.ts'
+import { type ActiveSegment, orPoison, PoisoningError, rotateChannel, rotateSegment } from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 
@@ -138,13 +138,15 @@ export class JournalWriter {
    * leave a prefix of the records in the journal: none, some or all of them.
    *
    * @param records If their `validation` rejects when their turn has come, nothing is written.
+   * @param expected The last sequence number that the caller expects when their turn has come.
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED` if the writer is
-   *   unusable, synchronously if that is known at the call. `…_IO` if a step failed and no record
+   *   unusable, synchronously if that is known at the call. `…_SEQUENCE_CONFLICT` if the last sequence
+   *   number is not the expected one. `…_IO` if a step failed and no record
    *   was written. `…_OUTCOME_UNKNOWN` if the fsync or the rollback of a failed write failed; the
    *   writer is then poisoned.
    * @throws {RangeError} if the sequence numbers or segment numbers are used up.
    */
-  append({ lines, count, validation }: EncodedRecords): Promise<number> {
+  append({ lines, count, validation }: EncodedRecords, expected?: number): Promise<number> {
     // The caller has already checked this, but the record's `toJSON`, its schema or its codec may
     // have closed the store since.
     this.assertUsable()
@@ -153,6 +155,7 @@ export class JournalWriter {
       traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
         this.assertNotPoisoned()
+        this.#refuseConflict(expected)
         this.#assertNumbersLeft(count)
         const { acknowledged } = this.#active
         const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
@@ -164,9 +167,15 @@ export class JournalWriter {
     )
   }
 
-  /** Waits for all earlier calls and resolves with the last sequence number at that moment. */
-  idle(): Promise<number> {
-    return addInContext(this.#queue, () => this.lastSequence)
+  /**
+   * Waits for all earlier calls and resolves with the last sequence number at that moment, if it is
+   * the expected one.
+   */
+  idle(expected?: number): Promise<number> {
+    return addInContext(this.#queue, () => {
+      this.#refuseConflict(expected)
+      return this.lastSequence
+    })
   }
 
   /** Seals the active segment and begins the next one. Does nothing if the active one is empty. */
@@ -284,6 +293,12 @@ export class JournalWriter {
     return ioError(`write the record${hint}; nothing was written and the store is usable`, cause, context)
   }
 
+  #refuseConflict(expected: number | undefined): void {
+    const { lastSequence: sequence, files: { path } } = this
+    if (expected === undefined || expected === sequence) return
+    throw sequenceConflict(`the journal ${path}`, { path, expectedSequence: expected, sequence })
+  }
+
   /** Refuses the records before the write, because beyond {@link maxSequence} two would share a number. */
   #assertNumbersLeft(records: number): void {
     const left = maxSequence - this.lastSequence
@@ -395,24 +410,6 @@ export interface AppendTrace {
   sequence?: number
 }
 
-/** Context of the tracing channel `ministore:rotate`. */
-export interface RotateTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** File name that the sealed segment gets. */
-  readonly segment: string
-  /** Sequence number of the first record of the next segment. */
-  readonly sequence: number
-}
-
-/** Context of the tracing channel `ministore:recover`. */
-export interface RecoverTrace {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** Result of the recovery. Set once it has succeeded. */
-  report?: RecoveryReport
-}
-
 /** Message of the channel `ministore:poison`: a store can no longer write. */
 export interface PoisonMessage {
   /** Absolute path of the journal. */
@@ -422,29 +419,4 @@ export interface PoisonMessage {
 }
 
 const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
-const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChannel('ministore:rotate')
-export const recoverChannel: TracingChannel<unknown, RecoverTrace> = tracingChannel('ministore:recover')
 const poisonChannel = channel('ministore:poison') as Channel<unknown, PoisonMessage>
-
-/**
- * Runs a task on a tracing channel. Without subscribers it only calls the task.
- *
- * The result of the task becomes part of the message, so it must be a number or nothing. A
- * subscriber may log the message with `JSON.stringify`, and Node.js turns an error that a
- * subscriber throws into an uncaught exception. A value that `JSON.stringify` rejects could
- * therefore end the process.
- */
-export function traced<T extends number | void, Context extends object>(
-  tracing: TracingChannel<unknown, Context>,
-  context: Context,
-  task: () => Promise<T>,
-): Promise<T> {
-  // Bun does not tell of the channels together whether one has subscribers.
-  const isTraced = (tracing.hasSubscribers as boolean | undefined) ?? hasSubscribers(tracing)
-  return isTraced ? tracing.tracePromise(task, context) : task()
-}
-
-function hasSubscribers<Context extends object>(tracing: TracingChannel<unknown, Context>): boolean {
-  const { start, end, asyncStart, asyncEnd, error } = tracing
-  return [start, end, asyncStart, asyncEnd, error].some((one) => one.hasSubscribers)
-}

@@ -4,6 +4,7 @@ import { describe, expectTypeOf, test } from 'vitest'
 import * as z from 'zod'
 
 import {
+  type AppendOptions,
   type Codec,
   type JournalEntry,
   type JournalIterator,
@@ -12,6 +13,7 @@ import {
   type MiniStoreError,
   type MiniStoreErrorCode,
   type OpenOptions,
+  type PreparedRecord,
   type ReadOptions,
   type RecoveryReport,
   type SegmentInfo,
@@ -135,9 +137,11 @@ describe('MiniStore.open', () => {
 
 describe('a store', () => {
   test('appends its input', () => {
-    expectTypeOf<Texts['append']>().parameters.toEqualTypeOf<[record: Input]>()
+    expectTypeOf<Texts['append']>().parameters.toEqualTypeOf<[record: Input, options?: AppendOptions | undefined]>()
     expectTypeOf<Texts['append']>().returns.toEqualTypeOf<Promise<number>>()
-    expectTypeOf<Texts['appendAll']>().parameters.toEqualTypeOf<[records: Iterable<Input>]>()
+    expectTypeOf<Texts['appendAll']>().parameters.toEqualTypeOf<
+      [records: Iterable<Input | PreparedRecord>, options?: AppendOptions | undefined]
+    >()
     expectTypeOf<Texts['appendAll']>().returns.toEqualTypeOf<Promise<{ first: number; last: number }>>()
     expectTypeOf<Texts['writable']>().returns.toEqualTypeOf<WritableStream<Input>>()
     expectTypeOf<Events['append']>().parameter(0).toEqualTypeOf<Event>()

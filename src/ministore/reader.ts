@@ -1,0 +1,209 @@
+import { ioError, MiniStoreError } from '../errors.ts'
+import { readRange } from '../fs/bytes.ts'
+import { ifPresent } from '../fs/durable.ts'
+import type { Journal, JournalEntry } from '../journal/journal.ts'
+import type { PreparedRecord } from '../schema.ts'
+import { RecordCodec } from './record-codec.ts'
+import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
+import { type ReadSettings, type StreamOptions, streamSettings } from './settings.ts'
+import { type JournalStream, type Replay, replayPath } from './stream.ts'
+import { describeSegments, JournalViews, type SegmentInfo } from './view.ts'
+
+/** The methods with which an open store and a {@link JournalReader} read their journal. */
+export abstract class ReadableJournal<Output> {
+  readonly #replays: Replays<Output>
+
+  /** @internal */
+  constructor(replays: Replays<Output>) {
+    this.#replays = replays
+  }
+
+  /**
+   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
+   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
+   * records as they are acknowledged.
+   *
+   * Any number of streams may be open at once, also while records are appended. Every record of the
+   * range is given in order, or the stream ends with an error:
+   *
+   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
+   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
+   *   - `…_IO` if a system call fails.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
+   * @throws {TypeError | RangeError} if an option is invalid.
+   */
+  stream(options?: StreamOptions): JournalStream<Output> {
+    return this.#replays.decoded(options).records()
+  }
+
+  /** Like {@link stream}, but gives each record with its sequence number. */
+  entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
+    return this.#replays.decoded(options).entries()
+  }
+
+  /**
+   * Like {@link entries}, but gives each record as its line, prepared for `appendAll` of another
+   * journal with the same codec. Each line is decoded to check it; no schema runs.
+   */
+  preparedEntries(options?: StreamOptions): JournalStream<JournalEntry<PreparedRecord>> {
+    return this.#replays.prepared(options).entries()
+  }
+
+  /**
+   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
+   * use {@link stream}.
+   *
+   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
+   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
+   */
+  async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
+    return this.#replays.decoded(options).collect()
+  }
+}
+
+/** Begins the replays of a journal, with the options of the caller. */
+interface Replays<Output> {
+  readonly decoded: (options: unknown) => Replay<Output>
+  readonly prepared: (options: unknown) => Replay<PreparedRecord>
+}
+
+/**
+ * Reads the journal at a path, in any process, as a `Journal` that accepts no records. It takes no
+ * lock and changes nothing. `MiniStore.read` returns one.
+ *
+ * {@link firstSequence}, {@link lastSequence} and {@link segments} are those of the last
+ * {@link refresh}. Streams look at the journal by themselves: by default, a stream ends at the last
+ * whole record that is there when the stream is first read.
+ */
+export class JournalReader<Output = unknown>
+  extends ReadableJournal<Output>
+  implements Journal<Output, never>, AsyncDisposable
+{
+  readonly #settings: ReadSettings
+  readonly #views: JournalViews
+  #view: JournalView = { segments: [], tail: undefined }
+  #counted = noLines
+
+  private constructor(path: string, settings: ReadSettings) {
+    const codec = new RecordCodec<Output, never>({ ...settings, path })
+    const settingsOf = (options: unknown): ReadSettings => ({ ...settings, ...streamSettings(options) })
+    super({
+      decoded: (options) => replayPath(path, settingsOf(options), codec),
+      prepared: (options) => replayPath(path, settingsOf(options), codec.forPrepared),
+    })
+    this.#settings = settings
+    this.#views = new JournalViews(settings.fileSystem, path, settings)
+  }
+
+  /** @internal */
+  static async open(path: string, settings: ReadSettings): Promise<JournalReader> {
+    const reader = new JournalReader(path, settings)
+    await reader.refresh()
+    return reader
+  }
+
+  /** Absolute path of the journal. */
+  get path(): string {
+    return this.#views.path
+  }
+
+  /** Sequence number of the oldest record, or of the next record if there is none; 1 without a journal. */
+  get firstSequence(): number {
+    return this.#view.segments[0]?.firstSequence ?? 1
+  }
+
+  /** Sequence number of the last whole record; `firstSequence - 1` if there is none. */
+  get lastSequence(): number {
+    const last = this.#view.segments.at(-1)
+    return last === undefined ? 0 : last.firstSequence + this.#counted.records - 1
+  }
+
+  /** The segments, oldest first; empty if there is no journal. */
+  get segments(): readonly SegmentInfo[] {
+    return describeSegments(this.#view, this.lastSequence)
+  }
+
+  /**
+   * Looks at the journal again. Reads only what was appended since the last look.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the segments do not fit together;
+   *   `…_UNSUPPORTED_VERSION`; `…_IO` if a system call fails.
+   */
+  async refresh(): Promise<void> {
+    try {
+      const found = await retryWhileMoving(async () => {
+        const view = await this.#views.current()
+        const counted = view.tail === undefined ? noLines : await this.#count(view.tail)
+        return counted && { view, counted }
+      })
+      if (found === undefined) throw stillMoving(this.path)
+      this.#view = found.view
+      this.#counted = found.counted
+    } catch (error) {
+      throw ioError(`read the journal ${this.path}`, error, { path: this.path })
+    }
+  }
+
+  /** Refuses the record: a reader does not write. @throws {TypeError} always. */
+  async append(_record: never): Promise<never> {
+    throw new TypeError(`Expected a journal that is open for writing, got a reader of ${this.path}`)
+  }
+
+  /** Refuses the deletion: a reader does not write. @throws {TypeError} always. */
+  async truncateBefore(_sequence: number): Promise<never> {
+    throw new TypeError(`Expected a journal that is open for writing, got a reader of ${this.path}`)
+  }
+
+  /** Does nothing: a reader holds nothing open. Its streams continue until they end by themselves. */
+  async close(): Promise<void> {}
+
+  /** Calls {@link close}, for `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {}
+
+  /**
+   * Counts the whole lines of the last segment, from where the last count of it ended. Undefined if
+   * the name of the segment leads to another file now, or if the file has become shorter.
+   */
+  async #count({ segment, bytes, checkpoints }: JournalTail): Promise<Counted | undefined> {
+    const known = this.#counted
+    const isGrown = known.segment !== undefined && isSameSegment(known.segment, segment)
+    const starts = [...checkpoints, ...(isGrown ? [known] : [])].filter((start) => start.bytes <= bytes)
+    let { bytes: end, records } = starts.reduce((best, start) => (start.bytes > best.bytes ? start : best), {
+      bytes: Math.min(segment.header.bytes, bytes),
+      records: 0,
+    })
+    const offset = end
+    if (offset === bytes) return { segment, bytes, records }
+    const file = await ifPresent(this.#settings.fileSystem.open(segment.path, 'read'))
+    if (file === undefined) return undefined
+    try {
+      const { inode, size } = await file.stat()
+      if (inode !== segment.inode || size < bytes) return undefined
+      for await (const block of readRange(file, { offset, bytes: bytes - offset })) {
+        for (let at = block.bytes.indexOf(newline); at !== -1; at = block.bytes.indexOf(newline, at + 1)) {
+          records++
+          end = offset + block.position + at + 1
+        }
+      }
+    } finally {
+      await file.close()
+    }
+    return { segment, bytes: end, records }
+  }
+}
+
+const newline = 0x0a
+
+/** The end of the last whole line of a segment, and the number of records up to there. */
+interface Counted {
+  readonly segment: Segment | undefined
+  readonly bytes: number
+  readonly records: number
+}
+
+const noLines: Counted = { segment: undefined, bytes: 0, records: 0 }
+
+function stillMoving(path: string): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_IO', `The files of the journal ${path} are being renamed all the time`, { path })
+}

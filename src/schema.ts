@@ -30,7 +30,8 @@ export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
   return { '~standard': { version, vendor, validate } }
 }
 
-const preparedMark: unique symbol = Symbol.for('@mini-ts/ministore.PreparedRecord') as never
+/** Marks prepared records of every copy of this library. No record from outside can have it: JSON has no symbols. */
+const preparedMark = Symbol.for('@mini-ts/ministore.PreparedRecord')
 
 /**
  * A record that is encoded and checked already. `appendAll` of a journal writes its line as it is:
@@ -49,8 +50,10 @@ export class PreparedRecord {
    * @default the record is valid
    */
   readonly validation: Promise<unknown> | undefined
-  /** Tells prepared records of every copy of this library from other records. */
-  readonly [preparedMark] = true
+
+  static {
+    Object.defineProperty(this.prototype, preparedMark, { value: true })
+  }
 
   /** @throws {TypeError} if the text cannot be one line of a journal. */
   constructor(text: string, validation?: Promise<unknown>) {
@@ -64,7 +67,7 @@ export class PreparedRecord {
 /** Whether a record is a {@link PreparedRecord}. Never throws. */
 export function isPrepared(record: unknown): record is PreparedRecord {
   try {
-    return (record as { readonly [preparedMark]?: unknown } | null | undefined)?.[preparedMark] === true
+    return (record as { readonly [mark: symbol]: unknown } | null | undefined)?.[preparedMark] === true
   } catch {
     // A revoked Proxy, or a trap that throws.
     return false

@@ -12,7 +12,7 @@ import type { AppendOptions, Journal, JournalEntry } from '../journal/journal.ts
 import { expectedSequenceOf, fields, filePath, integer, iterable } from '../options.ts'
 import type { PreparedRecord } from '../schema.ts'
 import type { JournalFiles } from './format.ts'
-import { JournalReader, ReadableJournal } from './reader.ts'
+import { JournalReader } from './reader.ts'
 import { type LineCodec, RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverChannel, recoverJournal, type RecoverTrace, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
@@ -21,7 +21,7 @@ import {
   type OpenOptions, type ReadOptions, readSettings, type SchemaOption, type StreamOptions, type WriterSettings,
   writerSettings,
 } from './settings.ts'
-import { type JournalStream, type Replay, replayPath, replayStore } from './stream.ts'
+import { type JournalStream, ReadableJournal, type Replay, replayPath, replayStore } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
 import { JournalWriter } from './writer.ts'
 

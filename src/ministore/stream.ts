@@ -6,9 +6,10 @@ import type {
 import { whenAborted } from '../async.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { JournalEntry } from '../journal/journal.ts'
+import type { PreparedRecord } from '../schema.ts'
 import { JournalCursor } from './cursor.ts'
 import type { LineCodec } from './record-codec.ts'
-import { type ReadSettings, streamSettings, type StreamSettings } from './settings.ts'
+import { type ReadSettings, type StreamOptions, streamSettings, type StreamSettings } from './settings.ts'
 import { JournalViews } from './view.ts'
 import type { JournalWriter } from './writer.ts'
 
@@ -342,6 +343,65 @@ export class Replay<T> {
   #stream<Item>(take: () => Item): JournalStream<Item> {
     return new JournalStream(new UnderlyingReplay(this.#cursor, take, this.#settings.signal))
   }
+}
+
+/** The methods with which an open store and a {@link JournalReader} read their journal. */
+export abstract class ReadableJournal<Output> {
+  readonly #replays: Replays<Output>
+
+  /** @internal */
+  constructor(replays: Replays<Output>) {
+    this.#replays = replays
+  }
+
+  /**
+   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
+   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
+   * records as they are acknowledged.
+   *
+   * Any number of streams may be open at once, also while records are appended. Every record of the
+   * range is given in order, or the stream ends with an error:
+   *
+   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
+   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
+   *   - `…_IO` if a system call fails.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
+   * @throws {TypeError | RangeError} if an option is invalid.
+   */
+  stream(options?: StreamOptions): JournalStream<Output> {
+    return this.#replays.decoded(options).records()
+  }
+
+  /** Like {@link stream}, but gives each record with its sequence number. */
+  entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
+    return this.#replays.decoded(options).entries()
+  }
+
+  /**
+   * Like {@link entries}, but gives each record as its line, prepared for `appendAll` of another
+   * journal with the same codec. Each line is decoded to check it; no schema runs.
+   */
+  preparedEntries(options?: StreamOptions): JournalStream<JournalEntry<PreparedRecord>> {
+    return this.#replays.prepared(options).entries()
+  }
+
+  /**
+   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
+   * use {@link stream}.
+   *
+   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
+   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
+   */
+  async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
+    return this.#replays.decoded(options).collect()
+  }
+}
+
+/** Begins the replays of a journal, with the options of the caller. */
+interface Replays<Output> {
+  readonly decoded: (options: unknown) => Replay<Output>
+  readonly prepared: (options: unknown) => Replay<PreparedRecord>
 }
 
 /** A replay of an open store. By default it ends at the last record acknowledged now. */

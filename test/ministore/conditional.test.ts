@@ -147,9 +147,9 @@ describe('a prepared record', () => {
 
   test('of another copy of the library is known by its mark', async () => {
     await using store = await MiniStore.open(await journalPath())
-    const [mark] = Object.getOwnPropertySymbols(new PreparedRecord('1'))
+    const [mark] = Object.getOwnPropertySymbols(PreparedRecord.prototype)
     expect(Symbol.keyFor(mark as symbol)).toBeDefined()
-    await store.appendAll([{ text: '{"a":1}', validation: undefined, [mark as symbol]: true }])
+    await store.appendAll([{ text: '{"a":1}', validation: undefined, [mark as symbol]: true } as PreparedRecord])
     expect(await store.replay()).toEqual([{ a: 1 }])
   })
 

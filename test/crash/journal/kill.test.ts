@@ -43,12 +43,12 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
   const calls = new Map<string, number>()
   const start = performance.now()
 
-  // On a loaded machine fewer kills hit the middle of a write. The test then makes more kills, up
-  // to twice as many.
+  // On a loaded machine fewer kills hit the middle of a write. The test then makes up to twice as
+  // many kills, the additional ones all during a large write.
   const isEnough = (round: number): boolean => round > rounds && ledger.counts.tornTails >= leastTornTails
   for (let round = 1; round <= 2 * rounds && !isEnough(round); round++) {
     const writer = spare.take()
-    const moment = pickMoment(random)
+    const moment = pickMoment(random, { isLarge: round > rounds })
     await writer.start({
       path,
       seed: random(2 ** 32),
@@ -115,8 +115,8 @@ class SpareWriters {
   }
 }
 
-function pickMoment(random: Random): Moment {
-  switch (random(6)) {
+function pickMoment(random: Random, { isLarge }: { readonly isLarge: boolean }): Moment {
+  switch (isLarge ? 4 : random(6)) {
     case 0:
       return { after: 'start', call: 0, delayUs: random(10_000) }
     case 1:

@@ -27,7 +27,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
   miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],
   // The public entry of the module `ministore`, which is the package itself.
-  index: ['errors', 'options', 'fs', 'journal', 'ministore'],
+  index: ['errors', 'options', 'schema', 'fs', 'journal', 'ministore'],
   cli: [
     'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'index',
   ],

@@ -45,7 +45,7 @@ export interface Journal<T, Input = T> {
   appendAll?(
     records: Iterable<Input | PreparedRecord>,
     options?: AppendOptions,
-  ): Promise<{ readonly first: number; readonly last: number }>
+  ): Promise<AppendedRange>
   /** Encodes and checks a record now, for a later {@link appendAll}. Throws as `append` rejects. */
   prepare?(record: Input): PreparedRecord
   /**
@@ -101,6 +101,14 @@ export interface AppendOptions {
    * @default any sequence number
    */
   readonly expectedSequence?: number | undefined
+}
+
+/** The sequence numbers of the records of one `appendAll`. */
+export interface AppendedRange {
+  /** Sequence number of the first of these records. */
+  first: number
+  /** Sequence number of the last of these records, or `first - 1` if there are none. */
+  last: number
 }
 
 /** Range and mode of {@link Journal.entries}. */

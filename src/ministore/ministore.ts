@@ -8,7 +8,7 @@ import { ioError, isInstance, type MiniStoreError } from '../errors.ts'
 import { ensureDirectory } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
-import type { AppendOptions, Journal, JournalEntry } from '../journal/journal.ts'
+import type { AppendedRange, AppendOptions, Journal, JournalEntry } from '../journal/journal.ts'
 import { expectedSequenceOf, fields, filePath, integer, iterable } from '../options.ts'
 import type { PreparedRecord } from '../schema.ts'
 import type { JournalFiles } from './format.ts'
@@ -232,12 +232,7 @@ export class MiniStore<Output = unknown, Input = Output>
    * @throws {RangeError} if too few sequence numbers, which end at 2^53 - 1, are left for the
    *   records, or if the segment numbers are used up.
    */
-  async appendAll(records: Iterable<Input | PreparedRecord>, options?: AppendOptions): Promise<{
-    /** Sequence number of the first of these records. */
-    first: number
-    /** Sequence number of the last of these records, or `first - 1` if there are none. */
-    last: number
-  }> {
+  async appendAll(records: Iterable<Input | PreparedRecord>, options?: AppendOptions): Promise<AppendedRange> {
     this.#writer.assertUsable()
     const encoded = this.#codec.encodeAll(iterable('records', records))
     const expected = expectedSequenceOf(options)

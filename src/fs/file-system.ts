@@ -116,8 +116,8 @@ export interface FileStat extends FileAccess {
   /** Number of the file on its device. It may be reused after the file is gone. */
   readonly inode: number | bigint
   /**
-   * Time of the last change in milliseconds, on an unspecified clock; undefined if unknown. It is
-   * only compared, to detect a change that leaves size and inode as they were.
+   * Another number of milliseconds after each change of the file, on an unspecified clock; undefined
+   * if unknown. It is only compared, to detect a change that leaves size and inode as they were.
    */
   readonly changedMs?: number | undefined
 }

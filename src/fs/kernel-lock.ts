@@ -5,7 +5,6 @@
  * writer in one runtime excludes writers in the others.
  */
 
-import { fstatSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
 import { messageOf, propertyOf } from '../errors.ts'
@@ -39,7 +38,9 @@ export function loadKernelLock(): Promise<TryLock> {
 async function load(): Promise<TryLock> {
   const { bun, deno } = process.versions
   if (bun === undefined && deno === undefined) return await addonLock()
-  return bun === undefined ? systemLock('Deno', openInDeno) : systemLock('Bun', openInBun)
+  if (deno === undefined) return systemLock('Bun', openInBun)
+  assertSystemDescriptors(deno)
+  return systemLock('Deno', openInDeno)
 }
 
 interface Addon {
@@ -90,35 +91,28 @@ type OpenCall = (library: string, name: 'fcntl' | 'flock', hasBuffer: boolean) =
 function systemLock(runtime: string, open: OpenCall): TryLock {
   if (process.platform === 'linux') {
     const fcntl = openFcntl(open)
-    return (descriptor) => {
-      assertSystemDescriptor(descriptor, runtime)
-      return lockOpenFile(fcntl, descriptor)
-    }
+    return (descriptor) => lockOpenFile(fcntl, descriptor)
   }
   if (process.platform === 'darwin') {
     const flock = open('libSystem.B.dylib', 'flock', false)
     const exclusiveWithoutWaiting = 2 | 4
     // A refusal for any reason counts as contended: the errno is not available here.
-    return (descriptor) => {
-      assertSystemDescriptor(descriptor, runtime)
-      return flock(descriptor, exclusiveWithoutWaiting) === 0
-    }
+    return (descriptor) => flock(descriptor, exclusiveWithoutWaiting) === 0
   }
   throw new Error(`${runtime} offers no kernel lock on ${process.platform}`)
 }
 
 /**
  * In older versions of Deno, a descriptor of `node:fs` is a number of the runtime and not of the
- * system. The C library would then lock another file and report success.
+ * system. The C library would then lock another file and report success. The version decides,
+ * because reading `/proc/self/fd` to compare the files would need all permissions.
  *
- * @throws {Error} if the descriptor does not lead to the same file in the system.
+ * @throws {Error} if Deno is older than 2.8.
  */
-function assertSystemDescriptor(descriptor: number, runtime: string): void {
-  const here = fstatSync(descriptor, { bigint: true })
-  const folder = process.platform === 'linux' ? '/proc/self/fd' : '/dev/fd'
-  const there = statSync(`${folder}/${descriptor}`, { bigint: true, throwIfNoEntry: false })
-  if (there?.ino === here.ino && there.dev === here.dev) return
-  throw new Error(`the descriptors of this version of ${runtime} are not those of the system; update ${runtime}`)
+function assertSystemDescriptors(version: string): void {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  if (major > 2 || (major === 2 && minor >= 8)) return
+  throw new Error(`Deno ${version} is too old: its file descriptors may not be those of the system. Update it to 2.8 or newer`)
 }
 
 function openFcntl(open: OpenCall): SystemCall {

@@ -295,7 +295,8 @@ function toFileStat(stats: fs.BigIntStats): FileStat {
     gid: Number(stats.gid),
     device: deviceOf(stats.dev),
     inode: stats.ino,
-    changedMs: Number(stats.ctimeNs) / 1e6,
+    // On Deno, ctime has whole seconds, and mtime is finer. Their sum changes if either does.
+    changedMs: Number(stats.ctimeNs + stats.mtimeNs) / 1e6,
   }
 }
 

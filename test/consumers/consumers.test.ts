@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { isFull, pack, Project, removeProjects } from './package.ts'
-import { commonJs, esModule, expected, jestCommonJs, jestEsModule, jestFakeTimers, jestRequire, typeScript } from './programs.ts'
+import {
+  commonJs, esModule, expected, expectedElsewhere, jestCommonJs, jestEsModule, jestFakeTimers, jestRequire, runtimeProgram,
+  typeScript,
+} from './programs.ts'
 
 /**
  * The package as its users get it: packed from sources that were never built, installed into fresh
@@ -183,6 +186,18 @@ describe.runIf(isFull)('a bundle, with fs-native-extensions external,', () => {
     expect(output).toMatch(/^ERR_MINISTORE_LOCK_UNAVAILABLE .*mark `fs-native-extensions` as external/)
     expect(output.indexOf('lock: false')).toBeGreaterThan(output.indexOf('external'))
     expect(output.trim().split('\n')).toHaveLength(1)
+  }, 120_000)
+})
+
+describe.runIf(isFull)('a program in TypeScript', () => {
+  let project: Project
+
+  beforeAll(async () => {
+    project = await Project.make({ packages: [tarball, 'bun', 'deno'], files: { 'app.ts': runtimeProgram } })
+  }, 300_000)
+
+  test.each(['bun app.ts', 'deno run --no-prompt --allow-read --allow-write --allow-ffi --allow-env app.ts'])('works with `%s`', async (command) => {
+    expect(await project.run(command.split(' '))).toEqual({ status: 0, output: `${expectedElsewhere}\n` })
   }, 120_000)
 })
 

@@ -123,3 +123,76 @@ export async function main(): Promise<void> {
   await store.append({ type: 1 })
 }
 `
+
+/**
+ * A program as users of Bun and Deno write it: TypeScript without a compiler, `await using`, a follower, a
+ * rotation, a lock that is contended, a snapshot and a queue. It prints {@link expectedElsewhere}.
+ */
+export const runtimeProgram = `
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+import { MiniStore } from '@mini-ts/ministore'
+import { MiniQueue } from '@mini-ts/ministore/miniqueue'
+import { StateManager } from '@mini-ts/ministore/ministate'
+
+const directory = await mkdtemp(join(tmpdir(), 'consumer-'))
+
+async function useJournal(path: string): Promise<unknown> {
+  await using store = await MiniStore.open<{ n: number }>(path)
+  const signal = AbortSignal.timeout(20_000)
+  const followed = (async () => {
+    const seen: number[] = []
+    for await (const { n } of store.stream({ follow: true, signal })) {
+      seen.push(n)
+      if (n === 4) break
+    }
+    return seen
+  })()
+  await store.append({ n: 1 })
+  await store.appendAll([{ n: 2 }, { n: 3 }])
+  await store.rotate()
+  await store.append({ n: 4 })
+  const refused = await MiniStore.open(path).then(() => 'opened', (error: { code: string }) => error.code)
+  return { followed: await followed, refused }
+}
+
+async function useState(path: string): Promise<unknown> {
+  const options = { initialState: () => ({ sum: 0 }), mutator: (state: { sum: number }, by: number) => void (state.sum += by) }
+  {
+    await using counter = await StateManager.open(path, options)
+    await counter.apply(2)
+    await counter.createSnapshot()
+    await counter.apply(3)
+  }
+  await using again = await StateManager.open(path, options)
+  return again.state.sum
+}
+
+async function useQueue(path: string): Promise<unknown> {
+  await using queue = await MiniQueue.open<string>(path)
+  await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
+  const done: string[] = []
+  const stop = new AbortController()
+  await queue.process(async (payload) => {
+    done.push(payload)
+    if (done.length === 2) stop.abort()
+  }, { signal: stop.signal })
+  return done
+}
+
+console.log(JSON.stringify({
+  journal: await useJournal(join(directory, 'journal.jsonl')),
+  sum: await useState(join(directory, 'state')),
+  done: await useQueue(join(directory, 'queue')),
+}))
+await rm(directory, { recursive: true })
+`
+
+/** What {@link runtimeProgram} prints. */
+export const expectedElsewhere = JSON.stringify({
+  journal: { followed: [1, 2, 3, 4], refused: 'ERR_MINISTORE_LOCKED' },
+  sum: 5,
+  done: ['a', 'b'],
+})

@@ -15,7 +15,7 @@ import {
   type RotateTrace,
 } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
-import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { temporaryDirectory, temporaryProgram } from '../support/temporary-directory.ts'
 
 type EventName = 'start' | 'end' | 'asyncStart' | 'asyncEnd' | 'error'
 
@@ -375,15 +375,15 @@ describe('the messages of all channels', () => {
       let uncaught = 0
       process.on('uncaughtException', (error) => (uncaught += error.message === 'of the subscriber' ? 1 : 100))
       for (const name of ${JSON.stringify(channels)}) subscribe(name, () => { throw new Error('of the subscriber') })
-      const store = await MiniStore.open(process.argv[1])
+      const store = await MiniStore.open(process.argv[2])
       const sequences = [await store.append('a'), await store.append('b')]
       await store.rotate()
       sequences.push(await store.append('c'))
       await store.close()
-      const records = await MiniStore.replay(process.argv[1])
+      const records = await MiniStore.replay(process.argv[2])
       setImmediate(() => console.log(JSON.stringify({ sequences, records, uncaught })))
     `
-    const given = ['--input-type=module', '--eval', script, await journalPath()]
+    const given = [await temporaryProgram(script), await journalPath()]
     const { stdout } = await promisify(execFile)(process.execPath, given, { timeout: 20_000 })
     // Four events each for an open, three appends and a rotation.
     expect(JSON.parse(stdout)).toEqual({ sequences: [1, 2, 3], records: ['a', 'b', 'c'], uncaught: 20 })

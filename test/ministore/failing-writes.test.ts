@@ -11,7 +11,7 @@ import {
   SimulatedFileSystem,
   type SystemErrorCode,
 } from '../../src/testing/index.ts'
-import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { temporaryDirectory, temporaryProgram } from '../support/temporary-directory.ts'
 
 const PATH = '/data/journal.jsonl'
 
@@ -910,7 +910,7 @@ test('a rename of .next that is refused, and cannot be undone either, poisons an
 const crowded = `
   import { closeSync, openSync } from 'node:fs'
   import { StateManager } from ${JSON.stringify(new URL('../../dist/ministate/index.js', import.meta.url).href)}
-  const [directory] = process.argv.slice(1)
+  const [directory] = process.argv.slice(2)
   const counter = await StateManager.open(directory, {
     initialState: () => ({ sum: 0 }),
     mutator: (state, by) => void (state.sum += by),
@@ -931,7 +931,7 @@ const crowded = `
 const crowdedFromTheStart = `
   import { closeSync, openSync } from 'node:fs'
   import { MiniStore } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url))}
-  const [path] = process.argv.slice(1)
+  const [path] = process.argv.slice(2)
   const taken = []
   try { for (;;) taken.push(openSync('/dev/null')) } catch {}
   const codes = new Set()
@@ -942,16 +942,23 @@ const crowdedFromTheStart = `
   console.log(JSON.stringify([...codes]))
 `
 
-test.skipIf(process.platform === 'win32')('too many open files reject an open, also while the lock is loaded, and the next one works', async () => {
-  const command = 'ulimit -n 64 && exec "$0" --input-type=module -e "$1" "$2"'
-  const path = join(await temporaryDirectory(), 'journal.jsonl')
-  const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, crowdedFromTheStart, path])
-  expect(JSON.parse(stdout)).toEqual(['ERR_MINISTORE_IO', 'ERR_MINISTORE_LOCK_UNAVAILABLE'])
-})
+const isDeno = 'deno' in process.versions
+if (isDeno) console.log('skipped: too many open files, because Deno ends itself when it cannot open a file of its own')
 
-test.skipIf(process.platform === 'win32')('too many open files reject a rotation, a snapshot and a compaction, and poison nothing', async () => {
-  const command = 'ulimit -n 64 && exec "$0" --input-type=module -e "$1" "$2"'
-  const directory = await temporaryDirectory()
-  const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, crowded, directory])
-  expect(JSON.parse(stdout)).toEqual({ codes: ['EMFILE', 'EMFILE', 'EMFILE', 'done', 'done', 'done'], sum: 5 })
+describe.skipIf(process.platform === 'win32' || isDeno)('too many open files', () => {
+  test('reject an open, also while the lock is loaded, and the next one works', async () => {
+    const command = 'ulimit -n 64 && exec "$0" "$1" "$2"'
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, await temporaryProgram(crowdedFromTheStart), path])
+    // Bun uses the C library, which is loaded already.
+    const ofTheLock = 'bun' in process.versions ? [] : ['ERR_MINISTORE_LOCK_UNAVAILABLE']
+    expect(JSON.parse(stdout)).toEqual(['ERR_MINISTORE_IO', ...ofTheLock])
+  })
+
+  test('reject a rotation, a snapshot and a compaction, and poison nothing', async () => {
+    const command = 'ulimit -n 64 && exec "$0" "$1" "$2"'
+    const directory = await temporaryDirectory()
+    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, await temporaryProgram(crowded), directory])
+    expect(JSON.parse(stdout)).toEqual({ codes: ['EMFILE', 'EMFILE', 'EMFILE', 'done', 'done', 'done'], sum: 5 })
+  })
 })

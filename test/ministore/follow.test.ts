@@ -12,7 +12,7 @@ import { collect, outcomeOf, take, turn } from '../support/consume.ts'
 import { numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { RemoteStore } from '../support/remote-store.ts'
-import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { temporaryDirectory, temporaryProgram } from '../support/temporary-directory.ts'
 
 const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
 
@@ -791,7 +791,7 @@ describe('a process whose only work is a waiting follower', () => {
       const store = await MiniStore.open(P)
       await store.append(1)
       ${program}`
-    const child = spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, [await temporaryProgram(source)], { stdio: ['pipe', 'pipe', 'inherit'] })
     onTestFinished(() => void child.kill('SIGKILL'))
     const exited = once(child, 'exit') as Promise<[number | null]>
     const output = text(child.stdout)

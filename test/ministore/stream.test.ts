@@ -65,7 +65,8 @@ async function watched(kind: (typeof kinds)[number]): Promise<{
   const descriptors = descriptorsIn(directory)
   const expectOpen = (count: number): void => {
     expect(fs.openFiles - opened, 'files open through the port').toBe(count)
-    if (process.platform === 'linux')
+    // Deno duplicates a descriptor for as long as a call on its file runs, and the next block is read ahead.
+    if (process.platform === 'linux' && (count === 0 || !('deno' in process.versions)))
       expect(descriptorsIn(directory) - descriptors, 'descriptors').toBe(count)
   }
   return {

@@ -149,7 +149,7 @@ describe('a prepared record', () => {
     await using store = await MiniStore.open(await journalPath())
     const [mark] = Object.getOwnPropertySymbols(PreparedRecord.prototype)
     expect(Symbol.keyFor(mark as symbol)).toBeDefined()
-    await store.appendAll([{ text: '{"a":1}', validation: undefined, [mark as symbol]: true } as PreparedRecord])
+    await store.appendAll([{ text: '{"a":1}', validation: undefined, [mark as symbol]: true }])
     expect(await store.replay()).toEqual([{ a: 1 }])
   })
 

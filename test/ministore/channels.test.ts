@@ -383,7 +383,7 @@ describe('the messages of all channels', () => {
       const records = await MiniStore.replay(process.argv[2])
       setImmediate(() => console.log(JSON.stringify({ sequences, records, uncaught })))
     `
-    const given = [await temporaryProgram(script), await journalPath()]
+    const given = [...(await temporaryProgram(script)), await journalPath()]
     const { stdout } = await promisify(execFile)(process.execPath, given, { timeout: 20_000 })
     // Four events each for an open, three appends and a rotation.
     expect(JSON.parse(stdout)).toEqual({ sequences: [1, 2, 3], records: ['a', 'b', 'c'], uncaught: 20 })

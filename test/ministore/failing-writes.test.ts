@@ -947,18 +947,18 @@ if (isDeno) console.log('skipped: too many open files, because Deno ends itself 
 
 describe.skipIf(process.platform === 'win32' || isDeno)('too many open files', () => {
   test('reject an open, also while the lock is loaded, and the next one works', async () => {
-    const command = 'ulimit -n 64 && exec "$0" "$1" "$2"'
+    const command = 'ulimit -n 64 && exec "$0" "$@"'
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, await temporaryProgram(crowdedFromTheStart), path])
+    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, ...(await temporaryProgram(crowdedFromTheStart)), path])
     // Bun uses the C library, which is loaded already.
     const ofTheLock = 'bun' in process.versions ? [] : ['ERR_MINISTORE_LOCK_UNAVAILABLE']
     expect(JSON.parse(stdout)).toEqual(['ERR_MINISTORE_IO', ...ofTheLock])
   })
 
   test('reject a rotation, a snapshot and a compaction, and poison nothing', async () => {
-    const command = 'ulimit -n 64 && exec "$0" "$1" "$2"'
+    const command = 'ulimit -n 64 && exec "$0" "$@"'
     const directory = await temporaryDirectory()
-    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, await temporaryProgram(crowded), directory])
+    const { stdout } = await promisify(execFile)('sh', ['-c', command, process.execPath, ...(await temporaryProgram(crowded)), directory])
     expect(JSON.parse(stdout)).toEqual({ codes: ['EMFILE', 'EMFILE', 'EMFILE', 'done', 'done', 'done'], sum: 5 })
   })
 })

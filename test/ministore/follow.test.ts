@@ -791,7 +791,7 @@ describe('a process whose only work is a waiting follower', () => {
       const store = await MiniStore.open(P)
       await store.append(1)
       ${program}`
-    const child = spawn(process.execPath, [await temporaryProgram(source)], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, await temporaryProgram(source), { stdio: ['pipe', 'pipe', 'inherit'] })
     onTestFinished(() => void child.kill('SIGKILL'))
     const exited = once(child, 'exit') as Promise<[number | null]>
     const output = text(child.stdout)

@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { onTestFinished } from 'vitest'
 
@@ -14,11 +15,12 @@ export async function temporaryDirectory(): Promise<string> {
 }
 
 /**
- * A file with an ES module, removed when the test has finished. Bun and Deno do not know the flag
- * `--input-type`, with which Node would take such a program from the command line.
+ * The arguments with which a runtime runs an ES module, before those of the program. Bun and Deno do
+ * not know the flag `--input-type`, with which Node would take it from the command line, so it is in
+ * a file that is removed when the test has finished.
  */
-export async function temporaryProgram(source: string): Promise<string> {
+export async function temporaryProgram(source: string): Promise<string[]> {
   const file = join(await temporaryDirectory(), 'program.mjs')
   await writeFile(file, source)
-  return file
+  return [fileURLToPath(new URL('run-program.js', import.meta.url)), file]
 }

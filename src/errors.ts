@@ -47,7 +47,7 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_POISONED'
   /** The store is closed or closing. The record is not written. */
   | 'ERR_MINISTORE_CLOSED'
-  /** Another writer has the journal open. Nothing changes. */
+  /** Another writer has the journal open, or another view its snapshots. Nothing changes. */
   | 'ERR_MINISTORE_LOCKED'
   /** This platform or file system offers no kernel lock. Nothing changes. */
   | 'ERR_MINISTORE_LOCK_UNAVAILABLE'
@@ -86,7 +86,7 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /**
    * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
-   * written. Only `close()` works.
+   * written. Only `close()` works; a view has stopped before the mutation.
    */
   | 'ERR_MINISTORE_MUTATOR'
   /**

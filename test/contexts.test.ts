@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { MiniStore, type OpenOptions } from '../src/index.ts'
 import { SnapStore } from '../src/minisnap/index.ts'
-import { StateManager } from '../src/ministate/index.ts'
+import { StateManager, StateView } from '../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../src/testing/index.ts'
 import { SteppedClock } from './crash/queue/clock.ts'
 import { openQueue } from './miniqueue/support.ts'
@@ -265,6 +265,64 @@ describe('overlapping calls of a state', () => {
     await callAll((who) => snapshots.create(who, who, { frozen: true }))
     await callAll(() => snapshots.restore())
     expect(notes.all).toEqual(rightFor('encode', 'decode', 'schema', 'schema later'))
+  })
+})
+
+describe('views', () => {
+  test('run every function in the context that opened them, whoever appends, waits or closes', async () => {
+    const notes = new Notes()
+    const fileSystem = new SimulatedFileSystem()
+    const store = await MiniStore.open<number>('/journal.jsonl', { fileSystem })
+    const told: unknown[] = []
+    await callAll(async (who) => {
+      const note = (what: string): void => notes.note(what, who)
+      const view = await StateView.open<number, number>('/journal.jsonl', {
+        fileSystem,
+        schema: schemaThatNotes(notes, () => who, true),
+        codec: {
+          decode: (line) => {
+            note('decode')
+            return Number(line)
+          },
+        },
+        initialState: () => {
+          note('initialState')
+          return 0
+        },
+        mutator: (_, record) => {
+          note('mutator')
+          if (record > 16) throw new Error('no')
+          return record
+        },
+        snapshots: {
+          directory: `/view-${who}`,
+          everyMutations: 3,
+          codec: {
+            encode: () => {
+              note('snapshot')
+              throw new Error('no')
+            },
+            decode: Number,
+          },
+          onError: () => note('snapshots.onError'),
+        },
+        onError: (error) => {
+          note('onError')
+          told.push(error)
+        },
+      })
+      await caller.run(-1, async () => {
+        await store.append(who)
+        await view.caughtUp()
+        if (who === 8) for (let more = 9; more <= 17; more++) await store.append(more)
+        await view.caughtUp({ sequence: 17 }).catch(() => {})
+        await view.close()
+      })
+    })
+    expect(told).toHaveLength(8)
+    const names = ['decode', 'initialState', 'mutator', 'snapshot', 'snapshots.onError', 'onError', 'schema', 'schema later']
+    expect(notes.all).toEqual(rightFor(...names))
+    await store.close()
   })
 })
 

@@ -3,6 +3,7 @@ import type { Case } from './case.ts'
 import { compareChanges } from './state/changes.ts'
 import { measureRecovery } from './state/recovery.ts'
 import { measureSnapshots } from './state/snapshots.ts'
+import { measureViews } from './state/views.ts'
 
 export const stateCase: Case = {
   name: 'state',
@@ -22,9 +23,14 @@ export const stateCase: Case = {
       'rename, no older one that stays. *stall* is the longest time for which the event loop stood still. ' +
       '*peak* is how far the resident memory rises above what the process had with the state in it (with ' +
       'nothing, for reading).',
+    '*Folding a journal*: `StateView.open` of a journal, beside `for await` over it with the same ' +
+      'mutator, turn about, medians. *From the append to caughtUp*: how long `caughtUp` takes after ' +
+      '`append` has resolved. The page cache is warm.',
   ],
   async run(context) {
     const changes = await compareChanges(context)
-    return { ...changes, figures: [await measureRecovery(context), ...(await measureSnapshots(context))] }
+    const recovery = await measureRecovery(context)
+    const snapshots = await measureSnapshots(context)
+    return { ...changes, figures: [recovery, ...snapshots, ...(await measureViews(context))] }
   },
 }

@@ -1,6 +1,6 @@
 /**
  * A state that survives crashes, built from a mutator, a journal of mutations, snapshots, and
- * compaction.
+ * compaction; and read models, which fold a journal in any process.
  *
  * @module
  */
@@ -14,7 +14,8 @@ export type { CompactionReport } from './snapshots.ts'
 export type { DeepReadonly } from './settings.ts'
 export type { StateRecovery } from './recovery.ts'
 export type {
-  AutomaticSnapshots, MutationContext, Mutator, SnapshotOptions, StateDefinition, StateJournalOptions,
-  StateOptions, StateOverOptions,
+  AutomaticSnapshots, CaughtUpOptions, MutationContext, Mutator, SnapshotOptions, StateDefinition, StateJournalOptions,
+  StateOptions, StateOverOptions, ViewOptions, ViewSnapshotOptions,
 } from './settings.ts'
 export { StateManager } from './state-manager.ts'
+export { StateView } from './state-view.ts'

@@ -84,7 +84,7 @@ export async function recoverState<State, Mutation>(
  * @param atMost ignores snapshots with a greater sequence number.
  */
 export async function restoreBase<State>(
-  snapshots: SnapStore<State>,
+  snapshots: Restorable<State>,
   kept: readonly SnapshotInfo[],
   definition: InitialState<State>,
   atMost?: number,
@@ -172,11 +172,14 @@ export interface StateAt<State> {
   readonly sequence: number
 }
 
+/** The part of a snapshot store from which states are rebuilt. */
+export type Restorable<State> = Pick<SnapStore<State>, 'restore' | 'verify'>
+
 /** The part of a definition that does not depend on the type of its mutations. */
 type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>
 
 /** @throws {TypeError} if `initialState` returns undefined or a promise. */
-function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
+export function initialStateOf<State>({ initialState }: InitialState<State>): StateAt<State> {
   const state = initialState()
   const got = state === undefined ? 'undefined' : isStrayPromise(state) ? 'a promise' : undefined
   if (got !== undefined) throw new TypeError(`Expected \`initialState\` to return a state, got ${got}`)
@@ -206,7 +209,8 @@ async function foldTo<State, Mutation>(
   return state
 }
 
-function wrongRecord(expected: number, got: string): MiniStoreError {
+/** The error for a journal that gives another record than the next one. */
+export function wrongRecord(expected: number, got: string): MiniStoreError {
   const message = `Expected the journal to give mutation ${expected} next, got ${got}`
   return new MiniStoreError('ERR_MINISTORE_STATE_GAP', message, { sequence: expected })
 }
@@ -246,8 +250,8 @@ function mutatorError(sequence: number, what: string, cause?: unknown): MiniStor
  *   be rebuilt from were dropped; and the errors of reading snapshots and journal.
  */
 export async function pastState<State, Mutation>(
-  journal: Journal<Mutation, never>,
-  snapshots: SnapStore<State>,
+  journal: Pick<Journal<Mutation, never>, 'firstSequence' | 'entries'>,
+  snapshots: Restorable<State>,
   definition: StateDefinition<State, Mutation>,
   sequence: number,
 ): Promise<State> {

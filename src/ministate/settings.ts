@@ -3,8 +3,12 @@ import { resolve } from 'node:path'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import type { FileSystem } from '../fs/file-system.ts'
+import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
+import { snapStoreSettings } from '../minisnap/settings.ts'
 import { type OpenOptions, writerSettings, type WriterSettings } from '../ministore/settings.ts'
-import { callback, type Fields, fields, filePath, integer, isObject, optionalCallback } from '../options.ts'
+import {
+  callback, type Fields, fields, filePath, integer, isObject, optionalCallback, signalOption,
+} from '../options.ts'
 import { checkOnly, type Codec, schemaOption } from '../schema.ts'
 
 /** File name of the journal in the directory of a state. */
@@ -132,6 +136,61 @@ export interface StateOverOptions<State, Mutation, Input = Mutation>
   readonly snapshots?: AutomaticSnapshots | undefined
 }
 
+/** Options of the snapshots of a `StateView`. */
+export interface ViewSnapshotOptions<State> extends SnapshotOptions<State> {
+  /**
+   * Directory of the view's own snapshots, and of nothing else. Created if it is missing. The view
+   * locks it. Delete it when the mutator or the shape of the state changes.
+   *
+   * Without it the view writes nothing. A read replica then takes only `codec` and `schema`, to read
+   * the snapshots of the manager.
+   *
+   * @default none
+   */
+  readonly directory?: string | undefined
+  /**
+   * Makes a snapshot when this many records have followed the last one, and one at `close()`. Folding
+   * waits while a snapshot is written.
+   *
+   * @default 10_000; minimum 1
+   */
+  readonly everyMutations?: number | undefined
+}
+
+/** Options of `StateView.open`. */
+export interface ViewOptions<State, Mutation>
+  extends Pick<StateDefinition<State, Mutation>, 'initialState' | 'mutator'>, FileSystemOption {
+  /** Any Standard Schema for the records; `mutator` gets its output. Only for a path. @default none */
+  readonly schema?: StandardSchemaV1<unknown, Mutation> | undefined
+  /** Decodes the records in place of JSON. Only for a path. @default JSON.parse */
+  readonly codec?: Pick<Codec<never, unknown>, 'decode'> | undefined
+  /** Snapshots of the view, so that it need not fold everything again when it is next opened. @default none */
+  readonly snapshots?: ViewSnapshotOptions<State> | undefined
+  /**
+   * Called once with the error that stops the view after it was opened.
+   *
+   * @default process.emitWarning
+   */
+  readonly onError?: ((error: unknown) => void) | undefined
+  /** Aborting it ends the opening with its reason, and closes an open view. @default none */
+  readonly signal?: AbortSignal | undefined
+  /**
+   * Milliseconds between looks at a journal that another process writes. Only for a path. Where the
+   * directory can be watched, changes are noticed sooner.
+   *
+   * @default 100; minimum 1, maximum 2_147_483_647
+   */
+  readonly pollIntervalMs?: number | undefined
+}
+
+/** Options of `StateView.caughtUp`. */
+export interface CaughtUpOptions {
+  /** Sequence number to wait for. @default the last one of the journal at the call; minimum 0 */
+  readonly sequence?: number | undefined
+  /** Ends the wait with the reason of the signal. @default none */
+  readonly signal?: AbortSignal | undefined
+}
+
 /** Options that `open` and `over` share, checked and complete. */
 export interface StateSettings<State, Mutation> {
   readonly definition: StateDefinition<State, Mutation>
@@ -172,6 +231,59 @@ export function overSettings<State, Mutation>(options: unknown): StateSettings<S
   const { codec, schema } = given
   const snapshots = fields(given['snapshots'], automaticNames, 'snapshots')
   return stateSettings(given, { snapshots, mutations: writerSettings({ codec, schema }) })
+}
+
+/** Options of a view, checked and complete. */
+export interface ViewSettings<State, Mutation> {
+  readonly definition: StateDefinition<State, Mutation>
+  /** Options of a reader of the journal at a path. */
+  readonly journal: Fields
+  /** Options of a `SnapStore`. */
+  readonly snapshots: Fields
+  /** Absolute path of the directory of the view's own snapshots. */
+  readonly directory: string | undefined
+  readonly automatic: Pick<StateSettings<State, Mutation>, 'everyMutations' | 'onError'>
+  readonly onError: ((error: unknown) => void) | undefined
+  readonly signal: AbortSignal | undefined
+  readonly fileSystem: FileSystem
+}
+
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
+export function viewSettings<State, Mutation>(options: unknown): ViewSettings<State, Mutation> {
+  const journalNames = ['schema', 'codec', 'pollIntervalMs', 'fileSystem']
+  const given = fields(options, ['initialState', 'mutator', 'snapshots', 'onError', 'signal', ...journalNames])
+  const snapshots = fields(given['snapshots'], ['directory', 'keep', 'codec', 'schema', ...automaticNames], 'snapshots')
+  const { directory, keep, codec } = snapshots
+  const useless = ['keep', ...automaticNames].find((name) => snapshots[name] !== undefined)
+  if (directory === undefined && useless !== undefined) {
+    throw new TypeError(`Expected \`snapshots.directory\` beside \`${useless}\`: without it a view writes no snapshots`)
+  }
+  const everyMutations = snapshots['everyMutations'] ?? 10_000
+  const common = { snapshots: { ...snapshots, everyMutations }, mutations: writerSettings({}) }
+  const { definition, ...automatic } = stateSettings<State, Mutation>(given, common)
+  const stateSchema = schemaOption(snapshots['schema'])
+  const stored = { keep, codec, schema: stateSchema && checkOnly(stateSchema) }
+  // Refuses what is invalid now. Later, a lock would be held.
+  snapStoreSettings(stored)
+  return {
+    definition,
+    journal: Object.fromEntries(journalNames.map((name) => [name, given[name]])),
+    snapshots: stored,
+    directory: directory === undefined ? undefined : directoryPath(directory),
+    automatic,
+    onError: optionalCallback('onError', given['onError']),
+    signal: signalOption(given['signal']),
+    fileSystem: fileSystemOption(given['fileSystem']),
+  }
+}
+
+/** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
+export function caughtUpSettings(options: unknown): CaughtUpOptions {
+  const { sequence, signal } = fields(options, ['sequence', 'signal'])
+  return {
+    sequence: sequence === undefined ? undefined : integer('sequence', sequence, { min: 0 }),
+    signal: signalOption(signal),
+  }
 }
 
 /** @throws {TypeError} unless `directory` is a non-empty string without NUL. */

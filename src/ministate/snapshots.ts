@@ -56,9 +56,20 @@ export class StateSnapshots<State> {
     return isThere ? newest : await this.#write(at)
   }
 
-  /** Works like {@link create}, but reports a failure to `onError` instead of throwing it. */
-  async createAutomatically(at: StateAt<State>): Promise<void> {
+  /** Whether the newest snapshot holds another state. */
+  isBehind(sequence: number): boolean {
+    return sequence !== (this.#newest?.sequence ?? 0)
+  }
+
+  /**
+   * Works like {@link create}, but reports a failure to `onError` instead of throwing it.
+   *
+   * @param prepare runs before, as a part of it.
+   */
+  async createAutomatically(at: StateAt<State>, prepare?: () => Promise<void>): Promise<void> {
+    this.#lastTried = at.sequence
     try {
+      await prepare?.()
       await this.create(at)
     } catch (error) {
       // The mutation is already durable, so its `apply` must not fail because of the snapshot.

@@ -1,6 +1,7 @@
-import { ioError, MiniStoreError } from '../errors.ts'
+import { hasCode, ioError, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { ifPresent } from '../fs/durable.ts'
+import type { File } from '../fs/file-system.ts'
 import type { Journal } from '../journal/journal.ts'
 import { RecordCodec } from './record-codec.ts'
 import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
@@ -85,6 +86,30 @@ export class JournalReader<Output = unknown>
     }
   }
 
+  /**
+   * Makes the records that were read durable, for a user that keeps something that relies on them.
+   *
+   * A writer in another process may not have synced its last records yet, and a crash could then
+   * take them away again. If the writer is in this thread, nothing is done: readers see only its
+   * acknowledged records.
+   *
+   * @internal
+   */
+  async settle(): Promise<void> {
+    try {
+      const { tail } = await this.#views.current()
+      if (tail === undefined || tail.isAcknowledged) return
+      const file = await this.#openToSync()
+      try {
+        await file?.dataSync()
+      } finally {
+        await file?.close()
+      }
+    } catch (error) {
+      throw ioError(`sync the journal ${this.path}`, error, { path: this.path })
+    }
+  }
+
   /** Refuses the record: a reader does not write. @throws {TypeError} always. */
   async append(_record: never): Promise<never> {
     throw new TypeError(`Expected a journal that is open for writing, got a reader of ${this.path}`)
@@ -100,6 +125,18 @@ export class JournalReader<Output = unknown>
 
   /** Calls {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {}
+
+  /** Opens the active segment. Undefined if there is none: then a rotation has synced what it had. */
+  async #openToSync(): Promise<File | undefined> {
+    const { fileSystem } = this.#settings
+    try {
+      return await ifPresent(fileSystem.open(this.path, 'write'))
+    } catch (error) {
+      if (!hasCode(error, 'EACCES', 'EPERM', 'EROFS')) throw error
+      // Linux and macOS sync a file that is open only for reading.
+      return await ifPresent(fileSystem.open(this.path, 'read'))
+    }
+  }
 
   /**
    * Counts the whole lines of the last segment, from where the last count of it ended. Undefined if
@@ -121,10 +158,14 @@ export class JournalReader<Output = unknown>
       const { inode, size } = await file.stat()
       if (inode !== segment.inode || size < bytes) return undefined
       for await (const block of readRange(file, { offset, bytes: bytes - offset })) {
-        for (let at = block.bytes.indexOf(newline); at !== -1; at = block.bytes.indexOf(newline, at + 1)) {
+        // A line with a NUL is torn, even if it ends in a line feed; after it there is only padding.
+        const nul = block.bytes.indexOf(0)
+        const whole = nul === -1 ? block.bytes : block.bytes.subarray(0, nul)
+        for (let at = whole.indexOf(newline); at !== -1; at = whole.indexOf(newline, at + 1)) {
           records++
           end = offset + block.position + at + 1
         }
+        if (nul !== -1) break
       }
     } finally {
       await file.close()

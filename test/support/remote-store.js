@@ -5,8 +5,10 @@ import { appendFileSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
 
 import { MiniStore } from '../../dist/index.js'
+import { StateView } from '../../dist/ministate/index.js'
 
 let store
+let view
 
 const commands = {
   open: async (path, options) => {
@@ -18,6 +20,12 @@ const commands = {
   rotate: () => store.rotate(),
   truncateBefore: (sequence) => store.truncateBefore(sequence),
   close: () => store.close(),
+  // The state of the view is the list of all records.
+  openView: async (path, snapshots) => {
+    view = await StateView.open(path, { initialState: () => [], mutator: (all, record) => void all.push(record), snapshots })
+    return view.sequence
+  },
+  viewed: async () => ({ sequence: await view.caughtUp(), state: view.state }),
   replay: (path) => MiniStore.replay(path),
   // Dies as in a crash in the middle of a write: some bytes are in the file, and the rest never
   // comes.

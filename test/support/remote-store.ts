@@ -93,6 +93,16 @@ export class RemoteStore {
     await this.#call('close')
   }
 
+  /** Opens a view whose state is the list of all records. */
+  openView(path: string, snapshots?: object): Promise<number> {
+    return this.#call('openView', path, snapshots)
+  }
+
+  /** Resolves with the view once it has caught up. */
+  viewed(): Promise<{ sequence: number; state: unknown[] }> {
+    return this.#call('viewed')
+  }
+
   replay(path: string): Promise<unknown[]> {
     return this.#call('replay', path)
   }

@@ -7,7 +7,7 @@ import type { MiniStore } from '../../src/index.ts'
 import type { SnapStore } from '../../src/minisnap/index.ts'
 import {
   type Codec, type CompactionReport, type DeepReadonly, type Journal, type JournalEntry, type MutationContext,
-  type SnapshotInfo, StateManager, type StateOptions, type StateRecovery,
+  type SnapshotInfo, StateManager, type StateOptions, type StateRecovery, StateView, type ViewOptions,
 } from '../../src/ministate/index.ts'
 
 // `tsc -p tsconfig.json` checks these types; at run time the functions are never called.
@@ -164,6 +164,42 @@ describe('a journal', () => {
     expectTypeOf(over).returns.resolves.toEqualTypeOf<StateManager<State, Add, Input>>()
     const standard: StandardSchemaV1<Input, Add> = schema
     expectTypeOf(() => StateManager.over(journal, snapshots, { initialState, mutator, schema: standard })).toBeFunction()
+  })
+})
+
+describe('a view', () => {
+  test('takes its types from the initial state and the mutator, or from the journal', () => {
+    const open = () => StateView.open('path', { initialState, mutator })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<StateView<State, Add>>()
+    const over = () => StateView.open(journal, { initialState, mutator: (state, { by }) => void (state.total += by) })
+    expectTypeOf(over).returns.resolves.toEqualTypeOf<StateView<State, Add>>()
+    const checked = () => StateView.open('path', { initialState, schema, mutator: (state, { by }) => void (state.total += by) })
+    expectTypeOf(checked).returns.resolves.toEqualTypeOf<StateView<State, Add>>()
+  })
+
+  test('has the types of its methods', () => {
+    type Totals = StateView<State, Add>
+    expectTypeOf<Totals['state']>().toEqualTypeOf<DeepReadonly<State>>()
+    expectTypeOf<Totals['snapshot']>().returns.toEqualTypeOf<State>()
+    expectTypeOf<Totals['sequence']>().toBeNumber()
+    expectTypeOf<Totals['caughtUp']>().returns.resolves.toBeNumber()
+    expectTypeOf<Totals['changes']>().returns.toEqualTypeOf<ReadableStream<JournalEntry<Add>>>()
+    expectTypeOf<Totals>().toExtend<AsyncDisposable>()
+    expectTypeOf<Totals>().not.toHaveProperty('apply')
+  })
+
+  test('accepts options passed on by a wrapper: every option may be undefined', () => {
+    expectTypeOf<{
+      initialState: () => State
+      mutator: typeof mutator
+      schema: undefined
+      codec: undefined
+      snapshots: undefined
+      onError: undefined
+      signal: undefined
+      pollIntervalMs: undefined
+      fileSystem: undefined
+    }>().toExtend<ViewOptions<State, Add>>()
   })
 })
 

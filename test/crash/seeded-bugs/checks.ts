@@ -10,6 +10,7 @@ import { queueChecks } from './queue-checks.ts'
 import type { Sabotage } from './sabotage.ts'
 import { snapChecks } from './snap-checks.ts'
 import { stateChecks } from './state-checks.ts'
+import { viewChecks } from './view-checks.ts'
 
 /** What a check found wrong: the check's name and the first line of the reason. */
 export interface Finding {
@@ -350,6 +351,6 @@ async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void
 }
 
 const allChecks: readonly Check[] = [
-  ...directChecks, ...snapChecks, ...stateChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks,
+  ...directChecks, ...snapChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks,
   ...queueChecks,
 ]

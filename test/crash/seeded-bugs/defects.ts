@@ -6,6 +6,7 @@ import {
 import { queueDefects } from './queue-defects.ts'
 import { snapDefects } from './snap-defects.ts'
 import { stateDefects } from './state-defects.ts'
+import { viewDefects } from './view-defects.ts'
 
 /**
  * A deliberate defect: a file system that does less than asked, or a library patched to ask for
@@ -434,5 +435,6 @@ let calls = 0
   },
   ...snapDefects,
   ...stateDefects,
+  ...viewDefects,
   ...queueDefects,
 ]

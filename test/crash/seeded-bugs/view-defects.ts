@@ -1,0 +1,43 @@
+import type { Defect } from './defects.ts'
+
+/** Defects of the read models. */
+export const viewDefects: readonly Defect[] = [
+  {
+    name: 'view: the record that a snapshot ends with is folded again',
+    patches: [
+      {
+        file: 'ministate/state-view.ts',
+        find: 'journal.entries({ from: this.#sequence + 1, follow: true, signal })',
+        by: 'journal.entries({ from: Math.max(1, this.#sequence), follow: true, signal })',
+      },
+      {
+        file: 'ministate/state-view.ts',
+        find: '    if (sequence !== this.#sequence + 1) throw wrongRecord(this.#sequence + 1, `record ${sequence}`)\n',
+        by: '',
+      },
+    ],
+    finding: /^view: .*the view has \d+ records, the journal/,
+  },
+  {
+    name: 'view: a snapshot is written before its records are durable',
+    patches: [
+      {
+        file: 'ministate/state-view.ts',
+        find: 'createAutomatically(at, () => this.#source.settle())',
+        by: 'createAutomatically(at)',
+      },
+    ],
+    finding: /^view: a snapshot holds only durable records: .*but the journal ends with/,
+  },
+  {
+    name: 'view: a replica sweeps',
+    patches: [
+      {
+        file: 'ministate/view-source.ts',
+        find: '    for (const store of [this.own, this.#manager]) {\n',
+        by: '    for (const store of [this.own, this.#manager]) {\n      await store?.sweep()\n',
+      },
+    ],
+    finding: /^view: a replica changes nothing: unlink/,
+  },
+]

@@ -250,20 +250,30 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
     const { signal } = this.#stopped
     for (;;) {
       try {
-        let beganMs = performance.now()
-        for await (const entry of journal.entries({ from: this.#sequence + 1, follow: true, signal })) {
-          this.#fold(entry)
-          if (this.#snapshots?.isDue(this.#sequence) === true) await this.#createSnapshot()
-          // Reading the clock for every record would cost a part of the time of folding it.
-          if (this.#sequence % 8 !== 0 || performance.now() - beganMs < turnMs) continue
-          await turn()
-          beganMs = performance.now()
+        const entries = journal.entries({ from: this.#sequence + 1, follow: true, signal })[Symbol.asyncIterator]()
+        try {
+          return await this.#foldAll(entries)
+        } finally {
+          // The first error is the one to report.
+          await Promise.resolve(entries.return?.()).catch(() => {})
         }
-        return
       } catch (error) {
         if (signal.aborted) throw error
         this.#show(await this.#source.restoreAfter(error, this.#sequence))
       }
+    }
+  }
+
+  async #foldAll(entries: EntryIterator<Mutation>): Promise<void> {
+    for (let beganMs = performance.now(); ; ) {
+      // A promise for each record would cost a part of the time of folding it, and so would the clock.
+      const entry = entries.takeLoaded?.() ?? ((await entries.next()).value as JournalEntry<Mutation> | undefined)
+      if (entry === undefined) return
+      this.#fold(entry)
+      if (this.#snapshots?.isDue(this.#sequence) === true) await this.#createSnapshot()
+      if (this.#sequence % 8 !== 0 || performance.now() - beganMs < turnMs) continue
+      await turn()
+      beganMs = performance.now()
     }
   }
 
@@ -338,6 +348,11 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
       waiter.resolve(this.#sequence)
     }
   }
+}
+
+/** Iterates a journal. That of a `MiniStore` also gives records that are loaded already, without a promise. */
+type EntryIterator<Mutation> = AsyncIterator<JournalEntry<Mutation>> & {
+  readonly takeLoaded?: () => JournalEntry<Mutation> | undefined
 }
 
 /** A call that waits until the view has folded a record. */

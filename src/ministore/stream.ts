@@ -199,6 +199,12 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     return this.#next()
   }
 
+  /** Returns the next record if it is loaded already, without a promise. @internal */
+  takeLoaded(): Item | undefined {
+    const isLoaded = this.#replay.hasItem && this.#waiting === 0 && !this.#isFinished && !this.#mayBeQueued
+    return isLoaded ? this.#replay.take() : undefined
+  }
+
   /**
    * Ends the iteration. Pending calls of `next` resolve at once with `done`.
    *

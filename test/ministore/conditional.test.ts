@@ -256,4 +256,14 @@ describe('a reader beside a writer of another process', () => {
     await reader.refresh()
     expect(reader.lastSequence).toBe(1)
   })
+
+  test('counts no line with a NUL: a torn one may end in a line feed, and padding is none', async () => {
+    const { files, write } = await simulated()
+    await write(`${header}1\n\0\0\0d"\n`)
+    const reader = await MiniStore.read('/journal.jsonl', { fileSystem: files })
+    expect(reader.lastSequence).toBe(1)
+    await write(`${header}1\n"added"\n\0\0\0`)
+    await reader.refresh()
+    expect([reader.lastSequence, await reader.replay()]).toEqual([2, [1, 'added']])
+  })
 })

@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import {
   claimedOutput,
   codeBlocks,
+  fileNameOf,
   outputMismatch,
   scriptOfCommand,
   shellCommands,
@@ -95,7 +96,9 @@ describe.each(pagesWithCode)('every program of $path runs, and prints what its c
     '%s',
     async (_name, block) => {
       // A shell block uses the files of the program before it on the page: `cat` on a journal, say.
-      const workspace = isRunnableShell(block) ? workspaces.at(-1) : await createWorkspace()
+      // What follows a block that is a file uses that file.
+      const shares = isRunnableShell(block) || isFile(runnable[runnable.indexOf(block) - 1])
+      const workspace = shares ? workspaces.at(-1) : await createWorkspace()
       if (workspace === undefined) throw new Error('A `sh run` block needs a ts or js block before it')
       if (!workspaces.includes(workspace)) workspaces.push(workspace)
       expect(outputMismatch(claimedOutput(block.code), await workspace.run(block))).toBeUndefined()
@@ -133,21 +136,32 @@ function pageOf(path: string): Page {
   return { path, blocks, runnable }
 }
 
+/** Whether a block is not a program but a file beside it: the fence names it, as in `js module.mjs`. */
+function isFile(block: CodeBlock | undefined): boolean {
+  return block !== undefined && fileNameOf(block) !== undefined
+}
+
 function isRunnableShell({ language, flags }: CodeBlock): boolean {
   return language === 'sh' && flags.length === 1 && flags[0] === 'run'
 }
 
 /** A project that has installed this checkout and the other packages of the examples. */
 function createWorkspace(): Promise<Workspace> {
-  const installed = ['zod', 'valibot', '@types/node', '@octokit/webhooks-examples']
+  const installed = [
+    'zod', 'valibot', '@types/node', '@octokit/webhooks-examples', 'pino', 'prom-client', 'vitest',
+    ...['api', 'context-async-hooks', 'core', 'sdk-trace-base'].map((name) => `@opentelemetry/${name}`),
+  ]
+  const missing = installed.filter((name) => !existsSync(join(ROOT, 'node_modules', name)))
+  if (missing.length > 0) throw new Error(`Not installed: ${missing.join(', ')}. Run \`npm ci\` first`)
   return Workspace.create({
     packages: {
       [manifest.name]: ROOT,
       ...Object.fromEntries(installed.map((name) => [name, join(ROOT, 'node_modules', name)])),
     },
-    commands: Object.fromEntries(
-      Object.entries(manifest.bin ?? {}).map(([name, target]) => [name, join(ROOT, target)]),
-    ),
+    commands: {
+      ...Object.fromEntries(Object.entries(manifest.bin ?? {}).map(([name, target]) => [name, join(ROOT, target)])),
+      vitest: join(ROOT, 'node_modules/vitest/vitest.mjs'),
+    },
     compiler: join(ROOT, 'node_modules/@typescript/native/bin/tsc'),
     timeoutMs: 20_000,
   })

@@ -7,6 +7,7 @@
  * works.
  */
 import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+import { performance } from 'node:perf_hooks'
 
 import PQueue from 'p-queue'
 
@@ -150,9 +151,11 @@ export class JournalWriter {
     // The caller has already checked this, but the record's `toJSON`, its schema or its codec may
     // have closed the store since.
     this.assertUsable()
-    const context: AppendTrace = { path: this.files.path, bytes: lines.length, records: count }
-    return addInContext(this.#queue, () =>
-      traced(appendChannel, context, async () => {
+    const calledMs = performance.now()
+    return addInContext(this.#queue, () => {
+      const { path } = this.files
+      const context: AppendTrace = { path, bytes: lines.length, records: count, waitMs: performance.now() - calledMs }
+      return traced(appendChannel, context, async () => {
         if (validation !== undefined) await validation
         this.assertNotPoisoned()
         this.#refuseConflict(expected)
@@ -163,8 +166,8 @@ export class JournalWriter {
         await this.#write(lines, count)
         context.sequence = this.lastSequence
         return context.sequence
-      }),
-    )
+      })
+    })
   }
 
   /**
@@ -406,6 +409,8 @@ export interface AppendTrace {
   readonly bytes: number
   /** Number of records. */
   readonly records: number
+  /** Milliseconds from the call until its turn, in which earlier calls wrote. */
+  readonly waitMs: number
   /** Sequence number of the last record. Set once the append is durable. */
   sequence?: number
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import {
   type AppendTrace,
@@ -87,9 +87,25 @@ describe('the tracing channel ministore:append', () => {
     const bytes = readFileSync(path).length - size
     expect(bytes).toBe(Buffer.byteLength('"é"\n'))
     const [start, end, ...done] = events.map(({ seen }) => seen)
-    expect(start).toEqual({ path, bytes, records: 1 })
-    expect(end).toEqual({ path, bytes, records: 1 })
-    for (const seen of done) expect(seen).toEqual({ path, bytes, records: 1, sequence: 1, result: 1 })
+    const waitMs = expect.any(Number) as number
+    expect(start).toEqual({ path, bytes, records: 1, waitMs })
+    expect(end).toEqual({ path, bytes, records: 1, waitMs })
+    for (const seen of done) expect(seen).toEqual({ path, bytes, records: 1, waitMs, sequence: 1, result: 1 })
+  })
+
+  test('says how long an append has waited for its turn', async () => {
+    const files = new SimulatedFileSystem()
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files })
+    const events = listen<AppendTrace>('ministore:append', '/journal.jsonl')
+    let now = 1000
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now)
+    onTestFinished(() => clock.mockRestore())
+    // Each append syncs once, which takes 7 ms here.
+    files.onOperation(({ operation }) => {
+      if (operation === 'dataSync') now += 7
+    })
+    await Promise.all(['a', 'b', 'c'].map((record) => store.append(record)))
+    expect(events.filter(({ event }) => event === 'start').map(({ seen }) => seen.waitMs)).toEqual([0, 7, 14])
   })
 
   test('publishes an appendAll as one call, with the last sequence number', async () => {
@@ -364,7 +380,7 @@ describe('the messages of all channels', () => {
     expect(last('ministore:poison')).toMatchObject({ path: '/journal.jsonl', error: { code: 'ERR_MINISTORE_POISONED' } })
     // They contain no internal objects of the library.
     const keys = new Set(logged.flatMap(({ told = {} }) => Object.keys(told)))
-    expect([...keys].toSorted()).toEqual(['bytes', 'error', 'path', 'records', 'report', 'result', 'segment', 'sequence'])
+    expect([...keys].toSorted()).toEqual(['bytes', 'error', 'path', 'records', 'report', 'result', 'segment', 'sequence', 'waitMs'])
     for (const { name, told } of logged) expect(name.includes('append') || !('result' in (told ?? {}))).toBe(true)
   })
 

@@ -6,6 +6,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import {
   claimedOutput,
   codeBlocks,
+  fileNameOf,
   outputMismatch,
   scriptOfCommand,
   shellCommands,
@@ -83,6 +84,15 @@ describe('codeBlocks', () => {
   test('refuses a fence that is never closed, since it would swallow the rest', () => {
     const text = 'a\n\n```ts\ncode\n~~~\n``\n'
     expect(() => codeBlocks(text)).toThrow('The code fence of line 3 is never closed')
+  })
+})
+
+describe('fileNameOf', () => {
+  test('is the name in the fence of a JavaScript block', () => {
+    expect(fileNameOf({ ...blockOf('js', ''), flags: ['orders.test.js'] })).toBe('orders.test.js')
+    expect(fileNameOf(blockOf('js', ''))).toBeUndefined()
+    expect(fileNameOf({ ...blockOf('sh', ''), flags: ['run'] })).toBeUndefined()
+    expect(fileNameOf({ ...blockOf('ts', ''), flags: ['orders.ts'] })).toBeUndefined()
   })
 })
 
@@ -188,6 +198,18 @@ describe('Workspace', () => {
     `
     expect(await workspace.run(blockOf('js', code))).toBe('[]\n')
     expect(await workspace.run(blockOf('sh', 'ls\ncat left.txt'))).toBe('left.txt\nbehind')
+  })
+
+  test('only writes a block that is a file, where later code finds it', async () => {
+    const workspace = await createWorkspace()
+    const file = { ...blockOf('js', 'export const answer = 42; console.log("imported")\n'), flags: ['answer.mjs'] }
+    expect(await workspace.run(file)).toBe('')
+    expect(readdirSync(workspace.directory)).toEqual(['answer.mjs'])
+    const code = `
+      import { resolve } from 'node:path'
+      console.log((await import(resolve('answer.mjs'))).answer)
+    `
+    expect(await workspace.run(blockOf('js', code))).toBe('imported\n42\n')
   })
 
   test('makes the commands of the package available to a shell', async () => {

@@ -23,6 +23,11 @@ export interface CodeBlock {
   readonly code: string
 }
 
+/** The file that a block is, if its fence names one, as in `js module.mjs`; undefined for a program. */
+export function fileNameOf({ language, flags }: CodeBlock): string | undefined {
+  return language === 'js' ? flags.find((flag) => /^[\w.-]+\.\w+$/.test(flag)) : undefined
+}
+
 /** The output that a block claims to print. */
 export interface ClaimedOutput {
   /** The texts of all `// → text` comments (in a shell: `# → text`), in order. */
@@ -189,7 +194,8 @@ export class Workspace {
   }
 
   /**
-   * Runs a `ts`, `js`, `cjs` or `sh` block and resolves with its standard output.
+   * Runs a `ts`, `js`, `cjs` or `sh` block and resolves with its standard output. A block that is a
+   * file is written to `directory` instead, and has no output.
    *
    * A `ts` block is first compiled with strict options: an example with a type error is as wrong as
    * one that throws.
@@ -198,6 +204,11 @@ export class Workspace {
    * is up.
    */
   async run(block: CodeBlock): Promise<string> {
+    const fileName = fileNameOf(block)
+    if (fileName !== undefined) {
+      await writeFile(join(this.directory, fileName), block.code)
+      return ''
+    }
     if (block.language === 'sh') return this.#execute('bash', ['-euo', 'pipefail', '-c', block.code])
     // Puts as many lines above the code as in the Markdown text, so that messages name the right
     // line.

@@ -103,6 +103,8 @@ describe.each(pagesWithCode)('every program of $path runs, and prints what its c
       if (!workspaces.includes(workspace)) workspaces.push(workspace)
       expect(outputMismatch(claimedOutput(block.code), await workspace.run(block))).toBeUndefined()
     },
+    // A block may compile and start several programs, such as vitest, beside other tests.
+    300_000,
   )
 })
 
@@ -163,6 +165,6 @@ function createWorkspace(): Promise<Workspace> {
       vitest: join(ROOT, 'node_modules/vitest/vitest.mjs'),
     },
     compiler: join(ROOT, 'node_modules/@typescript/native/bin/tsc'),
-    timeoutMs: 20_000,
+    timeoutMs: 120_000,
   })
 }

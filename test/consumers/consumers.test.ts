@@ -1,5 +1,9 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
+import { codeBlocks, fileNameOf } from '../support/markdown-code.ts'
 import { isFull, pack, Project, removeProjects } from './package.ts'
 import {
   commonJs, esModule, expected, expectedElsewhere, jestCommonJs, jestEsModule, jestFakeTimers, jestRequire, runtimeProgram,
@@ -212,6 +216,7 @@ describe.runIf(isFull)('Jest', () => {
       'cjs/package.json': JSON.stringify({ type: 'commonjs', jest: {} }),
       'cjs/import.test.js': jestCommonJs,
       'cjs/require.test.js': jestRequire,
+      ...crashRecipe(),
     }
     project = await Project.make({ packages: [tarball, 'jest@30', ...otherNodes.map(nodePackage)], files })
   }, 300_000)
@@ -220,6 +225,7 @@ describe.runIf(isFull)('Jest', () => {
   const cases = nodes.flatMap((version) => [
     { version, mode: 'an ES module', folder: 'esm', file: 'app.test.js' },
     { version, mode: 'an ES module with fake timers', folder: 'esm', file: 'timers.test.js' },
+    { version, mode: 'the crash tests of the page', folder: 'recipe', file: 'orders.test.js' },
     { version, mode: 'CommonJS that imports', folder: 'cjs', file: 'import.test.js' },
     ...(version === '24' ? [{ version, mode: 'CommonJS that requires', folder: 'cjs', file: 'require.test.js' }] : []),
   ])
@@ -228,9 +234,20 @@ describe.runIf(isFull)('Jest', () => {
     const node = version === 'this' ? process.execPath : nodeProgram(version)
     const jest = `${project.directory}/node_modules/jest/bin/jest.js`
     const { status, output } = await project.run([node, '--experimental-vm-modules', jest, '--rootDir', folder, file])
-    expect(output).toContain('1 passed')
+    expect(output).toContain(folder === 'recipe' ? 'Tests:       2 passed' : '1 passed')
     expect(status).toBe(0)
   }, 120_000)
+
+  /** The files that the page `src/testing/README.md` shows for vitest, changed for Jest as the page says. */
+  function crashRecipe(): Record<string, string> {
+    const blocks = codeBlocks(readFileSync(join(import.meta.dirname, '../../src/testing/README.md'), 'utf8'))
+    const settings = blocks.find(({ language }) => language === 'json')?.code ?? ''
+    const files = blocks.map((block) => [fileNameOf(block), block.code] as const).filter(([name]) => name !== undefined)
+    return {
+      'recipe/package.json': settings,
+      ...Object.fromEntries(files.map(([name, code]) => [`recipe/${name}`, code.replace(`'vitest'`, `'@jest/globals'`)])),
+    }
+  }
 })
 
 function nodePackage(version: string): string {

@@ -41,8 +41,8 @@ export type MiniStoreErrorCode =
    */
   | 'ERR_MINISTORE_OUTCOME_UNKNOWN'
   /**
-   * An earlier write or fsync failed beyond repair. The record is not written. Only `close()`
-   * works.
+   * An earlier write or fsync failed beyond repair, or something else has appended to the journal of
+   * a state. The record is not written. Only `close()` works.
    */
   | 'ERR_MINISTORE_POISONED'
   /** The store is closed or closing. The record is not written. */
@@ -86,7 +86,9 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /**
    * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
-   * written. Only `close()` works; a view has stopped before the mutation.
+   * written. Only `close()` works; a view has stopped before the mutation. If the message says that
+   * nothing is written, the mutator refused a mutation of `applyAll` before it was appended, and the
+   * state stays usable.
    */
   | 'ERR_MINISTORE_MUTATOR'
   /**
@@ -205,10 +207,11 @@ export function hasCode(thrown: unknown, ...codes: readonly string[]): boolean {
 
 /**
  * Returns the error for every call except `close()` after a failure that leaves the contents of the
- * disk unknown, or after the journal was found to have been moved.
+ * disk unknown, after the journal was found to have been moved, or after another writer took it over.
  */
 export function poisonedBy(failure: MiniStoreError): MiniStoreError {
-  const code = hasCode(failure, 'ERR_MINISTORE_MOVED') ? failure.code : 'ERR_MINISTORE_POISONED'
+  const isKept = hasCode(failure, 'ERR_MINISTORE_MOVED', 'ERR_MINISTORE_FENCED')
+  const code = isKept ? failure.code : 'ERR_MINISTORE_POISONED'
   const { path, sequence, message } = failure
   return new MiniStoreError(code, `Only close() works: ${message}`, { path, sequence, cause: failure })
 }

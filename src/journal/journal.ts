@@ -5,8 +5,11 @@ import type { PreparedRecord } from '../schema.ts'
  * can replace it.
  *
  * `T` is the type of the records that are read, `Input` of those that are appended. A record reads
- * back as the log's codec, or JSON, and its schema return it. Either the log or its user must
+ * back as the log's codec, or JSON, and its schema return it: each read gives objects of its own.
+ * Calls may overlap; changes are made one at a time, in call order. Either the log or its user must
  * ensure that there is only one writer.
+ *
+ * `journalContract` of `@mini-ts/ministore/testing` tests these promises.
  */
 export interface Journal<T, Input = T> {
   /**
@@ -30,7 +33,7 @@ export interface Journal<T, Input = T> {
   }>
   /**
    * Appends one record and resolves with its sequence number, `lastSequence + 1`, once the record
-   * is on stable storage.
+   * is on stable storage. Later changes of the record have no effect.
    *
    * If it rejects, nothing was written. The exception is `ERR_MINISTORE_OUTCOME_UNKNOWN`: the
    * record may or may not survive, and the log accepts no further records. After

@@ -5,5 +5,6 @@
  */
 export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
+export type { SnapshotInfo } from '../journal/snapshots.ts'
 export { SnapStore } from './snap-store.ts'
-export type { CreateOptions, RestoredSnapshot, RestoreOptions, SnapshotInfo, SnapStoreOptions } from './settings.ts'
+export type { CreateOptions, RestoredSnapshot, RestoreOptions, SnapStoreOptions } from './settings.ts'

@@ -60,16 +60,6 @@ export interface RestoreOptions {
   readonly atMost?: number | undefined
 }
 
-/** A snapshot, described by the name and size of its file. */
-export interface SnapshotInfo {
-  /** Sequence number of the state. */
-  readonly sequence: number
-  /** Absolute path of the file. */
-  readonly path: string
-  /** Size of the file in bytes. */
-  readonly bytes: number
-}
-
 /** A restored state. */
 export interface RestoredSnapshot<State> {
   /** The state is yours to change: each call reads it from disk again. */

@@ -6,10 +6,11 @@ import PQueue from 'p-queue'
 import { addInContext } from '../async.ts'
 import { hasCode, ioError, MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
+import type { SnapshotInfo } from '../journal/snapshots.ts'
 import { filePath, integer } from '../options.ts'
 import {
-  type CreateOptions, createSettings, type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapshotInfo,
-  type SnapStoreOptions, snapStoreSettings,
+  type CreateOptions, createSettings, type RestoredSnapshot, type RestoreOptions, restoreLimit, type SnapStoreOptions,
+  snapStoreSettings,
 } from './settings.ts'
 import { SnapshotDirectory } from './snapshot-directory.ts'
 import { superseded } from './format.ts'

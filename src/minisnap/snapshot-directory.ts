@@ -5,9 +5,10 @@ import {
   ensureDirectory, ifPresent, isOutOfSpace, listIfPresent, removeIfPresent, renameIntoPlace, syncIfPermitted,
 } from '../fs/durable.ts'
 import type { File, FileAccess, FileStat, FileSystem } from '../fs/file-system.ts'
+import type { SnapshotInfo } from '../journal/snapshots.ts'
 import { type SnapshotFile, writeSnapshot } from './file.ts'
 import { isTemporary, sequenceOf, snapshotName } from './format.ts'
-import type { SnapshotInfo, SnapStoreSettings } from './settings.ts'
+import type { SnapStoreSettings } from './settings.ts'
 
 /**
  * The directory of a store and the names in it. A missing directory counts as empty.

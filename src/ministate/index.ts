@@ -6,8 +6,8 @@
  */
 export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-export type { Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
-export type { SnapshotInfo } from '../minisnap/index.ts'
+export type { AppendOptions, Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
+export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 export type { RecoveryReport } from '../ministore/recovery.ts'
 export type { ApplyOptions } from './settings.ts'
 export type { CompactionReport } from './snapshots.ts'

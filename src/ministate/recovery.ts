@@ -5,10 +5,10 @@ import { hasCode, ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { isDamage } from '../minisnap/file.ts'
-import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import type { Journal } from '../journal/journal.ts'
+import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 import { JournalFiles } from '../ministore/format.ts'
 import type { RecoveryReport } from '../ministore/recovery.ts'
-import type { Journal } from '../journal/journal.ts'
 import type { Mutator, StateDefinition } from './settings.ts'
 import { damageOf } from './snapshots.ts'
 
@@ -42,7 +42,10 @@ export interface RecoveredState<State> extends StateAt<State> {
  * journal. So no snapshot is ahead of the journal. State and sequence number appear together, in
  * one rename. A record is dropped only if the oldest kept snapshot covers it, and that snapshot and
  * the newer ones were whole at that time. So the journal continues from each of them without a gap.
- * Anything that does not fit is damage from outside, and is refused.
+ *
+ * What does not fit is looked at again as long as journal or snapshots change: another process may
+ * have appended and compacted between two steps. If nothing changes, it is damage from outside, and
+ * is refused.
  *
  * Removes half-written snapshots and changes nothing else.
  *
@@ -52,12 +55,51 @@ export interface RecoveredState<State> extends StateAt<State> {
  */
 export async function recoverState<State, Mutation>(
   journal: Journal<Mutation, never>,
-  snapshots: SnapStore<State>,
+  snapshots: Snapshots<State>,
   definition: StateDefinition<State, Mutation>,
   report: RecoveryReport | undefined,
 ): Promise<RecoveredState<State>> {
-  await snapshots.sweep()
-  const kept = await snapshots.list()
+  await snapshots.sweep?.()
+  let seen = lookAt(journal, await snapshots.list())
+  for (let look = 1; ; look++) {
+    try {
+      return await recoverFrom(seen.kept, { journal, snapshots, definition, report })
+    } catch (error) {
+      if (look === maxLooks || !hasCode(error, ...misfits)) throw error
+      // In this order: a snapshot is written after its mutations, so none in the list is ahead of a
+      // journal that is looked at later.
+      const kept = await snapshots.list()
+      await journal.refresh?.()
+      const now = lookAt(journal, kept)
+      if (now.key === seen.key) throw error
+      seen = now
+    }
+  }
+}
+
+/** Errors of a journal and snapshots that do not fit together. */
+const misfits = ['ERR_MINISTORE_SNAPSHOT_AHEAD', 'ERR_MINISTORE_STATE_GAP', 'ERR_MINISTORE_SEQUENCE_GONE'] as const
+
+/** Each further look is for another compaction during the look before it. */
+const maxLooks = 10
+
+/** The snapshots, and a text that changes whenever they or the range of the journal change. */
+function lookAt(
+  { firstSequence, lastSequence }: Pick<Journal<unknown>, 'firstSequence' | 'lastSequence'>,
+  kept: readonly SnapshotInfo[],
+): { readonly kept: readonly SnapshotInfo[]; readonly key: string } {
+  return { kept, key: [firstSequence, lastSequence, ...kept.map(({ sequence }) => sequence)].join() }
+}
+
+async function recoverFrom<State, Mutation>(
+  kept: readonly SnapshotInfo[],
+  { journal, snapshots, definition, report }: {
+    readonly journal: Journal<Mutation, never>
+    readonly snapshots: Snapshots<State>
+    readonly definition: StateDefinition<State, Mutation>
+    readonly report: RecoveryReport | undefined
+  },
+): Promise<RecoveredState<State>> {
   refuseAhead(journal, kept[0])
   const { base, snapshotSequence, damaged } = await restoreBase(snapshots, kept, definition)
   refuseGap(journal, base.sequence, damaged)
@@ -92,7 +134,7 @@ export async function restoreBase<State>(
   try {
     const found = await snapshots.restore({ atMost })
     if (found === undefined) return { base: initialStateOf(definition), damaged: [] }
-    return { base: found, snapshotSequence: found.sequence, damaged: found.damaged }
+    return { base: found, snapshotSequence: found.sequence, damaged: found.damaged ?? [] }
   } catch (error) {
     // Every snapshot is damaged. If the journal still begins with the first mutation, it holds
     // everything that they held.
@@ -117,7 +159,7 @@ export async function restoreBase<State>(
 export async function refuseLostJournal(
   fs: FileSystem,
   journalPath: string,
-  snapshots: Pick<SnapStore<never>, 'list'>,
+  snapshots: Pick<Snapshots<never>, 'list'>,
 ): Promise<void> {
   const files = new JournalFiles(journalPath)
   const isSegment = (name: string): boolean => name === files.name || files.sealedNumber(name) !== undefined

@@ -9,7 +9,7 @@ import { type OpenOptions, writerSettings, type WriterSettings } from '../minist
 import {
   callback, type Fields, fields, filePath, integer, isObject, optionalCallback, signalOption,
 } from '../options.ts'
-import { checkOnly, type Codec, schemaOption } from '../schema.ts'
+import { checkOnly, type Codec, codecOption, schemaOption } from '../schema.ts'
 
 /** File name of the journal in the directory of a state. */
 export const journalName = 'journal.jsonl'
@@ -50,8 +50,8 @@ export interface StateDefinition<State, Mutation> {
   /** Applies each mutation to the state. See {@link Mutator}. */
   readonly mutator: Mutator<State, Mutation>
   /**
-   * Refuses a mutation by throwing, before anything is written. `apply` rejects with the thrown
-   * value.
+   * Refuses a mutation by throwing, before anything is written. `apply` and `applyAll` reject with
+   * the thrown value.
    *
    * It may be asynchronous; later mutations wait until it settles. It must not change its
    * arguments. It must not wait for another call of the same manager, because that call waits for
@@ -194,6 +194,8 @@ export interface CaughtUpOptions {
 /** Options that `open` and `over` share, checked and complete. */
 export interface StateSettings<State, Mutation> {
   readonly definition: StateDefinition<State, Mutation>
+  /** Returns a deep copy of a state, to try out mutations on. */
+  readonly copyOf: (state: State) => State
   /** Infinity if snapshots are made only on request. */
   readonly everyMutations: number
   readonly onError: ((error: unknown) => void) | undefined
@@ -303,10 +305,16 @@ function stateSettings<State, Mutation>(
   const { everyMutations, onError } = parts.snapshots
   return {
     definition: definition as unknown as StateDefinition<State, Mutation>,
+    copyOf: copierOf(codecOption(parts.snapshots['codec'], ['encode', 'decode'])) as (state: State) => State,
     everyMutations: integer('everyMutations', everyMutations, { default: Number.POSITIVE_INFINITY }),
     onError: optionalCallback('onError', onError),
     mutations: parts.mutations,
   }
+}
+
+/** A state with a codec may hold what `structuredClone` does not keep, such as instances of classes. */
+function copierOf(codec: Codec | undefined): (state: unknown) => unknown {
+  return codec === undefined ? (state) => structuredClone(state) : (state) => codec.decode(codec.encode(state))
 }
 
 function journalFields(value: unknown): Fields {
@@ -317,10 +325,10 @@ function journalFields(value: unknown): Fields {
   return fields(value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'], 'journal')
 }
 
-/** Options of `apply`. */
+/** Options of `apply` and `applyAll`. */
 export interface ApplyOptions {
   /**
-   * Applies the mutation only if the state is at this sequence number when the call's turn comes.
+   * Applies the mutations only if the state is at this sequence number when the call's turn comes.
    * Use it to refuse a change when the state has changed since you read it. 0 is the initial state.
    *
    * @default any sequence number

@@ -1,8 +1,8 @@
 import { tell } from '../async.ts'
 import { hasCode, type MiniStoreError, poisonedBy } from '../errors.ts'
-import type { SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { isDamage } from '../minisnap/file.ts'
 import type { Journal } from '../journal/journal.ts'
+import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 import type { StateAt } from './recovery.ts'
 import type { StateSettings } from './settings.ts'
 
@@ -26,14 +26,14 @@ interface AssuredSnapshots {
 
 /** The snapshots of one state manager, and when the next one is due. Calls must not overlap. */
 export class StateSnapshots<State> {
-  readonly #store: SnapStore<State>
+  readonly #store: Snapshots<State>
   readonly #automatic: Automatic
   /** The newest snapshot that is known to be whole. */
   #newest: SnapshotInfo | undefined
   /** Sequence number of the last snapshot that was made or attempted. */
   #lastTried: number
 
-  constructor(store: SnapStore<State>, automatic: Automatic, restored: SnapshotInfo | undefined) {
+  constructor(store: Snapshots<State>, automatic: Automatic, restored: SnapshotInfo | undefined) {
     this.#store = store
     this.#automatic = automatic
     this.#newest = restored
@@ -125,13 +125,16 @@ export class StateSnapshots<State> {
   }
 }
 
-/** Resolves with the damage of a snapshot, or with undefined if the snapshot is whole. */
+/**
+ * Resolves with the damage of a snapshot, or with undefined if the snapshot is whole or its store
+ * cannot tell.
+ */
 export async function damageOf(
-  store: Pick<SnapStore<never>, 'verify'>,
+  store: Pick<Snapshots<never>, 'verify'>,
   { sequence }: SnapshotInfo,
 ): Promise<MiniStoreError | undefined> {
   try {
-    await store.verify(sequence)
+    await store.verify?.(sequence)
     return undefined
   } catch (error) {
     if (isDamage(error)) return error
@@ -145,8 +148,8 @@ export class StateSoundness {
   #isStateLost = false
 
   /**
-   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once the manager is unsound, or `…_MOVED` if
-   *   that was the reason.
+   * @throws {MiniStoreError} `ERR_MINISTORE_POISONED` once the manager is unsound, or `…_MOVED` or
+   *   `…_FENCED` if that was the reason.
    */
   assert(): void {
     if (this.#failure !== undefined) throw poisonedBy(this.#failure)
@@ -161,12 +164,16 @@ export class StateSoundness {
 
   /**
    * Awaits a call of the journal. Makes the manager unsound if the error leaves open what the
-   * journal holds.
+   * journal holds, or says that something else writes to it.
    */
   async guard<T>(call: Promise<T>): Promise<T> {
     try {
       return await call
     } catch (error) {
+      // The condition is the manager's own: the journal is where the state is. If it is elsewhere,
+      // something else has appended. A caller who repeats an `apply` after a conflict must not take
+      // this for one.
+      if (hasCode(error, 'ERR_MINISTORE_SEQUENCE_CONFLICT')) throw poisonedBy(this.poison(error))
       throw hasCode(error, ...codes) ? this.poison(error) : error
     }
   }
@@ -187,7 +194,9 @@ export class StateSoundness {
   }
 }
 
-const codes = ['ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MOVED'] as const
+const codes = [
+  'ERR_MINISTORE_OUTCOME_UNKNOWN', 'ERR_MINISTORE_POISONED', 'ERR_MINISTORE_MOVED', 'ERR_MINISTORE_FENCED',
+] as const
 
 /** The result of `compact`. */
 export interface CompactionReport {

@@ -5,11 +5,12 @@ import PQueue from 'p-queue'
 import { addInContext, isThenable } from '../async.ts'
 import { MiniStoreError, sequenceConflict } from '../errors.ts'
 import { type Journal, type JournalEntry, type JournalRange, journalUse, type JournalUse } from '../journal/journal.ts'
-import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
+import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
+import { SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
-import { expectedSequenceOf, type Fields, fields, integer } from '../options.ts'
+import { expectedSequenceOf, type Fields, fields, integer, iterable } from '../options.ts'
 import {
   mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
 } from './recovery.ts'
@@ -42,9 +43,10 @@ import { type CompactionReport, compactState, StateSnapshots, StateSoundness } f
  */
 export class StateManager<State, Mutation = unknown, Input = Mutation> implements AsyncDisposable {
   readonly #journal: Journal<Mutation, Input>
-  readonly #store: SnapStore<State>
+  readonly #store: Snapshots<State>
   readonly #snapshots: StateSnapshots<State>
   readonly #definition: StateDefinition<State, Mutation>
+  readonly #copyOf: (state: State) => State
   readonly #codec: RecordCodec<Mutation, Input>
   readonly #recovery: StateRecovery
   /** Runs every change, one at a time. */
@@ -61,6 +63,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     this.#store = snapshots
     this.#snapshots = new StateSnapshots(snapshots, settings, recovered.snapshot)
     this.#definition = settings.definition
+    this.#copyOf = settings.copyOf
     this.#codec = new RecordCodec({ ...settings.mutations, path })
     this.#recovery = recovered.recovery
     this.#state = recovered.state
@@ -110,10 +113,14 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Works like {@link open}, over an existing journal and snapshot store.
+   * Works like {@link open}, over an existing journal and snapshot store: a `MiniStore` and a
+   * `SnapStore`, or anything else that keeps the promises of the two interfaces.
    *
    * From here on, only this manager may append to the journal, drop records from it, and write
-   * snapshots. A `MiniStore` must be opened without `maxSegments`. A schema of the snapshot store
+   * snapshots. If something else appends, the next change is refused and the manager only closes:
+   * with `ERR_MINISTORE_FENCED` if the journal tells writers apart, else with `…_POISONED`, or with
+   * `…_OUTCOME_UNKNOWN` if the journal does not know `expectedSequence`. While opening, another
+   * writer may still append and compact. A `MiniStore` must be opened without `maxSegments`. A schema of the snapshot store
    * must return its input unchanged. `close()` closes the journal. If this call rejects, the
    * journal stays open.
    *
@@ -122,7 +129,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    */
   static async over<State, Mutation, Input = Mutation>(
     journal: Journal<Mutation, Input>,
-    snapshots: SnapStore<State>,
+    snapshots: Snapshots<State>,
     options: StateOverOptions<State, Mutation, Input>,
   ): Promise<StateManager<State, Mutation, Input>> {
     const settings = overSettings<State, Mutation>(options)
@@ -183,8 +190,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    *
    * @throws whatever `validate` throws, unchanged.
    * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_CONFLICT` if the state is not at
-   *   `expectedSequence`; `…_MUTATOR` if the mutator throws or returns a promise; and the errors of
-   *   `MiniStore.append`.
+   *   `expectedSequence`; `…_MUTATOR` if the mutator throws or returns a promise; `…_FENCED` or
+   *   `…_POISONED` if another writer has changed the journal; and the errors of `MiniStore.append`.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
   async apply(mutation: Input, options?: ApplyOptions): Promise<number> {
@@ -192,6 +199,43 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const expected = expectedSequenceOf(options)
     const settled = this.#codec.freeze(mutation)
     return await this.#inTurn(() => this.#apply(settled, expected))
+  }
+
+  /**
+   * Applies many mutations with one write and one fsync, all of them or none. Resolves with the
+   * range of their sequence numbers. If there are none, the range is empty: `last` is `first - 1`.
+   *
+   * Otherwise works like {@link apply}. `validate` gets each mutation with the state that those
+   * before it would make. If one is refused, none is written and the state is unchanged. Readers of
+   * the state never see a part of them. A crash before this call resolves may leave a prefix of them,
+   * as `appendAll` of the journal may.
+   *
+   * The states for `validate` are made on a copy, whether the mutator changes a state or returns
+   * a new one. So with `validate` and two or more mutations, the call copies the whole state once, and
+   * all mutations but the last are encoded and applied twice. Otherwise nothing is copied. The copy
+   * is made with the codec of the snapshots, or without one by `structuredClone`: instances of
+   * classes lose their methods in it. A state over another log is copied by `structuredClone`.
+   *
+   * @throws whatever `validate` throws, unchanged.
+   * @throws {MiniStoreError} as {@link apply}. `ERR_MINISTORE_MUTATOR` may also mean that the mutator
+   *   refused the copy. The message then says that nothing is written, and the manager stays usable.
+   * @throws {TypeError} if `mutations` is not iterable, or if the journal has no `appendAll`. Single
+   *   appends would not be all or nothing.
+   * @throws {TypeError | RangeError} if an option is invalid.
+   */
+  async applyAll(mutations: Iterable<Input>, options?: ApplyOptions): Promise<{
+    /** Sequence number of the first of these mutations. */
+    readonly first: number
+    /** Sequence number of the last of these mutations, or `first - 1` if there are none. */
+    readonly last: number
+  }> {
+    this.#assertUsable()
+    if (this.#journal.appendAll === undefined) {
+      throw new TypeError('Expected a journal with `appendAll`, which applyAll needs to write all mutations or none')
+    }
+    const expected = expectedSequenceOf(options)
+    const settled = Array.from(iterable('mutations', mutations), (mutation) => this.#codec.freeze(mutation))
+    return await this.#inTurn(() => this.#applyAll(settled, expected))
   }
 
   /**
@@ -288,19 +332,67 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   async #apply(settled: FrozenRecord<Mutation>, expected: number | undefined): Promise<number> {
     const record = isThenable(settled.read) ? await settled.read : settled.read
     this.#refuseConflict(expected)
-    const { validate, mutator } = this.#definition
-    await validate?.(this.#state as DeepReadonly<State>, record)
-    const sequence = await this.#soundness.guard(this.#journal.append(settled.stored as Input))
-    const next = this.#sequence + 1
+    await this.#definition.validate?.(this.#state as DeepReadonly<State>, record)
+    const expectedSequence = this.#sequence
+    const sequence = await this.#soundness.guard(this.#journal.append(settled.stored as Input, { expectedSequence }))
+    const next = expectedSequence + 1
     if (sequence !== next) throw this.#soundness.poison(foreignRecord(next, sequence))
+    this.#mutate(record)
+    await this.#makeDueSnapshot()
+    return sequence
+  }
+
+  async #applyAll(
+    settled: ReadonlyArray<FrozenRecord<Mutation>>,
+    expected: number | undefined,
+  ): Promise<{ readonly first: number; readonly last: number }> {
+    const records = await Promise.all(settled.map(({ read }) => read))
+    this.#refuseConflict(expected)
+    await this.#validateAll(settled, records)
+    const expectedSequence = this.#sequence
+    const range = { first: expectedSequence + 1, last: expectedSequence + records.length }
+    if (records.length === 0) return range
+    const stored = settled.map((one) => one.stored as Input)
+    const appended = (this.#journal as Required<Journal<Mutation, Input>>).appendAll(stored, { expectedSequence })
+    const { first, last } = await this.#soundness.guard(appended)
+    if (first !== range.first || last !== range.last) throw this.#soundness.poison(foreignRecord(range.first, first))
+    // In one synchronous step, so no reader of the state sees a part.
+    for (const record of records) this.#mutate(record)
+    await this.#makeDueSnapshot()
+    return range
+  }
+
+  /** Validates each mutation with the state that those before it would make. */
+  async #validateAll(settled: ReadonlyArray<FrozenRecord<Mutation>>, records: readonly Mutation[]): Promise<void> {
+    const { validate, mutator } = this.#definition
+    if (validate === undefined) return
+    let state = this.#state
+    for (const [index, record] of records.entries()) {
+      const before = settled[index - 1]
+      if (before !== undefined) {
+        if (index === 1) state = this.#copyOf(this.#state)
+        // Decoded once more: a mutator may put the mutation into the state, and change it there.
+        const copy = await this.#codec.freeze(before.stored as Input).read
+        state = rehearsed(() => mutate(mutator, state, { sequence: this.#sequence + index, record: copy }))
+      }
+      await validate(state as DeepReadonly<State>, record)
+    }
+  }
+
+  /** Makes the next mutation part of the state. It must be in the journal. */
+  #mutate(record: Mutation): void {
+    const { mutator } = this.#definition
+    const sequence = this.#sequence + 1
     try {
       this.#state = mutate(mutator, this.#state, { sequence, record })
     } catch (error) {
       throw this.#soundness.loseState(error as MiniStoreError)
     }
     this.#sequence = sequence
-    if (this.#snapshots.isDue(sequence)) await this.#snapshots.createAutomatically(this.#now)
-    return sequence
+  }
+
+  async #makeDueSnapshot(): Promise<void> {
+    if (this.#snapshots.isDue(this.#sequence)) await this.#snapshots.createAutomatically(this.#now)
   }
 
   #refuseConflict(expected: number | undefined): void {
@@ -326,11 +418,21 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
 
 interface ManagerParts<State, Mutation, Input> {
   readonly journal: Journal<Mutation, Input>
-  readonly snapshots: SnapStore<State>
+  readonly snapshots: Snapshots<State>
   readonly settings: StateSettings<State, Mutation>
   readonly recovered: RecoveredState<State>
   /** The journal's path, for error messages. */
   readonly path?: string
+}
+
+/** Applies a mutation to a copy of the state, before it is written. */
+function rehearsed<State>(apply: () => State): State {
+  try {
+    return apply()
+  } catch (error) {
+    const { code, message, sequence, cause } = error as MiniStoreError
+    throw new MiniStoreError(code, `${message}; nothing is written`, { sequence, cause })
+  }
 }
 
 /** The error for a mutation that did not get the next sequence number from the journal. */

@@ -1,5 +1,6 @@
 /**
- * A simulated file system for crash tests of ministore and of code that uses it.
+ * A simulated file system for crash tests of ministore and of code that uses it, and the tests that
+ * every journal and every snapshot store below a state manager must pass.
  *
  * Run the code on a {@link SimulatedFileSystem} and take the states that a crash may leave at any
  * moment. Check that the code opens each state and finds everything it had acknowledged:
@@ -21,6 +22,11 @@
  *
  * @module
  */
+export type { ContractOptions, ContractTest } from './contract.ts'
+export { journalContract, type ContractRecord, type JournalSubject } from './journal-contract.ts'
+export { snapshotsContract, type ContractState, type SnapshotsSubject } from './snapshots-contract.ts'
+export type { AppendOptions, Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
+export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 export type { CrashOptions } from './crash-states.ts'
 export type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fault.ts'
 export type { Operation, OperationName, SystemErrorCode } from './operation.ts'

@@ -4,16 +4,19 @@ import type { MiniStoreError } from '../errors.ts'
  * The snapshot store beside a journal, as a state manager needs it. `SnapStore` implements it;
  * another store that keeps these promises can replace it.
  *
- * A snapshot is a state and its sequence number. Calls may overlap. The store, or its user, must
- * ensure that there is only one writer.
+ * A snapshot is a state and its sequence number. Calls may overlap; they are done in call order. The
+ * store, or its user, must ensure that there is only one writer.
+ *
+ * `snapshotsContract` of `@mini-ts/ministore/testing` tests these promises.
  */
 export interface Snapshots<State> {
   /** Number of whole snapshots that the store keeps; 1 or more. */
   readonly keep: number
   /**
-   * Stores a snapshot and resolves once it is on stable storage. Removes snapshots beyond the
-   * {@link keep} newest, and only once the new one is durable. A snapshot of the same sequence number
-   * is replaced. Changes of the state after the call settled have no effect.
+   * Stores a snapshot and resolves once it is on stable storage. Removes snapshots older than the
+   * {@link keep} newest whole ones, and only once the new one is durable. Those that the store has
+   * found damaged do not count. A snapshot of the same sequence number is replaced. Changes of the
+   * state after the call settled have no effect.
    *
    * If it rejects, or after a crash before it resolves, earlier snapshots are unchanged and the new
    * one is there as a whole or not at all.

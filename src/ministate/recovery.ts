@@ -215,7 +215,7 @@ export interface StateAt<State> {
 }
 
 /** The part of a snapshot store from which states are rebuilt. */
-export type Restorable<State> = Pick<SnapStore<State>, 'restore' | 'verify'>
+export type Restorable<State> = Pick<Snapshots<State>, 'restore' | 'verify'>
 
 /** The part of a definition that does not depend on the type of its mutations. */
 type InitialState<State> = Pick<StateDefinition<State, unknown>, 'initialState'>

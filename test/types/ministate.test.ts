@@ -4,10 +4,10 @@ import { describe, expectTypeOf, test } from 'vitest'
 import * as z from 'zod'
 
 import type { MiniStore } from '../../src/index.ts'
-import type { SnapStore } from '../../src/minisnap/index.ts'
+import type { RestoredSnapshot, SnapStore } from '../../src/minisnap/index.ts'
 import {
-  type Codec, type CompactionReport, type DeepReadonly, type Journal, type JournalEntry, type MutationContext,
-  type SnapshotInfo, StateManager, type StateOptions, type StateRecovery, StateView, type ViewOptions,
+  type Codec, type CompactionReport, type DeepReadonly, type Journal, type JournalEntry, type LoadedSnapshot, type MutationContext,
+  type SnapshotInfo, type Snapshots, StateManager, type StateOptions, type StateRecovery, StateView, type ViewOptions,
 } from '../../src/ministate/index.ts'
 
 // `tsc -p tsconfig.json` checks these types; at run time the functions are never called.
@@ -139,6 +139,8 @@ describe('a manager', () => {
   test('has the types of its methods', () => {
     expectTypeOf<StateManager<State, Add, Input>['apply']>().parameter(0).toEqualTypeOf<Input>()
     expectTypeOf<Adder['apply']>().returns.resolves.toBeNumber()
+    expectTypeOf<StateManager<State, Add, Input>['applyAll']>().parameter(0).toEqualTypeOf<Iterable<Input>>()
+    expectTypeOf<Adder['applyAll']>().returns.resolves.toEqualTypeOf<{ readonly first: number; readonly last: number }>()
     expectTypeOf<Adder['state']>().toEqualTypeOf<DeepReadonly<State>>()
     expectTypeOf<Adder['snapshot']>().returns.toEqualTypeOf<State>()
     expectTypeOf<Adder['sequence']>().toBeNumber()
@@ -200,6 +202,40 @@ describe('a view', () => {
       pollIntervalMs: undefined
       fileSystem: undefined
     }>().toExtend<ViewOptions<State, Add>>()
+  })
+})
+
+describe('snapshots', () => {
+  test('are implemented by SnapStore', () => {
+    expectTypeOf<SnapStore<State>>().toExtend<Snapshots<State>>()
+    expectTypeOf<SnapStore<State>>().not.toExtend<Snapshots<Add>>()
+    expectTypeOf<RestoredSnapshot<State>>().toExtend<LoadedSnapshot<State>>()
+  })
+
+  test('and a journal can be written by hand, with no more than a manager needs', () => {
+    const info: SnapshotInfo = { sequence: 1, path: 'a row', bytes: 0 }
+    const own = {
+      keep: 1,
+      create: (_state: State, _sequence: number) => Promise.resolve(info),
+      restore: (_options?: { readonly atMost?: number | undefined }) => Promise.resolve({ state: initialState(), sequence: 1 }),
+      list: () => Promise.resolve([info]),
+    }
+    const log = {
+      firstSequence: 1,
+      lastSequence: 0,
+      append: (_record: Add) => Promise.resolve(1),
+      entries: () => new ReadableStream<JournalEntry<Add>>(),
+      truncateBefore: (_sequence: number) => Promise.resolve(),
+      close: () => Promise.resolve(),
+    }
+    const over = () => StateManager.over(log, own, { initialState, mutator })
+    expectTypeOf(over).returns.resolves.toEqualTypeOf<Adder>()
+    const { list: _list, ...rest } = own
+    // @ts-expect-error without a list, compaction could not know what it may drop
+    expectTypeOf(() => StateManager.over(log, rest, { initialState, mutator })).toBeFunction()
+    const others = { ...own, create: (_state: string, _sequence: number) => Promise.resolve(info) }
+    // @ts-expect-error the snapshots are of other states
+    expectTypeOf(() => StateManager.over(log, others, { initialState, mutator })).toBeFunction()
   })
 })
 

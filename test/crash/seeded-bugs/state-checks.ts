@@ -15,11 +15,14 @@ export const stateChecks: readonly Check[] = [
       const manager = await model.open(files)
       const stop = files.onOperation(() => model.assertState(manager))
       await model.apply(files, manager)
+      await model.applyAll(files, manager, 3)
       stop()
-      files.failOn({ operation: 'write' }, 'ENOSPC')
-      const [{ status }] = await Promise.allSettled([model.apply(files, manager)])
-      if (status === 'fulfilled') throw new Error('a full disk passes unseen')
-      model.assertState(manager)
+      for (const call of [() => model.apply(files, manager), () => model.applyAll(files, manager, 2)]) {
+        files.failOn({ operation: 'write' }, 'ENOSPC')
+        const [{ status }] = await Promise.allSettled([call()])
+        if (status === 'fulfilled') throw new Error('a full disk passes unseen')
+        model.assertState(manager)
+      }
       await manager.close()
     },
   ],

@@ -8,13 +8,13 @@ export const stateDefects: readonly Defect[] = [
       {
         file: 'ministate/state-manager.ts',
         find: '    const sequence = await this.#soundness.guard(',
-        by: `    this.#state = mutate(mutator, this.#state, { sequence: this.#sequence + 1, record })
+        by: `    this.#mutate(record)
     const sequence = await this.#soundness.guard(`,
       },
       {
         file: 'ministate/state-manager.ts',
-        find: '      this.#state = mutate(mutator, this.#state, { sequence, record })\n',
-        by: '',
+        find: '    this.#mutate(record)\n    await this.#makeDueSnapshot()\n    return sequence\n',
+        by: '    return sequence\n',
       },
     ],
     finding: /^state: what is not durable does not show: .*acknowledged was/,
@@ -109,6 +109,49 @@ export const stateDefects: readonly Defect[] = [
         by: '',
       },
     ],
-    finding: /^state: what is not durable does not show: .*"undefined:2"/,
+    finding: /^state: what is not durable does not show: .*acknowledged was/,
+  },
+  {
+    name: 'state: applyAll shows its mutations before they are durable',
+    patches: [
+      {
+        file: 'ministate/state-manager.ts',
+        find: '    const { first, last } = await this.#soundness.guard(appended)\n',
+        by: `    for (const record of records) this.#mutate(record)
+    const { first, last } = await this.#soundness.guard(appended)
+`,
+      },
+      {
+        file: 'ministate/state-manager.ts',
+        find: '    for (const record of records) this.#mutate(record)\n    await this.#makeDueSnapshot()\n    return range\n',
+        by: '    return range\n',
+      },
+    ],
+    finding: /^state: what is not durable does not show: .*acknowledged was/,
+  },
+  {
+    name: 'state: applyAll applies what validate has refused',
+    patches: [
+      {
+        file: 'ministate/state-manager.ts',
+        find: '      await validate(state as DeepReadonly<State>, record)\n',
+        by: `      try {
+        await validate(state as DeepReadonly<State>, record)
+      } catch {}
+`,
+      },
+    ],
+    finding: /^state: .*A refused mutation was applied/,
+  },
+  {
+    name: 'state: applyAll validates on the state itself',
+    patches: [
+      {
+        file: 'ministate/state-manager.ts',
+        find: '        if (index === 1) state = this.#copyOf(this.#state)\n',
+        by: '',
+      },
+    ],
+    finding: /^state: .*(?:has \d+ mutations, but is at|was applied as|The state is)/,
   },
 ]

@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, test } from 'vitest'
 
+import { MiniStoreError } from '../../../src/index.ts'
 import { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
 import { CrashFinding, CrashHarness, type Workload } from '../harness.ts'
@@ -45,7 +46,7 @@ afterAll(() => {
   console.log(
     `state crashes: ${moments} moments, ${judged} states judged, ${distinct} of them distinct and opened ` +
       `(${reopened} again), ${killed} kills, ${recoveries.join(' + ')} recoveries crashed inside, ` +
-      `${oracle.pastStates} past states asked for`,
+      `${oracle.pastStates} past states asked for, ${oracle.toleratedDamage} torn writes of several mutations refused`,
   )
 })
 
@@ -76,6 +77,15 @@ describe('the suite', () => {
     await expect(claim([1, 2], 2, 3)).rejects.toThrow(CrashFinding)
     await expect(claim([1, 5, 3], 3, 3)).rejects.toThrow(CrashFinding)
     await expect(claim([1, 2, 3], 3, 2)).rejects.toThrow(CrashFinding)
+  })
+
+  test('the oracle can fail: it tolerates damage only in a write of several mutations that is under way', () => {
+    const damage = new MiniStoreError('ERR_MINISTORE_CORRUPT', 'broken', { sequence: 3 })
+    const found: FoundState = { log: [], answersFrom: 0, hasRecovered: false, damage }
+    const expected = { issued: [1, 2, 3, 4], acknowledged: 2, floor: { highest: 0 }, isManyLines: true }
+    const check = (change: object, isHarsh = true) => () => oracle.check(found, { ...expected, ...change }, { isHarsh })
+    expect(check({})).not.toThrow()
+    for (const failing of [check({ acknowledged: 3 }), check({ isManyLines: false }), check({}, false)]) expect(failing).toThrow('does not open')
   })
 
   test('finds a mutation that was applied twice', async () => {

@@ -73,6 +73,7 @@ class Process {
     const both = [model.apply(files, manager), model.apply(files, manager)]
     await Promise.all(both.map((apply) => this.#attempt('apply', () => apply)))
     await attempt('snapshot', () => model.createSnapshot(files, manager))
+    await attempt('apply', () => model.applyAll(files, manager, 3))
     await attempt('apply', () => model.apply(files, manager))
     await attempt('snapshot', () => model.compact(files, manager))
     await attempt('read', () => this.#readBack(manager))

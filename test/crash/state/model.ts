@@ -59,6 +59,8 @@ export interface ExpectedState {
   readonly issued: readonly number[]
   /** The last sequence number that must be there. */
   readonly acknowledged: number
+  /** Whether one write of several mutations may be under way. */
+  readonly isManyLines?: boolean | undefined
   /**
    * Every past state from `highest` on must be available. Known once the current step has ended.
    */
@@ -79,12 +81,15 @@ export class StateModel {
   #steps = 0
   #hasDropped = false
   #hasFailed = false
+  /** The first ids of the writes of several mutations that may not be durable yet. */
+  #manyLines = new Set<number>()
 
   /** The current expectation, in the form of {@link Workload.expected}. */
   readonly expected = (): ExpectedState => ({
     issued: [...this.#acknowledged, ...this.#inFlight],
     acknowledged: this.#acknowledged.length,
     floor: this.#floor,
+    isManyLines: this.isManyLines,
   })
 
   /** Returns an independent model with the same knowledge. */
@@ -104,6 +109,11 @@ export class StateModel {
     return this.#acknowledged.length
   }
 
+  /** Whether one write of several mutations may be torn by a crash now. */
+  get isManyLines(): boolean {
+    return this.#manyLines.size > 0
+  }
+
   async open(files: SimulatedFileSystem, options: LogOptions = {}): Promise<LogManager> {
     const manager = await openLog(files, options)
     const issued = [...this.#acknowledged, ...this.#inFlight]
@@ -114,6 +124,7 @@ export class StateModel {
     // Opening settles what was in flight: it is now there for good, or gone.
     this.#acknowledged = issued.slice(0, sequence)
     this.#inFlight = []
+    this.#manyLines.clear()
     this.assertState(manager)
     return manager
   }
@@ -144,14 +155,43 @@ export class StateModel {
     }
   }
 
+  /** Applies several mutations at once. They are acknowledged together. */
+  async applyAll(files: SimulatedFileSystem, manager: LogManager, count: number): Promise<void> {
+    const ids = Array.from({ length: count }, () => ++this.#ids)
+    const [firstId = 0] = ids
+    this.#inFlight.push(...ids)
+    this.#manyLines.add(firstId)
+    try {
+      await this.#step(files, async () => {
+        const { first, last } = await manager.applyAll(ids.map((id) => ({ id })))
+        const expected = this.#acknowledged.length + 1
+        if (first !== expected || last !== first + count - 1) throw new Error(`Expected ${count} from ${expected}, got ${first} to ${last}`)
+        this.#acknowledged.push(...ids)
+        for (const id of ids) this.#forget(id)
+        this.#manyLines.delete(firstId)
+      })
+    } catch (error) {
+      const isUnknown = error instanceof MiniStoreError && error.code === 'ERR_MINISTORE_OUTCOME_UNKNOWN'
+      if (!isUnknown) {
+        for (const id of ids) this.#forget(id)
+        this.#manyLines.delete(firstId)
+      }
+      throw error
+    }
+  }
+
   /**
-   * Makes two mutations that must be refused: one by `validate`, one for its expected sequence
-   * number. Neither may ever show.
+   * Makes mutations that must be refused, alone and among good ones: by `validate`, or for their
+   * expected sequence number. None may ever show.
    */
   async refuse(manager: LogManager): Promise<void> {
+    const expectedSequence = this.acknowledged + 1
+    const step = (isBad = false): Step => ({ id: ++this.#ids, isBad })
     const refused = await Promise.allSettled([
-      manager.apply({ id: ++this.#ids, isBad: true }),
-      manager.apply({ id: ++this.#ids }, { expectedSequence: this.acknowledged + 1 }),
+      manager.apply(step(true)),
+      manager.apply(step(), { expectedSequence }),
+      manager.applyAll([step(), step(true), step()]),
+      manager.applyAll([step(), step()], { expectedSequence }),
     ])
     if (refused.some(({ status }) => status === 'fulfilled')) throw new Error('A refused mutation was applied')
     this.assertState(manager)

@@ -6,7 +6,7 @@
  */
 export type { Codec } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-export type { AppendOptions, Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
+export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 export type { RecoveryReport } from '../ministore/recovery.ts'
 export type { ApplyOptions } from './settings.ts'

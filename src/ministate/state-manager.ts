@@ -4,7 +4,9 @@ import PQueue from 'p-queue'
 
 import { addInContext, isThenable } from '../async.ts'
 import { MiniStoreError, sequenceConflict } from '../errors.ts'
-import { type Journal, type JournalEntry, type JournalRange, journalUse, type JournalUse } from '../journal/journal.ts'
+import {
+  type AppendedRange, type Journal, type JournalEntry, type JournalRange, journalUse, type JournalUse,
+} from '../journal/journal.ts'
 import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
@@ -223,12 +225,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    *   appends would not be all or nothing.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  async applyAll(mutations: Iterable<Input>, options?: ApplyOptions): Promise<{
-    /** Sequence number of the first of these mutations. */
-    readonly first: number
-    /** Sequence number of the last of these mutations, or `first - 1` if there are none. */
-    readonly last: number
-  }> {
+  async applyAll(mutations: Iterable<Input>, options?: ApplyOptions): Promise<AppendedRange> {
     this.#assertUsable()
     if (this.#journal.appendAll === undefined) {
       throw new TypeError('Expected a journal with `appendAll`, which applyAll needs to write all mutations or none')
@@ -342,10 +339,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     return sequence
   }
 
-  async #applyAll(
-    settled: ReadonlyArray<FrozenRecord<Mutation>>,
-    expected: number | undefined,
-  ): Promise<{ readonly first: number; readonly last: number }> {
+  async #applyAll(settled: ReadonlyArray<FrozenRecord<Mutation>>, expected: number | undefined): Promise<AppendedRange> {
     const records = await Promise.all(settled.map(({ read }) => read))
     this.#refuseConflict(expected)
     await this.#validateAll(settled, records)

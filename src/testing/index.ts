@@ -25,7 +25,7 @@
 export type { ContractOptions, ContractTest } from './contract.ts'
 export { journalContract, type ContractRecord, type JournalSubject } from './journal-contract.ts'
 export { snapshotsContract, type ContractState, type SnapshotsSubject } from './snapshots-contract.ts'
-export type { AppendOptions, Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
+export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 export type { CrashOptions } from './crash-states.ts'
 export type { Fault, FaultOptions, OperationMatch, ShortWriteMatch } from './fault.ts'

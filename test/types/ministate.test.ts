@@ -3,7 +3,7 @@ import { produce } from 'immer'
 import { describe, expectTypeOf, test } from 'vitest'
 import * as z from 'zod'
 
-import type { MiniStore } from '../../src/index.ts'
+import type { AppendedRange, MiniStore } from '../../src/index.ts'
 import type { RestoredSnapshot, SnapStore } from '../../src/minisnap/index.ts'
 import {
   type Codec, type CompactionReport, type DeepReadonly, type Journal, type JournalEntry, type LoadedSnapshot, type MutationContext,
@@ -140,7 +140,7 @@ describe('a manager', () => {
     expectTypeOf<StateManager<State, Add, Input>['apply']>().parameter(0).toEqualTypeOf<Input>()
     expectTypeOf<Adder['apply']>().returns.resolves.toBeNumber()
     expectTypeOf<StateManager<State, Add, Input>['applyAll']>().parameter(0).toEqualTypeOf<Iterable<Input>>()
-    expectTypeOf<Adder['applyAll']>().returns.resolves.toEqualTypeOf<{ readonly first: number; readonly last: number }>()
+    expectTypeOf<Adder['applyAll']>().returns.resolves.toEqualTypeOf<AppendedRange>()
     expectTypeOf<Adder['state']>().toEqualTypeOf<DeepReadonly<State>>()
     expectTypeOf<Adder['snapshot']>().returns.toEqualTypeOf<State>()
     expectTypeOf<Adder['sequence']>().toBeNumber()

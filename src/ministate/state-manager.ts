@@ -367,7 +367,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
         if (index === 1) state = this.#copyOf(this.#state)
         // Decoded once more: a mutator may put the mutation into the state, and change it there.
         const copy = await this.#codec.freeze(before.stored as Input).read
-        state = rehearsed(() => mutate(mutator, state, { sequence: this.#sequence + index, record: copy }))
+        state = rehearse(mutator, state, { sequence: this.#sequence + index, record: copy })
       }
       await validate(state as DeepReadonly<State>, record)
     }
@@ -419,10 +419,10 @@ interface ManagerParts<State, Mutation, Input> {
   readonly path?: string
 }
 
-/** Applies a mutation to a copy of the state, before it is written. */
-function rehearsed<State>(apply: () => State): State {
+/** Applies a mutation to a copy of the state, before the mutation is written. */
+function rehearse<State, Mutation>(...given: Parameters<typeof mutate<State, Mutation>>): State {
   try {
-    return apply()
+    return mutate(...given)
   } catch (error) {
     const { code, message, sequence, cause } = error as MiniStoreError
     throw new MiniStoreError(code, `${message}; nothing is written`, { sequence, cause })

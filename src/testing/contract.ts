@@ -8,7 +8,7 @@ export interface ContractTest {
   /** What the test expects, as a sentence. */
   readonly name: string
   /** Runs the test on something new. Rejects if a promise is broken. Tests may run side by side. */
-  run(): Promise<void>
+  readonly run: () => Promise<void>
 }
 
 /** Options of a contract. */

@@ -149,16 +149,16 @@ const claims: Readonly<Record<string, (scene: Scene) => Promise<void>>> = {
   'what is read during a create is a whole snapshot, never an older one than before': async ({ subject, snapshots, patience }) => {
     const reader = await subject.reopen()
     await snapshots.create(longAt(1), 1)
-    let created = 1
+    const progress = { created: 1 }
     const creating = (async () => {
       for (let n = 2; n <= 20; n++) {
         await patience.until('create', snapshots.create(longAt(n), n))
-        created = n
+        progress.created = n
       }
     })()
     const reading = (async () => {
-      while (created < 20) {
-        const before = created
+      while (progress.created < 20) {
+        const before = progress.created
         const found = await patience.until('restore', reader.restore())
         holds(found !== undefined && found.sequence >= before, `Restored ${found?.sequence} after ${before} was created`)
         same('the restored state', found.state, longAt(found.sequence))

@@ -170,7 +170,7 @@ describe('validate in applyAll', () => {
     const files = new SimulatedFileSystem()
     const open = (): Promise<StateManager<Record<string, Item>, Item>> =>
       StateManager.open('/items', {
-        initialState: () => ({}) as Record<string, Item>,
+        initialState: (): Record<string, Item> => ({}),
         mutator: (items, item: Item) => {
           const known = items[item.id]
           if (known === undefined) items[item.id] = item

@@ -51,7 +51,9 @@ describe('a manager whose journal was taken over', () => {
   })
 
   test.each([calls[0], calls[1], calls[4]] as typeof calls)('notices it in %s', async (_, call) => {
-    await (await fenced(call)).close()
+    const manager = await fenced(call)
+    expect(await errorOf(manager.createSnapshot())).toMatchObject({ code: 'ERR_MINISTORE_FENCED' })
+    await manager.close()
   })
 
   test('does not take an error of validate for one of the journal', async () => {

@@ -138,6 +138,7 @@ export class MemoryJournal<T> implements Journal<T> {
     const { from: next = log.first, follow = false, to = follow ? Infinity : log.last, signal } = range
     let sequence = next
     let isOver = false
+    const isWaiting = (): boolean => follow && sequence > log.last && sequence <= to && !isOver
     return new ReadableStream<JournalEntry<Item>>({
       start: (controller) => {
         signal?.addEventListener('abort', () => {
@@ -146,7 +147,7 @@ export class MemoryJournal<T> implements Journal<T> {
         })
       },
       pull: async (controller) => {
-        while (follow && sequence > log.last && sequence <= to && !isOver) await log.change()
+        while (isWaiting()) await log.change()
         if (isOver) return
         if (sequence > to || sequence > log.last) {
           controller.close()

@@ -386,7 +386,7 @@ const journalDefects: Readonly<Record<string, [JournalDefect, caughtBy: string]>
     'a reader sees what was appended after refresh, and follows it',
   ],
   'lets an earlier writer go on': [
-    { open: (journal) => ({ inTurn: async <Result>(task: () => Result) => { await null; return task() }, log: journal.log }) },
+    { open: (journal) => ({ inTurn: async <Result>(task: () => Result) => { await Promise.resolve(); return task() }, log: journal.log }) },
     'a log that was taken over refuses every change with FENCED',
   ],
   'closes before its queue is done': [

@@ -82,7 +82,7 @@ export class StateModel {
   #hasDropped = false
   #hasFailed = false
   /** The first ids of the writes of several mutations that may not be durable yet. */
-  #manyLines = new Set<number>()
+  readonly #manyLines = new Set<number>()
 
   /** The current expectation, in the form of {@link Workload.expected}. */
   readonly expected = (): ExpectedState => ({

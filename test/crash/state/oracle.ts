@@ -70,8 +70,8 @@ export class StateOracle implements Oracle<ExpectedState, FoundState> {
       return
     }
     log.forEach((entry, index) => {
-      const expected = `${index + 1}:${issued[index]}`
-      assert(entry === expected, `mutation ${index + 1} is ${entry}, issued was ${expected}`)
+      const issuedEntry = `${index + 1}:${issued[index]}`
+      assert(entry === issuedEntry, `mutation ${index + 1} is ${entry}, issued was ${issuedEntry}`)
     })
     assert(log.length >= acknowledged, `the state is at ${log.length}, but ${acknowledged} were acknowledged`)
     assert(

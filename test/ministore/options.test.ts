@@ -370,7 +370,7 @@ describe('truncateBefore', () => {
   })
 })
 
-/** The behaviour of a closed store for each member of its prototype; new members must be added. */
+/** The behaviour of a closed store for each of its members; new members must be added. */
 const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) => Promise<void>>> = {
   append: (store) => expectClosed(() => store.append('late')),
   appendAll: (store) => expectClosed(() => store.appendAll(['late'])),
@@ -378,6 +378,8 @@ const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) 
   stream: (store) => expectClosed(() => store.stream()),
   entries: (store) => expectClosed(() => store.entries()),
   replay: (store) => expectClosed(() => store.replay()),
+  prepare: (store) => expectClosed(() => store.prepare('late')),
+  preparedEntries: (store) => expectClosed(() => store.preparedEntries()),
   rotate: (store) => expectClosed(() => store.rotate()),
   truncateBefore: (store) => expectClosed(() => store.truncateBefore(1)),
   close: async (store) => expect(await store.close()).toBeUndefined(),
@@ -401,7 +403,9 @@ async function expectClosed(call: () => unknown): Promise<void> {
 }
 
 describe('a closed store', () => {
-  const members = Reflect.ownKeys(MiniStore.prototype)
+  // The methods that read are those of its class and of the class that it extends.
+  const members = [MiniStore.prototype, Object.getPrototypeOf(MiniStore.prototype) as object]
+    .flatMap((prototype) => Reflect.ownKeys(prototype))
     .map(String)
     .filter((name) => name !== 'constructor')
 

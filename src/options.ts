@@ -1,3 +1,7 @@
+import { fileURLToPath } from 'node:url'
+
+import { messageOf } from './errors.ts'
+
 /** Options as the caller passed them, by name. */
 export type Fields = Readonly<Record<string, unknown>>
 
@@ -166,11 +170,40 @@ export function iterable<T>(name: string, value: Iterable<T>): Iterable<T> {
   return value
 }
 
-/** @throws {TypeError} if the value is not a non-empty string without NUL. */
+/**
+ * Returns the path that a caller gave. A `file:` URL becomes the path of its file.
+ *
+ * A URL is recognized by its shape, because one from a `node:vm` context, as test runners use them,
+ * is not an instance of the class in this realm. A query or a fragment is refused: `new URL` reads
+ * the `#` of a file name as one, and without it the path would be that of another file.
+ *
+ * @throws {TypeError} if the value is neither a non-empty string without NUL nor a `file:` URL of a
+ *   file on this machine.
+ */
 export function filePath(path: unknown, name = 'path'): string {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new TypeError(`Expected \`${name}\` to be a non-empty string without NUL, got ${shown(path)}`)
+  if (typeof path === 'string' && path !== '' && !path.includes('\0')) return path
+  if (isUrl(path)) return pathOfUrl(path.href, name)
+  throw new TypeError(`Expected \`${name}\` to be a non-empty string without NUL, or a \`file:\` URL, got ${shown(path)}`)
+}
+
+function isUrl(value: unknown): value is Pick<URL, 'href' | 'protocol'> {
+  if (!isObject(value)) return false
+  const { href, protocol } = value as { readonly href?: unknown; readonly protocol?: unknown }
+  return typeof href === 'string' && typeof protocol === 'string'
+}
+
+function pathOfUrl(href: string, name: string): string {
+  const refused = (reason: string): TypeError =>
+    new TypeError(`Expected \`${name}\` to be a path or a \`file:\` URL, got the URL ${href}: ${reason}`)
+  // In the text of a URL these characters stand only before a query and a fragment.
+  if (/[?#]/.test(href)) throw refused('it has a query or a fragment; write ? as %3F and # as %23')
+  let path: string
+  try {
+    path = fileURLToPath(href)
+  } catch (error) {
+    throw refused(messageOf(error))
   }
+  if (path.includes('\0')) throw refused('its path includes NUL')
   return path
 }
 

@@ -67,7 +67,7 @@ export class QueueLog {
    * @throws {MiniStoreError} the errors of `StateManager.open`; `ERR_MINISTORE_CORRUPT` if the
    *   state is not that of a queue.
    */
-  static async open(directory: string, settings: QueueSettings): Promise<QueueLog> {
+  static async open(directory: string | URL, settings: QueueSettings): Promise<QueueLog> {
     // Set after the replay, because the messages are indexed only then.
     let log: QueueLog | undefined
     const path = directoryPath(directory)

@@ -64,7 +64,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    *   queue writes.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  static async open<T = unknown>(directory: string, options?: QueueOptions): Promise<MiniQueue<T>> {
+  static async open<T = unknown>(directory: string | URL, options?: QueueOptions): Promise<MiniQueue<T>> {
     const settings = queueSettings(options)
     const log = await QueueLog.open(directory, settings)
     try {

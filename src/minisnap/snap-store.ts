@@ -50,15 +50,16 @@ export class SnapStore<Output = unknown, Input = Output> {
   /**
    * Does not access the disk. The first {@link create} makes the directory.
    *
-   * @throws {TypeError | RangeError} if the path or an option is invalid.
+   * @param directory as a string or a `file:` URL.
+   * @throws {TypeError | RangeError} if the directory or an option is invalid.
    */
   constructor(
-    directory: string,
+    directory: string | URL,
     options: SnapStoreOptions<Input, unknown> & { readonly schema: StandardSchemaV1<Input, Output> },
   )
   /** Works like the overload with a schema, whose output type it does not know. */
-  constructor(directory: string, options?: SnapStoreOptions<Input, Output>)
-  constructor(directory: string, options?: unknown) {
+  constructor(directory: string | URL, options?: SnapStoreOptions<Input, Output>)
+  constructor(directory: string | URL, options?: unknown) {
     const settings = snapStoreSettings(options)
     this.keep = settings.keep
     this.#fs = settings.fileSystem

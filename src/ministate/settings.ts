@@ -288,7 +288,7 @@ export function caughtUpSettings(options: unknown): CaughtUpOptions {
   }
 }
 
-/** @throws {TypeError} unless `directory` is a non-empty string without NUL. */
+/** @throws {TypeError} unless `directory` is a non-empty string without NUL or a `file:` URL. */
 export function directoryPath(directory: unknown): string {
   return resolve(filePath(directory, 'directory'))
 }

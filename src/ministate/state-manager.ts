@@ -89,7 +89,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * @throws {TypeError | RangeError} if an option is invalid.
    */
   static async open<State, Mutation, Input = Mutation>(
-    directory: string,
+    directory: string | URL,
     options: StateOptions<State, Mutation, Input>,
   ): Promise<StateManager<State, Mutation, Input>> {
     const settings = openSettings<State, Mutation>(options)

@@ -98,7 +98,7 @@ export class MiniStore<Output = unknown, Input = Output>
    *
    * A crash during `open` leaves a journal that the next `open` recovers.
    *
-   * @param path of the journal, which is the path of its active segment.
+   * @param path of the journal, which is the path of its active segment: a string or a `file:` URL.
    * @throws {MiniStoreError}
    *   - `ERR_MINISTORE_LOCKED` if another writer has the journal open.
    *   - `ERR_MINISTORE_LOCK_UNAVAILABLE` if the platform or file system has no kernel lock.
@@ -111,11 +111,11 @@ export class MiniStore<Output = unknown, Input = Output>
    * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   static open<Schema extends StandardSchemaV1>(
-    path: string,
+    path: string | URL,
     options: OpenOptions<StandardSchemaV1.InferInput<Schema>> & SchemaOption<Schema>,
   ): Promise<MiniStore<StandardSchemaV1.InferOutput<Schema>, StandardSchemaV1.InferInput<Schema>>>
-  static open<T = unknown>(path: string, options?: OpenOptions<T>): Promise<MiniStore<T>>
-  static async open(path: string, options?: unknown): Promise<MiniStore<unknown, never>> {
+  static open<T = unknown>(path: string | URL, options?: OpenOptions<T>): Promise<MiniStore<T>>
+  static async open(path: string | URL, options?: unknown): Promise<MiniStore<unknown, never>> {
     const settings = writerSettings(options)
     const given = filePath(path)
     try {
@@ -255,7 +255,8 @@ export class MiniStore<Output = unknown, Input = Output>
   /**
    * Returns a `WritableStream` that appends each chunk as one record. It asks for the next chunk
    * once the record is on stable storage. A chunk that {@link append} rejects is an error of the
-   * stream.
+   * stream. So are bytes without a codec, a `TypeError`: they come from `Writable.fromWeb` without
+   * `objectMode`, and JSON would store them as a list of numbers.
    *
    * Closing or aborting the stream leaves the store open. The codec and the schema run in the
    * asynchronous context in which the stream was created.
@@ -267,6 +268,7 @@ export class MiniStore<Output = unknown, Input = Output>
     const context = new AsyncResource('ministore.writable')
     return new WritableStream<Input>({
       write: async (record) => {
+        this.#codec.refuseBytes(record)
         await context.runInAsyncScope(() => this.append(record))
       },
     })
@@ -351,11 +353,11 @@ export class MiniStore<Output = unknown, Input = Output>
    * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   static read<Schema extends StandardSchemaV1>(
-    path: string,
+    path: string | URL,
     options: Omit<ReadOptions, keyof StreamOptions> & SchemaOption<Schema>,
   ): Promise<JournalReader<StandardSchemaV1.InferOutput<Schema>>>
-  static read<T = unknown>(path: string, options?: Omit<ReadOptions<T>, keyof StreamOptions>): Promise<JournalReader<T>>
-  static async read(path: string, options?: unknown): Promise<JournalReader> {
+  static read<T = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, keyof StreamOptions>): Promise<JournalReader<T>>
+  static async read(path: string | URL, options?: unknown): Promise<JournalReader> {
     const { fileSystem, pollIntervalMs, schema, codec } = fields(options, ['schema', 'codec', 'pollIntervalMs', 'fileSystem'])
     return JournalReader.open(filePath(path), readSettings({ fileSystem, pollIntervalMs, schema, codec }))
   }
@@ -374,21 +376,21 @@ export class MiniStore<Output = unknown, Input = Output>
    * @throws {TypeError | RangeError} if the path or an option is invalid.
    */
   static stream<Schema extends StandardSchemaV1>(
-    path: string,
+    path: string | URL,
     options: ReadOptions & SchemaOption<Schema>,
   ): JournalStream<StandardSchemaV1.InferOutput<Schema>>
-  static stream<T = unknown>(path: string, options?: ReadOptions<T>): JournalStream<T>
-  static stream(path: string, options?: ReadOptions): JournalStream<unknown> {
+  static stream<T = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<T>
+  static stream(path: string | URL, options?: ReadOptions): JournalStream<unknown> {
     return replayAt(path, options).records()
   }
 
   /** Like the static {@link stream}, but gives each record with its sequence number. */
   static entries<Schema extends StandardSchemaV1>(
-    path: string,
+    path: string | URL,
     options: ReadOptions & SchemaOption<Schema>,
   ): JournalStream<JournalEntry<StandardSchemaV1.InferOutput<Schema>>>
-  static entries<T = unknown>(path: string, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
-  static entries(path: string, options?: ReadOptions): JournalStream<JournalEntry<unknown>> {
+  static entries<T = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
+  static entries(path: string | URL, options?: ReadOptions): JournalStream<JournalEntry<unknown>> {
     return replayAt(path, options).entries()
   }
 
@@ -399,16 +401,16 @@ export class MiniStore<Output = unknown, Input = Output>
    * @throws {TypeError | RangeError} if the path or an option is invalid, or if `follow` is true.
    */
   static replay<Schema extends StandardSchemaV1>(
-    path: string,
+    path: string | URL,
     options: Omit<ReadOptions, 'follow'> & SchemaOption<Schema>,
   ): Promise<Array<StandardSchemaV1.InferOutput<Schema>>>
-  static replay<T = unknown>(path: string, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
-  static async replay(path: string, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
+  static replay<T = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
+  static async replay(path: string | URL, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
     return replayAt(path, options).collect()
   }
 }
 
-function replayAt(path: string, options: unknown): Replay<unknown> {
+function replayAt(path: string | URL, options: unknown): Replay<unknown> {
   const settings = readSettings(options)
   return replayPath(path, settings, new RecordCodec(settings))
 }

@@ -88,6 +88,13 @@ export class RecordCodec<Output, Input> {
     return new PreparedRecord(text, this.#check(record, text))
   }
 
+  /** @throws {TypeError} if a chunk of a stream is bytes, which only a codec can encode. */
+  refuseBytes(chunk: unknown): void {
+    if (this.#isCustom || !ArrayBuffer.isView(chunk)) return
+    const hint = 'give Writable.fromWeb `{ objectMode: true }`, or open the store with a codec for bytes'
+    throw new TypeError(`Expected a chunk to be a record, got bytes: ${hint}`)
+  }
+
   /** Encodes many records. Throws as {@link encode} does, for the first record that is refused. */
   encodeAll(records: Iterable<Input | PreparedRecord>): EncodedRecords {
     const pieces: Buffer[] = []

@@ -426,7 +426,7 @@ export function replayStore<T>(
  * A replay of the journal at a path. By default it ends at the last whole record that is there when
  * it is first read.
  */
-export function replayPath<T>(path: string, settings: ReadSettings, codec: LineCodec<T>): Replay<T> {
+export function replayPath<T>(path: string | URL, settings: ReadSettings, codec: LineCodec<T>): Replay<T> {
   const { fileSystem } = settings
   const views = new JournalViews(fileSystem, path, settings)
   return new Replay(new JournalCursor(fileSystem, views, codec, settings), settings)

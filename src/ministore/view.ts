@@ -52,7 +52,7 @@ export class JournalViews {
    */
   constructor(
     fs: FileSystem,
-    path: string,
+    path: string | URL,
     options: { readonly owner?: JournalWriter; readonly pollIntervalMs?: number } = {},
   ) {
     this.#fs = fs

@@ -90,6 +90,8 @@ test('works', async () => expect(await main()).toBe(${JSON.stringify(expected)})
 
 /** A program in TypeScript that uses every entry point, and a mistake that must be reported. */
 export const typeScript = `
+import { pathToFileURL } from 'node:url'
+
 import { type JournalStream, MiniStore, MiniStoreError } from '@mini-ts/ministore'
 import { MiniQueue } from '@mini-ts/ministore/miniqueue'
 import { SnapStore } from '@mini-ts/ministore/minisnap'
@@ -116,7 +118,8 @@ export async function main(): Promise<void> {
     },
   })
   await manager.apply(manager.state.count)
-  const queue = await MiniQueue.open<Event>('queue')
+  const queue = await MiniQueue.open<Event>(new URL('queue', pathToFileURL('/tmp/')))
+  for await (const { type } of MiniStore.stream<Event>(pathToFileURL('journal.jsonl'))) console.log(type)
   await queue.process(async (job, message) => console.log(job.count, message.id), { concurrency: 2 })
   await new SnapStore<Event>('snapshots').create({ type: 'Counted', count: 1 }, 1)
   // @ts-expect-error A record of another type is refused.

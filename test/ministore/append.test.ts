@@ -3,6 +3,8 @@ import { EventEmitter, once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Readable, Writable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
@@ -818,6 +820,26 @@ describe('writable', () => {
     expect(cancel).toHaveBeenCalledExactlyOnceWith(
       expect.objectContaining({ code: 'ERR_MINISTORE_NOT_SERIALIZABLE' }),
     )
+  })
+
+  test('refuses bytes, as `Writable.fromWeb` makes them of strings, and writes nothing', async () => {
+    const { store } = await openStore()
+    const piping = pipeline(Readable.from(['a']), Writable.fromWeb(store.writable()))
+    await expect(piping).rejects.toThrow(/^Expected a chunk to be a record, got bytes: .*objectMode: true/)
+    await expect(store.writable().getWriter().write(new Uint8Array([1]))).rejects.toThrow(TypeError)
+    expect(store.lastSequence).toBe(0)
+    await pipeline(Readable.from(['a']), Writable.fromWeb(store.writable(), { objectMode: true }))
+    expect(await store.replay()).toEqual(['a'])
+  })
+
+  test('takes bytes that a codec encodes', async () => {
+    const codec: Codec<Uint8Array> = {
+      encode: (bytes) => Buffer.from(bytes).toString('hex'),
+      decode: (text) => new Uint8Array(Buffer.from(text, 'hex')),
+    }
+    const { store } = await openStore({ codec })
+    await pipeline(Readable.from([Buffer.from('a')]), Writable.fromWeb(store.writable()))
+    expect(await store.replay()).toEqual([new Uint8Array([0x61])])
   })
 
   test('aborted or closed leaves the store open, and another writable can be created', async () => {

@@ -312,12 +312,12 @@ describe('replay into an array', () => {
 
 describe('a path', () => {
   const wrongPaths: Array<[unknown, RegExp]> = [
-    ['', /^Expected `path` to be a non-empty string without NUL, got `""` \(string\)$/],
-    ['a\0b', /^Expected `path` to be .*NUL, got /],
+    ['', /^Expected `path` to be a non-empty string without NUL, or a `file:` URL, got `""` \(string\)$/],
+    ['a\0b', /^Expected `path` to be .*NUL, .*got /],
     [undefined, /^Expected `path` to be .*, got `undefined` \(undefined\)$/],
     [null, /^Expected `path` to be .*, got `null` \(object\)$/],
     [7, /^Expected `path` to be .*, got `7` \(number\)$/],
-    [new URL('file:///tmp/journal.jsonl'), /^Expected `path` to be .*, got an object$/],
+    [{ href: 'file:///tmp/journal.jsonl' }, /^Expected `path` to be .*, got an object$/],
     [Buffer.from('journal.jsonl'), /^Expected `path` to be .*, got an object$/],
   ]
   const fromPath = entries.filter(({ name }) => name.startsWith('MiniStore.'))

@@ -24,5 +24,7 @@ export default {
     'Module', 'Variable', 'Function', 'Class', 'Constructor', 'Interface', 'Property', 'Method', 'Accessor', 'TypeAlias',
   ],
   validation: { notExported: true, invalidLink: true, notDocumented: true },
+  // Steps of the type KeptByJson, which mean nothing by themselves.
+  intentionallyNotExported: ['KeptProperties', 'Unkept'],
   treatWarningsAsErrors: true,
 }

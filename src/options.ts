@@ -186,7 +186,8 @@ export function filePath(path: unknown, name = 'path'): string {
   throw new TypeError(`Expected \`${name}\` to be a non-empty string without NUL, or a \`file:\` URL, got ${shown(path)}`)
 }
 
-function isUrl(value: unknown): value is Pick<URL, 'href' | 'protocol'> {
+/** Whether a value is a URL, by its shape. */
+export function isUrl(value: unknown): value is Pick<URL, 'href' | 'protocol'> {
   if (!isObject(value)) return false
   const { href, protocol } = value as { readonly href?: unknown; readonly protocol?: unknown }
   return typeof href === 'string' && typeof protocol === 'string'

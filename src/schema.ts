@@ -185,6 +185,77 @@ export interface Codec<Input = unknown, Output = Input> {
   decode(line: string): Output
 }
 
+/**
+ * The constraint of types that are stored as JSON: `T extends KeptByJson<T>` holds if a value reads
+ * back from its JSON as the type says. A `Date` would read back as a string, a `Map` as `{}`. The
+ * compiler's error names the property, and {@link NotKeptByJson} in its place.
+ *
+ * Not kept are functions (so classes with methods), what has a `toJSON` (`Date`, `URL`, `Buffer`),
+ * maps, sets, typed arrays, errors, regular expressions, promises, `bigint`, symbols, and
+ * `undefined` in an array. Any property may be `undefined`, because a missing one reads as
+ * `undefined` too. `any` and `unknown` are not checked, nor are keys that are symbols, which serve
+ * as brands. Of a union, a member that differs from another only by more properties is not checked.
+ *
+ * A function or class with a type parameter of its own repeats the constraint:
+ *
+ * ```ts
+ * const openLog = <T extends KeptByJson<T>>(name: string) => MiniStore.open<T>(`logs/${name}.jsonl`)
+ * ```
+ *
+ * There are three ways to store another type. A codec and a schema give the types, so leave out the
+ * type parameter. Without any check, open a store without a type, then assert one in a statement of
+ * its own: `store as MiniStore<T>`.
+ */
+export type KeptByJson<T> = [[T] extends [Unkept] ? NotKeptByJson<T> : KeptProperties<T>, unknown][unknown extends T ? 1 : 0]
+
+/** Stands in a compiler's error in the place of a type that JSON does not keep. */
+export interface NotKeptByJson<Type> {
+  /** The type. */
+  readonly 'JSON does not keep this type': Type
+}
+
+/**
+ * A mapped type is evaluated only as deep as types are compared, so types may be recursive. It also
+ * distributes over unions, which a conditional type in its place could not do: that would be a
+ * circular constraint. For the same reason {@link KeptByJson} chooses by an index.
+ */
+type KeptProperties<T> = { [Key in keyof T]: Key extends symbol ? T[Key] : KeptValue<T[Key], Absent<T>> }
+
+/**
+ * Arrays have a branch of their own, because a mapped type would evaluate their elements at once,
+ * without end for a recursive type.
+ */
+type KeptValue<T, Missing> = unknown extends T
+  ? T
+  : T extends string | number | boolean | null | Missing
+    ? T
+    : T extends Unkept
+      ? NotKeptByJson<T>
+      : T extends readonly unknown[]
+        ? ReadonlyArray<KeptValue<T[number], Absent<T>>>
+        : KeptProperties<T>
+
+/** What JSON leaves out of a `T`. A tuple has `undefined` where an element is optional. */
+type Absent<T> = T extends readonly unknown[] ? (number extends T['length'] ? never : undefined) : undefined
+
+/** What `JSON.stringify` leaves out, refuses or changes into something else. */
+type Unkept =
+  | { toJSON(...given: never[]): unknown }
+  | ((...given: never[]) => unknown)
+  | (abstract new (...given: never[]) => unknown)
+  | ReadonlyMap<unknown, unknown>
+  | ReadonlySet<unknown>
+  | WeakMap<WeakKey, unknown>
+  | WeakSet<WeakKey>
+  | ArrayBufferView
+  | ArrayBuffer
+  | Error
+  | RegExp
+  | PromiseLike<unknown>
+  | bigint
+  | symbol
+  | undefined
+
 /** @throws {TypeError} if the value is defined and lacks one of these methods. */
 export function codecOption(value: unknown, methods: readonly string[]): Codec | undefined {
   if (value === undefined) return undefined

@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { MiniStore } from '../src/index.ts'
 import { MiniQueue } from '../src/miniqueue/index.ts'
 import { SnapStore } from '../src/minisnap/index.ts'
-import { StateManager } from '../src/ministate/index.ts'
+import { StateManager, StateView } from '../src/ministate/index.ts'
 import { temporaryDirectory } from './support/temporary-directory.ts'
 
 const counter = { initialState: () => 0, mutator: (sum: number, by: number) => sum + by }
@@ -50,6 +50,24 @@ const places: ReadonlyArray<{ readonly name: string; readonly use: Use; readonly
     gives: (path) => join(path, 'snapshot-1.json'),
   },
   {
+    name: 'StateView.open',
+    use: async (source) => {
+      await using view = await StateView.open(source, { initialState: () => '', mutator: (_, record: string) => record })
+      return view.state
+    },
+    gives: () => 'a',
+  },
+  {
+    name: 'the snapshots of StateView.open',
+    use: async (directory) => {
+      await using journal = await MiniStore.open<number>(join(await temporaryDirectory(), 'journal.jsonl'))
+      await journal.append(1)
+      await (await StateView.open(journal, { ...counter, snapshots: { directory } })).close()
+      return (await new SnapStore(directory).list()).map(({ path }) => path)
+    },
+    gives: (path) => [join(path, 'snapshot-1.json')],
+  },
+  {
     name: 'MiniQueue.open',
     use: async (directory) => {
       await using queue = await MiniQueue.open(directory)
@@ -59,7 +77,7 @@ const places: ReadonlyArray<{ readonly name: string; readonly use: Use; readonly
     gives: (path) => path,
   },
 ]
-const readers = new Set(['MiniStore.stream', 'MiniStore.entries', 'MiniStore.replay', 'MiniStore.read'])
+const readers = new Set(['MiniStore.stream', 'MiniStore.entries', 'MiniStore.replay', 'MiniStore.read', 'StateView.open'])
 
 /** URLs as another realm has them: no class of this realm. */
 const foreignUrl = (href: string): URL =>
@@ -75,7 +93,7 @@ describe.each(places)('$name', ({ name, use, gives }) => {
     expect(await use(made(pathToFileURL(path)))).toEqual(gives(path))
   })
 
-  const subject = name.startsWith('MiniStore') ? 'path' : 'directory'
+  const subject = name === 'StateView.open' ? 'source' : name.startsWith('MiniStore') ? 'path' : 'directory'
 
   test.each([
     ['another protocol', 'https://example.com/a', /: .*scheme file$/],

@@ -8,6 +8,7 @@ import { mutate, refuseAhead, refuseGap, restoreBase, type StateAt } from '../mi
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
 import { JournalViews } from '../ministore/view.ts'
 import { outlineJournal } from '../maintenance/inspect.ts'
+import type { JournalEntry } from '../journal/journal.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 
 /**
@@ -56,8 +57,8 @@ async function readOnce<State, Mutation>(
   const { base, damaged } = await restoreBase(store, kept, definition)
   refuseGap(journal, base.sequence, damaged)
   let { state, sequence } = base
-  for await (const entry of MiniStore.entries<Mutation>(path, { from: sequence + 1, fileSystem })) {
-    state = mutate(definition.mutator, state, entry)
+  for await (const entry of MiniStore.entries(path, { from: sequence + 1, fileSystem })) {
+    state = mutate(definition.mutator, state, entry as JournalEntry<Mutation>)
     sequence = entry.sequence
   }
   return { state, sequence }

@@ -4,6 +4,7 @@
  *
  * @module
  */
+export type { KeptByJson, NotKeptByJson } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 export type { CompactionReport, StateRecovery } from '../ministate/index.ts'
 export type { Backoff, BackoffFunction } from './settings.ts'

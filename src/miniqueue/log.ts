@@ -14,7 +14,7 @@ import { applyMutation, assertMutation, assertQueue } from './shape.ts'
 import { emptyQueue, type Outcome, type QueueMutation, type QueueState, stepsOf } from './state.ts'
 
 type Manager = StateManager<QueueState, QueueMutation, SerializedRecord<QueueMutation>>
-type ManagerOptions = StateOptions<QueueState, QueueMutation, SerializedRecord<QueueMutation>>
+type ManagerOptions = StateOptions<QueueState, QueueMutation>
 
 /**
  * The durable side of a queue: its state, and the turns that change it. In a turn, one call looks
@@ -83,7 +83,9 @@ export class QueueLog {
         if (log !== undefined) log.#follow(mutation, outcome)
       },
     }
-    const manager = await StateManager.open(directory, options)
+    // It takes serialized mutations too, which its type does not say.
+    const opened: unknown = await StateManager.open(directory, options)
+    const manager = opened as Manager
     try {
       assertQueue(manager.state, path)
       log = new QueueLog(path, manager, settings)

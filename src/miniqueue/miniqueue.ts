@@ -1,6 +1,7 @@
 import { MiniStoreError } from '../errors.ts'
 import type { CompactionReport, StateRecovery } from '../ministate/index.ts'
 import { integer, iterable, shown } from '../options.ts'
+import type { KeptByJson } from '../schema.ts'
 import { Delivery, type Message } from './delivery.ts'
 import { Dispatcher, queueClosed } from './dispatcher.ts'
 import {
@@ -64,7 +65,10 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    *   queue writes.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  static async open<T = unknown>(directory: string | URL, options?: QueueOptions): Promise<MiniQueue<T>> {
+  static async open<T extends KeptByJson<T> = unknown>(
+    directory: string | URL,
+    options?: QueueOptions,
+  ): Promise<MiniQueue<T>> {
     const settings = queueSettings(options)
     const log = await QueueLog.open(directory, settings)
     try {

@@ -4,7 +4,7 @@
  *
  * @module
  */
-export type { Codec } from '../schema.ts'
+export type { Codec, KeptByJson, NotKeptByJson } from '../schema.ts'
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange, JournalUse } from '../journal/journal.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
@@ -14,8 +14,8 @@ export type { CompactionReport } from './snapshots.ts'
 export type { DeepReadonly } from './settings.ts'
 export type { StateRecovery } from './recovery.ts'
 export type {
-  AutomaticSnapshots, CaughtUpOptions, MutationContext, Mutator, SnapshotOptions, StateDefinition, StateJournalOptions,
-  StateOptions, StateOverOptions, ViewOptions, ViewSnapshotOptions,
+  AutomaticSnapshots, CaughtUpOptions, MutationContext, MutationForm, Mutator, SnapshotOptions, StateDefinition,
+  StateJournalOptions, StateOptions, StateOverOptions, ViewOptions, ViewSnapshotOptions,
 } from './settings.ts'
 export { StateManager } from './state-manager.ts'
 export { StateView } from './state-view.ts'

@@ -125,6 +125,20 @@ export interface StateOptions<State, Mutation, Input = Mutation> extends StateDe
   readonly fileSystem?: FileSystem | undefined
 }
 
+/** What says how mutations are stored, in place of plain JSON: a schema or a codec. */
+export type MutationForm<Input, Mutation> =
+  | {
+      /** As in {@link StateOptions}. */
+      readonly schema: StandardSchemaV1<Input, Mutation>
+    }
+  | {
+      /** As in {@link StateOptions}. */
+      readonly journal: {
+        /** As in {@link StateJournalOptions}. */
+        readonly codec: Codec<Input>
+      }
+    }
+
 /** Options of `StateManager.over`. */
 export interface StateOverOptions<State, Mutation, Input = Mutation>
   extends StateDefinition<State, Mutation> {
@@ -147,7 +161,7 @@ export interface ViewSnapshotOptions<State> extends SnapshotOptions<State> {
    *
    * @default none
    */
-  readonly directory?: string | undefined
+  readonly directory?: string | URL | undefined
   /**
    * Makes a snapshot when this many records have followed the last one, and one at `close()`. Folding
    * waits while a snapshot is written.

@@ -13,11 +13,13 @@ import { modelFile } from '../minisnap/settings.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
 import { expectedSequenceOf, type Fields, fields, integer, iterable } from '../options.ts'
+import type { KeptByJson } from '../schema.ts'
 import {
   mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
 } from './recovery.ts'
 import {
-  type ApplyOptions, type DeepReadonly, directoryPath, journalName, openSettings, overSettings, type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
+  type ApplyOptions, type DeepReadonly, directoryPath, journalName, type MutationForm, openSettings, overSettings,
+  type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
 } from './settings.ts'
 import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
 
@@ -88,7 +90,16 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    *   errors of `MiniStore.open` and `SnapStore.restore`.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  static async open<State, Mutation, Input = Mutation>(
+  static open<State, Mutation, Input>(
+    directory: string | URL,
+    options: StateOptions<State, Mutation, Input> & MutationForm<Input, Mutation>,
+  ): Promise<StateManager<State, Mutation, Input>>
+  /** With mutations of a type that {@link KeptByJson} checks: they are stored as JSON. */
+  static open<State, Mutation extends KeptByJson<Mutation>>(
+    directory: string | URL,
+    options: StateOptions<State, Mutation>,
+  ): Promise<StateManager<State, Mutation>>
+  static async open<State, Mutation, Input>(
     directory: string | URL,
     options: StateOptions<State, Mutation, Input>,
   ): Promise<StateManager<State, Mutation, Input>> {

@@ -100,7 +100,7 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
    * @throws the reason of `signal`.
    */
   static async open<State, Mutation = unknown>(
-    source: string | Journal<Mutation, never>,
+    source: string | URL | Journal<Mutation, never>,
     options: ViewOptions<State, Mutation>,
   ): Promise<StateView<State, Mutation>> {
     const settings = viewSettings<State, Mutation>(options)

@@ -12,7 +12,7 @@ import { isDamage } from '../minisnap/file.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 import type { JournalReader } from '../ministore/reader.ts'
-import { type Fields, filePath, isObject, shown } from '../options.ts'
+import { type Fields, filePath, isObject, isUrl, shown } from '../options.ts'
 import { initialStateOf, pastState, refuseAhead, refuseGap, type Restorable, restoreBase, type StateAt } from './recovery.ts'
 import { journalName, type StateDefinition, type ViewSettings } from './settings.ts'
 
@@ -248,7 +248,7 @@ async function lockOwn<State, Mutation>(
 }
 
 function isJournal<Mutation>(source: unknown): source is ViewedJournal<Mutation> {
-  if (typeof source === 'string') return false
+  if (typeof source === 'string' || isUrl(source)) return false
   if (isObject(source) && typeof Reflect.get(source, 'entries') === 'function') return true
   throw new TypeError(`Expected \`source\` to be a path or a journal, got ${shown(source)}`)
 }

@@ -18,7 +18,7 @@ import { type RecoveredJournal, recoverChannel, recoverJournal, type RecoverTrac
 import { PoisoningError } from './rotation.ts'
 import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
 import {
-  type OpenOptions, type ReadOptions, readSettings, type SchemaOption, type StreamOptions, type WriterSettings,
+  type Codec, type KeptByJson, type OpenOptions, type ReadOptions, readSettings, type SchemaOption, type StreamOptions, type WriterSettings,
   writerSettings,
 } from './settings.ts'
 import { type JournalStream, ReadableJournal, type Replay, replayPath, replayStore } from './stream.ts'
@@ -114,7 +114,13 @@ export class MiniStore<Output = unknown, Input = Output>
     path: string | URL,
     options: OpenOptions<StandardSchemaV1.InferInput<Schema>> & SchemaOption<Schema>,
   ): Promise<MiniStore<StandardSchemaV1.InferOutput<Schema>, StandardSchemaV1.InferInput<Schema>>>
-  static open<T = unknown>(path: string | URL, options?: OpenOptions<T>): Promise<MiniStore<T>>
+  /** With a codec, which gives the types. Leave out the type parameters. */
+  static open<Output, Input>(
+    path: string | URL,
+    options: OpenOptions<Input, Output> & { readonly codec: Codec<Input, Output> },
+  ): Promise<MiniStore<Output, Input>>
+  /** With a type that {@link KeptByJson} checks: records are stored as JSON. */
+  static open<T extends KeptByJson<T> = unknown>(path: string | URL, options?: OpenOptions<T>): Promise<MiniStore<T>>
   static async open(path: string | URL, options?: unknown): Promise<MiniStore<unknown, never>> {
     const settings = writerSettings(options)
     const given = filePath(path)
@@ -356,7 +362,14 @@ export class MiniStore<Output = unknown, Input = Output>
     path: string | URL,
     options: Omit<ReadOptions, keyof StreamOptions> & SchemaOption<Schema>,
   ): Promise<JournalReader<StandardSchemaV1.InferOutput<Schema>>>
-  static read<T = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, keyof StreamOptions>): Promise<JournalReader<T>>
+  static read<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: Omit<ReadOptions, keyof StreamOptions> & { readonly codec: Decoder },
+  ): Promise<JournalReader<ReturnType<Decoder['decode']>>>
+  static read<T extends KeptByJson<T> = unknown>(
+    path: string | URL,
+    options?: Omit<ReadOptions<T>, keyof StreamOptions>,
+  ): Promise<JournalReader<T>>
   static async read(path: string | URL, options?: unknown): Promise<JournalReader> {
     const { fileSystem, pollIntervalMs, schema, codec } = fields(options, ['schema', 'codec', 'pollIntervalMs', 'fileSystem'])
     return JournalReader.open(filePath(path), readSettings({ fileSystem, pollIntervalMs, schema, codec }))
@@ -379,7 +392,11 @@ export class MiniStore<Output = unknown, Input = Output>
     path: string | URL,
     options: ReadOptions & SchemaOption<Schema>,
   ): JournalStream<StandardSchemaV1.InferOutput<Schema>>
-  static stream<T = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<T>
+  static stream<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: ReadOptions & { readonly codec: Decoder },
+  ): JournalStream<ReturnType<Decoder['decode']>>
+  static stream<T extends KeptByJson<T> = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<T>
   static stream(path: string | URL, options?: ReadOptions): JournalStream<unknown> {
     return replayAt(path, options).records()
   }
@@ -389,7 +406,11 @@ export class MiniStore<Output = unknown, Input = Output>
     path: string | URL,
     options: ReadOptions & SchemaOption<Schema>,
   ): JournalStream<JournalEntry<StandardSchemaV1.InferOutput<Schema>>>
-  static entries<T = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
+  static entries<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: ReadOptions & { readonly codec: Decoder },
+  ): JournalStream<JournalEntry<ReturnType<Decoder['decode']>>>
+  static entries<T extends KeptByJson<T> = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
   static entries(path: string | URL, options?: ReadOptions): JournalStream<JournalEntry<unknown>> {
     return replayAt(path, options).entries()
   }
@@ -404,7 +425,11 @@ export class MiniStore<Output = unknown, Input = Output>
     path: string | URL,
     options: Omit<ReadOptions, 'follow'> & SchemaOption<Schema>,
   ): Promise<Array<StandardSchemaV1.InferOutput<Schema>>>
-  static replay<T = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
+  static replay<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: Omit<ReadOptions, 'follow'> & { readonly codec: Decoder },
+  ): Promise<Array<ReturnType<Decoder['decode']>>>
+  static replay<T extends KeptByJson<T> = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
   static async replay(path: string | URL, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
     return replayAt(path, options).collect()
   }

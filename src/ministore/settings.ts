@@ -8,7 +8,7 @@ import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import { boolean, type Fields, fields, integer, optionalCallback, permissions, signalOption } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
-export type { Codec } from '../schema.ts'
+export type { Codec, KeptByJson, NotKeptByJson } from '../schema.ts'
 
 /** Options of `MiniStore.open`. */
 export interface OpenOptions<Input = unknown, Output = Input> extends FileSystemOption {

@@ -122,6 +122,8 @@ export async function main(): Promise<void> {
   for await (const { type } of MiniStore.stream<Event>(pathToFileURL('journal.jsonl'))) console.log(type)
   await queue.process(async (job, message) => console.log(job.count, message.id), { concurrency: 2 })
   await new SnapStore<Event>('snapshots').create({ type: 'Counted', count: 1 }, 1)
+  // @ts-expect-error A date would read back as a string.
+  await MiniStore.open<{ at: Date }>('journal.jsonl')
   // @ts-expect-error A record of another type is refused.
   await store.append({ type: 1 })
 }

@@ -98,7 +98,7 @@ const reason = await thrownBy(waiting)
 await store.close()
 const notFound = (await thrownBy(store.append('d'))).code
 
-const manager = await StateManager.open(join(directory, 'state'), { initialState: () => 0, mutator: (sum, by) => sum + by })
+const manager = await StateManager.open(join(directory, 'state'), { initialState: () => 0, mutator: (sum, by) => sum + Number(by) })
 await manager.apply(1)
 await manager.compact()
 await manager.apply(1)

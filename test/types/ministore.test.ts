@@ -9,6 +9,7 @@ import {
   type JournalEntry,
   type JournalIterator,
   type JournalStream,
+  type KeptByJson,
   MiniStore,
   type MiniStoreError,
   type MiniStoreErrorCode,
@@ -112,7 +113,7 @@ describe('MiniStore.open', () => {
       codec: undefined
       fileSystem: undefined
     }>().toExtend<OpenOptions>()
-    const wrap = <T>(options: OpenOptions<T> | undefined) => MiniStore.open<T>('path', options ?? {})
+    const wrap = <T extends KeptByJson<T>>(options: OpenOptions<T> | undefined) => MiniStore.open<T>('path', options ?? {})
     expectTypeOf(wrap<Event>).returns.resolves.toEqualTypeOf<MiniStore<Event>>()
   })
 

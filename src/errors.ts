@@ -9,7 +9,8 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 export type MiniStoreErrorCode =
   /**
    * The record has no JSON form (undefined, function, cycle, BigInt, throwing `toJSON`), or a state
-   * has no JSON form that reads back unchanged. Nothing is written.
+   * has no JSON form that reads back unchanged. Or the line of a prepared record is not JSON. Nothing
+   * is written.
    */
   | 'ERR_MINISTORE_NOT_SERIALIZABLE'
   /**

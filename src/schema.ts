@@ -34,8 +34,9 @@ export function checkOnly(schema: StandardSchemaV1): StandardSchemaV1 {
 const preparedMark = Symbol.for('@mini-ts/ministore.PreparedRecord')
 
 /**
- * A record that is encoded and checked already. `appendAll` of a journal writes its line as it is:
- * no codec and no schema runs again.
+ * A record that is encoded and checked already. `appendAll` of a journal writes its line as it is,
+ * and runs no schema. It decodes the line of a record that the same open journal did not prepare,
+ * and refuses a line that it could not read.
  *
  * `prepare` of a journal makes one, and `preparedEntries` gives those that a journal holds. A log of
  * your own that offers `prepare` makes them with this class.

@@ -51,6 +51,8 @@ export class RecordCodec<Output, Input> {
   readonly #isCustom: boolean
   readonly #schema: StandardSchemaV1 | undefined
   readonly #maxRecordBytes: number
+  /** Prepared by this codec, which therefore reads their lines. */
+  readonly #prepared = new WeakSet<PreparedRecord>()
   /** Location of every error that has no line. */
   readonly #context: MiniStoreErrorContext
 
@@ -85,7 +87,9 @@ export class RecordCodec<Output, Input> {
   /** Encodes and checks one record for a later {@link encodeAll}. Throws as {@link encode} does. */
   prepare(record: Input): PreparedRecord {
     const text = this.#textOf(record)
-    return new PreparedRecord(text, this.#check(record, text))
+    const prepared = new PreparedRecord(text, this.#check(record, text))
+    this.#prepared.add(prepared)
+    return prepared
   }
 
   /** @throws {TypeError} if a chunk of a stream is bytes, which only a codec can encode. */
@@ -166,11 +170,30 @@ export class RecordCodec<Output, Input> {
   /** Encodes a record to its line without the `\n`, and checks its size. */
   #textOf(record: Input | PreparedRecord): string {
     refusePromise(record, 'record', this.#context)
-    const text = isPrepared(record) ? record.text : this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
+    const text = isPrepared(record) ? this.#lineOf(record) : this.#isCustom ? this.#encodeCustom(record) : this.#encodeJson(record)
     // A UTF-16 code unit takes at most three bytes in UTF-8. So most records need no exact count.
     if (text.length > this.#maxRecordBytes / 3) {
       const bytes = Buffer.byteLength(text)
       if (bytes > this.#maxRecordBytes) throw this.#tooLarge(bytes)
+    }
+    return text
+  }
+
+  /**
+   * The line of a prepared record. One that this codec did not prepare is decoded first: it may come
+   * from a journal with another codec, and this journal could never read it again.
+   */
+  #lineOf(prepared: PreparedRecord): string {
+    const { text } = prepared
+    if (this.#prepared.has(prepared)) return text
+    const problem = lineProblem(text)
+    if (problem !== undefined) throw new TypeError(`Expected a prepared record to hold a non-empty line, got ${problem}`)
+    try {
+      this.#decodeLine(text, this.#where)
+    } catch (error) {
+      if (this.#isCustom) throw error
+      const message = `Expected a prepared record to hold JSON, or the journal could not read it: ${messageOf(error)}`
+      throw this.#refused('ERR_MINISTORE_NOT_SERIALIZABLE', message, error)
     }
     return text
   }

@@ -153,6 +153,39 @@ describe('a prepared record', () => {
     expect(await store.replay()).toEqual([{ a: 1 }])
   })
 
+  test('is refused by a journal that could not read its line, with its whole batch', async () => {
+    const codec: Codec<string[]> = { encode: (record) => record.join(';'), decode: (line) => line.split(';') }
+    await using other = await MiniStore.open(await journalPath(), { codec })
+    const foreign = other.prepare(['a', 'b'])
+    const path = await journalPath()
+    await using store = await MiniStore.open(path)
+    for (const bad of [foreign, new PreparedRecord('not json')]) {
+      const error = await rejection(store.appendAll([{ n: 1 }, bad]))
+      expect(error).toMatchObject({ code: 'ERR_MINISTORE_NOT_SERIALIZABLE', path })
+    }
+    expect(store.lastSequence).toBe(0)
+    expect(await store.append('next')).toBe(1)
+    expect(await store.replay()).toEqual(['next'])
+  })
+
+  test('is refused by the codec of the journal that gets it', async () => {
+    const decode = (line: string): string => {
+      if (!line.startsWith('<')) throw new Error('not mine')
+      return line.slice(1, -1)
+    }
+    await using store = await MiniStore.open(await journalPath(), { codec: { encode: (record: string) => `<${record}>`, decode } })
+    await expect(store.appendAll([new PreparedRecord('a')])).rejects.toMatchObject({ code: 'ERR_MINISTORE_CODEC' })
+    await store.appendAll([new PreparedRecord('<a>')])
+    expect(await store.replay()).toEqual(['a'])
+  })
+
+  test('of another copy of the library is refused if it is not one line', async () => {
+    await using store = await MiniStore.open(await journalPath())
+    const [mark] = Object.getOwnPropertySymbols(PreparedRecord.prototype)
+    const forged = { text: '1\n2', validation: undefined, [mark as symbol]: true }
+    await expect(store.appendAll([forged])).rejects.toThrow('Expected a prepared record to hold a non-empty line')
+  })
+
   test('is limited to `maxRecordBytes` of the journal that gets it', async () => {
     await using store = await MiniStore.open(await journalPath(), { maxRecordBytes: 3 })
     await expect(store.appendAll([new PreparedRecord('1234')])).rejects.toMatchObject({ code: 'ERR_MINISTORE_RECORD_TOO_LARGE' })

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 
 import { settledOrAborted, tell, throwIfAborted, whenAborted } from '../async.ts'
-import { hasCode, MiniStoreError } from '../errors.ts'
+import { MiniStoreError } from '../errors.ts'
 import type { Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
 import { fields } from '../options.ts'
 import { mutate, type StateAt, wrongRecord } from './recovery.ts'
@@ -240,7 +240,7 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
       await this.#follow()
       this.#stop(closedError('The journal was closed'))
     } catch (error) {
-      if (!this.#stopped.signal.aborted) return await this.#fail(error)
+      if (!this.#stopped.signal.aborted || this.#lost !== undefined) return await this.#fail(error)
     }
     if (this.#snapshots?.isBehind(this.#sequence) === true) await this.#createSnapshot()
   }
@@ -269,6 +269,8 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
       // A promise for each record would cost a part of the time of folding it, and so would the clock.
       const entry = entries.takeLoaded?.() ?? ((await entries.next()).value as JournalEntry<Mutation> | undefined)
       if (entry === undefined) return
+      // The view may have been closed since the journal gave the record.
+      throwIfAborted(this.#stopped.signal)
       this.#fold(entry)
       if (this.#snapshots?.isDue(this.#sequence) === true) await this.#createSnapshot()
       if (this.#sequence % 8 !== 0 || performance.now() - beganMs < turnMs) continue
@@ -280,7 +282,15 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
   #fold(entry: JournalEntry<Mutation>): void {
     const { sequence } = entry
     if (sequence !== this.#sequence + 1) throw wrongRecord(this.#sequence + 1, `record ${sequence}`)
-    this.#show({ state: mutate(this.#settings.definition.mutator, this.#state, entry), sequence })
+    let state: State
+    try {
+      state = mutate(this.#settings.definition.mutator, this.#state, entry)
+    } catch (error) {
+      // The mutator may also have closed the view, so that alone does not tell whether the state is whole.
+      this.#lost = error as MiniStoreError
+      throw error
+    }
+    this.#show({ state, sequence })
   }
 
   #show({ state, sequence }: StateAt<State>): void {
@@ -296,15 +306,14 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
 
   async #fail(error: unknown): Promise<void> {
     const isOpen = this.#sequence >= this.#openFrom
-    if (isOpen && hasCode(error, 'ERR_MINISTORE_MUTATOR')) await this.#rebuild(error)
+    if (isOpen && this.#lost !== undefined) await this.#rebuild()
     this.#stop(error)
     // Otherwise `open` rejects with the error.
     if (isOpen) tell(this.#settings.onError, error)
   }
 
   /** Rebuilds the state that a mutator may have left half changed. */
-  async #rebuild(error: MiniStoreError): Promise<void> {
-    this.#lost = error
+  async #rebuild(): Promise<void> {
     try {
       this.#state = await this.#source.past(this.#sequence)
       this.#lost = undefined

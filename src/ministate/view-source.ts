@@ -9,6 +9,7 @@ import { WriterLock } from '../fs/lock.ts'
 import type { Journal } from '../journal/journal.ts'
 import { modelFile, type RestoredSnapshot, type RestoreOptions } from '../minisnap/settings.ts'
 import { isDamage } from '../minisnap/file.ts'
+import { sequenceOf } from '../minisnap/format.ts'
 import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 import type { JournalReader } from '../ministore/reader.ts'
@@ -228,8 +229,10 @@ async function lockOwn<State, Mutation>(
   { fileSystem, snapshots }: ViewSettings<State, Mutation>,
   model: string | undefined,
 ): Promise<OwnSnapshots<State>> {
-  if ((await listIfPresent(fileSystem, directory)).includes(journalName)) {
-    const problem = `got ${directory}, the directory of a state: its snapshots would be taken for those of the view`
+  // Before the lock file is created, which would make the directory look like the view's own.
+  const owner = otherOwner(await listIfPresent(fileSystem, directory))
+  if (owner !== undefined) {
+    const problem = `got ${directory}, ${owner}: its snapshots would be taken for those of the view`
     throw new TypeError(`Expected \`snapshots.directory\` to be a directory of the view's own, ${problem}`)
   }
   await ensureDirectory(fileSystem, directory)
@@ -245,6 +248,13 @@ async function lockOwn<State, Mutation>(
     const message = `The snapshots in ${directory} are in use by another view`
     throw new MiniStoreError('ERR_MINISTORE_LOCKED', message, { path: directory, cause: error })
   }
+}
+
+/** What a directory with these files is, if it does not belong to a view. A view locks its directory before its first snapshot. */
+function otherOwner(names: readonly string[]): string | undefined {
+  if (names.includes(journalName)) return 'the directory of a state'
+  const isUnlocked = !names.includes(lockName) && names.some((name) => sequenceOf(name) !== undefined)
+  return isUnlocked ? `which holds snapshots and no ${lockName}` : undefined
 }
 
 function isJournal<Mutation>(source: unknown): source is ViewedJournal<Mutation> {

@@ -6,7 +6,8 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import type { JournalEntry, MiniStore } from '../../src/index.ts'
 import { MiniStoreError } from '../../src/index.ts'
-import type { JournalRange } from '../../src/ministate/index.ts'
+import { type JournalRange, StateManager } from '../../src/ministate/index.ts'
+import { SnapStore } from '../../src/minisnap/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
@@ -241,6 +242,55 @@ describe('a mutator that throws', () => {
     expect(view.state.sums).toEqual(sumsOf(5))
     expect(folded).toEqual([1, 2, 3, 4, 5, 6, 5])
     await store.close()
+  })
+
+  test('and also closes the view leaves no half-changed state, and no snapshot of one', async () => {
+    const { files, store } = await newJournal(3)
+    const abort = new AbortController()
+    const onError = vi.fn()
+    const view = await openView(store, {
+      fileSystem: files,
+      snapshots: { directory: '/view' },
+      signal: abort.signal,
+      onError,
+      mutator: (state, add, context) => {
+        if (context.sequence === 4) abort.abort(new Error('enough'))
+        failingAt(4)(state, add, context)
+      },
+    })
+    const waiting = view.caughtUp({ sequence: 4 })
+    await appendTo(store, 4)
+    await expect(waiting).rejects.toThrow('enough')
+    await view.close()
+    expect([view.sequence, view.state.sums]).toEqual([3, sumsOf(3)])
+    expect(files.names('/view')).toEqual(['view.lock'])
+    expect(onError.mock.calls).toEqual([[expect.objectContaining({ code: 'ERR_MINISTORE_MUTATOR', sequence: 4 })]])
+    await store.close()
+  })
+
+  test.each([0, 2, 4, 6])('leaves no half-changed state if a close comes %s microtasks after its record', async (ticks) => {
+    let give: ReadableStreamDefaultController<JournalEntry<Add>> | undefined
+    const entries = ({ from = 1, follow, signal }: JournalRange = {}): ReadableStream<JournalEntry<Add>> =>
+      new ReadableStream({
+        start: (controller) => {
+          signal?.addEventListener('abort', () => controller.error(signal.reason))
+          for (const entry of numbered(from, 1)) controller.enqueue(entry)
+          if (follow === true) give = controller
+          else controller.close()
+        },
+      })
+    const files = new SimulatedFileSystem()
+    const log = { firstSequence: 1, lastSequence: 1, entries } as never
+    const view = await openView(log, {
+      fileSystem: files, snapshots: { directory: '/view' }, mutator: failingAt(2), onError: () => {},
+    })
+    await turn()
+    give?.enqueue({ sequence: 2, record: { by: 2 } })
+    for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
+    await view.close()
+    expect([view.sequence, view.state.sums]).toEqual([1, sumsOf(1)])
+    const written = files.names('/view').filter((name) => name !== 'view.lock')
+    for (const name of written) expect(files.readFile(`/view/${name}`).toString()).toContain('{"sums":[1]}')
   })
 
   test('stays lost if the records before it are gone', async () => {
@@ -653,6 +703,17 @@ describe('own snapshots', () => {
       const opening = openView(source, { fileSystem: files, snapshots: { directory: '/state' } })
       await expect(opening).rejects.toThrow(/`snapshots\.directory` to be a directory of the view's own.*\/state/)
     }
+    await manager.close()
+  })
+
+  test('where those of a manager lie are refused, and nothing there is changed', async () => {
+    const { files, store } = await newJournal()
+    const manager = await StateManager.over<Sums, Add>(store, new SnapStore('/snapshots', { fileSystem: files }), adding)
+    await appendTo(manager, 3)
+    await manager.createSnapshot()
+    const opening = openView(path, { fileSystem: files, snapshots: { directory: '/snapshots' } })
+    await expect(opening).rejects.toThrow(/`snapshots\.directory` to be a directory of the view's own.*no view\.lock/)
+    expect(files.names('/snapshots')).toEqual(['snapshot-3.json'])
     await manager.close()
   })
 

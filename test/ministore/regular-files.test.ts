@@ -215,6 +215,11 @@ test('a refused open leaves no new files, not even a lock file', async (context)
 })
 
 test('a waiting follower ends with an error when a FIFO replaces the journal', async (context) => {
+  if ('deno' in process.versions) {
+    const reason = 'the watch of a directory on Deno opens each new file, so a FIFO blocks the process'
+    console.log(`skipped: ${reason}`)
+    context.skip(reason)
+  }
   const path = join(await temporaryDirectory(), 'journal.jsonl')
   await writeJournal(path, [[1]])
   const reader = MiniStore.stream(path, { follow: true, pollIntervalMs: 5 }).getReader()

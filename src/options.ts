@@ -76,6 +76,17 @@ function numberOf(
   throw new RangeError(`Expected \`${name}\` to be ${kind}, ${bounds}, got ${value}`)
 }
 
+/** Whether a value can be the identity of a journal: 16 lower-case hexadecimal digits. */
+export function isJournalId(value: unknown): value is string {
+  return typeof value === 'string' && /^[0-9a-f]{16}$/.test(value)
+}
+
+/** @throws {TypeError} if the value cannot be the identity of a journal. */
+export function journalId(name: string, value: unknown): string {
+  if (isJournalId(value)) return value
+  throw new TypeError(`Expected \`${name}\` to be the id of a journal, 16 lower-case hexadecimal digits, got ${shown(value)}`)
+}
+
 /**
  * Accepts an AbortSignal or undefined. The check looks at the shape of the value, because a signal
  * from jsdom, or from a `node:vm` context as test runners use them, is not an instance of the class

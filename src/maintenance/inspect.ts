@@ -2,7 +2,7 @@ import { hasCode, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { exists, ifPresent } from '../fs/durable.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { isSameCheckpoint, JournalFiles, type Checkpoint } from '../ministore/format.ts'
+import { idOf, isSameCheckpoint, JournalFiles, type Checkpoint } from '../ministore/format.ts'
 import { CheckpointPass, findTornEnd, type TornEnd } from '../ministore/scan.ts'
 import {
   countLinesIn, damaged, isSameSegment, type JournalTail, type JournalView, locateJournal, readHeader, type ReportDamage,
@@ -41,6 +41,8 @@ export interface SegmentInspection {
 
 /** A journal at the time of the inspection. */
 export interface JournalInspection {
+  /** Identity of the journal; undefined if no header has one, as below version 0.3. */
+  readonly id: string | undefined
   readonly segments: readonly SegmentInspection[]
   readonly firstSequence: number
   readonly lastSequence: number
@@ -91,6 +93,7 @@ function stillMoving(path: string): never {
 }
 
 const nothing: JournalInspection = {
+  id: undefined,
   segments: [],
   firstSequence: 1,
   lastSequence: 0,
@@ -182,7 +185,7 @@ async function describe(
   }
   const names = await fs.list(files.directory)
   const evidence = names.filter((name) => isEvidence(files, name)).toSorted()
-  return { segments, firstSequence, lastSequence, seal, torn, evidence, damages }
+  return { id: idOf(view.segments), segments, firstSequence, lastSequence, seal, torn, evidence, damages }
 }
 
 /** The reason why a segment cannot follow the one before it. Undefined if there is none. */

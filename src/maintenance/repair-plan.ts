@@ -6,6 +6,7 @@ import {
 } from '../ministore/format.ts'
 import { describeUncleanLine, isCleanLine, LineBlocks, linesOf, offsetAfterLines } from '../ministore/lines.ts'
 import { CheckpointPass, findTornEnd, longLineBytes, missingActiveDamage, sealDamage } from '../ministore/scan.ts'
+import { newJournalId } from '../ministore/rotation.ts'
 import { countLinesIn, readHeader } from '../ministore/segments.ts'
 
 /** Options of {@link planRepair} and {@link repairJournal}. */
@@ -90,7 +91,9 @@ export async function planRepair(
   // As for readers: after a rotation by the Rust crate, the seal is that of an earlier segment.
   const isRotated = sources.length > 1 && last.number === undefined && last.header?.version.startsWith('0.1.')
   const seal = isRotated === true ? undefined : await readSeal(fs, files.seal)
-  const planner = new RepairPlanner(files, { ...options, check, seal, first: await firstOf(fs, sources) })
+  const planner = new RepairPlanner(files, {
+    ...options, check, seal, first: await firstOf(fs, sources), id: idOfMost(sources) ?? newJournalId(),
+  })
   for (const source of sources) await withFile(fs, source.path, (file) => planner.add(source, file))
   return planner.finish({ hasSealFile: names.includes(`${files.name}.seal`) })
 }
@@ -173,6 +176,18 @@ async function firstOf(fs: FileSystem, sources: readonly Source[]): Promise<numb
   return undefined
 }
 
+/** The identity that most headers have, and of those the newest; undefined if none has one. */
+function idOfMost(sources: readonly Source[]): string | undefined {
+  const counts = new Map<string, number>()
+  let found: string | undefined
+  for (const { header } of sources) {
+    if (header?.id === undefined) continue
+    counts.set(header.id, (counts.get(header.id) ?? 0) + 1)
+  }
+  for (const [id, count] of counts) if (found === undefined || count >= (counts.get(found) ?? 0)) found = id
+  return found
+}
+
 /** Counts the lines that have a sequence number, including damaged ones and one without its end. */
 async function countRecords(file: File, { from, end }: Source): Promise<number> {
   const torn = await findTornEnd(file, { from, end })
@@ -195,6 +210,8 @@ interface PlannerOptions extends RepairOptions {
   readonly seal: Checkpoint | undefined
   /** Sequence number of the first record, if a header tells. */
   readonly first: number | undefined
+  /** Identity of the journal. */
+  readonly id: string
 }
 
 /** Takes the segments of a journal, oldest first. All stay up to the cut or the first obstacle. */
@@ -304,10 +321,13 @@ class RepairPlanner {
     else if (said !== undefined && said !== sequence) reason = `its header says sequence ${said}, expected ${sequence}`
     else if (said !== undefined && before !== undefined && header.previousCrc32 !== before.prefix.crc32) {
       reason = `the checksum in its header is not that of ${before.name}, and no line shows what has changed`
+    } else if (header.id !== undefined && header.id !== this.#options.id) {
+      reason = `its header has the id ${header.id}, expected ${this.#options.id}`
     }
     if (reason === undefined) return Buffer.from(`${header?.text}\n`)
     this.#findings.push({ segment: name, line: 1, offset: 0, sequence, reason })
-    return Buffer.from(formatHeader({ sequence, previousCrc32: before?.prefix.crc32 ?? header?.previousCrc32 }))
+    const { id } = this.#options
+    return Buffer.from(formatHeader({ sequence, id, previousCrc32: before?.prefix.crc32 ?? header?.previousCrc32 }))
   }
 
   /** Reads a segment: what it is now, and what of it stays. */

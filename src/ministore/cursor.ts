@@ -192,9 +192,9 @@ export class JournalCursor<T> {
     if (seen !== undefined && view.segments.length === 0) {
       await this.#report(seen, 'the journal was deleted while it was being read')
     }
-    const end = this.#tail?.segment
-    if (end !== undefined && isReplaced(view, end)) throw this.#replaced(end)
-    if (this.#settings.follow || this.#tail === undefined) this.#tail = view.tail
+    const end = this.#tail && identified(this.#tail, view)
+    if (end !== undefined && isReplaced(view, end.segment)) throw this.#replaced(end.segment)
+    this.#tail = this.#settings.follow || end === undefined ? view.tail : end
     this.#view = view
     return view
   }
@@ -294,7 +294,10 @@ export class JournalCursor<T> {
       const { firstSequence } = next
       await this.#report(next, `it begins with sequence ${firstSequence}, expected ${nextSequence}`, firstSequence)
     }
-    this.#left = { segment, nextSequence, crc32, next }
+    // The header of a segment without records may have been replaced, to give the journal its
+    // identity. The segment of the new header follows the one before.
+    const isReplaceable = next === undefined && nextSequence === segment.firstSequence
+    if (!isReplaceable) this.#left = { segment, nextSequence, crc32, next }
     this.#reader = undefined
     await reader.close()
     this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? nextSequence)
@@ -339,6 +342,20 @@ function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: numb
   if (checkpoints.some((known) => known.bytes > bytes)) return false
   const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
   return records !== undefined && sequence >= segment.firstSequence + records
+}
+
+/**
+ * The end of a replay in a new view. It is the given end, unless the header of its segment was
+ * replaced to give an old journal its identity: that segment had no records.
+ */
+function identified(end: JournalTail, { segments }: JournalView): JournalTail {
+  const { segment: { header, firstSequence }, bytes } = end
+  if (bytes > header.bytes || header.id !== undefined) return end
+  const now = segments.find((segment) => segment.firstSequence === firstSequence)
+  if (now?.header.id === undefined) return end
+  // A header of version 0.1 has no checksum.
+  const isSame = header.sequence === undefined || now.header.previousCrc32 === header.previousCrc32
+  return isSame ? { ...end, segment: now, bytes: now.header.bytes, checkpoints: [] } : end
 }
 
 /** Whether a segment left the journal in a way other than deletion of the oldest segments. */

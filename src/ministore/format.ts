@@ -10,6 +10,7 @@ import { crc32 } from 'node:zlib'
 import { MiniStoreError } from '../errors.ts'
 import { ifPresent, isOutOfSpace, replaceFile, temporarySuffix } from '../fs/durable.ts'
 import type { FileAccess, FileSystem } from '../fs/file-system.ts'
+import { isJournalId } from '../options.ts'
 
 /** The beginning of line 1 of every segment, in every format version and in the Rust crate. */
 export const headerMagic = '// MINISTORE JOURNAL v'
@@ -17,11 +18,11 @@ export const headerMagic = '// MINISTORE JOURNAL v'
 /**
  * The format version that is written. Versions with the same or a lower major version can be read.
  */
-export const formatVersion = '0.2.0'
+export const formatVersion = '0.3.0'
 
 /**
  * The maximum length of a header in bytes, without its `\n`. A longer first line is not a header.
- * Headers that this version writes have fewer than 80 bytes.
+ * Headers that this version writes have fewer than 90 bytes.
  */
 export const maxHeaderBytes = 512
 
@@ -37,10 +38,15 @@ export interface Header {
   readonly text: string
   /** Number of bytes including the `\n`, which is the offset of the first record. */
   readonly bytes: number
-  /** Format version, for example `0.2.0`. */
+  /** Format version, for example `0.3.0`. */
   readonly version: string
   /** Sequence number of the segment's first record; undefined in files of version 0.1. */
   readonly sequence: number | undefined
+  /**
+   * Identity of the journal, the same in all of its segments; undefined only in files of a version
+   * below 0.3.
+   */
+  readonly id: string | undefined
   /**
    * CRC-32 of all bytes of the segment before; undefined in the first segment and in version 0.1.
    */
@@ -50,10 +56,11 @@ export interface Header {
 /** Formats a header line, including its `\n`. */
 export function formatHeader(fields: {
   readonly sequence: number
+  readonly id: string
   readonly previousCrc32: number | undefined
 }): string {
   const previous = fields.previousCrc32 === undefined ? '' : ` prev=${formatCrc32(fields.previousCrc32)}`
-  return `${headerMagic}${formatVersion} seq=${fields.sequence}${previous}\n`
+  return `${headerMagic}${formatVersion} seq=${fields.sequence} id=${fields.id}${previous}\n`
 }
 
 /**
@@ -84,10 +91,22 @@ export function parseHeader(text: string, where: { readonly path: string; readon
   const sequence = parseSequence(values.get('seq'))
   const previousCrc32 = parseCrc32(values.get('prev'))
   const isPreviousDamaged = values.has('prev') && previousCrc32 === undefined
-  // Headers of version 0.1 have no fields. Later ones always have `seq`, so its absence is damage.
-  const isSequenceDamaged = sequence === undefined && (values.has('seq') || Number(major) > 0 || Number(minor) > 1)
-  if (isSequenceDamaged || isPreviousDamaged) throw notAHeader(text, where)
-  return { text, bytes: Buffer.byteLength(text) + 1, version, sequence, previousCrc32 }
+  const id = values.get('id')
+  // Headers of version 0.1 have no fields. Later ones always have `seq`, and from version 0.3 on
+  // `id`, so their absence is damage.
+  const isSince = (since: number): boolean => Number(major) > 0 || Number(minor) >= since
+  const isSequenceDamaged = sequence === undefined && (values.has('seq') || isSince(2))
+  const isIdDamaged = id === undefined ? isSince(3) : !isJournalId(id)
+  if (isSequenceDamaged || isIdDamaged || isPreviousDamaged) throw notAHeader(text, where)
+  return { text, bytes: Buffer.byteLength(text) + 1, version, sequence, id, previousCrc32 }
+}
+
+/**
+ * The identity of the journal with these segments, from the newest header that has it. Undefined if
+ * none does: then only programs of format versions below 0.3 have written the journal.
+ */
+export function idOf(segments: ReadonlyArray<{ readonly header: Header }>): string | undefined {
+  return segments.findLast(({ header }) => header.id !== undefined)?.header.id
 }
 
 /**
@@ -110,7 +129,7 @@ function notAHeader(text: string, where: { readonly path: string; readonly segme
   return new MiniStoreError(
     'ERR_MINISTORE_CORRUPT',
     `${where.segment} is not a journal or its header is damaged: expected line 1 to be ` +
-      `${JSON.stringify(`${headerMagic}<version> seq=<n> prev=<crc32>`)}, got ${got}`,
+      `${JSON.stringify(`${headerMagic}<version> seq=<n> id=<id> prev=<crc32>`)}, got ${got}`,
     { ...where, line: 1, offset: 0 },
   )
 }

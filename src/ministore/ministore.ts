@@ -9,7 +9,7 @@ import { ensureDirectory } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { WriterLock } from '../fs/lock.ts'
 import type { AppendedRange, AppendOptions, Journal, JournalEntry } from '../journal/journal.ts'
-import { expectedSequenceOf, fields, filePath, integer, iterable } from '../options.ts'
+import { expectedSequenceOf, fields, filePath, integer, iterable, journalId } from '../options.ts'
 import type { PreparedRecord } from '../schema.ts'
 import type { JournalFiles } from './format.ts'
 import { JournalReader } from './reader.ts'
@@ -168,6 +168,18 @@ export class MiniStore<Output = unknown, Input = Output>
     return this.#writer.files.path
   }
 
+  /**
+   * Identity of the journal: 16 hexadecimal digits, chosen at random when the journal is created,
+   * and the same for as long as it exists. A follower, a replica or a snapshot that knows it notices
+   * when the files at a path belong to another journal.
+   *
+   * A journal of an earlier format version gets one when it is opened. Undefined only if the disk was
+   * full, or all sequence numbers are used up. The next rotation tries again.
+   */
+  get id(): string | undefined {
+    return this.#writer.id
+  }
+
   /** Sequence number of the oldest record. While the journal is empty, that of the next record. */
   get firstSequence(): number {
     return this.#writer.firstSequence
@@ -319,6 +331,25 @@ export class MiniStore<Output = unknown, Input = Output>
   async truncateBefore(sequence: number): Promise<void> {
     this.#writer.assertUsable()
     await this.#writer.truncateBefore(integer('sequence', sequence))
+  }
+
+  /**
+   * Takes on the identity of another journal, and the sequence number that its next record gets, to
+   * become a replica of it. Only a journal in which no record was ever written can do this. If this
+   * journal has that identity and records already, nothing happens. Followers end with an error.
+   *
+   * Resolves once the new header and its name are on stable storage. A crash before then leaves the
+   * old header or the new one.
+   *
+   * @param origin.id 16 lower-case hexadecimal digits.
+   * @throws {MiniStoreError} `ERR_MINISTORE_FOREIGN_JOURNAL` if records were written under another
+   *   identity; otherwise as {@link rotate}.
+   * @throws {TypeError | RangeError} if `id` or `firstSequence` is invalid.
+   */
+  async adopt(origin: { readonly id: string; readonly firstSequence: number }): Promise<void> {
+    this.#writer.assertUsable()
+    const { id, firstSequence } = fields(origin, ['id', 'firstSequence'])
+    await this.#writer.adopt({ id: journalId('id', id), firstSequence: integer('firstSequence', firstSequence) })
   }
 
   /**

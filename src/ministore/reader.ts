@@ -3,6 +3,7 @@ import { readRange } from '../fs/bytes.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { File } from '../fs/file-system.ts'
 import type { Journal } from '../journal/journal.ts'
+import { idOf } from './format.ts'
 import { RecordCodec } from './record-codec.ts'
 import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
 import { type ReadSettings, streamSettings } from './settings.ts'
@@ -23,17 +24,21 @@ export class JournalReader<Output = unknown>
 {
   readonly #settings: ReadSettings
   readonly #views: JournalViews
+  /** The identity of the journal, once it is known. Its streams must find the same. */
+  readonly #known: { id?: string | undefined }
   #view: JournalView = { segments: [], tail: undefined }
   #counted = noLines
 
   private constructor(path: string, settings: ReadSettings) {
     const codec = new RecordCodec<Output, never>({ ...settings, path })
-    const settingsOf = (options: unknown): ReadSettings => ({ ...settings, ...streamSettings(options) })
+    const known: { id?: string | undefined } = {}
+    const settingsOf = (options: unknown): ReadSettings => ({ ...settings, ...streamSettings(options), ...known })
     super({
       decoded: (options) => replayPath(path, settingsOf(options), codec),
       prepared: (options) => replayPath(path, settingsOf(options), codec.forPrepared),
     })
     this.#settings = settings
+    this.#known = known
     this.#views = new JournalViews(settings.fileSystem, path, settings)
   }
 
@@ -47,6 +52,11 @@ export class JournalReader<Output = unknown>
   /** Absolute path of the journal. */
   get path(): string {
     return this.#views.path
+  }
+
+  /** Identity of the journal; undefined if there is no journal, or none of its headers has one. */
+  get id(): string | undefined {
+    return this.#known.id
   }
 
   /** Sequence number of the oldest record, or of the next record if there is none; 1 without a journal. */
@@ -69,7 +79,7 @@ export class JournalReader<Output = unknown>
    * Looks at the journal again. Reads only what was appended since the last look.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the segments do not fit together;
-   *   `…_UNSUPPORTED_VERSION`; `…_IO` if a system call fails.
+   *   `…_FOREIGN_JOURNAL` if they belong to another journal than at the last look; `…_UNSUPPORTED_VERSION`; `…_IO` if a system call fails.
    */
   async refresh(): Promise<void> {
     try {
@@ -80,6 +90,7 @@ export class JournalReader<Output = unknown>
       })
       if (found === undefined) throw stillMoving(this.path)
       this.#view = found.view
+      this.#known.id ??= idOf(found.view.segments)
       this.#counted = found.counted
     } catch (error) {
       throw ioError(`read the journal ${this.path}`, error, { path: this.path })

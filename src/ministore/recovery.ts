@@ -13,11 +13,14 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
-import { type Checkpoint, isSameCheckpoint, type JournalFiles, readSeal } from './format.ts'
 import {
-  type ActiveSegment, type HeldFiles, holdJournal, prepareNextSegment, releaseHeld, stillMoving,
+  type Checkpoint, idOf, isSameCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, readSeal,
+} from './format.ts'
+import {
+  type ActiveSegment, type HeldFiles, holdJournal, newJournalId, prepareNextSegment, releaseHeld, replaceEmptySegment,
+  rotateSegment, stillMoving,
 } from './rotation.ts'
-import { missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
+import { checksumOf, missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
 import { damaged, findSegments, inspectActive, numbersProblem, type Segment } from './segments.ts'
 
 /**
@@ -89,6 +92,8 @@ export interface RecoveredJournal {
  * - Deletions go oldest first, and each is durable before the next. They leave a shorter journal
  *   without a gap.
  * - Seals and saved lines are put in place by rename, so they appear whole or not at all.
+ * - The header of an active segment without records is replaced by rename too, to give an old
+ *   journal its identity.
  *
  * Every step of recovery is of one of these kinds, so recovery can start again after a crash in
  * recovery.
@@ -103,7 +108,7 @@ export interface RecoveredJournal {
 export async function recoverJournal(files: JournalFiles, lock: WriterLock): Promise<RecoveredJournal> {
   const held = await holdJournal(lock.fileSystem, files, lock)
   try {
-    return await recoverHeld(files, lock, held)
+    return await identify(files, lock, await recoverHeld(files, lock, held))
   } catch (error) {
     await releaseHeld(lock.fileSystem, files, lock, held)
     throw error
@@ -120,7 +125,8 @@ async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFile
   const isNew = last === undefined
   const report = { isNew, isActiveRestored: false, torn: undefined, removedFiles: leftovers, scannedBytes: 0 }
   if (last === undefined || last.number !== undefined) {
-    const active = await restoreActive(files, lock, { last, seal, leftovers, held })
+    const id = idOf(segments) ?? newJournalId()
+    const active = await restoreActive(files, lock, { last, id, seal, leftovers, held })
     return { sealed: segments, active, seal: undefined, report: { ...report, isActiveRestored: !isNew } }
   }
   if (held.active === undefined) throw stillMoving(files)
@@ -128,6 +134,43 @@ async function recoverHeld(files: JournalFiles, lock: WriterLock, held: HeldFile
   const found = { sealed, last, seal, leftovers, file: held.active }
   const { active, torn, isSealKept } = await recoverActive(fs, files, found)
   return { sealed, active, seal: isSealKept ? seal : undefined, report: { ...report, torn, scannedBytes: last.bytes } }
+}
+
+/**
+ * Gives a journal of an old format version its identity, by a rotation or, if the active segment has
+ * no records, by another header. Uses the identity of older segments if a program that knows no
+ * identities has rotated since. Deletes no segment.
+ *
+ * Leaves the header as it is if the disk is full or all numbers are used up, because such a journal
+ * must still open.
+ */
+async function identify(files: JournalFiles, lock: WriterLock, journal: RecoveredJournal): Promise<RecoveredJournal> {
+  const { sealed, active: from } = journal
+  const { segment, acknowledged } = from
+  const fs = lock.fileSystem
+  const before = sealed.at(-1)
+  const number = (before?.number ?? 0) + 1
+  const sequence = nextOf(segment, acknowledged)
+  const id = idOf(sealed) ?? newJournalId()
+  if (segment.header.id !== undefined || sequence > maxSequence || number > maxSegmentNumber) return journal
+  let changed: Pick<RecoveredJournal, 'sealed' | 'active'> = journal
+  try {
+    if (acknowledged.records > 0) {
+      const rotated = await rotateSegment(fs, files, { from, number, id, lock })
+      changed = { sealed: [...sealed, rotated.sealed], active: rotated.active }
+    } else {
+      // The header of an empty segment of version 0.1 has no checksum that a new one could repeat.
+      const isKnown = before === undefined || segment.header.sequence !== undefined
+      const previousCrc32 = isKnown ? segment.header.previousCrc32 : await checksumOf(fs, before)
+      changed = { sealed, active: await replaceEmptySegment(fs, files, from, { sequence, id, previousCrc32, lock }) }
+    }
+    // Every byte of the file is durable, so an error on closing it changes nothing.
+    await from.file.close().catch(() => {})
+  } catch (error) {
+    if (!isOutOfSpace(error)) throw error
+  }
+  // The seal of the former active segment was removed first.
+  return { ...journal, ...changed, seal: undefined }
 }
 
 /** What recovery found before it changed anything. */
@@ -144,9 +187,13 @@ interface Found {
 async function restoreActive(
   files: JournalFiles,
   lock: WriterLock,
-  found: Pick<Found, 'seal' | 'leftovers'> & { readonly last: Segment | undefined; readonly held: HeldFiles },
+  found: Pick<Found, 'seal' | 'leftovers'> & {
+    readonly last: Segment | undefined
+    readonly id: string
+    readonly held: HeldFiles
+  },
 ): Promise<ActiveSegment> {
-  const { last, seal, held } = found
+  const { last, id, seal, held } = found
   const fs = lock.fileSystem
   const before = last === undefined ? undefined : await scanSealed(fs, files, last, seal)
   const damage = missingActiveDamage(files, seal, last === undefined ? undefined : { atSeal: before?.atCheckpoint })
@@ -164,7 +211,7 @@ async function restoreActive(
   // second rename, which would then replace the segment.
   await fs.syncDirectory(files.directory)
   const sequence = last === undefined ? 1 : last.firstSequence + (before?.prefix.records ?? 0)
-  const start = { sequence, previousCrc32: before?.prefix.crc32, access: lock.access }
+  const start = { sequence, id, previousCrc32: before?.prefix.crc32, access: lock.access }
   const active = await prepareNextSegment(fs, files, start, { lock, held })
   try {
     await fs.rename(files.next, files.path)

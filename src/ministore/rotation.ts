@@ -2,10 +2,11 @@
  * Begins and locks segments: the active segment of an open, and the next one of a rotation.
  *
  * **Invariant.** A crash at any point leaves every acknowledged record in a segment, and no rename
- * ever replaces a segment. At every moment one writer holds the lock of the active segment or, while
- * there is none, of the file that will become it.
+ * ever replaces a segment that has records. At every moment one writer holds the lock of the active
+ * segment or, while there is none, of the file that will become it.
  */
-import { type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+import { randomBytes } from 'node:crypto'
+import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
 
 import { hasCode, MiniStoreError } from '../errors.ts'
 import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
@@ -53,13 +54,16 @@ export const rotateChannel: TracingChannel<unknown, RotateTrace> = tracingChanne
 export async function rotateSegment(
   fs: FileSystem,
   files: JournalFiles,
-  { from, number, lock }: { readonly from: ActiveSegment; readonly number: number; readonly lock: WriterLock },
+  { from, number, id, lock }: {
+    readonly from: ActiveSegment
+    readonly number: number
+    readonly id: string
+    readonly lock: WriterLock
+  },
 ): Promise<{ readonly sealed: Segment; readonly active: ActiveSegment }> {
   const { segment, acknowledged } = from
-  const access = await from.file.stat()
-  if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))
   const sequence = segment.firstSequence + acknowledged.records
-  const active = await prepareNextSegment(fs, files, { sequence, previousCrc32: acknowledged.crc32, access }, { lock })
+  const active = await prepareAfter(fs, files, from, { sequence, id, previousCrc32: acknowledged.crc32, lock })
   const name = files.sealedName(number)
   const sealed = { ...segment, number, name, path: files.at(name), bytes: acknowledged.bytes }
   try {
@@ -78,6 +82,64 @@ export async function rotateSegment(
   // frees that lock when the caller closes the file.
   lock.letGo(sealed.path)
   return { sealed, active }
+}
+
+/**
+ * Replaces an active segment without records by one with another header: to give the journal an
+ * identity, or another first sequence number too. The steps are 1, 2 and 4 of
+ * {@link rotateSegment}, so the new file is durable and locked before it gets the active name.
+ *
+ * A crash leaves the old header or the new one, perhaps without a seal. If a step fails before the
+ * rename, or the system refuses the rename, the header is as it was and this rejects with the error
+ * of the system. Every later failure, and every failed fsync, rejects with a {@link PoisoningError}.
+ *
+ * On success, the caller closes the file of the replaced segment. Calls must not overlap.
+ *
+ * @param start.previousCrc32 as in {@link prepareNextSegment}.
+ * @throws {PoisoningError} if the state on disk is unknown.
+ */
+export async function replaceEmptySegment(
+  fs: FileSystem,
+  files: JournalFiles,
+  from: ActiveSegment,
+  start: {
+    readonly sequence: number
+    readonly id: string
+    readonly previousCrc32: number | undefined
+    readonly lock: WriterLock
+  },
+): Promise<ActiveSegment> {
+  const { lock } = start
+  const active = await prepareAfter(fs, files, from, start)
+  try {
+    await fs.rename(files.next, files.path).catch((error: unknown) => {
+      throw hasCode(error, ...refusals) ? error : new PoisoningError(error)
+    })
+    await orPoison(fs.syncDirectory(files.directory))
+    await orPoison(lock.assertInPlace())
+  } catch (error) {
+    lock.letGo(files.next)
+    await active.file.close().catch(() => {})
+    throw error
+  }
+  return active
+}
+
+/** Performs steps 1 and 2 of {@link rotateSegment}. */
+async function prepareAfter(
+  fs: FileSystem,
+  files: JournalFiles,
+  { file }: ActiveSegment,
+  { lock, ...start }: Parameters<typeof replaceEmptySegment>[3],
+): Promise<ActiveSegment> {
+  const access = await file.stat()
+  if (await removeIfPresent(fs, files.seal)) await orPoison(fs.syncDirectory(files.directory))
+  return await prepareNextSegment(fs, files, { ...start, access }, { lock })
+}
+
+/** Makes the identity of a new journal: 64 random bits. */
+export function newJournalId(): string {
+  return randomBytes(8).toString('hex')
 }
 
 /** Performs step 4. If the system refuses it, renames `sealedPath` back to the active name. */
@@ -121,6 +183,16 @@ export class PoisoningError extends Error {
     super('The state on disk is unknown', { cause })
   }
 }
+
+/** Message of the channel `ministore:poison`: a store can no longer write. */
+export interface PoisonMessage {
+  /** Absolute path of the journal. */
+  readonly path: string
+  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
+  readonly error: MiniStoreError
+}
+
+export const poisonChannel = channel('ministore:poison') as Channel<unknown, PoisonMessage>
 
 /**
  * Waits for a step whose failure leaves the state on disk unknown.
@@ -297,6 +369,7 @@ async function makeNext(
  * records of the journal are unchanged.
  *
  * @param start.sequence Sequence number of the first record.
+ * @param start.id Identity of the journal.
  * @param start.previousCrc32 CRC-32 of all bytes of the segment before; undefined if there is none.
  * @param held The files that are already locked. If they include `.next`, that file is used.
  */
@@ -305,6 +378,7 @@ export async function prepareNextSegment(
   files: JournalFiles,
   start: {
     readonly sequence: number
+    readonly id: string
     readonly previousCrc32: number | undefined
     readonly access: FileAccess | undefined
   },

@@ -5,15 +5,17 @@
  * last write. An unclean line before it is damage, and damage is never taken for a torn tail. No
  * record is parsed, and nothing is changed.
  */
+import { crc32 } from 'node:zlib'
+
 import type { MiniStoreError } from '../errors.ts'
 import { readFully, readRange } from '../fs/bytes.ts'
-import type { File } from '../fs/file-system.ts'
+import type { File, FileSystem } from '../fs/file-system.ts'
 import {
   countLines, extendCheckpoint, formatHeader, formatSeal, headerCheckpoint, type JournalFiles, isSameCheckpoint,
   type Checkpoint,
 } from './format.ts'
 import { describeUncleanLine, isCleanBlock, isCleanLine, LineBlocks, linesOf } from './lines.ts'
-import { damaged } from './segments.ts'
+import { damaged, type Segment } from './segments.ts'
 
 /**
  * What a scan of a segment's bytes found. Only the last line of a segment can be torn. An unclean
@@ -204,6 +206,18 @@ function startOfLastCharacter(bytes: Buffer): number {
   return at
 }
 
+/** The CRC-32 of all bytes of a sealed segment, whatever they are. */
+export async function checksumOf(fs: FileSystem, { path, bytes: end }: Pick<Segment, 'path' | 'bytes'>): Promise<number> {
+  const file = await fs.open(path, 'read')
+  try {
+    let checksum = 0
+    for await (const { bytes } of readRange(file, { offset: 0, bytes: end })) checksum = crc32(bytes, checksum)
+    return checksum
+  } finally {
+    await file.close()
+  }
+}
+
 /** Compares the active segment with its seal. Returns the damage, or undefined if they match. */
 export function sealDamage(
   files: JournalFiles,
@@ -241,7 +255,7 @@ export function missingActiveDamage(
 ): MiniStoreError | undefined {
   const isHarmless =
     seal === undefined ||
-    (lastSealed === undefined ? isSameCheckpoint(seal, newJournal) : seal.records === 0) ||
+    (lastSealed === undefined ? isOfNewJournal(seal) : seal.records === 0) ||
     (lastSealed?.atSeal !== undefined && isSameCheckpoint(lastSealed.atSeal, seal))
   if (isHarmless) return undefined
   const problem =
@@ -250,8 +264,16 @@ export function missingActiveDamage(
   return damaged(files.path, files.name, problem)
 }
 
-/** The active segment of a journal that never held a record. */
-const newJournal = headerCheckpoint(Buffer.from(formatHeader({ sequence: 1, previousCrc32: undefined })))
+/**
+ * Whether a seal is that of a journal that never held a record. The seal does not tell the identity
+ * in its header, but every such header is equally long, and shorter than that of a later segment.
+ */
+function isOfNewJournal(seal: Checkpoint): boolean {
+  return seal.records === 0 && (seal.bytes === newHeader.length || isSameCheckpoint(seal, newJournalOfVersion02))
+}
+
+const newHeader = formatHeader({ sequence: 1, id: '0'.repeat(16), previousCrc32: undefined })
+const newJournalOfVersion02 = headerCheckpoint(Buffer.from('// MINISTORE JOURNAL v0.2.0 seq=1\n'))
 
 /** Counts and checksums the bytes of a segment. They are added in order, from the first one. */
 export class CheckpointPass {

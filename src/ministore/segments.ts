@@ -279,9 +279,11 @@ export async function findSegments(
   }
   const firsts = await numberRecords(fs, found)
   const segments = found.map((segment, index) => ({ ...segment, firstSequence: firsts[index] as number }))
+  let identified: Segment | undefined
   for (const [at, segment] of segments.entries()) {
-    const problem = disorder(segment, segments[at - 1])
+    const problem = disorder(segment, segments[at - 1]) ?? foreignness(segment, identified)
     if (problem !== undefined) report(damaged(files.path, segment.name, problem, { sequence: segment.firstSequence }))
+    if (segment.header.id !== undefined) identified = segment
   }
   return { segments, names }
 }
@@ -361,7 +363,7 @@ export async function readHeader(
     if (!hasCode(error, 'ERR_MINISTORE_CORRUPT')) throw error
     report(error)
     // Without a line feed, the position of the first record is unknown.
-    return end === -1 ? undefined : { text, bytes: end + 1, version: '', sequence: undefined, previousCrc32: undefined }
+    return end === -1 ? undefined : { text, bytes: end + 1, version: '', sequence: undefined, id: undefined, previousCrc32: undefined }
   }
 }
 
@@ -397,6 +399,12 @@ function disorder({ firstSequence, header }: Segment, before: Segment | undefine
   }
   const isUnchained = header.sequence !== undefined && header.previousCrc32 === undefined
   return isUnchained ? `its header has no prev, although ${before.name} comes before it` : undefined
+}
+
+/** Describes why a segment belongs to another journal than the last one before it that has an id. */
+function foreignness({ header }: Segment, before: Segment | undefined): string | undefined {
+  if (header.id === undefined || before === undefined || header.id === before.header.id) return undefined
+  return `its header has the id ${header.id}, but that of ${before.name} has ${before.header.id}`
 }
 
 /** Describes the problem if the records of a segment go beyond {@link maxSequence}. */

@@ -370,6 +370,7 @@ export abstract class ReadableJournal<Output> {
    *
    *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
    *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
+   *   - `…_FOREIGN_JOURNAL` if the files belong to another journal than before.
    *   - `…_IO` if a system call fails.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
@@ -426,7 +427,11 @@ export function replayStore<T>(
  * A replay of the journal at a path. By default it ends at the last whole record that is there when
  * it is first read.
  */
-export function replayPath<T>(path: string | URL, settings: ReadSettings, codec: LineCodec<T>): Replay<T> {
+export function replayPath<T>(
+  path: string | URL,
+  settings: ReadSettings & { readonly id?: string | undefined },
+  codec: LineCodec<T>,
+): Replay<T> {
   const { fileSystem } = settings
   const views = new JournalViews(fileSystem, path, settings)
   return new Replay(new JournalCursor(fileSystem, views, codec, settings), settings)

@@ -2,12 +2,12 @@ import { resolve as absolute } from 'node:path'
 import { clearTimeout, setTimeout } from 'node:timers'
 
 import { settledOrAborted, throwIfAborted } from '../async.ts'
-import { hasCode, messageOf } from '../errors.ts'
+import { foreignJournal, hasCode, messageOf } from '../errors.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { findHolder, isSameName } from '../fs/lock.ts'
 import { filePath } from '../options.ts'
-import { type Checkpoint, isSameCheckpoint, JournalFiles, readSeal } from './format.ts'
+import { type Checkpoint, idOf, isSameCheckpoint, JournalFiles, readSeal } from './format.ts'
 import { missingActiveDamage, scanSegment } from './scan.ts'
 import {
   findSegments, inspectActive, isSameSegment, type JournalView, locateJournal, type ReportDamage, retryWhileMoving,
@@ -36,6 +36,8 @@ export class JournalViews {
   readonly #owner: JournalWriter | undefined
   #files: JournalFiles
   #isLocated = false
+  /** Identity of the journal, once it is known. */
+  #id: string | undefined
   readonly #pollIntervalMs: number
   readonly #reported = new Set<string>()
   /**
@@ -48,17 +50,19 @@ export class JournalViews {
 
   /**
    * @param options.owner The writer of the open store that the readers belong to.
+   * @param options.id The identity that the journal must have, if it is known.
    * @throws {TypeError} if the path is invalid.
    */
   constructor(
     fs: FileSystem,
     path: string | URL,
-    options: { readonly owner?: JournalWriter; readonly pollIntervalMs?: number } = {},
+    options: { readonly owner?: JournalWriter; readonly pollIntervalMs?: number; readonly id?: string | undefined } = {},
   ) {
     this.#fs = fs
     this.#files = new JournalFiles(absolute(filePath(path)))
     this.path = this.#files.path
     this.#owner = options.owner
+    this.#id = options.id ?? options.owner?.id
     this.#pollIntervalMs = options.pollIntervalMs ?? 100
   }
 
@@ -73,10 +77,21 @@ export class JournalViews {
    *   exist.
    * @param options.report Receives damage to whole segments, each damage once. Without it, the
    *   first damage is thrown.
+   * @throws {MiniStoreError} `ERR_MINISTORE_FOREIGN_JOURNAL` if an earlier view was of a journal with
+   *   another identity. A journal whose identity appears or is missing may be the same: programs of
+   *   format versions below 0.3 write none.
    */
-  async current(
-    options: { readonly since?: JournalView | undefined; readonly report?: ReportDamage | undefined } = {},
-  ): Promise<JournalView> {
+  async current(options: ViewOptions = {}): Promise<JournalView> {
+    const view = await this.#current(options)
+    const id = idOf(view.segments)
+    if (id !== undefined && id !== (this.#id ??= id)) {
+      const message = `${this.path} was replaced by another journal: its id was ${this.#id} and is now ${id}`
+      throw foreignJournal(message, this.path)
+    }
+    return view
+  }
+
+  async #current(options: ViewOptions): Promise<JournalView> {
     const owner = this.#owner
     if (owner === undefined) return this.#fromDisk(options)
     await owner.namesSettled()
@@ -114,7 +129,7 @@ export class JournalViews {
     this.#stopWatching = undefined
   }
 
-  async #fromDisk(options: Parameters<JournalViews['current']>[0] & {}): Promise<JournalView> {
+  async #fromDisk(options: ViewOptions): Promise<JournalView> {
     const { since, report } = options
     if (!this.#isLocated) {
       this.#files = await locateJournal(this.#fs, this.path)
@@ -230,6 +245,11 @@ export class JournalViews {
       report(damage)
     }
   }
+}
+
+interface ViewOptions {
+  readonly since?: JournalView | undefined
+  readonly report?: ReportDamage | undefined
 }
 
 /** Like {@link JournalViews.changedSince}. Resolves with `false` once the writer is closed. */

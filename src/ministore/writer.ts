@@ -3,25 +3,27 @@
  *
  * **Invariant.** Appends, rotations and deletions run in one queue, one at a time and in call
  * order. The sequence number of a record is returned only after the record is on stable storage.
- * After a failure that leaves the state on disk unknown, the writer is poisoned and only `close()`
- * works.
+ * After a failure that leaves the state on disk unknown, the writer is poisoned: it only closes.
  */
-import { type Channel, channel, type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
+import { type TracingChannel, tracingChannel } from 'node:diagnostics_channel'
 import { performance } from 'node:perf_hooks'
 
 import PQueue from 'p-queue'
 
 import { addInContext, ChangeSignal, traced } from '../async.ts'
-import { hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy, sequenceConflict } from '../errors.ts'
+import { foreignJournal, hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy, sequenceConflict } from '../errors.ts'
 import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
 import {
-  extendCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
+  extendCheckpoint, idOf, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
 import type { EncodedRecords } from './record-codec.ts'
 import type { RecoveredJournal } from './recovery.ts'
-import { type ActiveSegment, orPoison, PoisoningError, rotateChannel, rotateSegment } from './rotation.ts'
+import {
+  type ActiveSegment, newJournalId, orPoison, poisonChannel, PoisoningError, replaceEmptySegment, rotateChannel,
+  rotateSegment,
+} from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 
@@ -42,6 +44,7 @@ export class JournalWriter {
   readonly #queue = new PQueue({ concurrency: 1 })
   #sealed: readonly Segment[]
   #active: ActiveSegment
+  #id: string | undefined
   /** The contents of the seal on disk; undefined if there is no seal. */
   #seal: Checkpoint | undefined
   /** Why the writer can no longer write. Once set, it stays: only `close()` works. */
@@ -59,7 +62,13 @@ export class JournalWriter {
     this.#limits = limits
     this.#sealed = journal.sealed
     this.#active = journal.active
+    this.#id = idOf([...journal.sealed, journal.active.segment])
     this.#seal = journal.seal
+  }
+
+  /** Identity of the journal; undefined if recovery could not give an old journal one. */
+  get id(): string | undefined {
+    return this.#id
   }
 
   get firstSequence(): number {
@@ -214,6 +223,27 @@ export class JournalWriter {
     })
   }
 
+  /** As `Journal.adopt`, with checked values. */
+  adopt({ id, firstSequence }: { readonly id: string; readonly firstSequence: number }): Promise<void> {
+    return addInContext(this.#queue, async () => {
+      this.assertNotPoisoned()
+      const { files, lastSequence } = this
+      if (id === this.#id && (lastSequence > 0 || firstSequence === this.firstSequence)) return
+      if (lastSequence > 0) throw foreignJournal(`${files.path} has had records as the journal ${this.#id}`, files.path)
+      // Only segments of version 0.1 are sealed without a record.
+      while (this.#sealed.length > 0) await this.#deleteOldest()
+      const from = this.#active
+      const start = { sequence: firstSequence, id, previousCrc32: undefined, lock: this.#lock }
+      this.#seal = undefined // As in a rotation.
+      await this.#whileRenaming(async () => {
+        this.#active = await this.#guard('adopt', replaceEmptySegment(this.#fs, files, from, start))
+        this.#id = id
+        this.#change.wake()
+      })
+      await from.file.close().catch(() => {}) // It has no record, so an error changes nothing.
+    })
+  }
+
   /**
    * Refuses further calls, waits for the queued ones, seals the active segment and closes its file.
    * A poisoned writer writes no seal. If sealing fails, the file is closed before this rejects.
@@ -320,13 +350,15 @@ export class JournalWriter {
     }
     const from = this.#active
     const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }
+    const id = this.#id ?? newJournalId()
     // The rotation removes the seal first, and the seal stays removed if a later step fails.
     this.#seal = undefined
     const rotate = async (): Promise<void> => {
-      const rotating = rotateSegment(this.#fs, this.files, { from, number, lock: this.#lock })
+      const rotating = rotateSegment(this.#fs, this.files, { from, number, id, lock: this.#lock })
       const { sealed, active } = await this.#guard('rotate', rotating)
       this.#sealed = [...this.#sealed, sealed]
       this.#active = active
+      this.#id = id
       this.#change.wake()
     }
     await this.#whileRenaming(() => traced(rotateChannel, context, rotate))
@@ -415,13 +447,4 @@ export interface AppendTrace {
   sequence?: number
 }
 
-/** Message of the channel `ministore:poison`: a store can no longer write. */
-export interface PoisonMessage {
-  /** Absolute path of the journal. */
-  readonly path: string
-  /** `ERR_MINISTORE_POISONED` or `ERR_MINISTORE_MOVED`; its `cause` is the failure behind it. */
-  readonly error: MiniStoreError
-}
-
 const appendChannel: TracingChannel<unknown, AppendTrace> = tracingChannel('ministore:append')
-const poisonChannel = channel('ministore:poison') as Channel<unknown, PoisonMessage>

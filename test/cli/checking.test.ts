@@ -8,7 +8,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { countingFileSystem } from '../../src/cli/journal.ts'
 import { MiniStore } from '../../src/index.ts'
-import { addBytes, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { addBytes, idAt, numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 import { journal, main, ministore, ministoreProcess, replaceIn } from './run-command.ts'
@@ -36,7 +36,7 @@ describe('verify', () => {
   test('passes a sound journal of any version', async () => {
     expect(await ministore(['verify', await journal()])).toEqual({
       code: 0,
-      stdout: 'ok: 8 records (1 to 8) in 3 segments, 146 B\n',
+      stdout: 'ok: 8 records (1 to 8) in 3 segments, 206 B\n',
       stderr: '',
     })
     for (const [name, records] of [
@@ -57,23 +57,23 @@ describe('verify', () => {
     await replaceIn(path, '\n7\n', '\n9\n')
     const { damages, records } = await verified(path)
     expect(damages).toEqual([
-      { segment: 'journal.jsonl.001', line: 3, offset: 36, sequence: 2, reason: 'the line holds a NUL byte' },
+      { segment: 'journal.jsonl.001', line: 3, offset: 56, sequence: 2, reason: 'the line holds a NUL byte' },
       { segment: 'journal.jsonl.001', reason: 'it has changed since it was sealed (wrong checksum)' },
       {
         segment: 'journal.jsonl.002',
         line: 3,
-        offset: 50,
+        offset: 70,
         sequence: 5,
         reason: containing('the line is not JSON: '),
       },
-      { segment: 'journal.jsonl.002', line: 4, offset: 52, sequence: 6, reason: 'the line is blank' },
+      { segment: 'journal.jsonl.002', line: 4, offset: 72, sequence: 6, reason: 'the line is blank' },
       { segment: 'journal.jsonl.002', reason: 'it has changed since it was sealed (wrong checksum)' },
       { segment: 'journal.jsonl', reason: containing('has changed (wrong checksum)') },
     ])
     expect(records).toBe(5)
     const { code, stdout } = await ministore(['verify', path])
     expect(code).toBe(1)
-    expect(stdout).toMatch(/^journal\.jsonl\.002 +3 +50 +5 {2}the line is not JSON/m)
+    expect(stdout).toMatch(/^journal\.jsonl\.002 +3 +70 +5 {2}the line is not JSON/m)
     expect(stdout.match(/^segment +line +offset +sequence {2}damage$/gm)).toHaveLength(1)
     expect(stdout).toContain('damage in 6 places; readable: 5 records')
   })
@@ -129,7 +129,7 @@ describe('verify', () => {
   test('and cat, tail and inspect work while another process writes and rotates', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const writer = RemoteStore.inProcess()
-    await writer.open(path, { maxBytesPerSegment: 200 })
+    await writer.open(path, { maxBytesPerSegment: 220 })
     const state = { isDone: false }
     let appended = 0
     const writing = (async () => {
@@ -155,12 +155,13 @@ describe('inspect', () => {
       path,
       '',
       'segment            first  last  records  size  format  chain  modified (UTC)',
-      'journal.jsonl.001      1     3        3  40 B  v0.2.0  start',
-      'journal.jsonl.002      4     6        3  54 B  v0.2.0  ok',
-      'journal.jsonl          7     8        2  52 B  v0.2.0  ok',
+      'journal.jsonl.001      1     3        3  60 B  v0.3.0  start',
+      'journal.jsonl.002      4     6        3  74 B  v0.3.0  ok',
+      'journal.jsonl          7     8        2  72 B  v0.3.0  ok',
       '',
-      'total  8 records (1 to 8) in 3 segments, 146 B',
+      'total  8 records (1 to 8) in 3 segments, 206 B',
       'seal   ok, covers 2 records of the active segment',
+      `id     ${await idAt(path)}`,
       ...(process.platform === 'linux' ? ['lock   free: no writer has the journal open'] : []),
       '',
     ])
@@ -171,10 +172,11 @@ describe('inspect', () => {
     await addBytes(path, 'half')
     expect(JSON.parse((await ministore(['inspect', path, '--json'])).stdout)).toMatchObject({
       journal: path,
+      id: await idAt(path),
       firstSequence: 1,
       lastSequence: 8,
       records: 8,
-      bytes: 150,
+      bytes: 210,
       segments: [
         {
           file: 'journal.jsonl.001',
@@ -182,8 +184,8 @@ describe('inspect', () => {
           firstSequence: 1,
           lastSequence: 3,
           records: 3,
-          bytes: 40,
-          formatVersion: '0.2.0',
+          bytes: 60,
+          formatVersion: '0.3.0',
           chain: 'start',
         },
         { file: 'journal.jsonl.002', chain: 'ok' },
@@ -373,7 +375,7 @@ describe('the command line itself', () => {
     ['cat', 2],
   ] as const)('%s is the same in a process of its own, with exit code %i', async (words, code) => {
     const damaged = join(await temporaryDirectory(), 'damaged.jsonl')
-    await writeSegment(damaged, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', 'x', '"é🚀"'])
+    await writeSegment(damaged, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['1', 'x', '"é🚀"'])
     const input = code === 0 ? '1\n2\n' : '1\nx\n'
     const argsFor = (path: string): string[] =>
       words.split(' ').map((word) => (word === 'JOURNAL' ? path : word === 'DAMAGED' ? damaged : word))
@@ -394,7 +396,7 @@ describe('the command line itself', () => {
   ] as const)('%s prints the same when it is run again, with exit code %i', async (words, code) => {
     const path = await journal()
     const damaged = join(await temporaryDirectory(), 'damaged.jsonl')
-    await writeSegment(damaged, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', 'x', '"é🚀"'])
+    await writeSegment(damaged, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['1', 'x', '"é🚀"'])
     const places: Record<string, string> = { JOURNAL: path, DAMAGED: damaged, DIR: dirname(damaged) }
     const args = words.split(' ').map((word) => places[word] ?? word)
     const first = await ministore(args)
@@ -420,16 +422,16 @@ test('the counting file system reports every byte read, and passes on all other 
   const path = await journal()
   let bytes = 0
   const file = await countingFileSystem((read) => (bytes += read)).open(path, 'write')
-  const buffer = new Uint8Array(64)
-  expect(await file.read(buffer, 0)).toBe(52)
-  expect(await file.read(buffer, 50)).toBe(2)
-  expect(await file.read(buffer, 52)).toBe(0)
-  expect(bytes).toBe(54)
-  await file.write(Buffer.from('9'), 52)
-  await file.truncate(51)
+  const buffer = new Uint8Array(128)
+  expect(await file.read(buffer, 0)).toBe(72)
+  expect(await file.read(buffer, 70)).toBe(2)
+  expect(await file.read(buffer, 72)).toBe(0)
+  expect(bytes).toBe(74)
+  await file.write(Buffer.from('9'), 72)
+  await file.truncate(71)
   await file.sync()
   await file.dataSync()
-  expect((await file.stat()).size).toBe(51)
+  expect((await file.stat()).size).toBe(71)
   await file.close()
 })
 

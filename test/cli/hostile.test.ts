@@ -33,7 +33,7 @@ async function hostileDirectory(): Promise<string> {
  */
 async function hostileJournal(name = `${hostile}.jsonl`): Promise<string> {
   const path = join(await hostileDirectory(), name)
-  await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', `${hostile}"`, `"${hostile.replaceAll('\u001B', '')}"`])
+  await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['1', `${hostile}"`, `"${hostile.replaceAll('\u001B', '')}"`])
   await writeFile(`${path}.torn-9`, 'x')
   await addBytes(path, `"${hostile}`)
   return path
@@ -138,7 +138,7 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
   test('a record keeps its bytes in a pipe, and its value on a terminal', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const records = ['"\u202Ea\u200B\u{E0041}é🚀"', '{"a":\t"\u2028"}']
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', records)
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', records)
     for (const name of ['cat', 'tail']) {
       expect((await ministore([name, path])).stdout).toBe(`${records.join('\n')}\n`)
       const shown = String.raw`"\u202ea\u200b\udb40\udc41é🚀"`
@@ -212,7 +212,7 @@ describe('a forged queue', () => {
 
   const forgeries: ReadonlyArray<readonly [what: string, text: string, make: (directory: string) => Promise<void>]> = [
     ...lines.map((line) => ['mutation', line, (directory: string) =>
-      writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.2.0 seq=1', [...good.map((step) => JSON.stringify(step)), line])] as const),
+      writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', [...good.map((step) => JSON.stringify(step)), line])] as const),
     ...states.map((text) => ['state', text, (directory: string) => forgeSnapshot(directory, text)] as const),
   ]
 
@@ -251,5 +251,5 @@ function prototypes(): unknown[] {
 /** A snapshot file with the given state, in the format that a store writes. */
 async function forgeSnapshot(directory: string, state: string): Promise<void> {
   await writeFile(join(directory, 'snapshot-4.json'), `${formatHead({ sequence: 4, crc32: crc32(state) })}${state}}\n`)
-  await writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.2.0 seq=5', [])
+  await writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.3.0 seq=5 id=5c1e9a70b2f4d833', [])
 }

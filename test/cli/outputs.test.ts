@@ -22,7 +22,7 @@ async function damagedJournal(records: number): Promise<string> {
     const line = `{"index":${index}}`
     return index % 100 === 99 ? `${line}\nbad` : line
   })
-  await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+  await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', lines)
   return path
 }
 
@@ -175,7 +175,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
   ] as const)('%s, on %s, with %i', async (_name, signal, code, args) => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = Array.from({ length: 50_000 }, (_, index) => `"${index}${'x'.repeat(100)}"`)
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', lines)
     const child = start([...args, path])
     await once(child.stdout, 'readable')
     child.kill(signal)
@@ -184,7 +184,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
 
   test('verify, which has read everything', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', Array<string>(6000).fill('bad'))
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', Array<string>(6000).fill('bad'))
     const child = start(['verify', path])
     await once(child.stdout, 'readable')
     child.kill('SIGTERM')
@@ -194,7 +194,7 @@ describe.skipIf(process.platform === 'win32')('a signal ends at once what waits 
   test('cat --salvage, which waits for the reader of its standard error', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = [...Array<string>(6000).fill('bad'), '"the last"']
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', lines)
     const child = start(['cat', '--salvage', path])
     await textUntil(child.stdout, 'the last')
     child.kill('SIGTERM')

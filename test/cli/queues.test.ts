@@ -191,7 +191,7 @@ describe('queue', () => {
   ])('reports a journal with %s in one line, for every subcommand', async (_, mutation) => {
     const directory = await temporaryDirectory()
     const record = JSON.stringify(mutation)
-    await writeFile(join(directory, 'journal.jsonl'), `// MINISTORE JOURNAL v0.2.0 seq=1\n${record}\n`)
+    await writeFile(join(directory, 'journal.jsonl'), `// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n${record}\n`)
     for (const action of ['stats', 'peek', 'dead']) {
       const { code, stderr } = await ministore(['queue', directory, action])
       expect([code, stderr]).toEqual([1, expect.stringMatching(/^[^\n]*Expected a mutation of a queue[^\n]*\n$/)])

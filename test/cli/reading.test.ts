@@ -40,7 +40,7 @@ describe('cat', () => {
   test('preserves text that JSON.parse would change: large numbers, spaces, repeated keys', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const lines = ['1e400', '12345678901234567890', '{ "a" : 1, "a":2}', '"\u2028é🚀"', '-0']
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', lines)
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', lines)
     expect((await ministore(['cat', path])).stdout).toBe(`${lines.join('\n')}\n`)
     const numbered = await ministore(['cat', path, '--sequence', '--from', '1', '--to', '1'])
     expect(numbered.stdout).toBe('{"sequence":1,"record":1e400}\n')
@@ -62,13 +62,13 @@ describe('cat', () => {
     const stopped = await ministore(['cat', path])
     expect(stopped).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n' })
     expect(stopped.stderr).toMatch(
-      / is damaged at journal\.jsonl\.002, line 3, offset 50, sequence 5: the line is not JSON: /,
+      / is damaged at journal\.jsonl\.002, line 3, offset 70, sequence 5: the line is not JSON: /,
     )
     expect(stopped.stderr).toContain('To see all damage: ministore verify')
     const salvaged = await ministore(['cat', path, '--salvage'])
     expect(salvaged).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n6\n7\n8\n' })
     expect(salvaged.stderr).toMatch(
-      /^damage: journal\.jsonl\.002, line 3, offset 50, sequence 5: the line is not JSON: /,
+      /^damage: journal\.jsonl\.002, line 3, offset 70, sequence 5: the line is not JSON: /,
     )
     expect(salvaged.stderr, 'text from a file cannot control a terminal').not.toContain('\u001B')
     const [first = ''] = (await ministore(['cat', path, '--salvage', '--json'])).stderr.split('\n')
@@ -79,7 +79,7 @@ describe('cat', () => {
 
   test('prints lines of another codec with --no-json', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['not json', 'neither'])
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['not json', 'neither'])
     expect(await ministore(['cat', path])).toMatchObject({ code: 1, stdout: '' })
     expect(await ministore(['cat', path, '--no-json'])).toMatchObject({
       code: 0,

@@ -229,7 +229,7 @@ describe('compact', () => {
     const before = await contents(path)
     const plan = await ministore(['compact', path, '--before', '6'])
     expect(plan.code).toBe(0)
-    expect(plan.stdout).toContain('Would delete 3 records in 1 segment, 40 B.')
+    expect(plan.stdout).toContain('Would delete 3 records in 1 segment, 60 B.')
     expect(await contents(path)).toEqual(before)
     const done = await ministore(['compact', path, '--before', '7', '--write', '--json'])
     expect(JSON.parse(done.stdout)).toMatchObject({
@@ -257,7 +257,7 @@ describe('repair', () => {
     const { code, stdout } = await ministore(['repair', path])
     expect(code).toBe(1)
     expect(stdout.split('\n').slice(1)).toEqual([
-      expect.stringMatching(/^journal\.jsonl\.002 +3 +50 +5 +no +the line is not JSON: /),
+      expect.stringMatching(/^journal\.jsonl\.002 +3 +70 +5 +no +the line is not JSON: /),
       '',
       'Nothing was changed.',
       'Repair drops no line.',
@@ -379,7 +379,7 @@ describe('repair', () => {
   test('reports records that were already missing', async () => {
     const path = await journal()
     await replaceIn(path, '\n8\n', '\n')
-    expect((await ministore(['repair', path])).stdout).toContain('the seal covers 52 bytes, but only the first 50 are there')
+    expect((await ministore(['repair', path])).stdout).toContain('the seal covers 72 bytes, but only the first 70 are there')
     const { code, stdout } = await ministore(['repair', path, '--write'])
     expect(code).toBe(0)
     expect(stdout).toMatch(/\n\nDone:\n {2}lost {3}nothing that is there\n {2}stay {3}7 records .*\n {2}kept .*\n\nok: verified, the journal is sound\n$/)
@@ -387,7 +387,7 @@ describe('repair', () => {
 
   test('does not treat a journal of another codec as damaged throughout', async () => {
     const path = await emptyPath()
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['no', 'json', 'here'])
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['no', 'json', 'here'])
     const { code, stdout } = await ministore(['repair', path])
     expect(code).toBe(1)
     expect(stdout).toContain('If the records are not JSON, add --no-json.')
@@ -405,7 +405,7 @@ describe('repair', () => {
       ["q'uote.jsonl", `'${directory}/q'\\''uote.jsonl'`],
     ] as const) {
       const path = join(directory, name)
-      await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', 'x', '3'])
+      await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['1', 'x', '3'])
       expect((await ministore(['repair', path])).stdout).toContain(`ministore repair ${word} --truncate-at 2 --write\n`)
       expect((await ministore(['repair', path, '--write'])).stderr).toContain(`: ministore repair ${word}\n`)
       expect((await ministore(['verify', path])).stdout).toContain(`: ministore repair ${word}\n`)

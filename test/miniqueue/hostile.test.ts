@@ -78,7 +78,7 @@ function* forged(value: unknown): Generator<string> {
 }
 
 function header(first: number): string {
-  return `// MINISTORE JOURNAL v0.2.0 seq=${first}\n`
+  return `// MINISTORE JOURNAL v0.3.0 seq=${first} id=5c1e9a70b2f4d833\n`
 }
 
 function withJournal(lines: readonly string[]): SimulatedFileSystem {

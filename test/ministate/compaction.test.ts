@@ -116,7 +116,7 @@ describe('compact', () => {
   })
 
   test.each([1, 2, 3])('keeping %i, opening can fall back to every kept snapshot', async (keep) => {
-    const { files, manager } = await openSums({ snapshots: { keep }, journal: { maxBytesPerSegment: 50 } })
+    const { files, manager } = await openSums({ snapshots: { keep }, journal: { maxBytesPerSegment: 70 } })
     for (let round = 0; round < 4; round++) {
       await addOnes(manager, 3)
       await manager.compact()

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import { collect, outcomeOf } from '../support/consume.ts'
-import { addBytes, editFile, numbers } from '../support/journals.ts'
+import { addBytes, crc32Of, editFile, numbers } from '../support/journals.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 /**
@@ -104,6 +104,13 @@ async function contentsOf(path: string): Promise<Record<string, string>> {
 const entriesOf = (records: readonly unknown[], first: number): unknown[] =>
   records.map((record, index) => ({ sequence: first + index, record }))
 
+/** The header that opening the journal gives to its new active segment. */
+async function headerAfter(path: string, fixture: Fixture, store: MiniStore): Promise<string> {
+  expect(store.id).toMatch(/^[0-9a-f]{16}$/)
+  const previous = await crc32Of(join(dirname(path), fixture.nextSealedName))
+  return `// MINISTORE JOURNAL v0.3.0 seq=${lastOf(fixture) + 1} id=${store.id} prev=${previous}\n`
+}
+
 const lastOf = ({ first, records }: Fixture): number => first + records.length - 1
 
 /** The names of the journal's segments, in the order of the store. */
@@ -122,7 +129,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
     expect(await contentsOf(path)).toEqual(before)
   })
 
-  test('opens without recovery, with the right segments and sequence numbers', async () => {
+  test('opens without recovery, and gets an identity by a rotation that changes no byte', async () => {
     const path = await copyOf(fixture)
     const before = await contentsOf(path)
     await using store = await MiniStore.open(path)
@@ -133,22 +140,25 @@ describe.each(fixtures)('the journal $name', (fixture) => {
       removedFiles: [],
     })
     expect([store.firstSequence, store.lastSequence]).toEqual([first, last])
-    expect(segmentNames(store)).toEqual([...sealedNames, 'journal.jsonl'])
-    expect(store.segments.map((segment) => segment.lastSequence - segment.firstSequence + 1)).toEqual(sizes)
+    expect(segmentNames(store)).toEqual([...sealedNames, nextSealedName, 'journal.jsonl'])
+    expect(store.segments.map((segment) => segment.lastSequence - segment.firstSequence + 1)).toEqual([...sizes, 0])
     expect(await store.replay()).toEqual(records)
-    expect(await contentsOf(path)).toMatchObject(
-      Object.fromEntries(Object.entries(before).filter(([name]) => !name.endsWith('.seal'))),
-    )
+    const { 'journal.jsonl': active, 'journal.jsonl.seal': _seal, ...sealed } = before
+    expect(await contentsOf(path)).toMatchObject({ ...sealed, [nextSealedName]: active, 'journal.jsonl': await headerAfter(path, fixture, store) })
   })
 
   test('accepts appends: existing bytes stay unchanged, and the numbers continue', async () => {
     const path = await copyOf(fixture)
-    const before = await readFile(path, 'utf8')
+    const before = await contentsOf(path)
     const store = await MiniStore.open(path)
+    const header = await headerAfter(path, fixture, store)
     expect(await store.append({ Set: { value: 20 } })).toBe(last + 1)
     expect(await store.append('Reset')).toBe(last + 2)
     await store.close()
-    expect(await readFile(path, 'utf8')).toBe(`${before}{"Set":{"value":20}}\n"Reset"\n`)
+    const after = await contentsOf(path)
+    expect(sealedNames.map((name) => after[name])).toEqual(sealedNames.map((name) => before[name]))
+    expect(after[nextSealedName]).toBe(before['journal.jsonl'])
+    expect(await readFile(path, 'utf8')).toBe(`${header}{"Set":{"value":20}}\n"Reset"\n`)
     expect(await MiniStore.replay(path)).toEqual([...records, { Set: { value: 20 } }, 'Reset'])
     expect(await rustReplay(path)).toEqual([...records, { Set: { value: 20 } }, 'Reset'])
   })
@@ -176,7 +186,7 @@ describe.each(fixtures)('the journal $name', (fixture) => {
 
   test('rotates by size with its old segments in place', async () => {
     const path = await copyOf(fixture)
-    const store = await MiniStore.open(path, { maxBytesPerSegment: 120 })
+    const store = await MiniStore.open(path, { maxBytesPerSegment: 140 })
     for (const n of numbers(1, 40)) await store.append({ Inc: { by: n } })
     const count = store.segments.length
     expect(count).toBeGreaterThan(8)
@@ -238,18 +248,19 @@ describe.each(fixtures)('the journal $name', (fixture) => {
   test('is limited to maxSegments by the next rotation, not by opening, and keeps its numbers', async () => {
     const path = await copyOf(fixture)
     const store = await MiniStore.open(path, { maxSegments: 2 })
-    expect(segmentNames(store)).toHaveLength(sizes.length)
+    // The rotation that gives the identity deletes nothing.
+    expect(segmentNames(store)).toHaveLength(sizes.length + 1)
+    expect(await store.append('last')).toBe(last + 1)
     await store.rotate()
-    expect(await store.append('after')).toBe(last + 1)
+    expect(await store.append('after')).toBe(last + 2)
     expect(store.segments).toHaveLength(2)
-    const active = sizes.at(-1) as number
-    const expected = entriesOf([...records.slice(-active), 'after'], last - active + 1)
+    const expected = entriesOf(['last', 'after'], last + 1)
     expect(await collect(store.entries())).toEqual(expected)
     await store.close()
     expect(await collect(MiniStore.entries(path))).toEqual(expected)
     await using again = await MiniStore.open(path, { maxSegments: 2 })
-    expect(again.firstSequence).toBe(last - active + 1)
-    expect(await rustReplay(path)).toEqual([...records.slice(-active), 'after'])
+    expect(again.firstSequence).toBe(last + 1)
+    expect(await rustReplay(path)).toEqual(['last', 'after'])
   })
 
   test('accepts appends by the Rust crate and by this library in turns', async () => {
@@ -327,7 +338,7 @@ describe('line endings of an editor', () => {
 describe('the reading rules of the Rust crate', () => {
   test('accept everything this library writes: every file, header and line', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    const store = await MiniStore.open(path, { maxBytesPerSegment: 80 })
+    const store = await MiniStore.open(path, { maxBytesPerSegment: 100 })
     const records = [
       0,
       -1.5,

@@ -57,7 +57,7 @@ const records = [
 
 async function writeJournal(how: 'closed' | 'with an older seal' | 'without a seal'): Promise<Journal> {
   const files = new SimulatedFileSystem()
-  const options = { fileSystem: files, maxBytesPerSegment: 75 }
+  const options = { fileSystem: files, maxBytesPerSegment: 95 }
   const first = await MiniStore.open(path, options)
   for (const record of records.slice(0, 9)) await first.append(record)
   await first.close()

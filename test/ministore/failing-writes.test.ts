@@ -298,7 +298,7 @@ describe('a failed fsync of an append', () => {
 })
 
 /** A segment size small enough that the third record begins a new segment. */
-const ROTATING = { maxBytesPerSegment: 50 }
+const ROTATING = { maxBytesPerSegment: 70 }
 
 interface Step {
   readonly what: string
@@ -485,7 +485,7 @@ describe('a failed rotation', () => {
     ['unlink', 'ERR_MINISTORE_IO'],
     ['syncDirectory', 'ERR_MINISTORE_POISONED'],
   ] as const)('by %s in retention rejects the append, which was not written', async (operation, code) => {
-    const { files, store } = await openStore({ maxBytesPerSegment: 50, maxSegments: 1 })
+    const { files, store } = await openStore({ maxBytesPerSegment: 70, maxSegments: 1 })
     // The fourth sync of the directory is the first one of retention.
     files.failOn(
       {

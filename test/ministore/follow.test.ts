@@ -9,7 +9,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import { type FileStat, type JournalEntry, type JournalIterator, type JournalStream, MiniStore } from '../../src/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
-import { numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { crc32Of, idAt, numbers, writeJournal, writeOldJournal, writeSegment } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { RemoteStore } from '../support/remote-store.ts'
 import { temporaryDirectory, temporaryProgram } from '../support/temporary-directory.ts'
@@ -94,7 +94,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
   })
 
   test('continues through rotations, deletions of records it has read, and empty segments', async () => {
-    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 60 })
+    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 80 })
     const live = follower(store)
     for (let n = 1; n <= 30; n += 3) {
       await store.appendAll([n, n + 1, n + 2])
@@ -209,7 +209,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
   })
 
   test('many followers at once each get everything', async () => {
-    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 200 })
+    await using store = await MiniStore.open<number>(await journalPath(), { maxBytesPerSegment: 220 })
     const followers = Array.from({ length: 20 }, () => collect(follower(store, { to: 100 })))
     for (const n of numbers(1, 100)) await store.append(n)
     for (const entries of await Promise.all(followers)) {
@@ -318,7 +318,7 @@ describe('a follower created from a store', () => {
     await rm(dirname(path), { recursive: true })
     await writeJournal(path, [['A', 'B', 'C', 'D']])
     for (const live of [reading, unread]) {
-      expect(await outcomeOf(live)).toMatchObject({ items: [], error: { code: 'ERR_MINISTORE_CORRUPT', path } })
+      expect(await outcomeOf(live)).toMatchObject({ items: [], error: { code: 'ERR_MINISTORE_FOREIGN_JOURNAL', path } })
     }
   })
 
@@ -404,7 +404,7 @@ describe('a follower by path', () => {
   test('follows another process through appends, rotations and deletions without a gap', async () => {
     const path = await journalPath()
     const writer = RemoteStore.inProcess()
-    await writer.open(path, { maxBytesPerSegment: 120 })
+    await writer.open(path, { maxBytesPerSegment: 140 })
     const live = MiniStore.entries<number>(path, { follow: true, pollIntervalMs: 5 }).values()
     let last = 0
     for (let round = 1; round <= 25; round++) {
@@ -510,9 +510,10 @@ describe('a follower by path', () => {
   /** A journal in a new directory. A follower has read it, and looks again once the gate opens. */
   async function followedJournal(
     segments = [numbers(1, 4), numbers(5, 10)],
+    write: (path: string, segments: number[][]) => Promise<void> = writeJournal,
   ): Promise<{ path: string; next: Promise<unknown>; gate: Gate }> {
     const path = join(await temporaryDirectory(), 'logs', 'journal.jsonl')
-    await writeJournal(path, segments)
+    await write(path, segments)
     const fs = new ObservedFileSystem()
     const gate = new Gate()
     const live = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 2, fileSystem: fs }).values()
@@ -533,13 +534,68 @@ describe('a follower by path', () => {
     await expect(next).rejects.toThrow('the journal was deleted while it was being read')
   })
 
-  test.each([5, 10, 12])('ends with an error when the journal is deleted and created again, with %d records', async (count) => {
+  const foreign = /was replaced by another journal: its id was [0-9a-f]{16} and is now [0-9a-f]{16}$/
+
+  test.each([5, 10, 12, 50])('ends with an error when the journal is deleted and created again, with %d records', async (count) => {
     const { path, next, gate } = await followedJournal()
     await rm(dirname(path), { recursive: true })
     await writeJournal(path, [numbers(1, count)])
     gate.open()
+    await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_FOREIGN_JOURNAL', path })
+    await expect(next).rejects.toThrow(foreign)
+  })
+
+  test.each([5, 10, 12])('ends with an error when a journal without an identity is created again, with %d records', async (count) => {
+    const { path, next, gate } = await followedJournal(undefined, writeOldJournal)
+    await rm(dirname(path), { recursive: true })
+    await writeOldJournal(path, [numbers(1, count)])
+    gate.open()
     await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
     await expect(next).rejects.toThrow('the journal was replaced by another while it was being followed')
+  })
+
+  test('ends with an error, also with salvage, when a journal begun anew is written into the same files', async () => {
+    const path = await journalPath()
+    await writeJournal(path, [numbers(1, 100)])
+    const told: unknown[] = []
+    const salvage = (damage: unknown): void => void told.push(damage)
+    const live = MiniStore.entries<number>(path, { follow: true, pollIntervalMs: 2, salvage }).values()
+    expect(await take(live, 100)).toHaveLength(100)
+    const next = live.next()
+    next.catch(() => {})
+    const other = await journalPath()
+    await writeJournal(other, [numbers(1, 150)])
+    await writeFile(path, await readFile(other), { flag: 'r+' })
+    await expect(next).rejects.toMatchObject({ code: 'ERR_MINISTORE_FOREIGN_JOURNAL', path })
+    expect(told).toEqual([])
+  })
+
+  test.each([
+    { name: 'with records, by a rotation', segments: [[1, 2], [3]] },
+    { name: 'with an empty active segment', segments: [[1, 2, 3], []] },
+    { name: 'that is empty', segments: [[]] },
+  ])('continues when opening gives an identity to an old journal $name', async ({ segments }) => {
+    const { path, next, gate } = await followedJournal(segments, writeOldJournal)
+    const ended = MiniStore.stream(path)
+    const iterator = ended.values()
+    const first = segments.flat().length === 0 ? undefined : await iterator.next()
+    const store = await MiniStore.open<number>(path)
+    expect(await idAt(path)).toBe(store.id)
+    await store.append(4)
+    await store.append(5)
+    gate.open()
+    expect(await next).toMatchObject({ value: 4 })
+    await store.close()
+    if (first !== undefined) expect(await collect(iterator)).toEqual(segments.flat().slice(1))
+  })
+
+  test('continues in a journal whose new segment lacks the identity: an older program has rotated', async () => {
+    const { path, next, gate } = await followedJournal([[1, 2, 3]])
+    await rename(path, `${path}.001`)
+    await rm(`${path}.seal`)
+    await writeSegment(path, `// MINISTORE JOURNAL v0.2.0 seq=4 prev=${await crc32Of(`${path}.001`)}`, ['4'])
+    gate.open()
+    expect(await next).toMatchObject({ value: 4 })
   })
 
   test('only checks the status of its file while nothing changes, and leaves no listener behind', async () => {
@@ -577,7 +633,7 @@ describe('a follower by path', () => {
     await rm(path)
     await rm(`${path}.seal`)
     await writeJournal(path, [[1, 2, 3, 4]])
-    await expect(live.next()).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
+    await expect(live.next()).rejects.toMatchObject({ code: 'ERR_MINISTORE_FOREIGN_JOURNAL', path })
   })
 
   test.each([
@@ -585,9 +641,9 @@ describe('a follower by path', () => {
     { name: 'begins within what it has read', first: 3 },
     { name: 'has no checksum of what was before', first: 4, header: '// MINISTORE JOURNAL v0.2.0 seq=4' },
   ])('never continues in another journal, which $name', async ({ first, header }) => {
-    const { path, next, gate } = await followedJournal([[1, 2, 3]])
+    const { path, next, gate } = await followedJournal([[1, 2, 3]], writeOldJournal)
     const other = await journalPath()
-    await writeJournal(other, [Array.from({ length: first - 1 }, () => 'before'), ['other', 'others']])
+    await writeOldJournal(other, [Array.from({ length: first - 1 }, () => 'before'), ['other', 'others']])
     await rm(dirname(path), { recursive: true })
     await mkdir(dirname(path))
     if (header === undefined) await rename(other, path)

@@ -1,10 +1,12 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 
 import { describe, expect, test } from 'vitest'
 
+import { nodeFileSystem } from '../../src/fs/node.ts'
 import { MiniStore } from '../../src/index.ts'
+import { verifyJournal } from '../../src/maintenance/verify.ts'
 import {
   extendCheckpoint, formatHeader, formatSeal, formatVersion, headerCheckpoint, isPartialHeader, JournalFiles, parseHeader,
   parseSeal, readSeal, isSameCheckpoint,
@@ -13,18 +15,37 @@ import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const where = { path: '/j', segment: 'j' }
+const id = '5c1e9a70b2f4d833'
 
 describe('the header', () => {
-  test('states version, sequence and checksum, and can be read back', () => {
-    const line = formatHeader({ sequence: 1001, previousCrc32: 0x9f3c21aa })
-    expect(line).toBe(`// MINISTORE JOURNAL v${formatVersion} seq=1001 prev=9f3c21aa\n`)
+  test('states version, sequence, identity and checksum, and can be read back', () => {
+    const line = formatHeader({ sequence: 1001, id, previousCrc32: 0x9f3c21aa })
+    expect(line).toBe('// MINISTORE JOURNAL v0.3.0 seq=1001 id=5c1e9a70b2f4d833 prev=9f3c21aa\n')
     expect(parseHeader(line.trimEnd(), where)).toMatchObject({
-      version: formatVersion, sequence: 1001, previousCrc32: 0x9f3c21aa, bytes: line.length,
+      version: formatVersion, sequence: 1001, id, previousCrc32: 0x9f3c21aa, bytes: line.length,
     })
   })
 
+  test('below version 0.3 may lack the identity, which is read where it is there', () => {
+    expect(parseHeader('// MINISTORE JOURNAL v0.2.0 seq=1', where).id).toBeUndefined()
+    expect(parseHeader(`// MINISTORE JOURNAL v0.2.9 seq=1 id=${id}`, where).id).toBe(id)
+  })
+
+  test.each([
+    '// MINISTORE JOURNAL v0.3.0 seq=1', '// MINISTORE JOURNAL v0.4.0 seq=1', '// MINISTORE JOURNAL v0.3.0 seq=1 id=',
+    '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d83', '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d8333',
+    '// MINISTORE JOURNAL v0.3.0 seq=1 id=5C1E9A70B2F4D833', '// MINISTORE JOURNAL v0.2.0 seq=1 id=5c1e9a70b2f4d83x',
+  ])('without the identity that its version has, or with a damaged one, is refused: %j', (text) => {
+    expect(() => parseHeader(text, where)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_CORRUPT' }))
+  })
+
+  test('has 83 bytes with the longest fields', () => {
+    const longest = formatHeader({ sequence: Number.MAX_SAFE_INTEGER, id, previousCrc32: 0xffffffff })
+    expect(longest.length).toBe(83)
+  })
+
   test('writes a small checksum with all its eight digits', () => {
-    expect(formatHeader({ sequence: 2, previousCrc32: 0xab })).toContain('prev=000000ab\n')
+    expect(formatHeader({ sequence: 2, id, previousCrc32: 0xab })).toContain('prev=000000ab\n')
   })
 
   test.each(['0.1.0', '0.1.1', '0.1.2', '0.1.3', '0.1.4'])('of version %s has no fields', (version) => {
@@ -33,15 +54,15 @@ describe('the header', () => {
   })
 
   test('ignores a carriage return, unknown fields, and later minor versions', () => {
-    const header = parseHeader('// MINISTORE JOURNAL v0.9.3-beta.1 seq=7 colour=red prev=00000001\r', where)
+    const header = parseHeader('// MINISTORE JOURNAL v0.9.3-beta.1 seq=7 colour=red id=5c1e9a70b2f4d833 prev=00000001\r', where)
     expect(header).toMatchObject({ sequence: 7, previousCrc32: 1 })
   })
 
   test.each([
     '', '{"a":1}', '// MINISTORE JOURNAL', '// MINISTORE JOURNAL vX', '// MINISTORE JOURNAL v0.2',
-    '// MINISTORE JOURNAL v0.2.0', '// MINISTORE JOURNAL v0.2.0 seq=0', '// MINISTORE JOURNAL v0.2.0 seq=x',
-    '// MINISTORE JOURNAL v0.2.0 seq=1 prev=12', '// MINISTORE JOURNAL v0.2.0 seq=1 prev=GGGGGGGG',
-    '// MINISTORE JOURNAL v0.1.4 seq=', '// MINISTORE JOURNAL v0.2.0 seq=99999999999999999',
+    '// MINISTORE JOURNAL v0.2.0', '// MINISTORE JOURNAL v0.3.0 seq=0 id=5c1e9a70b2f4d833', '// MINISTORE JOURNAL v0.2.0 seq=x',
+    '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833 prev=12', '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833 prev=GGGGGGGG',
+    '// MINISTORE JOURNAL v0.1.4 seq=', '// MINISTORE JOURNAL v0.3.0 seq=99999999999999999 id=5c1e9a70b2f4d833',
     ' // MINISTORE JOURNAL v0.1.4',
   ])('that is damaged is refused: %j', (text) => {
     expect(() => parseHeader(text, where)).toThrow(expect.objectContaining({ code: 'ERR_MINISTORE_CORRUPT' }))
@@ -56,12 +77,12 @@ describe('the header', () => {
   })
 
   test('is recognized by each of its prefixes, and nothing else is mistaken for one', () => {
-    const header = formatHeader({ sequence: 10, previousCrc32: 0xabcdef01 }).trimEnd()
+    const header = formatHeader({ sequence: 10, id, previousCrc32: 0xabcdef01 }).trimEnd()
     for (let length = 0; length <= header.length; length++) {
       expect(isPartialHeader(Buffer.from(header.slice(0, length))), header.slice(0, length)).toBe(true)
     }
     expect(isPartialHeader(Buffer.alloc(40))).toBe(true)
-    for (const other of ['{', '//x', '// MINISTORE JOURNAL v0.2.0 seq=1{"a":1}', '\0{']) {
+    for (const other of ['{', '//x', '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833{"a":1}', '\0{']) {
       expect(isPartialHeader(Buffer.from(other)), other).toBe(false)
     }
     expect(isPartialHeader(Buffer.alloc(4096))).toBe(false)
@@ -155,7 +176,18 @@ test('the worked example of the format page matches the written files', async ()
   await store.rotate()
   await store.append('c')
   await store.close()
+  // The page's files are a journal. Those of the library differ only by the random identity.
+  const copy = await temporaryDirectory()
+  const masked = (text: string): string => text.replaceAll(/(id|prev|crc32|check)=[0-9a-f]+/g, '$1')
   for (const name of ['journal.jsonl.001', 'journal.jsonl', 'journal.jsonl.seal']) {
-    expect(page).toContain(`==> ${name} <==\n${await readFile(join(directory, name), 'utf8')}`)
+    const [, shown = ''] = new RegExp(`==> ${name} <==\\n((?:[^=\\n\`].*\\n)+)`).exec(page) ?? []
+    expect(masked(shown)).toBe(masked(await readFile(join(directory, name), 'utf8')))
+    await writeFile(join(copy, name), shown)
   }
+  const damages: unknown[] = []
+  const onDamage = (damage: unknown): void => void damages.push(damage)
+  expect(await verifyJournal(nodeFileSystem, join(copy, 'journal.jsonl'), { onDamage })).toMatchObject({ records: 3 })
+  expect(damages).toEqual([])
+  await using again = await MiniStore.open(join(copy, 'journal.jsonl'))
+  expect([again.id, await again.replay()]).toEqual([id, ['a', 'b', 'c']])
 })

@@ -13,7 +13,7 @@ import { numbers, writeJournal, writeSegment } from '../support/journals.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
-const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833'
 const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
 
 describe('every webhook payload that GitHub publishes', () => {
@@ -70,7 +70,7 @@ describe('JSON at its edges', () => {
     { name: 'every control character', record: String.fromCodePoint(...numbers(0, 0x1f), 0x7f, 0x80, 0x9f) },
     { name: 'characters of every length and plane', record: 'aé€😀\u{10ffff}\ufffe\uffff\ufffd' },
     { name: 'a byte order mark', record: '\uFEFFtext\uFEFF' },
-    { name: 'text that looks like a header', record: '// MINISTORE JOURNAL v0.2.0 seq=1' },
+    { name: 'text that looks like a header', record: '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833' },
     {
       name: 'the largest and the smallest numbers',
       record: [Number.MAX_VALUE, Number.MIN_VALUE, Number.MAX_SAFE_INTEGER, 5e-324],

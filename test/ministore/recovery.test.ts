@@ -21,7 +21,8 @@ import { ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const name = 'journal.jsonl'
-const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
+const id = '5c1e9a70b2f4d833'
+const header = `// MINISTORE JOURNAL v0.3.0 seq=1 id=${id}\n`
 
 type Content = Readonly<Record<string, string | Uint8Array>>
 
@@ -64,8 +65,8 @@ function hex(bytes: string | Uint8Array): string {
 /** Two sealed segments and an active one, with 2, 2 and 1 records, written by hand. */
 function threeSegments(): { '.001': string; '.002': string; '': string } {
   const first = `${header}1\n2\n`
-  const second = `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${hex(first)}\n3\n4\n`
-  return { '.001': first, '.002': second, '': `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n5\n` }
+  const second = `// MINISTORE JOURNAL v0.3.0 seq=3 id=5c1e9a70b2f4d833 prev=${hex(first)}\n3\n4\n`
+  return { '.001': first, '.002': second, '': `// MINISTORE JOURNAL v0.3.0 seq=5 id=5c1e9a70b2f4d833 prev=${hex(second)}\n5\n` }
 }
 
 async function readWithoutOpening(directory: string): Promise<unknown[]> {
@@ -77,6 +78,8 @@ async function readWithoutOpening(directory: string): Promise<unknown[]> {
 
 interface Healed {
   readonly records: readonly unknown[]
+  /** The identity, if it is not that of {@link header}. */
+  readonly id?: string | undefined
   readonly torn?: Omit<TornTail, 'savedAs'> & { readonly savedAs: string }
   readonly isNew?: boolean
   readonly isActiveRestored?: boolean
@@ -112,7 +115,12 @@ async function expectHealed(directory: string, healed: Healed): Promise<void> {
     scannedBytes,
   })
   expect(await store.replay()).toEqual(records)
-  const expected = Object.fromEntries(Object.entries(files).map(([ending, bytes]) => [ending, latin1(bytes)]))
+  // A new journal gets a new identity. Every other one keeps what its headers say.
+  if (isNew) expect(store.id).toMatch(/^[0-9a-f]{16}$/)
+  else expect(store.id).toBe(healed.id ?? id)
+  const expected = Object.fromEntries(
+    Object.entries(files).map(([ending, bytes]) => [ending, latin1(bytes).replace(id, store.id ?? '')]),
+  )
   expected['.seal'] = sealOf(Buffer.from(expected[''] ?? '', 'latin1'))
   expect(await filesOf(directory)).toEqual(expected)
   await store.close()
@@ -185,9 +193,11 @@ describe('no journal', () => {
       scannedBytes: 0,
     })
     expect([store.firstSequence, store.lastSequence]).toEqual([1, 0])
-    expect(await filesOf(directory)).toEqual({ '': header, '.seal': sealOf(header) })
+    const written = header.replace(id, store.id ?? '')
+    expect(await filesOf(directory)).toEqual({ '': written, '.seal': sealOf(written) })
     await store.close()
-    await expectHealed(directory, { records: [], scannedBytes: header.length, files: { '': header } })
+    const expected = { records: [], id: store.id, scannedBytes: header.length, files: { '': header } }
+    await expectHealed(directory, expected)
   })
 
   test('everything that open creates survives a crash right after it, including new parents', async () => {
@@ -195,8 +205,9 @@ describe('no journal', () => {
     const path = '/new/parents/journal.jsonl'
     const store = await MiniStore.open(path, { fileSystem: files })
     const [crashed] = [...files.crashStates()]
-    expect(files.afterCrash({ keep: 'none' }).snapshot().get(path)?.toString()).toBe(header)
-    expect(crashed?.snapshot().get(path)?.toString()).toBe(header)
+    const written = header.replace(id, store.id ?? '')
+    expect(files.afterCrash({ keep: 'none' }).snapshot().get(path)?.toString()).toBe(written)
+    expect(crashed?.snapshot().get(path)?.toString()).toBe(written)
     await store.close()
   })
 })
@@ -420,7 +431,7 @@ describe('the active segment holds only a part of a header, or nothing', () => {
 describe('leftovers of a crash in a rotation or in another write', () => {
   test('no active segment, sealed ones: the next is created, numbered and chained', async () => {
     const { '.001': first, '.002': second } = threeSegments()
-    const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
+    const active = `// MINISTORE JOURNAL v0.3.0 seq=5 id=5c1e9a70b2f4d833 prev=${hex(second)}\n`
     await expectHealed(await journalWith({ '.001': first, '.002': second }), {
       records: [1, 2, 3, 4],
       isActiveRestored: true,
@@ -431,7 +442,7 @@ describe('leftovers of a crash in a rotation or in another write', () => {
 
   test('no active segment, the next one incomplete', async () => {
     const { '.001': first, '.002': second } = threeSegments()
-    const active = `// MINISTORE JOURNAL v0.2.0 seq=5 prev=${hex(second)}\n`
+    const active = `// MINISTORE JOURNAL v0.3.0 seq=5 id=5c1e9a70b2f4d833 prev=${hex(second)}\n`
     await expectHealed(await journalWith({ '.001': first, '.002': second, '.next': active.slice(0, 30) }), {
       records: [1, 2, 3, 4],
       isActiveRestored: true,
@@ -619,7 +630,7 @@ describe('corruption is refused, and nothing is changed', () => {
 
   test('a sequence that skips numbers between two segments: found when it is read', async () => {
     const { '.001': first } = threeSegments()
-    const active = `// MINISTORE JOURNAL v0.2.0 seq=4 prev=${hex(first)}\n4\n`
+    const active = `// MINISTORE JOURNAL v0.3.0 seq=4 id=5c1e9a70b2f4d833 prev=${hex(first)}\n4\n`
     await expectFoundByReading(
       await journalWith({ '.001': first, '': active }),
       /begins with sequence 4, expected 3/,
@@ -628,7 +639,7 @@ describe('corruption is refused, and nothing is changed', () => {
 
   test('a sequence that says that a sealed segment with records is empty', async () => {
     const { '.001': first } = threeSegments()
-    const active = `// MINISTORE JOURNAL v0.2.0 seq=1 prev=${hex(first)}\n3\n`
+    const active = `// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833 prev=${hex(first)}\n3\n`
     const directory = await journalWith({ '.001': first, '': active })
     // Either open or the first reader must report it: records 1 and 2 must not vanish silently.
     await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
@@ -639,7 +650,7 @@ describe('corruption is refused, and nothing is changed', () => {
   test('a sealed segment changed to other valid lines: found when it is read', async () => {
     const segments = threeSegments()
     await expectFoundByReading(
-      await journalWith({ ...segments, '.001': segments['.001'].replace('2', '7') }),
+      await journalWith({ ...segments, '.001': segments['.001'].replace('\n2', '\n7') }),
       /wrong checksum/,
     )
   })
@@ -656,6 +667,21 @@ describe('corruption is refused, and nothing is changed', () => {
       const directory = await journalWith({ ...segments, '.001': segments['.001'].slice(0, -cut) })
       await expectFoundByReading(directory, cut === 1 ? /no line feed/ : /wrong checksum/)
     }
+  })
+
+  test.each(['.001', '.002', ''] as const)('another identity in %j: two ids are not one journal', async (ending) => {
+    const segments = threeSegments()
+    segments[ending] = segments[ending].replace(id, 'ffffffffffffffff')
+    const directory = await journalWith(segments)
+    const found = ending === '.001' ? '.002' : ending
+    await expectRefused(directory, { message: /its header has the id \w{16}, but that of journal\.jsonl\.00\d has \w{16}/, segment: found })
+    await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: name + found })
+  })
+
+  test('another identity than before in the only header: found by the seal', async () => {
+    const text = `${header}1\n`
+    const directory = await journalWith({ '': text.replace('5c1e', '5c1f'), '.seal': sealOf(text) })
+    await expectRefused(directory, { message: /a byte among the first \d+ has changed/, segment: '' })
   })
 
   test('a header without prev after another segment, in a sealed segment and in the active one', async () => {
@@ -705,7 +731,7 @@ describe('corruption is refused, and nothing is changed', () => {
   test('an active segment shorter than its seal, at a line or in one', async () => {
     for (const cut of [2, 1]) {
       const directory = await journalWith({ '': lines.slice(0, -cut), '.seal': sealOf(lines) })
-      await expectRefused(directory, { message: /the seal covers 38 bytes/, segment: '' })
+      await expectRefused(directory, { message: /the seal covers 58 bytes/, segment: '' })
       await expect(MiniStore.replay(join(directory, name))).rejects.toMatchObject({
         code: 'ERR_MINISTORE_CORRUPT',
       })
@@ -734,17 +760,19 @@ describe('corruption is refused, and nothing is changed', () => {
     ['a byte order mark', `\uFEFF${header}1\n`],
     ['no version', '// MINISTORE JOURNAL v\n1\n'],
     ['no sequence', '// MINISTORE JOURNAL v0.2.0\n1\n'],
-    ['a sequence of 0', '// MINISTORE JOURNAL v0.2.0 seq=0\n1\n'],
+    ['a sequence of 0', '// MINISTORE JOURNAL v0.3.0 seq=0 id=5c1e9a70b2f4d833\n1\n'],
     ['a sequence that is no number', '// MINISTORE JOURNAL v0.2.0 seq=1x\n1\n'],
-    ['a damaged prev', '// MINISTORE JOURNAL v0.2.0 seq=1 prev=123\n1\n'],
+    ['a damaged prev', '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833 prev=123\n1\n'],
+    ['no identity', '// MINISTORE JOURNAL v0.3.0 seq=1\n1\n'],
+    ['a damaged identity', `${header.trimEnd()}3\n1\n`],
     ['another case', `${header.toLowerCase()}1\n`],
     ['too many NULs', '\0'.repeat(513)],
     ['no end', header.trimEnd().padEnd(600, 'x')],
     ['one byte too long', `${header.trimEnd()} x=`.padEnd(513, 'x') + '\n1\n'],
     ['far too long', `${header.trimEnd()} x=`.padEnd(100_000, 'x') + '\n1\n'],
     ['too long, without an end', `${header.trimEnd()} x=`.padEnd(513, 'x')],
-    ['a sequence beyond the last there can be', '// MINISTORE JOURNAL v0.2.0 seq=9007199254740992\n1\n'],
-    ['a sequence of 17 digits', '// MINISTORE JOURNAL v0.2.0 seq=10000000000000000\n1\n'],
+    ['a sequence beyond the last there can be', '// MINISTORE JOURNAL v0.3.0 seq=9007199254740992 id=5c1e9a70b2f4d833\n1\n'],
+    ['a sequence of 17 digits', '// MINISTORE JOURNAL v0.3.0 seq=10000000000000000 id=5c1e9a70b2f4d833\n1\n'],
   ])('a foreign or damaged header: %s', async (_, active) => {
     const directory = await journalWith({ '': active })
     await expectRefused(directory, {
@@ -1139,13 +1167,13 @@ describe('the highest possible sequence number', () => {
   /** A journal whose next record gets this number. */
   function journalAt(sequence: number, lines = ''): SimulatedFileSystem {
     const files = new SimulatedFileSystem()
-    files.writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=${sequence}\n${lines}`)
+    files.writeFile(path, `// MINISTORE JOURNAL v0.3.0 seq=${sequence} id=5c1e9a70b2f4d833\n${lines}`)
     return files
   }
 
   test('is assigned, and nothing is written or rotated beyond it', async () => {
     const files = journalAt(last - 2)
-    const store = await MiniStore.open<string>(path, { fileSystem: files, maxBytesPerSegment: 60 })
+    const store = await MiniStore.open<string>(path, { fileSystem: files, maxBytesPerSegment: 80 })
     expect(await store.append('a')).toBe(last - 2)
     await expect(store.appendAll(['b', 'c', 'd'])).rejects.toThrow(
       new RangeError(`Expected at most 2 more records, got 3: sequence numbers end at ${last}`),
@@ -1191,7 +1219,7 @@ describe('the highest possible sequence number', () => {
   })
 
   test('is not exceeded by counting when headers have no number', async () => {
-    const sealed = `// MINISTORE JOURNAL v0.2.0 seq=${last - 1}\n"a"\n"b"\n"c"\n`
+    const sealed = `// MINISTORE JOURNAL v0.3.0 seq=${last - 1} id=5c1e9a70b2f4d833\n"a"\n"b"\n"c"\n`
     const files = journalAt(1)
     files.writeFile(`${path}.001`, sealed)
     files.writeFile(path, '// MINISTORE JOURNAL v0.1.0\n"d"\n')
@@ -1204,7 +1232,7 @@ describe('the highest possible sequence number', () => {
   test('a sealed segment that ends with it leaves no number for the next: no active segment is created', async () => {
     const files = journalAt(1)
     await files.unlink(path)
-    files.writeFile(`${path}.001`, `// MINISTORE JOURNAL v0.2.0 seq=${last}\n"a"\n`)
+    files.writeFile(`${path}.001`, `// MINISTORE JOURNAL v0.3.0 seq=${last} id=5c1e9a70b2f4d833\n"a"\n`)
     const opening = MiniStore.open(path, { fileSystem: files })
     await expect(opening).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: `${name}.001` })
     await expect(opening).rejects.toThrow(`beyond ${last}`)
@@ -1215,7 +1243,7 @@ describe('the highest possible sequence number', () => {
     const { '.001': first } = threeSegments()
     const files = new SimulatedFileSystem()
     files.writeFile(`${path}.999999999999999`, first)
-    files.writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${hex(first)}\n3\n`)
+    files.writeFile(path, `// MINISTORE JOURNAL v0.3.0 seq=3 id=5c1e9a70b2f4d833 prev=${hex(first)}\n3\n`)
     const store = await MiniStore.open<number>(path, { fileSystem: files })
     const before = files.snapshot()
     await expect(store.rotate()).rejects.toThrow(/Expected a segment number of at most 999999999999999/)

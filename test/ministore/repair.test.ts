@@ -82,7 +82,7 @@ describe('repair', () => {
     files.writeFile(`${path}.seal`, 'of the segment that the Rust crate has sealed')
     expect(await repair(files)).toMatchObject({ plan: { findings: [], records: 3 }, copies: [] })
     await files.unlink(`${path}.seal`)
-    files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=14 prev=f4a4a364\n3\n')
+    files.writeFile(path, '// MINISTORE JOURNAL v0.3.0 seq=14 id=5c1e9a70b2f4d833 prev=f4a4a364\n3\n')
     await expect(repair(files)).resolves.toMatchObject({ plan: { firstSequence: 12, records: 3 } })
   })
 
@@ -93,7 +93,7 @@ describe('repair', () => {
     const plan = await planRepair(files, new JournalFiles(path))
     expect(plan).toMatchObject({
       findings: [],
-      obstacle: { segment: 'journal.jsonl.001', line: 3, offset: 38, sequence: 2 },
+      obstacle: { segment: 'journal.jsonl.001', line: 3, offset: 58, sequence: 2 },
       cut: { first: 2, last: 8 },
       records: 1,
       removals: ['journal.jsonl.002', 'journal.jsonl'],
@@ -208,7 +208,7 @@ describe('repair', () => {
     const sealed = files.readFile(`${path}.002`)
     await files.unlink(path)
     await files.unlink(`${path}.seal`)
-    if (number === '005') files.writeFile(`${path}.005`, `// MINISTORE JOURNAL v0.2.0 seq=7\n"g"\n`)
+    if (number === '005') files.writeFile(`${path}.005`, `// MINISTORE JOURNAL v0.3.0 seq=7 id=5c1e9a70b2f4d833\n"g"\n`)
     else {
       await files.unlink(`${path}.002`)
       files.writeFile(`${path}.${number}`, sealed)
@@ -236,6 +236,31 @@ describe('repair', () => {
     expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
   })
 
+  test.each(['.001', '.002', ''])('rebuilds the identity that the header of %j does not share with the others', async (ending) => {
+    const files = await journal()
+    const before = files.snapshot()
+    edit(files, `journal.jsonl${ending}`, (text) => text.replace(/ id=[0-9a-f]/, (found) => found.slice(0, -1) + (found.endsWith('f') ? '0' : 'f')))
+    await expect(MiniStore.open(path, { fileSystem: files })).rejects.toThrow(/its header has the id \w{16}, but that of journal\.jsonl\.00\d has \w{16}/)
+    const damages: string[] = []
+    await verifyJournal(files, path, { onDamage: ({ message }) => damages.push(message) })
+    expect(damages.join()).toMatch(/its header has the id/)
+    const { plan } = await repair(files)
+    expect(plan.findings[0]?.reason).toMatch(/^its header has the id \w{16}, expected \w{16}$/)
+    for (const [name, bytes] of before) if (!name.endsWith('.seal')) expect(files.readFile(name), name).toEqual(bytes)
+    expect(await contentOf(files)).toEqual(numbered('abcdefgh'))
+  })
+
+  test('gives rebuilt headers of a journal without an identity one, the same for all', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile(`${path}.001`, '// MINESTORE JOURNAL v0.2.0 seq=1\n"a"\n')
+    files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=2 prev=00000000\n"b"\n')
+    await repair(files)
+    const ids = [`${path}.001`, path].map((name) => / id=([0-9a-f]{16})\b/.exec(files.readFile(name).toString())?.[1])
+    expect(ids[0]).toMatch(/^[0-9a-f]{16}$/)
+    expect(ids[1]).toBe(ids[0])
+    expect(await contentOf(files)).toEqual(numbered('ab'))
+  })
+
   test('accepts a changed byte in a valid line, and names its segment', async () => {
     const files = await journal()
     edit(files, 'journal.jsonl.002', (text) => text.replace('"e"', '"x"'))
@@ -243,7 +268,7 @@ describe('repair', () => {
     const { plan } = await repair(files)
     expect(plan.findings.map(({ reason }) => reason)).toEqual([
       'the checksum in its header is not that of journal.jsonl.002, and no line shows what has changed',
-      expect.stringContaining('a byte among the first 56 has changed') as string,
+      expect.stringContaining('a byte among the first 76 has changed') as string,
     ])
     expect(await contentOf(files)).toEqual(numbered('abcdxfyh'))
   })
@@ -261,12 +286,12 @@ describe('repair', () => {
     const files = await journal()
     edit(files, 'journal.jsonl', (text) => text.replace('"h"\n', ''))
     const { plan } = await repair(files)
-    expect(plan.findings[0]?.reason).toBe('the seal covers 56 bytes, but only the first 52 are there in whole lines')
+    expect(plan.findings[0]?.reason).toBe('the seal covers 76 bytes, but only the first 72 are there in whole lines')
     expect(await contentOf(files)).toEqual(numbered('abcdefg'))
   })
 
   test('refuses a segment without a line; a cut removes it', async () => {
-    for (const content of ['x'.repeat(1000), '', '// MINISTORE JOURNAL v0.2.0 seq=4 prev=00000000\n']) {
+    for (const content of ['x'.repeat(1000), '', '// MINISTORE JOURNAL v0.3.0 seq=4 id=5c1e9a70b2f4d833 prev=00000000\n']) {
       const files = await journal()
       files.writeFile(`${path}.002`, content)
       await expectRefused(files, { segment: 'journal.jsonl.002', sequence: 4, message: /it has no record/ })
@@ -278,7 +303,7 @@ describe('repair', () => {
   test('keeps the numbers of a version 0.1 journal that only a later header states', async () => {
     const files = new SimulatedFileSystem()
     files.writeFile(`${path}.004`, '// MINISTORE JOURNAL v0.1.4\n1\nx\n3\n')
-    files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=14 prev=00000000\n4\n')
+    files.writeFile(path, '// MINISTORE JOURNAL v0.3.0 seq=14 id=5c1e9a70b2f4d833 prev=00000000\n4\n')
     const { plan } = await repair(files, { truncateAt: 12 })
     expect(plan.cut).toEqual({ first: 12, last: 14 })
     expect(await contentOf(files)).toEqual([[11, 1]])
@@ -361,7 +386,7 @@ describe('a missing header', () => {
     const { plan } = await repair(files)
     expect(plan.findings.map(({ reason }) => reason)).toEqual([
       'its header is missing: line 1 is a record, and no header tells the number of the first record: it becomes 1',
-      expect.stringContaining('the seal covers 56 bytes') as string,
+      expect.stringContaining('the seal covers 76 bytes') as string,
     ])
     expect(await contentOf(files)).toEqual(numbered('gh'))
   })
@@ -402,7 +427,7 @@ describe('a missing header', () => {
     const inActive = await journal()
     edit(inActive, 'journal.jsonl', (text) => withoutLine1(withoutLine1(text)))
     const { plan } = await repair(inActive)
-    expect(plan.findings[1]?.reason).toContain('the seal covers 56 bytes')
+    expect(plan.findings[1]?.reason).toContain('the seal covers 76 bytes')
   })
 
   test.each([
@@ -423,7 +448,7 @@ describe('a missing header', () => {
     const files = new SimulatedFileSystem()
     files.writeFile(path, '// a comment\nno json\n')
     expect((await repair(files, { check: () => {} })).plan.records).toBe(2)
-    expect(files.readFile(path).toString()).toContain('seq=1\n// a comment\nno json\n')
+    expect(files.readFile(path).toString()).toMatch(/ seq=1 id=[0-9a-f]{16}\n\/\/ a comment\nno json\n$/)
   })
 })
 
@@ -465,7 +490,7 @@ describe('a crash at any point of a repair', () => {
       'rebuilding headers and cutting after them',
       { truncateAt: 6 },
       (files) => {
-        edit(files, 'journal.jsonl.001', (text) => text.replace('JOURNAL v0.2.0', 'JOURNEY v0.2.0').replace('"a"', '"x"'))
+        edit(files, 'journal.jsonl.001', (text) => text.replace('JOURNAL v0.3.0', 'JOURNEY v0.3.0').replace('"a"', '"x"'))
         edit(files, 'journal.jsonl.002', (text) => text.replace('prev=', 'perv=').replace('"f"', '"f'))
       },
       numbered('xbcde'),
@@ -476,7 +501,7 @@ describe('a crash at any point of a repair', () => {
       async (files) => {
         for (const name of ['.001', '.002', '.seal']) await files.unlink(path + name)
         files.writeFile(`${path}.004`, '// MINISTORE JOURNAL v0.1.4\n"k"\nx\n"m"\n')
-        files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=14 prev=00000000\n"n"\n')
+        files.writeFile(path, '// MINISTORE JOURNAL v0.3.0 seq=14 id=5c1e9a70b2f4d833 prev=00000000\n"n"\n')
       },
       numbered('k', 11),
     ],

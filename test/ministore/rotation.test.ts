@@ -26,21 +26,23 @@ function hex(bytes: Buffer): string {
 }
 
 /**
- * Checks the real bytes of all segments: every header names its first record and the checksum of
- * the segment before. Resolves with the last sequence number.
+ * Checks the real bytes of all segments: every header names its first record, the checksum of the
+ * segment before and the same identity. Resolves with the last sequence number.
  */
 async function expectWholeChain(path: string, first = 1): Promise<number> {
   const paths = [...(await sealedNumbers(path)).map((number) => `${path}.${number}`), path]
   let sequence = first
   let before: Buffer | undefined
+  let id: string | undefined
   for (const segment of paths) {
     const bytes = await readFile(segment)
     const lines = bytes.toString().split('\n')
     expect(lines.pop(), `${segment} ends in a line feed`).toBe('')
     const [header, ...records] = lines
     const previous = before === undefined ? '' : ` prev=${hex(before)}`
+    id ??= / id=([0-9a-f]{16})\b/.exec(header ?? '')?.[1]
     // After deletions the first remaining header names a segment that is gone.
-    const expected = `// MINISTORE JOURNAL v0.2.0 seq=${sequence}`
+    const expected = `// MINISTORE JOURNAL v0.3.0 seq=${sequence} id=${id}`
     if (before === undefined && first > 1)
       expect(header).toMatch(new RegExp(`^${expected} prev=[0-9a-f]{8}$`))
     else expect(header).toBe(expected + previous)
@@ -96,10 +98,10 @@ describe('the names of sealed segments', () => {
     let before: Buffer | undefined
     for (let number = 997; number <= 998; number++) {
       const previous = before === undefined ? 'deadbeef' : hex(before)
-      before = Buffer.from(`// MINISTORE JOURNAL v0.2.0 seq=${number} prev=${previous}\n${number}\n`)
+      before = Buffer.from(`// MINISTORE JOURNAL v0.3.0 seq=${number} id=5c1e9a70b2f4d833 prev=${previous}\n${number}\n`)
       await writeFile(`${path}.${number}`, before)
     }
-    await writeFile(path, `// MINISTORE JOURNAL v0.2.0 seq=999 prev=${hex(before ?? Buffer.alloc(0))}\n999\n`)
+    await writeFile(path, `// MINISTORE JOURNAL v0.3.0 seq=999 id=5c1e9a70b2f4d833 prev=${hex(before ?? Buffer.alloc(0))}\n999\n`)
 
     const store = await open(path, { maxBytesPerSegment: 1 })
     for (let n = 1000; n <= 1002; n++) expect(await store.append(n)).toBe(n)
@@ -141,7 +143,7 @@ describe('the header chain and the seal', () => {
     const record = (n: number): unknown => ({ n, text: 'ä€😀'.repeat(n % 7) })
     let last = 0
     for (let session = 0; session < 4; session++) {
-      const store = await open(path, { maxBytesPerSegment: 150 + session })
+      const store = await open(path, { maxBytesPerSegment: 170 + session })
       for (let n = 0; n < 6; n++) last = await store.append(record(last))
       await store.rotate()
       last = (await store.appendAll([record(last), record(last + 1), record(last + 2)])).last
@@ -179,7 +181,7 @@ describe('the header chain and the seal', () => {
 describe('maxBytesPerSegment', () => {
   test('no segment is larger, and none is smaller than necessary', async () => {
     const path = await journalPath()
-    const maxBytesPerSegment = 200
+    const maxBytesPerSegment = 220
     const store = await open(path, { maxBytesPerSegment })
     for (let n = 1; n <= 60; n++) await store.append('x'.repeat(n % 13))
     const sizes: number[] = []
@@ -196,7 +198,7 @@ describe('maxBytesPerSegment', () => {
 
   test('a segment may be exactly this large', async () => {
     const path = await journalPath()
-    const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'.length
+    const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n'.length
     const store = await open(path, { maxBytesPerSegment: header + 4 })
     await store.append(1)
     await store.append(2)
@@ -208,7 +210,7 @@ describe('maxBytesPerSegment', () => {
 
   test('a record or appendAll larger than a segment gets its own segment', async () => {
     const path = await journalPath()
-    const store = await open(path, { maxBytesPerSegment: 100 })
+    const store = await open(path, { maxBytesPerSegment: 120 })
     const long = 'x'.repeat(300)
     await store.append(1)
     await store.append(long)
@@ -399,7 +401,7 @@ describe('the Rust crate', () => {
       'ä€😀\0',
       { __proto__: null, deep: [[{}]] },
     ]
-    const store = await open(path, { maxBytesPerSegment: 80 })
+    const store = await open(path, { maxBytesPerSegment: 100 })
     for (const record of records) await store.append(record)
     await store.close()
     const paths = [...(await sealedNumbers(path)).map((number) => `${path}.${number}`), path]
@@ -415,16 +417,18 @@ describe('the Rust crate', () => {
     await writeFile(path, '// MINISTORE JOURNAL v0.1.4\n3\n')
     const store = await open(path)
     expect([store.firstSequence, store.lastSequence]).toEqual([1, 3])
+    // Opening gives the journal an identity by a rotation.
     expect(store.segments.map(({ version, firstSequence }) => [version, firstSequence])).toEqual([
       ['0.1.4', 1],
       ['0.1.4', 3],
+      ['0.3.0', 4],
     ])
     await store.rotate()
     expect(await store.append(4)).toBe(4)
     expect(await store.replay()).toEqual([1, 2, 3, 4])
     await store.close()
     const [header] = (await readFile(path, 'utf8')).split('\n')
-    expect(header).toBe(`// MINISTORE JOURNAL v0.2.0 seq=4 prev=${hex(await readFile(`${path}.002`))}`)
+    expect(header).toBe(`// MINISTORE JOURNAL v0.3.0 seq=4 id=${store.id} prev=${hex(await readFile(`${path}.002`))}`)
     expect(await MiniStore.replay(path)).toEqual([1, 2, 3, 4])
   })
 })

@@ -18,7 +18,7 @@ import {
 } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
-import { crc32Of, editFile, numbers, writeJournal, writeSegment } from '../support/journals.ts'
+import { crc32Of, editFile, idAt, numbers, writeJournal, writeOldJournal, writeSegment } from '../support/journals.ts'
 import { descriptorsIn, Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
@@ -878,17 +878,19 @@ describe('the end of a stream', () => {
     { name: 'from the beginning', first: 1 },
     { name: 'where the reader is to go on', first: 3001 },
     { name: 'within what is to be read', first: 2500 },
-  ])('is an error when another journal has replaced it that begins $name', async ({ first }) => {
+  ].flatMap((which) => [{ ...which, isOld: false }, { ...which, isOld: true }]))('is an error when another journal has replaced it that begins $name (without an identity: $isOld)', async ({ first, isOld }) => {
     const { directory, path } = await longJournal()
     const iterator = MiniStore.stream<Numbered>(path).values()
     expect(await take(iterator, 1)).toHaveLength(1)
     await rm(directory, { recursive: true })
-    await writeJournal(path, [numbered(1, first - 1), numbered(first, 9000), numbered(9001, 9001)].slice(first === 1 ? 1 : 0))
+    const write = isOld ? writeOldJournal : writeJournal
+    await write(path, [numbered(1, first - 1), numbered(first, 9000), numbered(9001, 9001)].slice(first === 1 ? 1 : 0))
     if (first > 1) await rm(`${path}.001`)
     const { items, error } = await outcomeOf(iterator)
     expect(items.length).toBeLessThanOrEqual(2999)
-    expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', path })
-    expect((error as Error).message).toContain('the journal was replaced by another while it was being read')
+    expect(error).toMatchObject({ code: isOld ? 'ERR_MINISTORE_CORRUPT' : 'ERR_MINISTORE_FOREIGN_JOURNAL', path })
+    const message = isOld ? /the journal was replaced by another while it was being read/ : /was replaced by another journal: its id was \w{16} and is now \w{16}$/
+    expect((error as Error).message).toMatch(message)
   })
 
   test('is reported to salvage when the journal is deleted before it is reached', async () => {
@@ -944,7 +946,7 @@ describe('the end of a stream', () => {
       await editFile(path, (content) => Buffer.concat([content, Buffer.from(line.slice(3))]))
       await rm(`${path}.seal`)
       await rename(path, `${path}.001`)
-      await writeSegment(path, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${await crc32Of(`${path}.001`)}`, [
+      await writeSegment(path, `// MINISTORE JOURNAL v0.3.0 seq=3 id=${await idAt(`${path}.001`)} prev=${await crc32Of(`${path}.001`)}`, [
         '"three"',
       ])
     })
@@ -1231,7 +1233,7 @@ describe('damage', () => {
     async (bit) => {
       const path = await journalOf([111, 222], [333, 444])
       await rm(`${path}.seal`)
-      const header = '// MINISTORE JOURNAL v0.2.0 seq=3 prev=00000000\n'
+      const header = '// MINISTORE JOURNAL v0.3.0 seq=3 id=5c1e9a70b2f4d833 prev=00000000\n'
       for (const at of numbers(0, header.length - 1)) {
         await editFile(path, (content) => flipped(content, at, bit))
         const { items, error } = await outcomeOf(MiniStore.stream<number>(path))
@@ -1307,7 +1309,7 @@ describe('the result of salvage', () => {
   /** Good and damaged lines mixed, and the numbers of the good ones. */
   async function halfDamaged(): Promise<{ path: string; good: number[] }> {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
-    await writeSegment(path, '// MINISTORE JOURNAL v0.2.0 seq=1', ['1', '{', '3', '{', '{', '6'])
+    await writeSegment(path, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833', ['1', '{', '3', '{', '{', '6'])
     return { path, good: [1, 3, 6] }
   }
 
@@ -1362,7 +1364,7 @@ describe('the result of salvage', () => {
 })
 
 describe('damage skipped in a replay', () => {
-  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+  const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833'
   const pathOf = async (...lines: string[]): Promise<string> => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     await writeSegment(path, header, lines)
@@ -1419,7 +1421,7 @@ describe('the cost of lines', () => {
   const asynchronous: StandardSchemaV1 = {
     '~standard': { version: 1, vendor: 'test', validate: async (value) => ({ value }) },
   }
-  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+  const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833'
   const block = 64 * 1024
 
   test.each([
@@ -1480,7 +1482,7 @@ describe('the cost of lines', () => {
 
 describe('lines and blocks', () => {
   const block = 64 * 1024
-  const header = '// MINISTORE JOURNAL v0.2.0 seq=1'
+  const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833'
 
   /** A segment whose second record begins this many bytes before the first border of 64 KiB. */
   async function alignedJournal(

@@ -1,4 +1,5 @@
-import { appendFile, readFile, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
 
 import { MiniStore, type OpenOptions } from '../../src/index.ts'
@@ -18,6 +19,22 @@ export async function writeJournal(
     await store.appendAll(records)
   }
   await store.close()
+}
+
+/**
+ * Writes a journal as a program of format version 0.2.0 leaves it: without an identity. Each list of
+ * records becomes one segment.
+ */
+export async function writeOldJournal(path: string, segments: ReadonlyArray<readonly unknown[]>): Promise<void> {
+  await mkdir(dirname(path), { recursive: true })
+  let [sequence, previous] = [1, '']
+  for (const [index, records] of segments.entries()) {
+    const name = index === segments.length - 1 ? path : `${path}.${String(index + 1).padStart(3, '0')}`
+    const lines = records.map((record) => JSON.stringify(record))
+    await writeSegment(name, `// MINISTORE JOURNAL v0.2.0 seq=${sequence}${previous}`, lines)
+    sequence += records.length
+    previous = ` prev=${await crc32Of(name)}`
+  }
 }
 
 /** Writes one segment file without the library: a header and the given lines. */
@@ -43,6 +60,14 @@ export async function crc32Of(path: string): Promise<string> {
   return crc32(await readFile(path))
     .toString(16)
     .padStart(8, '0')
+}
+
+/** The identity in the header of a segment. */
+export async function idAt(path: string): Promise<string> {
+  const [header = ''] = (await readFile(path, 'utf8')).split('\n', 1)
+  const [, id] = / id=([0-9a-f]{16})(?: |$)/.exec(header) ?? []
+  if (id === undefined) throw new Error(`${path} has no identity in its header ${header}`)
+  return id
 }
 
 /** Appends bytes to a file without the library. */

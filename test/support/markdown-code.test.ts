@@ -132,6 +132,19 @@ describe('outputMismatch', () => {
     expect(outputMismatch(claim, '2\n1\n')).toContain('never printed in its place: → 2')
   })
 
+  test('an ellipsis stands for any text, and nothing else does', () => {
+    for (const [line, claim, isRight] of [
+      ['seq=1 id=ab12', 'seq=1 id=…', true],
+      ['seq=2 id=ab12', 'seq=1 id=…', false],
+      ['id=ab12 end', 'id=… end', true],
+      ['id=ab12 end!', 'id=… end', false],
+      ['id=', 'id=…x', false],
+      ['seq=1', '…', true],
+    ] as const) {
+      expect(outputMismatch({ lines: [claim], isComplete: true }, line) === undefined, `${line} ${claim}`).toBe(isRight)
+    }
+  })
+
   test('without a claim anything may be printed', () => {
     expect(outputMismatch({ lines: [], isComplete: false }, 'x\n')).toBeUndefined()
   })

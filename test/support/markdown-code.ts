@@ -96,13 +96,14 @@ export function claimedOutput(code: string): ClaimedOutput {
  * Compares the output with the claim. Returns what is wrong, or undefined if the claim holds.
  *
  * A complete claim must be the whole output. Any other claim must occur in the output in order,
- * with anything in between. Spaces at both ends of a line do not count.
+ * with anything in between. Spaces at both ends of a line do not count, and `…` stands for any text
+ * that differs from run to run.
  */
 export function outputMismatch(claim: ClaimedOutput, stdout: string): string | undefined {
   const printed = stdout.trimEnd().split('\n').map((line) => line.trim())
   let next = 0
   for (const line of printed) {
-    if (line === claim.lines[next]) next++
+    if (isClaimed(line, claim.lines[next])) next++
     else if (claim.isComplete) break
   }
   if (next === claim.lines.length && (!claim.isComplete || printed.length === next)) return undefined
@@ -110,6 +111,18 @@ export function outputMismatch(claim: ClaimedOutput, stdout: string): string | u
   const what =
     wanted === undefined ? 'more was printed than claimed' : `never printed in its place: → ${wanted}`
   return `${what}\nclaimed:\n${indented(claim.lines)}\nprinted:\n${indented(printed)}`
+}
+
+function isClaimed(line: string, claim: string | undefined): boolean {
+  const [first = '', ...rest] = claim?.split('…') ?? []
+  if (claim === undefined || rest.length === 0) return line === claim
+  let at = first.length
+  for (const part of rest) {
+    const found = part === '' ? line.length : line.indexOf(part, at)
+    if (found < at) return false
+    at = found + part.length
+  }
+  return line.startsWith(first) && at === line.length
 }
 
 function indented(lines: readonly string[]): string {

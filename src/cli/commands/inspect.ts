@@ -13,7 +13,7 @@ import { countText, plural, sizeText, type Style, timeText, visible } from '../t
 
 export const inspect: Command = {
   name: 'inspect',
-  summary: 'shows segments, sequence numbers, sizes, chain and seal',
+  summary: 'shows segments, sequence numbers, sizes, chain, seal and id',
   positionals: ['JOURNAL'],
   options: {
     quick: { help: 'read headers only; the chain and the seal are then unknown' },
@@ -46,6 +46,7 @@ async function factsOf(given: string, found: Awaited<ReturnType<typeof inspectJo
   const times = await Promise.all(segments.map(({ path }) => modifiedAt(path)))
   return {
     journal: files.path,
+    id: found?.id ?? null,
     firstSequence,
     lastSequence,
     records: sum(segments, ({ records }) => records),
@@ -89,6 +90,7 @@ function linesOf(facts: Facts, { page, isEmpty }: { readonly page: Page; readonl
   const { journal, segments, damages, lock } = facts
   const rows: Array<readonly [string, string]> = []
   if (!isEmpty) rows.push(['total', totalText(facts)], ...sealAndTail(facts, page.style))
+  if (facts.id !== null) rows.push(['id', facts.id])
   if (lock.state === 'free') rows.push(['lock', 'free: no writer has the journal open'])
   if (lock.state === 'held') {
     const { holder } = lock

@@ -39,7 +39,7 @@ describe('every crash of a scripted workload leaves a journal that opens with wh
 })
 
 describe('recovery itself', () => {
-  const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
+  const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n'
   const torn: Array<[string, Record<string, string>]> = [
     ['a torn tail', { '': `${header}1\n2\n{"n":` }],
     [
@@ -178,7 +178,7 @@ describe('the suite', () => {
       run: (files) => oracle.recover(files),
     })
     const written = new SimulatedFileSystem()
-    written.writeFile(journalPath, '// MINISTORE JOURNAL v0.2.0 seq=1\n1\n2\n')
+    written.writeFile(journalPath, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n1\n2\n')
     const run = (issued: string[], acknowledged: number): Promise<void> =>
       new CrashHarness(oracle).run(claims(issued, acknowledged), { seed: 1, limit: 10 }, written.afterKill())
     await expect(run(['1', '2'], 2)).resolves.toBeUndefined()

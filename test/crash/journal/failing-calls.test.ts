@@ -103,7 +103,7 @@ class Process {
   /** One session of a life. `live` runs two. */
   async session(): Promise<void> {
     const store = await this.#attempt('open', () =>
-      this.#model.open(this.#files, { maxBytesPerSegment: 70, maxSegments: 3 }),
+      this.#model.open(this.#files, { maxBytesPerSegment: 90, maxSegments: 3 }),
     )
     if (store === undefined) return
     await this.#use(store)

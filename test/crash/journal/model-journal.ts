@@ -71,7 +71,7 @@ export class PlainJournal {
 
   #bytes(first: number, last: number): number {
     // Each header except the first names the checksum of the previous segment.
-    const header = `// MINISTORE JOURNAL v0.2.0 seq=${first}${first === 1 ? '' : ' prev=00000000'}`
+    const header = `// MINISTORE JOURNAL v0.3.0 seq=${first} id=5c1e9a70b2f4d833${first === 1 ? '' : ' prev=00000000'}`
     return bytesOf([header, ...this.texts.slice(first - 1, last)])
   }
 }

@@ -25,6 +25,8 @@ export interface ExpectedJournal {
   readonly floor: { readonly lowest: number; readonly highest: number }
   /** Whether a write of several records may be in progress. */
   readonly isManyLines: boolean
+  /** The identity that the journal must have; undefined if none was told yet. */
+  readonly id?: string | undefined
   /** If set, the sequence number that the last record must have. */
   readonly exactly?: number | undefined
 }
@@ -41,6 +43,8 @@ export class JournalModel {
   #floor = { lowest: 1, highest: 1 }
   #steps = 0
   #order: OrderMonitor | undefined
+  /** The identity that a store has told. */
+  #id: string | undefined
   #hasFailed = false
   /** Whether some record may or may not be there until the journal is next opened. */
   isUnknown = false
@@ -51,6 +55,7 @@ export class JournalModel {
     acknowledged: this.#acknowledged.length,
     floor: this.#floor,
     isManyLines: this.#inFlight.some((write) => write.length > 1),
+    id: this.#id,
   })
 
   /** Returns an independent model with the same knowledge. */
@@ -58,6 +63,7 @@ export class JournalModel {
     const copy = new JournalModel()
     copy.#acknowledged.push(...this.#acknowledged)
     copy.#inFlight = [...this.#inFlight]
+    copy.#id = this.#id
     // During a step the copy shares the floor, which is filled in when the step ends. Otherwise
     // each model gets its own floor.
     copy.#floor = this.#steps > 0 ? this.#floor : { ...this.#floor }
@@ -81,6 +87,10 @@ export class JournalModel {
     if (store.lastSequence < this.acknowledged) {
       throw new Error(`Opened with ${store.lastSequence}, acknowledged ${this.acknowledged}`)
     }
+    if (this.#id !== undefined && store.id !== this.#id) {
+      throw new Error(`Opened with the identity ${store.id}, it was ${this.#id}`)
+    }
+    this.#id = store.id
     this.#acknowledged.push(...issued.slice(this.#acknowledged.length, store.lastSequence))
     this.#inFlight = []
     this.isUnknown = false

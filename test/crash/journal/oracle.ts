@@ -13,6 +13,8 @@ export interface FoundJournal {
    * that a static reader gave before the damage.
    */
   readonly entries: ReadonlyArray<readonly [sequence: number, json: string]>
+  /** The identity that open told. */
+  readonly id: string | undefined
   readonly first: number
   readonly last: number
   /** The last record that a crash right after open leaves. */
@@ -52,6 +54,7 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
       return {
         damage: store,
         entries: read.entries,
+        id: undefined,
         first: 0,
         last: 0,
         durable: 0,
@@ -60,7 +63,9 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
       }
     }
     order.settled('open')
-    const { recovery, firstSequence: first, lastSequence: last } = store
+    const { id, recovery, firstSequence: first, lastSequence: last } = store
+    assert(id !== undefined, 'open gave no identity, though there was room')
+    assert(state.readFile(journalPath).includes(` id=${id}`), 'the active segment does not have the identity that open told')
     assert(read.error === undefined, `a static reader failed where open did not: ${String(read.error)}`)
     const entries = await entriesOf(store.entries())
     assertSameEntries(entries, read.entries, 'the static reader before recovery')
@@ -90,12 +95,13 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
     if (isKnown) OrderMonitor.repeat(result.operations)
     assert(result.sequence === last + 1, `the next append is ${result.sequence}, expected ${last + 1}`)
     const { isNew, isActiveRestored, torn, removedFiles } = recovery
-    const hasRecovered = isNew || isActiveRestored || torn !== undefined || removedFiles.length > 0
-    return { damage: undefined, entries, first, last, durable, durableError, hasRecovered }
+    const isIdentified = !isNew && !(before.get(journalPath)?.includes(' id=') ?? true)
+    const hasRecovered = isNew || isActiveRestored || isIdentified || torn !== undefined || removedFiles.length > 0
+    return { damage: undefined, entries, id, first, last, durable, durableError, hasRecovered }
   }
 
   check(found: FoundJournal, expected: ExpectedJournal, options: StateKind): void {
-    const { issued, acknowledged, floor, isManyLines, exactly } = expected
+    const { issued, acknowledged, floor, isManyLines, id, exactly } = expected
     for (const [sequence, json] of found.entries) {
       assert(
         issued[sequence - 1] === json,
@@ -115,6 +121,7 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
       this.toleratedDamage += 1
       return
     }
+    assert(id === undefined || found.id === id, `it has the identity ${found.id}, ${id} was told`)
     assert(
       found.last >= acknowledged,
       `${found.last} is the last record, but ${acknowledged} were acknowledged`,
@@ -214,7 +221,19 @@ function assertEvidence(
   const { torn, isNew, isActiveRestored } = store.recovery
   if (isNew || isActiveRestored) return
   const kept = was.subarray(0, torn?.offset ?? was.length)
-  assert(kept.equals(state.readFile(journalPath)), 'recovery changed more than the torn tail')
+  const header = kept.subarray(0, kept.indexOf('\n') + 1)
+  // A journal of an old version got its identity: by another header if it had no record, else by a
+  // rotation.
+  const isOld = !header.includes(' id=')
+  if (!isOld || header.length < kept.length) {
+    const path = isOld ? (store.segments.at(-2)?.path ?? '') : journalPath
+    assert(kept.equals(state.readFile(path)), 'recovery changed more than the torn tail')
+  }
+  if (isOld) {
+    assert(state.readFile(journalPath).indexOf('\n') === state.readFile(journalPath).length - 1, 'there is more than a header')
+    const sealed = [...before.keys()].filter((path) => /\.\d+$/.test(path)).length
+    assert(store.segments.length - 1 === sealed + (header.length < kept.length ? 1 : 0), 'segments came or went')
+  }
   if (torn === undefined) return
   assert(torn.savedAs !== undefined, 'no evidence was kept, though there was room')
   assert(state.readFile(torn.savedAs).equals(was.subarray(torn.offset)), 'the evidence is not what was cut')

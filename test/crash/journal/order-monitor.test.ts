@@ -6,8 +6,8 @@ import { OrderMonitor } from './order-monitor.ts'
 import { OrderRules } from './order-rules.ts'
 
 const path = '/d/j'
-const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
-const second = '// MINISTORE JOURNAL v0.2.0 seq=3 prev=00000000\n'
+const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n'
+const second = '// MINISTORE JOURNAL v0.3.0 seq=3 id=5c1e9a70b2f4d833 prev=00000000\n'
 
 /** Plays operations that all succeed. */
 class Play extends OrderRules {
@@ -56,6 +56,16 @@ function rotated(): Play {
   play.names()
   return play
 }
+
+test('a segment without records may be replaced', () => {
+  const play = rotated()
+  play.make(`${path}.next`, second.replace('id=5', 'id=6'))
+  play.synced(`${path}.next`)
+  play.move(`${path}.next`, path)
+  play.names()
+  play.settled('open')
+  expect(play.breaches).toEqual([])
+})
 
 test('a writer that keeps the order causes no findings', () => {
   const play = rotated()
@@ -170,7 +180,29 @@ const doctored: ReadonlyArray<readonly [name: string, play: () => OrderRules, br
     play.synced(`${path}.seal.tmp`)
     play.move(`${path}.seal.tmp`, `${path}.seal`)
     return play
-  }, /the seal says 40 bytes before they are durable/],
+  }, /the seal says 60 bytes before they are durable/],
+  ['a segment with a record that is replaced', () => {
+    const play = journal()
+    play.make(`${path}.next`, second)
+    play.synced(`${path}.next`)
+    play.move(`${path}.next`, path)
+    return play
+  }, /the segment \/d\/j is replaced/],
+  ['a sealed segment that is replaced', () => {
+    const play = rotated()
+    play.make(`${path}.next`, header)
+    play.synced(`${path}.next`)
+    play.move(`${path}.next`, `${path}.001`)
+    return play
+  }, /the segment \/d\/j\.001 is replaced/],
+  ['an empty segment that is replaced under a seal', () => {
+    const play = rotated()
+    play.make(`${path}.seal`, `bytes=${second.length} `)
+    play.make(`${path}.next`, second)
+    play.synced(`${path}.next`)
+    play.move(`${path}.next`, path)
+    return play
+  }, /the header of \/d\/j is replaced while a seal may still speak of it/],
   ['a rotation under a seal', () => {
     const play = journal()
     play.make(`${path}.seal`, 'bytes=1 ')

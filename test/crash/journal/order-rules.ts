@@ -121,9 +121,7 @@ export class OrderRules {
     const replaced = this.#visible.get(to)
     if (!file.isDurable) this.#breach(`${path} is renamed to ${to} before its bytes are durable`)
     if (replaced !== undefined && to.includes('.torn-')) this.#breach(`the evidence ${to} is replaced`)
-    if (replaced !== undefined && this.#isSegment(to) && replaced.hasHeader) {
-      this.#breach(`the segment ${to} is replaced`)
-    }
+    if (replaced !== undefined && this.#isSegment(to)) this.#checkReplacement(to, replaced, file)
     if (this.#isSegment(to) && this.#hasPendingSegments()) {
       this.#breach(`${path} is renamed to ${to} before the change of names before it is durable`)
     }
@@ -171,6 +169,15 @@ export class OrderRules {
     for (const [directory, node] of this.#visible) {
       if (!path.startsWith(`${directory}/`) || this.#durable.get(directory) === node) continue
       this.#breach(`${what} before the name of the directory ${directory} is durable`)
+    }
+  }
+
+  /** Only the active segment may be replaced, while it has no record and no seal may speak of it. */
+  #checkReplacement(path: string, replaced: FilePicture, file: FilePicture): void {
+    const isEmpty = [replaced.visible, replaced.durable].every((bytes) => isHeaderOnly(bytes))
+    if (path !== this.#path || !isEmpty || !file.hasDurableHeader) this.#breach(`the segment ${path} is replaced`)
+    if (replaced.hasHeader && (this.#visible.has(this.#sealPath) || this.#durable.has(this.#sealPath))) {
+      this.#breach(`the header of ${path} is replaced while a seal may still speak of it`)
     }
   }
 
@@ -343,6 +350,12 @@ function isIn(directory: string, path = ''): boolean {
 function isSameFile(visible: Uint8Array, durable: Uint8Array): boolean {
   const [one = '', other = ''] = [visible, durable].map((bytes) => Buffer.from(bytes).toString('latin1').split('\n', 1)[0])
   return one.startsWith(other) || other.startsWith(one)
+}
+
+/** Whether there is no line after the first. */
+function isHeaderOnly(bytes: Buffer): boolean {
+  const end = bytes.indexOf('\n')
+  return end === -1 || end === bytes.length - 1
 }
 
 function sealBytes(seal: Buffer): number {

@@ -42,7 +42,7 @@ describe('a disk that is really full', () => {
     const isInMemory = type === 'tmpfs'
     const { directory } = await (isInMemory ? Volume.inMemory(mebibytes) : Volume.inImage(type, mebibytes))
     const path = join(directory, 'state/journal.jsonl')
-    const options = { maxBytesPerSegment: 128 * 1024 }
+    const options = { maxBytesPerSegment: 148 * 1024 }
     let store = await MiniStore.open<string>(path, options)
     onTestFinished(() => store.close())
     const expected = new Map<number, string>()

@@ -67,32 +67,32 @@ export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJo
       await store.close()
     }),
     journalWorkload('appendAll that rotates first', async (model, files) => {
-      const store = await model.open(files, { maxBytesPerSegment: 120, maxSegments: 3 })
+      const store = await model.open(files, { maxBytesPerSegment: 140, maxSegments: 3 })
       for (let n = 1; n <= 9; n += 3) await model.appendAll(store, records(n, n + 2))
       await store.close()
     }),
     journalWorkload('rotations, asked for and by size', async (model, files) => {
-      const store = await model.open(files, { maxBytesPerSegment: 70 })
+      const store = await model.open(files, { maxBytesPerSegment: 90 })
       await appendEach(model, store, 1, 6)
       await model.rotate(store)
       await model.rotate(store)
       await model.append(store, record(7))
       await store.close()
-      const again = await model.open(files, { maxBytesPerSegment: 70 })
+      const again = await model.open(files, { maxBytesPerSegment: 90 })
       await model.rotate(again)
       await model.append(again, record(8))
       await again.close()
     }),
     journalWorkload('retention keeps three segments, then one', async (model, files) => {
-      const store = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 3 })
+      const store = await model.open(files, { maxBytesPerSegment: 80, maxSegments: 3 })
       await appendEach(model, store, 1, 10)
       await store.close()
-      const again = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 1 })
+      const again = await model.open(files, { maxBytesPerSegment: 80, maxSegments: 1 })
       await appendEach(model, again, 11, 13)
       await again.close()
     }),
     journalWorkload('truncateBefore, then an emptied journal that still knows its sequence', async (model, files) => {
-      const store = await model.open(files, { maxBytesPerSegment: 60 })
+      const store = await model.open(files, { maxBytesPerSegment: 80 })
       await appendEach(model, store, 1, 8)
       await model.truncateBefore(store, 4)
       await model.rotate(store)
@@ -106,7 +106,7 @@ export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJo
       await emptied.close()
     }),
     journalWorkload('appends that overlap, with rotations and a close behind them', async (model, files) => {
-      const store = await model.open(files, { maxBytesPerSegment: 80, maxSegments: 4 })
+      const store = await model.open(files, { maxBytesPerSegment: 100, maxSegments: 4 })
       const appends = records(1, 8).map((each) => model.append(store, each))
       await Promise.all([...appends, model.appendAll(store, records(9, 10)), store.close()])
     }),

@@ -9,7 +9,7 @@ import type { FoundQueueState } from './oracle.ts'
 import { QueueRun, TroubleCounts } from './run.ts'
 import { QueueUser } from './user.ts'
 
-const small: Options = { maxBytesPerSegment: 300, compaction: { minBytes: 400, ratio: 2 } }
+const small: Options = { maxBytesPerSegment: 320, compaction: { minBytes: 400, ratio: 2 } }
 const tiny: Options = { maxBytesPerSegment: 1, compaction: { minBytes: 1, ratio: 1 }, keepSnapshots: 1 }
 
 const enqueue = (job: Extract<Action, { do: 'enqueue' }>['job'] = {}): Action => ({ do: 'enqueue', job })

@@ -132,12 +132,12 @@ const workloadChecks: readonly Check[] = [
     await store.close()
   }),
   workloadCheck('appends that overlap, a close behind them', async (model, files) => {
-    const store = await model.open(files, { maxBytesPerSegment: 80 })
+    const store = await model.open(files, { maxBytesPerSegment: 100 })
     const appends = [1, 2, 3, 4, 5].map((n) => model.append(store, { n }))
     await Promise.all([...appends, model.appendAll(store, [6, 7]), store.close()])
   }),
   workloadCheck('rotations, asked for and by size', async (model, files) => {
-    const store = await model.open(files, { maxBytesPerSegment: 70 })
+    const store = await model.open(files, { maxBytesPerSegment: 90 })
     for (let n = 1; n <= 5; n++) await model.append(store, { n })
     await model.rotate(store)
     await model.append(store, 6)
@@ -148,15 +148,15 @@ const workloadChecks: readonly Check[] = [
     await again.close()
   }),
   workloadCheck('retention, of one segment and of several', async (model, files) => {
-    const store = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 4 })
+    const store = await model.open(files, { maxBytesPerSegment: 80, maxSegments: 4 })
     for (let n = 1; n <= 6; n++) await model.append(store, { n })
     await store.close()
-    const again = await model.open(files, { maxBytesPerSegment: 60, maxSegments: 1 })
+    const again = await model.open(files, { maxBytesPerSegment: 80, maxSegments: 1 })
     for (let n = 7; n <= 8; n++) await model.append(again, { n })
     await again.close()
   }),
   workloadCheck('truncateBefore of several segments, then of all', async (model, files) => {
-    const store = await model.open(files, { maxBytesPerSegment: 60 })
+    const store = await model.open(files, { maxBytesPerSegment: 80 })
     for (let n = 1; n <= 6; n++) await model.append(store, { n })
     await model.truncateBefore(store, 5)
     await model.rotate(store)
@@ -172,7 +172,9 @@ const workloadChecks: readonly Check[] = [
   ],
 ]
 
-const header = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
+const header = '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n'
+
+const oldHeader = '// MINISTORE JOURNAL v0.2.0 seq=1\n'
 
 /** Begins with segment 998, so that a thousand rotations need not be made. */
 function pastThreeDigits(): Workload<ExpectedJournal> {
@@ -190,7 +192,7 @@ function pastThreeDigits(): Workload<ExpectedJournal> {
       const sealed = `${header}1\n2\n`
       const previous = crc32(sealed).toString(16).padStart(8, '0')
       files.writeFile(`${journalPath}.998`, sealed)
-      files.writeFile(journalPath, `// MINISTORE JOURNAL v0.2.0 seq=3 prev=${previous}\n3\n`)
+      files.writeFile(journalPath, `// MINISTORE JOURNAL v0.3.0 seq=3 id=5c1e9a70b2f4d833 prev=${previous}\n3\n`)
       const store = await MiniStore.open(journalPath, { fileSystem: files })
       for (const record of [4, 5]) {
         await store.rotate()
@@ -212,6 +214,9 @@ const found: ReadonlyArray<readonly [name: string, files: Record<string, string>
   ['a torn tail, half its evidence', { '': `${header}1\n2\n${half}`, '.torn-3.tmp': '{' }, ['1', '2']],
   ['half a header', { '': header.slice(0, 20), '.next': header }, []],
   ['no active segment', { '.001': `${header}1\n2\n`, '.next': '', '.seal.tmp': 'bytes=' }, ['1', '2']],
+  ['an old journal', { '': `${oldHeader}1\n2\n` }, ['1', '2']],
+  ['an old journal without records', { '': oldHeader }, []],
+  ['a journal that an older program has rotated', { '.001': `${header}1\n2\n`, '': `${oldHeader.replace('1\n', '3')} prev=${crc32(`${header}1\n2\n`).toString(16).padStart(8, '0')}\n3\n` }, ['1', '2', '3']],
 ]
 
 const recoveryChecks: readonly Check[] = found.map(([name, content, records]) => [
@@ -235,6 +240,28 @@ const recoveryChecks: readonly Check[] = found.map(([name, content, records]) =>
 ])
 
 const directChecks: readonly Check[] = [
+  [
+    'a follower notices that another journal has taken the place of its own',
+    async ({ newFiles }) => {
+      const [files, others] = [newFiles(), newFiles()]
+      const [own, other] = await Promise.all([files, others].map((disk) => MiniStore.open(journalPath, { fileSystem: disk })))
+      if (own === undefined || other === undefined) throw new Error('a store is missing')
+      await own.appendAll([1, 2, 3])
+      await own.close()
+      // It begins within what was read, so only the identity tells it from a truncated journal.
+      await other.appendAll(['A', 'B'])
+      await other.rotate()
+      await other.appendAll(['C', 'D'])
+      await other.truncateBefore(3)
+      await other.close()
+      const options = { follow: true, pollIntervalMs: 1, fileSystem: process(files) }
+      const live = MiniStore.entries(journalPath, options).values()
+      for (let n = 1; n <= 3; n++) await live.next()
+      files.writeFile(journalPath, others.readFile(journalPath))
+      const next = await live.next().catch((thrown: unknown) => thrown)
+      if (!(next instanceof MiniStoreError)) throw new Error(`a follower continues in another journal with ${JSON.stringify(next)}`)
+    },
+  ],
   [
     // The oracle judges one opening. After a crash in the middle of a recovery, the next opening
     // may find nothing torn. The oracle then asks for no evidence, so only this check sees whether

@@ -99,6 +99,55 @@ export const defects: readonly Defect[] = [
     finding: /^recovery of a torn tail that parses: .*\[3,"12"\]/,
   },
   {
+    name: 'a rotation gives the next segment another identity',
+    patches: [
+      {
+        file: 'ministore/writer.ts',
+        find: 'const id = this.#id ?? newJournalId()',
+        by: 'const id = newJournalId()',
+      },
+    ],
+    finding: /does not open: ERR_MINISTORE_CORRUPT.*its header has the id|it has the identity/,
+  },
+  {
+    name: 'an old journal gets another identity than its older segments have',
+    patches: [
+      {
+        file: 'ministore/recovery.ts',
+        find: 'const id = idOf(sealed) ?? newJournalId()',
+        by: 'const id = newJournalId()',
+      },
+    ],
+    finding: /^recovery of a journal that an older program has rotated: /,
+  },
+  {
+    name: 'no directory fsync after a header is replaced',
+    patches: [
+      {
+        file: 'ministore/rotation.ts',
+        find: `throw hasCode(error, ...refusals) ? error : new PoisoningError(error)
+    })
+    await orPoison(fs.syncDirectory(files.directory))
+`,
+        by: `throw hasCode(error, ...refusals) ? error : new PoisoningError(error)
+    })
+`,
+      },
+    ],
+    finding: /^recovery of an old journal without records: .*open has resolved before its changes of names are durable/s,
+  },
+  {
+    name: 'a follower does not compare the identity',
+    patches: [
+      {
+        file: 'ministore/view.ts',
+        find: 'if (id !== undefined && id !== (this.#id ??= id)) {',
+        by: 'if (this.#id !== undefined && this.#id === null) {',
+      },
+    ],
+    finding: /a follower continues in another journal with/,
+  },
+  {
     name: 'truncateBefore deletes newest first',
     patches: [
       {

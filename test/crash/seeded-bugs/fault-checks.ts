@@ -80,7 +80,7 @@ async function runWithFault(
 
 /** A process that keeps using its journal whatever is refused. */
 async function live(model: JournalModel, files: SimulatedFileSystem): Promise<void> {
-  const store = await attempt(() => model.open(files, { maxBytesPerSegment: 75, maxSegments: 3 }))
+  const store = await attempt(() => model.open(files, { maxBytesPerSegment: 95, maxSegments: 3 }))
   if (store === undefined) return
   await use(model, store)
   await attempt(() => store.close())

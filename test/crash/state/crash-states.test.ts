@@ -90,7 +90,7 @@ describe('the suite', () => {
 
   test('finds a mutation that was applied twice', async () => {
     const files = new SimulatedFileSystem()
-    files.writeFile(`${stateDirectory}/journal.jsonl`, '// MINISTORE JOURNAL v0.2.0 seq=1\n{"id":1}\n')
+    files.writeFile(`${stateDirectory}/journal.jsonl`, '// MINISTORE JOURNAL v0.3.0 seq=1 id=5c1e9a70b2f4d833\n{"id":1}\n')
     await expect(oracle.find(files.afterKill())).resolves.toMatchObject({ log: foldOf([1]) })
     const manager = await openLog(files)
     ;(manager.state.log as string[]).push('1:1')

@@ -60,7 +60,7 @@ class Process {
   async #session({ snapshots }: LogOptions): Promise<void> {
     const model = this.#model
     const files = this.#files
-    const options = { journal: { maxBytesPerSegment: 75 }, snapshots }
+    const options = { journal: { maxBytesPerSegment: 95 }, snapshots }
     const manager = await this.#attempt('open', () => model.open(files, options))
     if (manager === undefined) return
     const attempt = async (doing: Doing, task: () => Promise<unknown>): Promise<void> => {

@@ -32,7 +32,7 @@ export function scriptedStateWorkloads(): Array<Workload<ExpectedState>> {
     }),
     ...[1, 2, 3].map((keep) =>
       stateWorkload(`compactions that keep ${keep}`, async (model, files) => {
-        const options = { journal: { maxBytesPerSegment: 75 }, snapshots: { keep } }
+        const options = { journal: { maxBytesPerSegment: 95 }, snapshots: { keep } }
         const manager = await model.open(files, options)
         for (let round = 0; round < 3; round++) {
           await applyEach(model, files, manager, 3)
@@ -49,7 +49,7 @@ export function scriptedStateWorkloads(): Array<Workload<ExpectedState>> {
     ),
     ...[1, 2].map((keep) =>
       stateWorkload(`automatic snapshots, keeping ${keep}, with a compaction between`, async (model, files) => {
-        const options = { journal: { maxBytesPerSegment: 60 }, snapshots: { keep, everyMutations: 2 } }
+        const options = { journal: { maxBytesPerSegment: 80 }, snapshots: { keep, everyMutations: 2 } }
         const manager = await model.open(files, options)
         await applyEach(model, files, manager, 5)
         await model.compact(files, manager)
@@ -85,7 +85,7 @@ export function scriptedStateWorkloads(): Array<Workload<ExpectedState>> {
       await manager.close()
     }),
     stateWorkload('all at once, a close behind them', async (model, files) => {
-      const manager = await model.open(files, { journal: { maxBytesPerSegment: 80 } })
+      const manager = await model.open(files, { journal: { maxBytesPerSegment: 100 } })
       const applies = Array.from({ length: 4 }, () => model.apply(files, manager))
       const compacted = model.compact(files, manager)
       const later = [model.apply(files, manager), model.createSnapshot(files, manager), model.apply(files, manager)]

@@ -1,14 +1,111 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
 import { hasCode, ioError, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { File } from '../fs/file-system.ts'
-import type { Journal } from '../journal/journal.ts'
+import type { Journal, JournalEntry } from '../journal/journal.ts'
+import { fields, filePath } from '../options.ts'
 import { idOf } from './format.ts'
 import { RecordCodec } from './record-codec.ts'
 import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
-import { type ReadSettings, streamSettings } from './settings.ts'
-import { ReadableJournal, replayPath } from './stream.ts'
+import {
+  type Codec, type KeptByJson, type ReadOptions, type ReadSettings, readSettings, type SchemaOption,
+  type StreamOptions, streamSettings,
+} from './settings.ts'
+import { type JournalStream, ReadableJournal, type Replay, replayPath } from './stream.ts'
 import { describeSegments, JournalViews, type SegmentInfo } from './view.ts'
+
+/** The readers of a journal that only has a path. `MiniStore` inherits them. */
+export abstract class JournalAtPath<Output> extends ReadableJournal<Output> {
+  /**
+   * Returns a reader of the journal at a path, for code that takes a `Journal` and does not write.
+   * It works in any process, takes no lock and changes nothing.
+   *
+   * @throws {MiniStoreError} as `refresh` of the reader.
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
+   */
+  static read<Schema extends StandardSchemaV1>(
+    path: string | URL,
+    options: Omit<ReadOptions, keyof StreamOptions> & SchemaOption<Schema>,
+  ): Promise<JournalReader<StandardSchemaV1.InferOutput<Schema>>>
+  static read<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: Omit<ReadOptions, keyof StreamOptions> & { readonly codec: Decoder },
+  ): Promise<JournalReader<ReturnType<Decoder['decode']>>>
+  static read<T extends KeptByJson<T> = unknown>(
+    path: string | URL,
+    options?: Omit<ReadOptions<T>, keyof StreamOptions>,
+  ): Promise<JournalReader<T>>
+  static async read(path: string | URL, options?: unknown): Promise<JournalReader> {
+    const { fileSystem, pollIntervalMs, schema, codec } = fields(options, ['schema', 'codec', 'pollIntervalMs', 'fileSystem'])
+    return JournalReader.open(filePath(path), readSettings({ fileSystem, pollIntervalMs, schema, codec }))
+  }
+
+  /**
+   * Returns a stream of the records of the journal at a path. Works in any process, takes no lock
+   * and changes nothing. A journal that does not exist reads as empty.
+   *
+   * By default the stream ends at the last whole record that is there when the stream is first
+   * read, and skips a torn tail. If another process is writing, the stream may give a record whose
+   * fsync is still under way.
+   *
+   * The stream ends with the errors listed at the instance method {@link stream}, or with
+   * `ERR_MINISTORE_UNSUPPORTED_VERSION`.
+   *
+   * @throws {TypeError | RangeError} if the path or an option is invalid.
+   */
+  static stream<Schema extends StandardSchemaV1>(
+    path: string | URL,
+    options: ReadOptions & SchemaOption<Schema>,
+  ): JournalStream<StandardSchemaV1.InferOutput<Schema>>
+  static stream<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: ReadOptions & { readonly codec: Decoder },
+  ): JournalStream<ReturnType<Decoder['decode']>>
+  static stream<T extends KeptByJson<T> = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<T>
+  static stream(path: string | URL, options?: ReadOptions): JournalStream<unknown> {
+    return replayAt(path, options).records()
+  }
+
+  /** Like the static {@link stream}, but gives each record with its sequence number. */
+  static entries<Schema extends StandardSchemaV1>(
+    path: string | URL,
+    options: ReadOptions & SchemaOption<Schema>,
+  ): JournalStream<JournalEntry<StandardSchemaV1.InferOutput<Schema>>>
+  static entries<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: ReadOptions & { readonly codec: Decoder },
+  ): JournalStream<JournalEntry<ReturnType<Decoder['decode']>>>
+  static entries<T extends KeptByJson<T> = unknown>(path: string | URL, options?: ReadOptions<T>): JournalStream<JournalEntry<T>>
+  static entries(path: string | URL, options?: ReadOptions): JournalStream<JournalEntry<unknown>> {
+    return replayAt(path, options).entries()
+  }
+
+  /**
+   * Like the static {@link stream}, but resolves with all records in an array.
+   *
+   * @throws {MiniStoreError} with the errors that end a stream.
+   * @throws {TypeError | RangeError} if the path or an option is invalid, or if `follow` is true.
+   */
+  static replay<Schema extends StandardSchemaV1>(
+    path: string | URL,
+    options: Omit<ReadOptions, 'follow'> & SchemaOption<Schema>,
+  ): Promise<Array<StandardSchemaV1.InferOutput<Schema>>>
+  static replay<Decoder extends Pick<Codec<never, unknown>, 'decode'>>(
+    path: string | URL,
+    options: Omit<ReadOptions, 'follow'> & { readonly codec: Decoder },
+  ): Promise<Array<ReturnType<Decoder['decode']>>>
+  static replay<T extends KeptByJson<T> = unknown>(path: string | URL, options?: Omit<ReadOptions<T>, 'follow'>): Promise<T[]>
+  static async replay(path: string | URL, options?: Omit<ReadOptions, 'follow'>): Promise<unknown[]> {
+    return replayAt(path, options).collect()
+  }
+}
+
+function replayAt(path: string | URL, options: unknown): Replay<unknown> {
+  const settings = readSettings(options)
+  return replayPath(path, settings, new RecordCodec(settings))
+}
 
 /**
  * Reads the journal at a path, in any process, as a `Journal` that accepts no records. It takes no

@@ -382,10 +382,12 @@ const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) 
   preparedEntries: (store) => expectClosed(() => store.preparedEntries()),
   rotate: (store) => expectClosed(() => store.rotate()),
   truncateBefore: (store) => expectClosed(() => store.truncateBefore(1)),
+  adopt: (store) => expectClosed(() => store.adopt({ id: '0123456789abcdef', firstSequence: 1 })),
   close: async (store) => expect(await store.close()).toBeUndefined(),
   [Symbol.asyncDispose.toString()]: async (store) =>
     expect(await store[Symbol.asyncDispose]()).toBeUndefined(),
   path: async (store, path) => expect(store.path).toBe(path),
+  id: async (store) => expect(store.id).toMatch(/^[0-9a-f]{16}$/),
   firstSequence: async (store) => expect(store.firstSequence).toBe(1),
   lastSequence: async (store) => expect(store.lastSequence).toBe(10),
   segments: async (store, path) =>
@@ -403,8 +405,12 @@ async function expectClosed(call: () => unknown): Promise<void> {
 }
 
 describe('a closed store', () => {
-  // The methods that read are those of its class and of the class that it extends.
-  const members = [MiniStore.prototype, Object.getPrototypeOf(MiniStore.prototype) as object]
+  // The methods that read are inherited.
+  const prototypes: object[] = []
+  for (let one: object = MiniStore.prototype; one !== Object.prototype; one = Object.getPrototypeOf(one) as object) {
+    prototypes.push(one)
+  }
+  const members = prototypes
     .flatMap((prototype) => Reflect.ownKeys(prototype))
     .map(String)
     .filter((name) => name !== 'constructor')

@@ -9,7 +9,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const mutations = 1_000_000
 const tail = 1000
-const maxBytesPerSegment = 84 * 1024
+const maxBytesPerSegment = 64 * 1024
 
 const title = 'a state of a million mutations with a snapshot near the end opens by its tail alone'
 test(title, { timeout: 120_000 }, async () => {

@@ -149,15 +149,19 @@ const claims: Readonly<Record<string, (scene: Scene) => Promise<void>>> = {
   'what is read during a create is a whole snapshot, never an older one than before': async ({ subject, snapshots, patience }) => {
     const reader = await subject.reopen()
     await snapshots.create(longAt(1), 1)
-    const progress = { created: 1 }
+    const progress = { created: 1, isOver: false }
     const creating = (async () => {
-      for (let n = 2; n <= 20; n++) {
-        await patience.until('create', snapshots.create(longAt(n), n))
-        progress.created = n
+      try {
+        for (let n = 2; n <= 20 && !progress.isOver; n++) {
+          await patience.until('create', snapshots.create(longAt(n), n))
+          progress.created = n
+        }
+      } finally {
+        progress.isOver = true
       }
     })()
     const reading = (async () => {
-      while (progress.created < 20) {
+      while (!progress.isOver) {
         const before = progress.created
         const found = await patience.until('restore', reader.restore())
         holds(found !== undefined && found.sequence >= before, `Restored ${found?.sequence} after ${before} was created`)
@@ -166,7 +170,10 @@ const claims: Readonly<Record<string, (scene: Scene) => Promise<void>>> = {
         await new Promise((resolve) => setTimeout(resolve))
       }
     })()
-    await Promise.all([creating, reading])
+    await Promise.all([creating, reading]).finally(() => {
+      // A loop that fails ends the other one too, rather than let it work on after the test.
+      progress.isOver = true
+    })
   },
 
   'overlapping calls are done in call order': async ({ snapshots, patience }) => {

@@ -578,6 +578,23 @@ describe('the contract of snapshots can be broken:', () => {
     expect(snapshotsContract(() => snapshotsSubject()).map(({ name }) => name).filter((name) => !caught.has(name))).toEqual([])
   })
 
+  test('a create that fails ends the test that reads meanwhile', async () => {
+    let restores = 0
+    const open = (store: Texts): object => ({
+      create: (state: ContractState, sequence: number) => (sequence === 3 ? Promise.reject(new Error('broken')) : original.create.call(store, state, sequence)),
+      restore: (options?: object) => {
+        restores++
+        return original.restore.call(store, options)
+      },
+    })
+    const during = snapshotsContract(() => Promise.resolve(memorySnapshotsSubject({ open }))).find(({ name }) => name.startsWith('what is read during'))
+    await expect(during?.run()).rejects.toThrow('broken')
+    // Ten turns of a loop that goes on would restore again.
+    const atMost = restores + 1
+    for (let turn = 0; turn < 10; turn++) await sleep(2)
+    expect(restores).toBeLessThanOrEqual(atMost)
+  })
+
   test('optional methods need not be there', async () => {
     const bare = async (): Promise<SnapshotsSubject> => {
       const texts = new Map<number, string>()

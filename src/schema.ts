@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-import { isStrayPromise, isThenable } from './async.ts'
+import { ignoreOutcome, isStrayPromise, isThenable } from './async.ts'
 import { isStringLimit, messageOf, MiniStoreError, type MiniStoreErrorContext } from './errors.ts'
 import { isObject, shown } from './options.ts'
 
@@ -58,6 +58,9 @@ export class PreparedRecord {
 
   /** @throws {TypeError} if the text cannot be one line of a journal. */
   constructor(text: string, validation?: Promise<unknown>) {
+    // Awaited only when the record is appended, if it ever is. Until then a rejection must not count
+    // as unhandled.
+    if (validation !== undefined) ignoreOutcome(validation)
     const problem = lineProblem(text)
     if (problem !== undefined) throw new TypeError(`Expected \`text\` to be a non-empty line, got ${problem}`)
     this.text = text

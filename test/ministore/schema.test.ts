@@ -7,7 +7,7 @@ import * as v from 'valibot'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import * as z from 'zod'
 
-import { MiniStore, type MiniStoreError } from '../../src/index.ts'
+import { MiniStore, type MiniStoreError, PreparedRecord } from '../../src/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
@@ -361,6 +361,18 @@ describe('an asynchronous schema', () => {
       expect(unhandled).toEqual([])
     },
   )
+
+  test('that refuses a prepared record leaves no unhandled rejection, appended or not', async () => {
+    const unhandled = collectUnhandled()
+    await using store = await MiniStore.open(await journalPath())
+    const prepared = new PreparedRecord('1', Promise.reject(new Error('refused')))
+    expect(() => new PreparedRecord('', Promise.reject(new Error('refused')))).toThrow(TypeError)
+    await expect(store.appendAll([prepared, undefined])).rejects.toMatchObject({ code: 'ERR_MINISTORE_NOT_SERIALIZABLE' })
+    await nextTurn()
+    await nextTurn()
+    expect(unhandled).toEqual([])
+    await expect(store.appendAll([prepared])).rejects.toThrow('refused')
+  })
 
   test('that refuses records after their store was closed meanwhile has no effect', async () => {
     const unhandled = collectUnhandled()

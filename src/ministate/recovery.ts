@@ -102,12 +102,15 @@ async function recoverFrom<State, Mutation>(
 ): Promise<RecoveredState<State>> {
   refuseAhead(journal, kept[0])
   const { base, snapshotSequence, damaged } = await restoreBase(snapshots, kept, definition)
+  const snapshot = kept.find((info) => info.sequence === snapshotSequence)
+  // Another writer may have made the snapshot after the list was read.
+  refuseAhead(journal, { path: snapshot?.path, sequence: base.sequence })
   refuseGap(journal, base.sequence, damaged)
   const sequence = journal.lastSequence
   return {
     state: await foldTo(journal, definition, base, sequence),
     sequence,
-    snapshot: kept.find((info) => info.sequence === snapshotSequence),
+    snapshot,
     recovery: {
       journal: report,
       snapshotSequence,
@@ -177,13 +180,13 @@ export async function refuseLostJournal(
  */
 export function refuseAhead(
   { lastSequence: last }: Pick<Journal<unknown>, 'lastSequence'>,
-  newest: SnapshotInfo | undefined,
+  newest: { readonly sequence: number; readonly path?: string | undefined } | undefined,
 ): void {
   if (newest === undefined || newest.sequence <= last) return
   const { path, sequence } = newest
   const message =
-    `The snapshot ${basename(path)} has sequence number ${sequence}, but the journal ends with ${last}. The ` +
-    'journal has lost its end, or the snapshot belongs to another journal. Restore files that belong together.'
+    `The snapshot ${path === undefined ? '' : `${basename(path)} `}has sequence number ${sequence}, but the journal ` +
+    `ends with ${last}. The journal has lost its end, or the snapshot belongs to another journal. Restore files that belong together.`
   throw new MiniStoreError('ERR_MINISTORE_SNAPSHOT_AHEAD', message, { path, sequence })
 }
 

@@ -163,12 +163,12 @@ export class StateSoundness {
   }
 
   /**
-   * Awaits a call of the journal. Makes the manager unsound if the error leaves open what the
-   * journal holds, or says that something else writes to it.
+   * Calls the journal. Makes the manager unsound if the error leaves open what the journal holds, or
+   * says that something else writes to it. A journal may also throw instead of rejecting.
    */
-  async guard<T>(call: Promise<T>): Promise<T> {
+  async guard<T>(call: () => Promise<T>): Promise<T> {
     try {
-      return await call
+      return await call()
     } catch (error) {
       // The condition is the manager's own: the journal is where the state is. If it is elsewhere,
       // something else has appended. A caller who repeats an `apply` after a conflict must not take
@@ -235,8 +235,8 @@ export async function compactState<State>(
   const { oldest, kept, damaged } = await snapshots.assure(at)
   // The journal drops whole segments only. Sealing the active one now lets the next compaction drop
   // everything that this snapshot covers.
-  if (journal.rotate !== undefined) await soundness.guard(journal.rotate())
-  await soundness.guard(journal.truncateBefore(oldest.sequence + 1))
+  await soundness.guard(async () => await journal.rotate?.())
+  await soundness.guard(() => journal.truncateBefore(oldest.sequence + 1))
   const { firstSequence } = journal
   return { sequence: at.sequence, firstSequence, snapshots: kept, damagedSnapshots: damaged }
 }

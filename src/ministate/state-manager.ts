@@ -341,8 +341,9 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const record = isThenable(settled.read) ? await settled.read : settled.read
     this.#refuseConflict(expected)
     await this.#definition.validate?.(this.#state as DeepReadonly<State>, record)
+    const stored = settled.stored as Input
     const expectedSequence = this.#sequence
-    const sequence = await this.#soundness.guard(this.#journal.append(settled.stored as Input, { expectedSequence }))
+    const sequence = await this.#soundness.guard(() => this.#journal.append(stored, { expectedSequence }))
     const next = expectedSequence + 1
     if (sequence !== next) throw this.#soundness.poison(foreignRecord(next, sequence))
     this.#mutate(record)
@@ -358,8 +359,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const range = { first: expectedSequence + 1, last: expectedSequence + records.length }
     if (records.length === 0) return range
     const stored = settled.map((one) => one.stored as Input)
-    const appended = (this.#journal as Required<Journal<Mutation, Input>>).appendAll(stored, { expectedSequence })
-    const { first, last } = await this.#soundness.guard(appended)
+    const journal = this.#journal as Required<Journal<Mutation, Input>>
+    const { first, last } = await this.#soundness.guard(() => journal.appendAll(stored, { expectedSequence }))
     if (first !== range.first || last !== range.last) throw this.#soundness.poison(foreignRecord(range.first, first))
     // In one synchronous step, so no reader of the state sees a part.
     for (const record of records) this.#mutate(record)

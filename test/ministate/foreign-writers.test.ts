@@ -56,6 +56,18 @@ describe('a manager whose journal was taken over', () => {
     await manager.close()
   })
 
+  test.each([calls[0], calls[1], calls[4]] as typeof calls)('notices it in %s, also if the journal throws instead of rejecting', async (_, call) => {
+    const journal = new MemoryJournal<string>(new MemoryLog())
+    const manager = await StateManager.over(journal, new MemorySnapshots<string[]>(), definition)
+    const refuse = (): never => {
+      throw new MiniStoreError('ERR_MINISTORE_FENCED', 'Another writer has taken over')
+    }
+    Object.assign(journal, { append: refuse, appendAll: refuse, truncateBefore: refuse })
+    expect(await errorOf(call(manager))).toMatchObject({ code: 'ERR_MINISTORE_FENCED' })
+    expect(await errorOf(manager.createSnapshot())).toMatchObject({ code: 'ERR_MINISTORE_FENCED' })
+    await manager.close()
+  })
+
   test('does not take an error of validate for one of the journal', async () => {
     const error = new MiniStoreError('ERR_MINISTORE_FENCED', 'another journal')
     const manager = await StateManager.over(new MemoryJournal<string>(new MemoryLog()), new MemorySnapshots<string[]>(), {
@@ -143,6 +155,32 @@ describe('opening while another writer goes on', () => {
     const manager = await StateManager.over(journal, snapshots, definition)
     expect([manager.state, manager.sequence]).toEqual([['a', 'b'], 2])
     await manager.close()
+  })
+
+  test('looks again when a snapshot was made after its list, ahead of the journal that it knows', async () => {
+    const fileSystem = new SimulatedFileSystem()
+    await using writer = await MiniStore.open<string>('/log.jsonl', { fileSystem })
+    await writer.append('a')
+    const reader = await MiniStore.read<string>('/log.jsonl', { fileSystem })
+    const snapshots = interrupted(new MemorySnapshots<string[]>(), 1, async () => {
+      await writer.appendAll(['b', 'c', 'd'])
+      await snapshots.create(['a', 'b', 'c'], 3)
+    })
+    const manager = await StateManager.over<string[], string, never>(reader, snapshots, definition)
+    expect([manager.state, manager.sequence, manager.recovery.snapshotSequence]).toEqual([['a', 'b', 'c', 'd'], 4, 3])
+    await manager.close()
+  })
+
+  test('refuses a restored state that stays ahead of the journal and is in no list', async () => {
+    const log = new MemoryLog()
+    log.write(['"a"'])
+    const snapshots = new MemorySnapshots<string[]>(new Map([[3, '["a","b","c"]']]))
+    Object.assign(snapshots, { list: async () => [] })
+    expect(await errorOf(over(log, snapshots))).toMatchObject({
+      code: 'ERR_MINISTORE_SNAPSHOT_AHEAD',
+      message: expect.stringMatching(/^The snapshot has sequence number 3, but the journal ends with 1\./) as string,
+      sequence: 3,
+    })
   })
 
   test('looks again when records were dropped for a snapshot that is not in its list', async () => {

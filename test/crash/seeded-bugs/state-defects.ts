@@ -29,8 +29,8 @@ export const stateDefects: readonly Defect[] = [
       },
       {
         file: 'ministate/snapshots.ts',
-        find: '  await soundness.guard(journal.truncateBefore(oldest.sequence + 1))\n',
-        by: `  await soundness.guard(journal.truncateBefore(at.sequence + 1))
+        find: '  await soundness.guard(() => journal.truncateBefore(oldest.sequence + 1))\n',
+        by: `  await soundness.guard(() => journal.truncateBefore(at.sequence + 1))
   const { kept, damaged } = await snapshots.assure(at)
 `,
       },
@@ -116,9 +116,9 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/state-manager.ts',
-        find: '    const { first, last } = await this.#soundness.guard(appended)\n',
+        find: '    const { first, last } = await this.#soundness.guard(() => journal.appendAll(stored, { expectedSequence }))\n',
         by: `    for (const record of records) this.#mutate(record)
-    const { first, last } = await this.#soundness.guard(appended)
+    const { first, last } = await this.#soundness.guard(() => journal.appendAll(stored, { expectedSequence }))
 `,
       },
       {

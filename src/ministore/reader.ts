@@ -1,5 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
+import PQueue from 'p-queue'
 
+import { addInContext } from '../async.ts'
 import { hasCode, ioError, MiniStoreError } from '../errors.ts'
 import { readRange } from '../fs/bytes.ts'
 import { ifPresent } from '../fs/durable.ts'
@@ -125,6 +127,8 @@ export class JournalReader<Output = unknown>
   readonly #known: { id?: string | undefined }
   #view: JournalView = { segments: [], tail: undefined }
   #counted = noLines
+  /** Of two looks at once, the older one could end last. */
+  readonly #looks = new PQueue({ concurrency: 1 })
 
   private constructor(path: string, settings: ReadSettings) {
     const codec = new RecordCodec<Output, never>({ ...settings, path })
@@ -176,12 +180,17 @@ export class JournalReader<Output = unknown>
    * Looks at the journal again. Reads only what was appended since the last look.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_CORRUPT` if the segments do not fit together;
-   *   `…_FOREIGN_JOURNAL` if they belong to another journal than at the last look; `…_UNSUPPORTED_VERSION`; `…_IO` if a system call fails.
+   *   `…_FOREIGN_JOURNAL` if they belong to another journal than at the last look;
+   *   `…_UNSUPPORTED_VERSION`; `…_IO` if a system call fails.
    */
   async refresh(): Promise<void> {
+    await addInContext(this.#looks, () => this.#refresh())
+  }
+
+  async #refresh(): Promise<void> {
     try {
       const found = await retryWhileMoving(async () => {
-        const view = await this.#views.current()
+        const view = await this.#views.current({ since: await this.#sinceLast() })
         const counted = view.tail === undefined ? noLines : await this.#count(view.tail)
         return counted && { view, counted }
       })
@@ -246,40 +255,75 @@ export class JournalReader<Output = unknown>
     }
   }
 
+  /** The last view, unless its oldest segment is gone: then {@link firstSequence} has changed. */
+  async #sinceLast(): Promise<JournalView | undefined> {
+    const [oldest] = this.#view.segments
+    const found = oldest && (await ifPresent(this.#settings.fileSystem.stat(oldest.path)))
+    return found !== undefined && found.inode === oldest?.inode ? this.#view : undefined
+  }
+
   /**
    * Counts the whole lines of the last segment, from where the last count of it ended. Undefined if
    * the name of the segment leads to another file now, or if the file has become shorter.
+   *
+   * A writer that rolls back an append may have replaced lines that were counted. The end of what was
+   * counted then differs, and everything after the last checkpoint is counted again.
    */
   async #count({ segment, bytes, checkpoints }: JournalTail): Promise<Counted | undefined> {
     const known = this.#counted
-    const isGrown = known.segment !== undefined && isSameSegment(known.segment, segment)
-    const starts = [...checkpoints, ...(isGrown ? [known] : [])].filter((start) => start.bytes <= bytes)
-    let { bytes: end, records } = starts.reduce((best, start) => (start.bytes > best.bytes ? start : best), {
-      bytes: Math.min(segment.header.bytes, bytes),
-      records: 0,
-    })
-    const offset = end
-    if (offset === bytes) return { segment, bytes, records }
+    const isSame = known.segment !== undefined && isSameSegment(known.segment, segment) && known.bytes <= bytes
+    const header = { bytes: Math.min(segment.header.bytes, bytes), records: 0 }
+    const certain = checkpoints.findLast((checkpoint) => checkpoint.bytes <= bytes) ?? header
+    if (certain.bytes === bytes) return { segment, bytes, records: certain.records, end: undefined }
     const file = await ifPresent(this.#settings.fileSystem.open(segment.path, 'read'))
     if (file === undefined) return undefined
     try {
       const { inode, size } = await file.stat()
       if (inode !== segment.inode || size < bytes) return undefined
-      for await (const block of readRange(file, { offset, bytes: bytes - offset })) {
-        // A line with a NUL is torn, even if it ends in a line feed; after it there is only padding.
-        const nul = block.bytes.indexOf(0)
-        const whole = nul === -1 ? block.bytes : block.bytes.subarray(0, nul)
-        for (let at = whole.indexOf(newline); at !== -1; at = whole.indexOf(newline, at + 1)) {
-          records++
-          end = offset + block.position + at + 1
-        }
-        if (nul !== -1) break
+      if (isSame && known.bytes >= certain.bytes) {
+        const end = await endBefore(file, known.bytes)
+        if (known.end?.equals(end) !== false) return await countOn(file, bytes, { ...known, segment, end })
       }
+      return await countOn(file, bytes, { ...certain, segment, end: await endBefore(file, certain.bytes) })
     } finally {
       await file.close()
     }
-    return { segment, bytes: end, records }
   }
+}
+
+/** Counts the whole lines of a segment up to `to`, from where a count ended. */
+async function countOn(file: File, to: number, from: Counted & { readonly end: Buffer }): Promise<Counted> {
+  let { bytes: end, records, end: endBytes } = from
+  let read = endBytes
+  for await (const block of readRange(file, { offset: from.bytes, bytes: to - from.bytes })) {
+    // A line with a NUL is torn, even if it ends in a line feed; after it there is only padding.
+    const nul = block.bytes.indexOf(0)
+    const whole = nul === -1 ? block.bytes : block.bytes.subarray(0, nul)
+    for (let at = whole.indexOf(newline); at !== -1; at = whole.indexOf(newline, at + 1)) records++
+    const lines = whole.subarray(0, whole.lastIndexOf(newline) + 1)
+    if (lines.length > 0) {
+      end = from.bytes + block.position + lines.length
+      endBytes = lastOf(read, lines)
+    }
+    if (nul !== -1) break
+    read = lastOf(read, whole)
+  }
+  return { segment: from.segment, bytes: end, records, end: endBytes }
+}
+
+/** How many bytes before the end of a count are kept. */
+const keptBytes = 4096
+
+/** The last bytes before an offset of a file. */
+async function endBefore(file: File, offset: number): Promise<Buffer> {
+  const bytes = Math.min(offset, keptBytes)
+  let end: Buffer = Buffer.alloc(0)
+  for await (const block of readRange(file, { offset: offset - bytes, bytes })) end = Buffer.from(block.bytes)
+  return end
+}
+
+function lastOf(before: Buffer, after: Buffer): Buffer {
+  return Buffer.concat([before, after.subarray(-keptBytes)]).subarray(-keptBytes)
 }
 
 const newline = 0x0a
@@ -289,9 +333,11 @@ interface Counted {
   readonly segment: Segment | undefined
   readonly bytes: number
   readonly records: number
+  /** The bytes before the end. Undefined if they are acknowledged, because such lines are never rolled back. */
+  readonly end: Buffer | undefined
 }
 
-const noLines: Counted = { segment: undefined, bytes: 0, records: 0 }
+const noLines: Counted = { segment: undefined, bytes: 0, records: 0, end: undefined }
 
 function stillMoving(path: string): MiniStoreError {
   return new MiniStoreError('ERR_MINISTORE_IO', `The files of the journal ${path} are being renamed all the time`, { path })

@@ -1,4 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises'
+import { appendFile, readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
@@ -8,6 +8,7 @@ import { type Codec, type Journal, MiniStore, PreparedRecord } from '../../src/i
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { collect } from '../support/consume.ts'
 import { numbers } from '../support/journals.ts'
+import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
 
 const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
@@ -288,6 +289,81 @@ describe('a reader beside a writer of another process', () => {
     await write(`${header}1\n`)
     await reader.refresh()
     expect(reader.lastSequence).toBe(1)
+  })
+
+  test.each([
+    ['fewer', '"a longer line than those that were rolled back"\n', 2],
+    ['as many bytes of fewer', '22222\n', 2],
+    ['more', '"x"\n4\n5\n6\n7\n', 6],
+  ])('counts again if an append was rolled back and replaced by %s lines', async (_what, text, last) => {
+    const { files, write } = await simulated()
+    await write(`${header}1\n2\n3\n4\n`)
+    const reader = await MiniStore.read('/journal.jsonl', { fileSystem: files })
+    expect(reader.lastSequence).toBe(4)
+    await write(`${header}1\n${text}`)
+    await reader.refresh()
+    expect([reader.lastSequence, (await reader.replay()).length]).toEqual([last, last])
+  })
+
+  test('counts on over blocks and long lines', async () => {
+    const { files, write } = await simulated()
+    const long = JSON.stringify('x'.repeat(300_000))
+    await write(`${header}${'1\n'.repeat(5000)}`)
+    const reader = await MiniStore.read('/journal.jsonl', { fileSystem: files })
+    for (let round = 1; round <= 3; round++) {
+      await write(`${header}${'1\n'.repeat(5000)}${`${long}\n2\n`.repeat(round)}`)
+      await reader.refresh()
+      expect(reader.lastSequence).toBe(5000 + 2 * round)
+    }
+    await write(`${header}${'1\n'.repeat(5000)}${`${long}\n3\n`.repeat(4)}`)
+    await reader.refresh()
+    expect(reader.lastSequence).toBe(5008)
+  })
+
+  test('inspects only the active segment while nothing else changes', async () => {
+    const directory = await temporaryDirectory()
+    const file = join(directory, 'journal.jsonl')
+    const store = await MiniStore.open<number>(file, { maxBytesPerSegment: 1 })
+    for (const n of numbers(1, 20)) await store.append(n)
+    await store.close()
+    const opened: string[] = []
+    const observed = new ObservedFileSystem(({ operation, path }) => {
+      if (operation === 'open') opened.push(path)
+    })
+    const reader = await MiniStore.read<number>(file, { fileSystem: observed })
+    opened.length = 0
+    await reader.refresh()
+    expect(opened.filter((path) => path !== file)).toEqual([])
+    expect([reader.firstSequence, reader.lastSequence, reader.segments.length]).toEqual([1, 20, 20])
+    await using again = await MiniStore.open<number>(file)
+    await again.truncateBefore(15)
+    await again.close()
+    await reader.refresh()
+    expect([reader.firstSequence, reader.lastSequence]).toEqual([15, 20])
+  })
+
+  test('keeps the newer of two looks at once', async () => {
+    const directory = await temporaryDirectory()
+    const file = join(directory, 'journal.jsonl')
+    await writeFile(file, `${header}1\n`)
+    const files = new ObservedFileSystem()
+    const reader = await MiniStore.read<number>(file, { fileSystem: files })
+    await appendFile(file, '2\n')
+    const gate = new Gate()
+    let isGated = true
+    files.hook = ({ operation, path }) => {
+      if (!isGated || operation !== 'read' || path !== file) return undefined
+      isGated = false
+      return gate.wait()
+    }
+    const older = reader.refresh()
+    await gate.reached
+    await appendFile(file, '3\n')
+    const newer = reader.refresh()
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    gate.open()
+    await Promise.all([older, newer])
+    expect(reader.lastSequence).toBe(3)
   })
 
   test('counts no line with a NUL: a torn one may end in a line feed, and padding is none', async () => {

@@ -35,7 +35,8 @@ const turnMs = 10
  * and `onError` is told once. When the journal is closed, the view folds what it still has and then
  * stops with `ERR_MINISTORE_CLOSED`, without telling `onError`.
  *
- * All functions of the caller run in the asynchronous context of {@link open}.
+ * All functions of the caller run in the asynchronous context of {@link open}; for a stream of
+ * {@link changes}, codec and schema run in the context of that call.
  *
  * ```ts
  * await using totals = await StateView.open('orders/journal.jsonl', {
@@ -62,6 +63,7 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
   #nextAwaited = Number.POSITIVE_INFINITY
   /** Set while the state may be half changed by a mutator that threw. */
   #lost: MiniStoreError | undefined
+  #hasJournalEnded = false
   #running: Promise<void> | undefined
   #closing: Promise<void> | undefined
   #forgetSignal: (() => void) | undefined
@@ -83,8 +85,8 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
    * Opens a view and resolves when it has folded every record that was there at the call.
    *
    * `source` is the path of a journal, the path of a state's directory, or an open journal, such as
-   * a `MiniStore`. A path is read in any process, takes no lock, and may not exist yet: it is then a
-   * journal without records. An open journal stays open when the view is closed.
+   * a `MiniStore`. A path is read in any process, takes no lock, and may not exist yet: it is then the
+   * path of a journal, and stays one also if a state's directory is created there later. An open journal stays open when the view is closed.
    *
    * With `snapshots.directory`, the view begins at the newest of its own snapshots there and folds
    * only the records after it.
@@ -94,6 +96,7 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
    *   - `ERR_MINISTORE_SNAPSHOT_AHEAD` if a snapshot is newer than the journal.
    *   - `ERR_MINISTORE_LOCKED` if another view uses the directory of the snapshots;
    *     `…_LOCK_UNAVAILABLE` if the system has no kernel lock.
+   *   - `ERR_MINISTORE_CLOSED` if the journal is an open one that was closed.
    *   - `ERR_MINISTORE_MUTATOR` if the mutator throws; and the errors of `MiniStore.entries` and
    *     `SnapStore.restore`.
    * @throws {TypeError | RangeError} if the source or an option is invalid.
@@ -180,7 +183,9 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
    *
    * With `follow`, the stream goes on with later records, until the view is closed or fails. It then
    * still gives what the view has folded, and ends, with the error of the view if it failed. It reads
-   * from the journal at the pace of its consumer, so a slow consumer costs no memory.
+   * from the journal at the pace of its consumer, so a slow consumer costs no memory. If an open
+   * journal is closed, a stream that was never read can no longer read it, and ends with
+   * `ERR_MINISTORE_CLOSED`.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`. The stream itself ends with `…_SEQUENCE_GONE` if
    *   a record in the range was removed, also where a replica went on with a snapshot.
@@ -193,12 +198,13 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
       sequence: () => this.#sequence,
       folded: (sequence) => this.#folded(sequence),
       stopped: this.#stopped.signal,
+      hasJournalEnded: () => this.#hasJournalEnded,
     })
   }
 
   /**
    * Stops folding. Makes a snapshot if the view has its own and has folded something since the last
-   * one. A failure of that is told to `snapshots.onError`. Then releases everything. {@link state}
+   * one, unless the view has failed. A failure of that is told to `snapshots.onError`. Then releases everything. {@link state}
    * stays readable.
    *
    * Further calls return the same promise. Waiting calls of {@link caughtUp} reject with
@@ -223,8 +229,9 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
     await this.#source.close()
   }
 
+  /** @throws {MiniStoreError} `ERR_MINISTORE_CLOSED` if the journal is closed. */
   #start(): void {
-    this.#running = this.#run()
+    this.#running = this.#run(this.#entries())
     const { signal } = this.#settings
     if (signal === undefined) return
     this.#forgetSignal = whenAborted(signal, () => {
@@ -235,9 +242,10 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
   }
 
   /** Folds until the view stops. Never rejects. */
-  async #run(): Promise<void> {
+  async #run(entries: EntryIterator<Mutation>): Promise<void> {
     try {
-      await this.#follow()
+      await this.#follow(entries)
+      this.#hasJournalEnded = true
       this.#stop(closedError('The journal was closed'))
     } catch (error) {
       if (!this.#stopped.signal.aborted || this.#lost !== undefined) return await this.#fail(error)
@@ -245,23 +253,24 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
     if (this.#snapshots?.isBehind(this.#sequence) === true) await this.#createSnapshot()
   }
 
-  async #follow(): Promise<void> {
-    const { journal } = this.#source
-    const { signal } = this.#stopped
-    for (;;) {
+  async #follow(first: EntryIterator<Mutation>): Promise<void> {
+    for (let entries = first; ; entries = this.#entries()) {
       try {
-        const entries = journal.entries({ from: this.#sequence + 1, follow: true, signal })[Symbol.asyncIterator]()
-        try {
-          return await this.#foldAll(entries)
-        } finally {
-          // The first error is the one to report.
-          await Promise.resolve(entries.return?.()).catch(() => {})
-        }
+        return await this.#foldAll(entries)
       } catch (error) {
-        if (signal.aborted) throw error
+        if (this.#stopped.signal.aborted) throw error
         this.#show(await this.#source.restoreAfter(error, this.#sequence))
+      } finally {
+        // The first error is the one to report.
+        await Promise.resolve(entries.return?.()).catch(() => {})
       }
     }
+  }
+
+  #entries(): EntryIterator<Mutation> {
+    const { journal } = this.#source
+    const { signal } = this.#stopped
+    return journal.entries({ from: this.#sequence + 1, follow: true, signal })[Symbol.asyncIterator]()
   }
 
   async #foldAll(entries: EntryIterator<Mutation>): Promise<void> {

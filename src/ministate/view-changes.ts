@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { UnderlyingSource } from 'node:stream/web'
 
 import { throwIfAborted, whenAborted } from '../async.ts'
@@ -13,6 +14,8 @@ export interface ViewProgress {
   readonly folded: (sequence: number) => Promise<unknown>
   /** Aborted with the reason when the view stops. */
   readonly stopped: AbortSignal
+  /** Whether it stopped because the journal ended, as a journal does when it is closed. */
+  readonly hasJournalEnded: () => boolean
 }
 
 /** The records of a journal, each given only after a view has folded it. See `StateView.changes`. */
@@ -22,7 +25,7 @@ export function followedChanges<Mutation>(
   view: ViewProgress,
 ): ReadableStream<JournalEntry<Mutation>> {
   const { from, to, follow, signal } = streamSettings(options)
-  if (follow) return new ReadableStream(new FoldedEntries(journal, { from, to, signal }, view), { highWaterMark: 0 })
+  if (follow) return new FollowingStream(new FoldedEntries(journal, { from, to, signal }, view), { highWaterMark: 0 })
   return entriesUpTo(journal, { from, to, signal }, view.sequence())
 }
 
@@ -33,11 +36,77 @@ function entriesUpTo<Mutation>(
   last: number,
 ): ReadableStream<JournalEntry<Mutation>> {
   const end = Math.min(to, last)
-  return end < (from ?? 1) ? emptyStream() : journal.entries({ from, to: end, signal })
+  return end < (from ?? 1) ? emptyStream(signal) : journal.entries({ from, to: end, signal })
 }
 
-function emptyStream<T>(): ReadableStream<T> {
-  return new ReadableStream<T>({ start: (controller) => controller.close() })
+function emptyStream<T>(signal: AbortSignal | undefined): ReadableStream<T> {
+  return new ReadableStream<T>({
+    start: (controller) => (signal?.aborted === true ? controller.error(signal.reason) : controller.close()),
+  })
+}
+
+/**
+ * A stream whose iterator can be left at once. The iterator of Node would wait for a pending `next`,
+ * which waits for the next record.
+ */
+class FollowingStream<T> extends ReadableStream<T> {
+  override values({ preventCancel = false }: { preventCancel?: boolean } = {}): FollowingIterator<T> {
+    return new FollowingIterator(this.getReader(), preventCancel)
+  }
+
+  override [Symbol.asyncIterator](options?: { preventCancel?: boolean }): FollowingIterator<T> {
+    return this.values(options)
+  }
+}
+
+const done = { done: true, value: undefined } as const
+
+class FollowingIterator<T> implements AsyncIterableIterator<T, undefined, void> {
+  readonly #reader: ReadableStreamDefaultReader<T>
+  readonly #preventCancel: boolean
+  #isFinished = false
+
+  constructor(reader: ReadableStreamDefaultReader<T>, preventCancel: boolean) {
+    this.#reader = reader
+    this.#preventCancel = preventCancel
+  }
+
+  async next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#isFinished) return done
+    try {
+      const result = await this.#reader.read()
+      if (!result.done) return result
+    } catch (error) {
+      // Releasing the reader makes pending reads reject.
+      if (this.#isFinished) return done
+      this.#finish()
+      throw error
+    }
+    this.#finish()
+    return done
+  }
+
+  async return(): Promise<IteratorResult<T, undefined>> {
+    if (this.#isFinished) return done
+    const canceled = this.#preventCancel ? undefined : this.#reader.cancel()
+    this.#finish()
+    await canceled
+    return done
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
+  #finish(): void {
+    if (this.#isFinished) return
+    this.#isFinished = true
+    this.#reader.releaseLock()
+  }
 }
 
 /**
@@ -57,6 +126,8 @@ class FoldedEntries<Mutation> implements UnderlyingSource<JournalEntry<Mutation>
   #rest: AsyncIterator<JournalEntry<Mutation>> | undefined
   #last: number | undefined
   #forget: Array<() => void> = []
+  /** The codec and the schema run in the context in which the stream was created, not in that of its consumer. */
+  readonly #context = new AsyncResource('ministore')
 
   constructor(journal: ViewedJournal<Mutation>, range: JournalRange, view: ViewProgress) {
     this.#journal = journal
@@ -66,7 +137,7 @@ class FoldedEntries<Mutation> implements UnderlyingSource<JournalEntry<Mutation>
 
   async pull(controller: ReadableStreamDefaultController<JournalEntry<Mutation>>): Promise<void> {
     try {
-      const entry = await this.#next()
+      const entry = await this.#context.runInAsyncScope(() => this.#next())
       if (this.#left.signal.aborted) throw this.#left.signal.reason
       if (entry === undefined) {
         this.#release()
@@ -77,7 +148,7 @@ class FoldedEntries<Mutation> implements UnderlyingSource<JournalEntry<Mutation>
       }
     } catch (error) {
       this.#release()
-      throw error
+      throw this.#left.signal.aborted ? this.#left.signal.reason : error
     }
   }
 
@@ -110,7 +181,11 @@ class FoldedEntries<Mutation> implements UnderlyingSource<JournalEntry<Mutation>
   #follow(): AsyncIterator<JournalEntry<Mutation>> {
     const { from, to, signal } = this.#range
     // From the first read on, because a signal would keep a stream that is never read in memory.
-    this.#forget = [whenAborted(this.#view.stopped, () => this.#unfollowed.abort(this.#view.stopped.reason))]
+    const onStop = (): void => {
+      // A journal that has ended may refuse new streams, but this one still gives the rest, and ends by itself.
+      if (this.#live === undefined || !this.#view.hasJournalEnded()) this.#unfollowed.abort(this.#view.stopped.reason)
+    }
+    this.#forget = [whenAborted(this.#view.stopped, onStop)]
     if (signal !== undefined) this.#forget.push(whenAborted(signal, () => this.cancel(signal.reason)))
     return this.#journal.entries({ from, to, follow: true, signal: this.#unfollowed.signal })[Symbol.asyncIterator]()
   }

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
 import { rename } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -154,6 +155,16 @@ describe('caughtUp', () => {
     expect(await ninth).toMatchObject({ code: 'ERR_MINISTORE_CLOSED', message: 'The journal was closed' })
     expect(view.state.sums).toEqual(sumsOf(8))
     expect(await view.caughtUp({ sequence: 8 })).toBe(8)
+    expect(onError).not.toHaveBeenCalled()
+  })
+})
+
+describe('a journal that is closed already', () => {
+  test.each([0, 3])('is refused, with %s records', async (last) => {
+    const { store } = await newJournal(last)
+    await store.close()
+    const onError = vi.fn()
+    expect((await errorOf(openView(store, { onError }))).code).toBe('ERR_MINISTORE_CLOSED')
     expect(onError).not.toHaveBeenCalled()
   })
 })
@@ -481,6 +492,73 @@ describe('changes that follow', () => {
     await reader.cancel()
     expect(await pending).toEqual({ done: true, value: undefined })
     await store.close()
+  })
+})
+
+describe('changes of a journal that ends, and of consumers that leave', () => {
+  test('still give what was folded when the journal is closed, and then end', async () => {
+    const { store } = await newJournal(5)
+    await using view = await openView(store)
+    const entries = view.changes({ follow: true })[Symbol.asyncIterator]()
+    await take(entries, 1)
+    const unread = view.changes({ follow: true })
+    const waiting = errorOf(view.caughtUp({ sequence: 9 }))
+    await store.close()
+    await waiting
+    expect(await take(entries, 9)).toEqual(numbered(2, 5))
+    expect((await outcomeOf(unread)).error).toMatchObject({ code: 'ERR_MINISTORE_CLOSED' })
+  })
+
+  test.each([false, true])('can be left while they wait, without an answer to that wait; kept: %s', async (preventCancel) => {
+    const { store } = await newJournal(1)
+    await using view = await openView(store)
+    const stream = view.changes({ follow: true })
+    const entries = stream.values({ preventCancel })
+    await entries.next()
+    const pending = entries.next()
+    expect(await isSettled(pending)).toBe(false)
+    expect(await entries.return?.()).toEqual({ done: true, value: undefined })
+    expect(await pending).toEqual({ done: true, value: undefined })
+    expect(await entries.next()).toEqual({ done: true, value: undefined })
+    expect(stream.locked).toBe(false)
+    await store.close()
+  })
+
+  test('end with the reason of their signal also after the view was closed', async () => {
+    const { store } = await newJournal(3)
+    const view = await openView(store)
+    const abort = new AbortController()
+    const entries = view.changes({ follow: true, signal: abort.signal })[Symbol.asyncIterator]()
+    await entries.next()
+    await view.close()
+    abort.abort(new Error('mine'))
+    await expect(entries.next()).rejects.toThrow('mine')
+    await store.close()
+  })
+
+  test('end with the reason of a signal also if there is nothing to give', async () => {
+    const { store } = await newJournal()
+    await using view = await openView(store)
+    const outcome = await outcomeOf(view.changes({ signal: AbortSignal.abort(new Error('mine')) }))
+    expect(outcome).toEqual({ items: [], error: new Error('mine') })
+    await store.close()
+  })
+
+  test('decode in the asynchronous context of the call', async () => {
+    const { files, store } = await newJournal(1)
+    await store.close()
+    const context = new AsyncLocalStorage<string>()
+    const seen = new Set<string | undefined>()
+    const decode = (line: string): Add => {
+      seen.add(context.getStore())
+      return JSON.parse(line) as Add
+    }
+    await using view = await openView(path, { fileSystem: files, codec: { decode } })
+    seen.clear()
+    const entries = context.run('call', () => view.changes({ follow: true }))[Symbol.asyncIterator]()
+    await context.run('consumer', () => entries.next())
+    expect([...seen]).toEqual(['call'])
+    await entries.return?.()
   })
 })
 

@@ -66,6 +66,7 @@ export interface SnapshotInfo {
 
 /** A snapshot that was read. */
 export interface LoadedSnapshot<State> {
+  /** The state, as it was given to `create`. */
   readonly state: State
   /** Sequence number of the state. */
   readonly sequence: number

@@ -65,8 +65,7 @@ export type MiniStoreErrorCode =
   /** The journal has damage other than a torn tail. Nothing changes. */
   | 'ERR_MINISTORE_CORRUPT'
   /**
-   * The files at a path, a snapshot, or the target of a replication belong to another journal: they
-   * have another identity. Nothing changes.
+   * The files at a path belong to another journal: they have another identity. Nothing changes.
    */
   | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /** The file has a newer major version of the format. Nothing changes. */
@@ -85,11 +84,6 @@ export type MiniStoreErrorCode =
    * manager's state stays readable.
    */
   | 'ERR_MINISTORE_FENCED'
-  /**
-   * The records, or a snapshot, belong to another journal than expected: the identities in their
-   * headers differ. Nothing changes.
-   */
-  | 'ERR_MINISTORE_FOREIGN_JOURNAL'
   /**
    * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
    * written. Only `close()` works; a view has stopped before the mutation. If the message says that

@@ -103,7 +103,8 @@ function outcomeOf(code) {
  */
 function countsIn(stdout, code) {
   const line = [...stdout.matchAll(/^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm)].at(-1)
-  const [passed = 0, failed = 0, skipped = 0] = line?.slice(1).map((count = '0') => Number(count)) ?? []
+  const [passed = 0, failed = 0] = line?.slice(1, 3).map(Number) ?? []
+  const skipped = Number(/, (\d+) skipped$/.exec(line?.[0] ?? '')?.[1] ?? 0)
   return { passed, failed: failed === 0 && (code !== 0 || line === undefined) ? 1 : failed, skipped }
 }
 

@@ -322,8 +322,7 @@ describe.skipIf(isWindows)('an error reports something other than a journal in o
       await chmod(directory, 0o755)
       await chmod(join(directory, locked), mode)
       const calls = [
-        // The source of `replicate` is missing, which is told before the target is opened.
-        ...journalCommands.filter((words) => !words.startsWith('replicate')).map((words) => [...words.split(' '), path]),
+        ...journalCommands.map((words) => [...words.split(' '), path]),
         ...directoryCommands.map((words) => words.split(' ').map((word) => (word === '.' ? directory : word))),
       ].map((call) => (call.length === 1 ? [...call, directory] : call))
       const outcomes = (await withoutRights(calls)) ?? context.skip(`a process of user ${unprivilegedUser} could not be run`)

@@ -65,6 +65,10 @@ function expectedOf(content: Record<string, string>, records: number): ExpectedJ
 const oracle = new JournalOracle()
 const counts = { distinct: 0, faults: 0, unidentified: 0 }
 
+afterAll(() => {
+  console.log(`identity: ${counts.distinct} distinct states, ${counts.faults} failing calls, ${counts.unidentified} opened without`)
+})
+
 describe('an old journal gets an identity', () => {
   test.each(journals)(
     '%s: through every crash of opening it, and through a crash inside that recovery',
@@ -234,8 +238,4 @@ test('the suite has at least its expected size', () => {
   expect(counts.distinct).toBeGreaterThan(300)
   expect(counts.faults).toBeGreaterThan(500)
   expect(counts.unidentified).toBeGreaterThan(10)
-})
-
-afterAll(() => {
-  console.log(`identity: ${counts.distinct} distinct states, ${counts.faults} failing calls, ${counts.unidentified} opened without`)
 })

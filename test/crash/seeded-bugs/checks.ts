@@ -254,8 +254,7 @@ const directChecks: readonly Check[] = [
       await other.appendAll(['C', 'D'])
       await other.truncateBefore(3)
       await other.close()
-      const options = { follow: true, pollIntervalMs: 1, fileSystem: process(files) }
-      const live = MiniStore.entries(journalPath, options).values()
+      const live = MiniStore.entries(journalPath, { follow: true, pollIntervalMs: 1, fileSystem: process(files) }).values()
       for (let n = 1; n <= 3; n++) await live.next()
       files.writeFile(journalPath, others.readFile(journalPath))
       const next = await live.next().catch((thrown: unknown) => thrown)

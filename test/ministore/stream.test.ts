@@ -1128,7 +1128,7 @@ describe('damage', () => {
 
   test('a byte that changed a value in a sealed segment is found at its end', async () => {
     const path = await journalOf([10, 20], [30], [40])
-    await editFile(`${path}.002`, (content) => Buffer.from(content.toString().replace('30', '31')))
+    await editFile(`${path}.002`, (content) => Buffer.from(content.toString().replace('\n30\n', '\n31\n')))
     const { items, error } = await outcomeOf(MiniStore.stream(path))
     expect(items).toEqual([10, 20, 31])
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl.002' })
@@ -1142,7 +1142,7 @@ describe('damage', () => {
 
   test('a byte that changed a value under the seal is found, by a reader and on opening', async () => {
     const path = await journalOf([10, 20, 30])
-    await editFile(path, (content) => Buffer.from(content.toString().replace('20', '21')))
+    await editFile(path, (content) => Buffer.from(content.toString().replace('\n20\n', '\n21\n')))
     const { error } = await outcomeOf(MiniStore.stream(path))
     expect(error).toMatchObject({ code: 'ERR_MINISTORE_CORRUPT', segment: 'journal.jsonl' })
     await expect(MiniStore.open(path)).rejects.toMatchObject({ code: 'ERR_MINISTORE_CORRUPT' })

@@ -143,7 +143,7 @@ describe('a failing call loses nothing that was acknowledged, and leaves memory 
   const stride = scaled(5, 1)
   test.each(kinds.map((kind, index) => ({ kind, index, name: kind.name })))(
     '$name',
-    { timeout: scaled(120_000, 1_200_000) },
+    { timeout: scaled(300_000, 1_200_000) },
     async ({ kind, index }) => {
       let runs = 0
       for (let nth = index % stride; (await runWithFault(kind, nth)) > 0; nth += stride) runs += 1

@@ -241,8 +241,15 @@ async function lockOwn<State, Mutation>(
     const lock = await WriterLock.acquire(fileSystem, path, {
       kernel: true, holder: {}, journalPath: path, access: undefined,
     })
-    const options: Fields = { ...snapshots, fileSystem: lock.fileSystem, [modelFile]: model }
-    return { lock, store: new SnapStore<State>(directory, options) }
+    try {
+      // A crash must not leave snapshots without the lock file, which shows that they are the view's own.
+      await lock.fileSystem.syncDirectory(directory)
+      const options: Fields = { ...snapshots, fileSystem: lock.fileSystem, [modelFile]: model }
+      return { lock, store: new SnapStore<State>(directory, options) }
+    } catch (error) {
+      await lock.release().catch(() => {})
+      throw error
+    }
   } catch (error) {
     if (!hasCode(error, 'ERR_MINISTORE_LOCKED')) throw error
     const message = `The snapshots in ${directory} are in use by another view`

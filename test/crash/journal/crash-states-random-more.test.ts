@@ -1,3 +1,5 @@
+import '../../support/fixed-identity.ts'
+
 import { scaled } from '../../support/crash-scale.ts'
 import { testRandomWorkloads } from './crash-states-random.ts'
 

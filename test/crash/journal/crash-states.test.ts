@@ -1,3 +1,5 @@
+import '../../support/fixed-identity.ts'
+
 import { afterAll, describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../../src/index.ts'

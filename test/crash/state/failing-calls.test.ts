@@ -1,3 +1,5 @@
+import '../../support/fixed-identity.ts'
+
 import { afterAll, describe, expect, test } from 'vitest'
 
 import { MiniStoreError, type MiniStoreErrorCode } from '../../../src/index.ts'

@@ -7,6 +7,7 @@ export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } f
 export type { File, FileAccess, FileStat, FileSystem, OpenMode } from './fs/file-system.ts'
 export { nodeFileSystem } from './fs/node.ts'
 export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange } from './journal/journal.ts'
+export { replicate, type ReplicateOptions, type ReplicationReport } from './journal/replicate.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from './journal/snapshots.ts'
 export { MiniStore } from './ministore/ministore.ts'
 export type { JournalAtPath, JournalReader } from './ministore/reader.ts'

@@ -12,6 +12,7 @@ import { demo } from './commands/demo.ts'
 import { inspect } from './commands/inspect.ts'
 import { queue } from './commands/queue.ts'
 import { repair } from './commands/repair.ts'
+import { replicate } from './commands/replicate.ts'
 import { stats } from './commands/stats.ts'
 import { tail } from './commands/tail.ts'
 import { verify } from './commands/verify.ts'
@@ -22,7 +23,7 @@ import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { jsonLine, shellWord, styleFor, visible, visibleLines } from './terminal.ts'
 
 /** Every command, in the order of `--help`. */
-const commands: readonly Command[] = [append, cat, tail, inspect, verify, repair, compact, stats, queue, demo]
+const commands: readonly Command[] = [append, cat, tail, inspect, verify, repair, compact, replicate, stats, queue, demo]
 
 function commandNamed(name: string | undefined): Command | undefined {
   return commands.find((command) => command.name === name)

@@ -301,8 +301,8 @@ describe('inspect', () => {
 describe('the command line itself', () => {
   test('has help for all commands and for each, with an example', async () => {
     const { stdout } = await ministore(['--help'])
-    const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: JOURNAL| DIR(?: \[ACTION\] \[ID\])?)? {2,}/gm)].map(([, name]) => String(name))
-    expect(names).toEqual(['append', 'cat', 'tail', 'inspect', 'verify', 'repair', 'compact', 'stats', 'queue', 'demo'])
+    const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: JOURNAL| FROM TO| DIR(?: \[ACTION\] \[ID\])?)? {2,}/gm)].map(([, name]) => String(name))
+    expect(names).toEqual(['append', 'cat', 'tail', 'inspect', 'verify', 'repair', 'compact', 'replicate', 'stats', 'queue', 'demo'])
     for (const name of names) {
       const help = await ministore([name, '--help'])
       expect(help).toMatchObject({ code: 0, stderr: '' })

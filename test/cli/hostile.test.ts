@@ -99,6 +99,8 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
     ['repair', hostileHeader],
     ['append', hostileHeader],
     ['compact --before 4', hostileHeader],
+    ['replicate /dev/null/copy.jsonl', hostileJournal],
+    ['replicate /dev/null/copy.jsonl', hostileHeader],
     ['stats', hostileState],
     ['queue', hostileState],
     ['queue', hostileQueue],

@@ -232,6 +232,7 @@ const isWindows = process.platform === 'win32'
 const journalCommands = [
   'append', 'cat', 'cat --salvage', 'tail', 'tail -f', 'inspect', 'inspect --quick', 'verify', 'repair', 'repair --write',
   'repair --truncate-at 2 --write', 'repair --truncate-at 1', 'compact --before 1', 'compact --before 1 --write',
+  'replicate /dev/null/copy.jsonl',
 ]
 const directoryCommands = ['stats', 'queue', 'queue . peek', 'queue . dead', 'queue . redrive all', 'queue . discard 1']
 
@@ -322,7 +323,8 @@ describe.skipIf(isWindows)('an error reports something other than a journal in o
       await chmod(directory, 0o755)
       await chmod(join(directory, locked), mode)
       const calls = [
-        ...journalCommands.map((words) => [...words.split(' '), path]),
+        // `replicate` takes the journal before its other argument.
+        ...journalCommands.filter((words) => !words.startsWith('replicate')).map((words) => [...words.split(' '), path]),
         ...directoryCommands.map((words) => words.split(' ').map((word) => (word === '.' ? directory : word))),
       ].map((call) => (call.length === 1 ? [...call, directory] : call))
       const outcomes = (await withoutRights(calls)) ?? context.skip(`a process of user ${unprivilegedUser} could not be run`)

@@ -7,6 +7,7 @@ import { type ExpectedJournal, JournalModel, journalPath } from '../journal/mode
 import { type FoundJournal, JournalOracle } from '../journal/oracle.ts'
 import { faultChecks } from './fault-checks.ts'
 import { queueChecks } from './queue-checks.ts'
+import { replicaChecks } from './replica-checks.ts'
 import type { Sabotage } from './sabotage.ts'
 import { snapChecks } from './snap-checks.ts'
 import { stateChecks } from './state-checks.ts'
@@ -377,6 +378,6 @@ async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void
 }
 
 const allChecks: readonly Check[] = [
-  ...directChecks, ...snapChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks, ...faultChecks,
-  ...queueChecks,
+  ...directChecks, ...snapChecks, ...replicaChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks,
+  ...faultChecks, ...queueChecks,
 ]

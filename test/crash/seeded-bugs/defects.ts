@@ -4,6 +4,7 @@ import {
   withoutDirectorySync,
 } from './sabotage.ts'
 import { queueDefects } from './queue-defects.ts'
+import { replicaDefects } from './replica-defects.ts'
 import { snapDefects } from './snap-defects.ts'
 import { stateDefects } from './state-defects.ts'
 import { viewDefects } from './view-defects.ts'
@@ -483,6 +484,7 @@ let calls = 0
     finding: /^one read fails: .*(?:damaged|were acknowledged)/,
   },
   ...snapDefects,
+  ...replicaDefects,
   ...stateDefects,
   ...viewDefects,
   ...queueDefects,

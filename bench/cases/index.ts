@@ -4,6 +4,7 @@ import type { Case } from './case.ts'
 import { durabilityCase } from './durability.ts'
 import { queueCase } from './queue.ts'
 import { replayCase } from './replay.ts'
+import { replicateCase } from './replicate.ts'
 import { scaleCase } from './scale.ts'
 import { startStopCase } from './start-stop.ts'
 import { stateCase } from './state.ts'
@@ -13,6 +14,7 @@ export const cases: readonly Case[] = [
   appendCase,
   appendAllCase,
   replayCase,
+  replicateCase,
   scaleCase,
   startStopCase,
   stateCase,

@@ -86,14 +86,12 @@ export type MiniStoreErrorCode =
   | 'ERR_MINISTORE_FENCED'
   /**
    * The mutator threw or returned a promise for a mutation that is in the journal. The mutation is
-   * written. Only `close()` works; a view has stopped before the mutation. If the message says that
-   * nothing is written, the mutator refused a mutation of `applyAll` before it was appended, and the
-   * state stays usable.
+   * written. Only `close()` works; a view has stopped before the mutation.
    */
   | 'ERR_MINISTORE_MUTATOR'
   /**
-   * A snapshot has a later sequence number than the last of the journal. Nothing changes, except
-   * that a torn tail is cut.
+   * A snapshot has a later sequence number than the last of the journal, or than the state of which a
+   * snapshot was to be made. Nothing changes, except that a torn tail is cut.
    */
   | 'ERR_MINISTORE_SNAPSHOT_AHEAD'
   /**

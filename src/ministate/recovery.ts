@@ -281,6 +281,20 @@ export function mutate<State, Mutation>(
   return result === undefined ? state : result
 }
 
+/**
+ * Works like {@link mutate}, but throws what the mutator throws, unchanged. For a mutation that is
+ * not in the journal yet.
+ *
+ * @throws {TypeError} if the mutator returns a promise.
+ */
+export function tryOut<State, Mutation>(
+  ...[mutator, state, { sequence, record }]: Parameters<typeof mutate<State, Mutation>>
+): State {
+  const result = mutator(state, record, { sequence })
+  if (isStrayPromise(result)) throw new TypeError('Expected the mutator to be synchronous, but it returned a promise')
+  return result === undefined ? state : result
+}
+
 function mutatorError(sequence: number, what: string, cause?: unknown): MiniStoreError {
   const message = `The mutator ${what} (mutation ${sequence})`
   return new MiniStoreError('ERR_MINISTORE_MUTATOR', message, { sequence, cause })

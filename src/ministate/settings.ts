@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
+import { messageOf, MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import { snapStoreSettings } from '../minisnap/settings.ts'
@@ -328,7 +329,21 @@ function stateSettings<State, Mutation>(
 
 /** A state with a codec may hold what `structuredClone` does not keep, such as instances of classes. */
 function copierOf(codec: Codec | undefined): (state: unknown) => unknown {
-  return codec === undefined ? (state) => structuredClone(state) : (state) => codec.decode(codec.encode(state))
+  const copy = codec === undefined ? structuredClone<unknown> : (state: unknown) => codec.decode(codec.encode(state))
+  const [code, how] =
+    codec === undefined
+      ? (['ERR_MINISTORE_NOT_SERIALIZABLE', 'structuredClone'] as const)
+      : (['ERR_MINISTORE_CODEC', 'the codec of the snapshots'] as const)
+  return (state) => {
+    try {
+      return copy(state)
+    } catch (error) {
+      const message =
+        `Expected a state that ${how} can copy, which applyAll needs for \`validate\`: ${messageOf(error)}. Nothing is ` +
+        'written. Change the state, or open it with a codec for snapshots that fits, or call `apply` for each mutation.'
+      throw new MiniStoreError(code, message, { cause: error })
+    }
+  }
 }
 
 function journalFields(value: unknown): Fields {

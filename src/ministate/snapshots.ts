@@ -1,5 +1,5 @@
 import { tell } from '../async.ts'
-import { hasCode, type MiniStoreError, poisonedBy } from '../errors.ts'
+import { hasCode, MiniStoreError, poisonedBy } from '../errors.ts'
 import { isDamage } from '../minisnap/file.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
@@ -117,11 +117,24 @@ export class StateSnapshots<State> {
     // would survive a crash.
     this.#newest = undefined
     this.#lastTried = sequence
+    await this.#refuseSuperseded(sequence)
     // The caller holds the manager's turn, so the state cannot change during the write, and needs
     // neither a copy nor serializing in one go. For a queue of a million messages the event loop is
     // held up for 0.19 s instead of 2 s; listing their ids takes most of that.
     this.#newest = await this.#store.create(state, sequence, { frozen: true })
     return this.#newest
+  }
+
+  /** A store takes no snapshot older than its newest whole one. */
+  async #refuseSuperseded(sequence: number): Promise<void> {
+    for (const info of await this.#store.list()) {
+      if (info.sequence <= sequence) return
+      if ((await damageOf(this.#store, info)) !== undefined) continue
+      const message =
+        `Expected the newest snapshot to be at most ${sequence}, where this state is, got ${info.sequence}: another ` +
+        'manager has taken over. Nothing is written. Close this one, and open again.'
+      throw new MiniStoreError('ERR_MINISTORE_SNAPSHOT_AHEAD', message, { path: info.path, sequence: info.sequence })
+    }
   }
 }
 

@@ -15,7 +15,7 @@ import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
 import { expectedSequenceOf, type Fields, fields, integer, iterable } from '../options.ts'
 import type { KeptByJson } from '../schema.ts'
 import {
-  mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery,
+  mutate, pastState, type RecoveredState, recoverState, refuseLostJournal, type StateAt, type StateRecovery, tryOut,
 } from './recovery.ts'
 import {
   type ApplyOptions, type DeepReadonly, directoryPath, journalName, type MutationForm, openSettings, overSettings,
@@ -225,13 +225,14 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    *
    * The states for `validate` are made on a copy, whether the mutator changes a state or returns
    * a new one. So with `validate` and two or more mutations, the call copies the whole state once, and
-   * all mutations but the last are encoded and applied twice. Otherwise nothing is copied. The copy
+   * all mutations are encoded and applied twice. Otherwise nothing is copied. The copy
    * is made with the codec of the snapshots, or without one by `structuredClone`: instances of
    * classes lose their methods in it. A state over another log is copied by `structuredClone`.
    *
-   * @throws whatever `validate` throws, unchanged.
-   * @throws {MiniStoreError} as {@link apply}. `ERR_MINISTORE_MUTATOR` may also mean that the mutator
-   *   refused the copy. The message then says that nothing is written, and the manager stays usable.
+   * @throws whatever `validate` throws, unchanged, and whatever the mutator throws for the copy.
+   *   Nothing is written then, and the manager stays usable.
+   * @throws {MiniStoreError} as {@link apply}; and `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_CODEC` if
+   *   the state cannot be copied. Nothing is written.
    * @throws {TypeError} if `mutations` is not iterable, or if the journal has no `appendAll`. Single
    *   appends would not be all or nothing.
    * @throws {TypeError | RangeError} if an option is invalid.
@@ -253,7 +254,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * The call waits for its turn among the changes, so calls may overlap. A crash before it resolves
    * leaves the earlier snapshots intact.
    *
-   * @throws {MiniStoreError} the errors of `SnapStore.create`. The manager stays usable.
+   * @throws {MiniStoreError} the errors of `SnapStore.create`, and `ERR_MINISTORE_SNAPSHOT_AHEAD` if
+   *   another manager has made a newer snapshot. The manager stays usable.
    */
   async createSnapshot(): Promise<SnapshotInfo> {
     return await this.#inTurn(() => this.#snapshots.create(this.#now))
@@ -373,15 +375,13 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const { validate, mutator } = this.#definition
     if (validate === undefined) return
     let state = this.#state
-    for (const [index, record] of records.entries()) {
-      const before = settled[index - 1]
-      if (before !== undefined) {
-        if (index === 1) state = this.#copyOf(this.#state)
-        // Decoded once more: a mutator may put the mutation into the state, and change it there.
-        const copy = await this.#codec.freeze(before.stored as Input).read
-        state = rehearse(mutator, state, { sequence: this.#sequence + index, record: copy })
-      }
-      await validate(state as DeepReadonly<State>, record)
+    for (const [index, { stored }] of settled.entries()) {
+      await validate(state as DeepReadonly<State>, records[index] as Mutation)
+      if (settled.length === 1) return
+      if (index === 0) state = this.#copyOf(this.#state)
+      // Decoded once more: a mutator may put the mutation into the state, and change it there.
+      const copy = await this.#codec.freeze(stored as Input).read
+      state = tryOut(mutator, state, { sequence: this.#sequence + index + 1, record: copy })
     }
   }
 
@@ -429,16 +429,6 @@ interface ManagerParts<State, Mutation, Input> {
   readonly recovered: RecoveredState<State>
   /** The journal's path, for error messages. */
   readonly path?: string
-}
-
-/** Applies a mutation to a copy of the state, before the mutation is written. */
-function rehearse<State, Mutation>(...given: Parameters<typeof mutate<State, Mutation>>): State {
-  try {
-    return mutate(...given)
-  } catch (error) {
-    const { code, message, sequence, cause } = error as MiniStoreError
-    throw new MiniStoreError(code, `${message}; nothing is written`, { sequence, cause })
-  }
 }
 
 /** The error for a mutation that did not get the next sequence number from the journal. */

@@ -150,7 +150,7 @@ describe('validate in applyAll', () => {
     await manager.applyAll(adds(1))
     expect(mutate).toHaveBeenCalledTimes(1)
     await manager.applyAll(adds(2, 3))
-    expect(mutate).toHaveBeenCalledTimes(4)
+    expect(mutate).toHaveBeenCalledTimes(5)
     expect(manager.state).toBe(state)
     expect(state.sums).toEqual([1, 2, 3])
     await manager.close()
@@ -270,21 +270,46 @@ describe('a failure in applyAll', () => {
     await manager.close()
   })
 
-  test('of the mutator on the copy writes nothing, and the manager stays usable', async () => {
+  test.each([[2, 3, 4], [3, 2], [2, 3]])('of the mutator on the copy, for %j: throws it unchanged, and the manager stays usable', async (...numbers) => {
+    const refusal = new Error('no three')
     const { files, manager } = await openSums({
       validate: () => {},
       mutator: ({ sums }, { by }) => {
-        if (by === 3) throw new Error('no three')
+        if (by === 3) throw refusal
         sums.push(by)
       },
     })
     const bytes = files.readFile(journalFile)
-    const error = await errorOf(manager.applyAll(adds(2, 3, 4)))
-    expect(error).toMatchObject({ code: 'ERR_MINISTORE_MUTATOR', sequence: 2, cause: { message: 'no three' } })
-    expect(error.message).toMatch(/nothing is written$/)
+    await expect(manager.applyAll(adds(...numbers))).rejects.toBe(refusal)
     expect(files.readFile(journalFile)).toEqual(bytes)
     expect(await manager.applyAll(adds(2, 4))).toEqual({ first: 1, last: 2 })
     expect(manager.state.sums).toEqual([2, 4])
+    await manager.close()
+  })
+
+  test('of a mutator that returns a promise for the copy is a TypeError, and nothing is written', async () => {
+    const { manager } = await openSums({ validate: () => {}, mutator: (async () => {}) as never })
+    await expect(manager.applyAll(adds(1, 2))).rejects.toThrow(new TypeError('Expected the mutator to be synchronous, but it returned a promise'))
+    expect(manager.sequence).toBe(0)
+    await manager.close()
+  })
+
+  test('of the copy tells what to do, writes nothing, and the manager stays usable', async () => {
+    const { manager } = await openSums({ validate: () => {}, initialState: () => ({ sums: [], run: () => {} }) })
+    expect(await errorOf(manager.applyAll(adds(1, 2)))).toMatchObject({
+      code: 'ERR_MINISTORE_NOT_SERIALIZABLE',
+      message: expect.stringMatching(/^Expected a state that structuredClone can copy, .*Nothing is written\. .*call `apply`/) as string,
+      cause: { name: 'DataCloneError' },
+    })
+    expect(await manager.apply({ by: 1 })).toBe(1)
+    await manager.close()
+  })
+
+  test('of the codec that copies is a CODEC error', async () => {
+    const codec = { encode: () => { throw new Error('no text') }, decode: () => ({ sums: [] }) }
+    const { manager } = await openSums({ validate: () => {}, snapshots: { codec } })
+    expect(await errorOf(manager.applyAll(adds(1, 2)))).toMatchObject({ code: 'ERR_MINISTORE_CODEC', cause: { message: 'no text' } })
+    expect(manager.sequence).toBe(0)
     await manager.close()
   })
 

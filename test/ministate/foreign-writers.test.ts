@@ -82,6 +82,23 @@ describe('a manager whose journal was taken over', () => {
   })
 })
 
+test.each([calls[3], calls[4]] as typeof calls)('%s of a manager that another one has outrun changes no snapshot and no record', async (_, call) => {
+  const log = new MemoryLog()
+  const snapshots = new MemorySnapshots<string[]>(new Map(), 1)
+  const manager = await over(log, snapshots)
+  await manager.apply('a')
+  await manager.createSnapshot()
+  await manager.apply('b')
+  snapshots.texts.set(9, '["newer"]')
+  expect(await errorOf(call(manager))).toMatchObject({ code: 'ERR_MINISTORE_SNAPSHOT_AHEAD', path: 'memory/9', sequence: 9 })
+  expect([snapshots.sequences, log.texts.length]).toEqual([[9, 1], 2])
+  // One that is damaged does not count.
+  snapshots.texts.set(9, 'damaged')
+  await call(manager)
+  expect(snapshots.sequences).toEqual([9, 2])
+  await manager.close()
+})
+
 describe('a manager beneath which something else appends', () => {
   test.each([calls[0], calls[1]] as typeof calls)('is refused by %s, writes nothing, and ends', async (_, call) => {
     const journal = await MiniStore.open<string>('/log.jsonl', { fileSystem: new SimulatedFileSystem() })

@@ -134,9 +134,9 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/state-manager.ts',
-        find: '      await validate(state as DeepReadonly<State>, record)\n',
+        find: '      await validate(state as DeepReadonly<State>, records[index] as Mutation)\n',
         by: `      try {
-        await validate(state as DeepReadonly<State>, record)
+        await validate(state as DeepReadonly<State>, records[index] as Mutation)
       } catch {}
 `,
       },
@@ -148,7 +148,7 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/state-manager.ts',
-        find: '        if (index === 1) state = this.#copyOf(this.#state)\n',
+        find: '      if (index === 0) state = this.#copyOf(this.#state)\n',
         by: '',
       },
     ],

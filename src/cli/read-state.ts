@@ -4,11 +4,12 @@ import { hasCode } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
 import { SnapStore } from '../minisnap/index.ts'
-import { mutate, refuseAhead, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
+import { mutate, refuseAhead, refuseForeign, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
+import { idOf } from '../ministore/format.ts'
 import { JournalViews } from '../ministore/view.ts'
 import { outlineJournal } from '../maintenance/inspect.ts'
-import type { JournalEntry } from '../journal/journal.ts'
+import type { Journal, JournalEntry } from '../journal/journal.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 
 /**
@@ -55,6 +56,7 @@ async function readOnce<State, Mutation>(
   const journal = await boundsOf(path, fileSystem)
   refuseAhead(journal, kept[0])
   const { base, damaged } = await restoreBase(store, kept, definition)
+  refuseForeign(journal, base, kept)
   refuseGap(journal, base.sequence, damaged)
   let { state, sequence } = base
   for await (const entry of MiniStore.entries(path, { from: sequence + 1, fileSystem })) {
@@ -67,7 +69,7 @@ async function readOnce<State, Mutation>(
 async function boundsOf(
   path: string,
   fileSystem: FileSystem = nodeFileSystem,
-): Promise<{ readonly firstSequence: number; readonly lastSequence: number }> {
+): Promise<Pick<Journal<unknown>, 'id' | 'firstSequence' | 'lastSequence'>> {
   const outline = await outlineJournal(fileSystem, new JournalViews(fileSystem, path))
-  return outline ?? { firstSequence: 1, lastSequence: 0 }
+  return outline === undefined ? { firstSequence: 1, lastSequence: 0 } : { ...outline, id: idOf(outline.view.segments) }
 }

@@ -52,6 +52,13 @@ export interface SnapshotCreateOptions {
    * @default false
    */
   readonly frozen?: boolean | undefined
+  /**
+   * Identity of the journal that the state comes from. A store that can keeps it with the state, so
+   * that no other journal continues from the snapshot.
+   *
+   * @default none
+   */
+  readonly journal?: string | undefined
 }
 
 /** A snapshot in a store. */
@@ -70,6 +77,8 @@ export interface LoadedSnapshot<State> {
   readonly state: State
   /** Sequence number of the state. */
   readonly sequence: number
+  /** Identity of the journal that the state comes from. @default unknown */
+  readonly journal?: string | undefined
   /** The damage of newer snapshots that were skipped, newest first. @default none */
   readonly damaged?: readonly MiniStoreError[] | undefined
 }

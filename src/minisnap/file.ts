@@ -5,7 +5,7 @@ import { hasCode, MiniStoreError } from '../errors.ts'
 import { readFully } from '../fs/bytes.ts'
 import { writeFully } from '../fs/durable.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
-import { checkHead, end, formatHead, headBytes, hex, maxTextBytes, textTooLarge } from './format.ts'
+import { checkHead, checksumOf, end, formatHead, headBytes, hex, maxTextBytes, mostHeadBytes, textTooLarge } from './format.ts'
 
 /**
  * Maximum bytes per write and per read. Writing a text in chunks avoids a second copy of all of it.
@@ -23,10 +23,14 @@ const chunkBytes = 1024 * 1024
  */
 export async function writeSnapshot(
   file: File,
-  { texts, sequence }: { readonly texts: Iterable<string>; readonly sequence: number },
+  { texts, sequence, journal }: {
+    readonly texts: Iterable<string>
+    readonly sequence: number
+    readonly journal: string | undefined
+  },
 ): Promise<number> {
-  let position = headBytes(sequence)
-  let checksum = 0
+  let position = headBytes({ sequence, journal })
+  let checksum = checksumOf(journal)
   for (const text of texts) {
     for (const piece of encodedPieces(text)) {
       checksum = crc32(piece, checksum)
@@ -35,7 +39,7 @@ export async function writeSnapshot(
     }
   }
   await writeFully(file, Buffer.from(end), position)
-  await writeFully(file, Buffer.from(formatHead({ sequence, crc32: checksum })), 0)
+  await writeFully(file, Buffer.from(formatHead({ sequence, crc32: checksum, journal })), 0)
   return position + end.length
 }
 
@@ -63,20 +67,24 @@ export interface SnapshotFile {
 }
 
 /**
- * Returns the text of a snapshot's state after checking that the whole file is as it was written.
+ * Returns the text of a snapshot's state, and the identity of its journal if it names one, after
+ * checking that the whole file is as it was written.
  *
  * Rejects with the original system error if the file cannot be read, `ENOENT` if it does not exist.
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file is damaged;
  *   `ERR_MINISTORE_STATE_TOO_LARGE` if no string can hold the text.
  */
-export function readSnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<string> {
+export function readSnapshot(
+  fs: FileSystem,
+  snapshot: SnapshotFile,
+): Promise<{ readonly text: string; readonly journal: string | undefined }> {
   return withFile(fs, snapshot, async (file, found) => {
     if (found.bytes > maxTextBytes) throw textTooLarge(snapshot)
     const state = Buffer.allocUnsafe(found.bytes)
     await checkState(file, { ...found, snapshot }, (position, bytes) => state.subarray(position, position + bytes))
     if (!isUtf8(state)) throw damaged(snapshot, 'its state is not UTF-8')
-    return state.toString()
+    return { text: state.toString(), journal: found.journal }
   })
 }
 
@@ -106,10 +114,11 @@ export function isDamage(error: unknown): error is MiniStoreError {
   return hasCode(error, 'ERR_MINISTORE_SNAPSHOT_DAMAGED')
 }
 
-/** The position of the state in the file, and its checksum according to the head. */
+/** The position of the state in the file, and what the head says. */
 interface State {
   readonly offset: number
   readonly bytes: number
+  readonly journal: string | undefined
   readonly crc32: number
 }
 
@@ -129,17 +138,21 @@ async function withFile<T>(
 
 async function checkEnds(file: File, snapshot: SnapshotFile): Promise<State> {
   const { size } = await file.stat()
-  const offset = headBytes(snapshot.sequence)
-  const bytes = size - offset - end.length
+  const { sequence } = snapshot
+  const tooFew = `it has only ${size} bytes, too few for a snapshot`
   // A state takes at least one byte.
-  if (bytes < 1) throw damaged(snapshot, `it has only ${size} bytes, too few for a snapshot`)
-  const ends = Buffer.allocUnsafe(offset + end.length)
-  await readFully(file, ends.subarray(0, offset), 0)
-  await readFully(file, ends.subarray(offset), offset + bytes)
-  const head = checkHead(ends.toString('latin1', 0, offset), snapshot.sequence)
+  if (size < headBytes({ sequence, journal: undefined }) + 1 + end.length) throw damaged(snapshot, tooFew)
+  const ends = Buffer.allocUnsafe(Math.min(size, mostHeadBytes(sequence)) + end.length)
+  const start = ends.subarray(0, -end.length)
+  await readFully(file, start, 0)
+  await readFully(file, ends.subarray(start.length), size - end.length)
+  const head = checkHead(start.toString('latin1'), sequence)
   if ('problem' in head) throw damaged(snapshot, head.problem)
-  if (ends.toString('latin1', offset) !== end) throw damaged(snapshot, 'its end is not that of a snapshot')
-  return { offset, bytes, crc32: head.crc32 }
+  const { bytes: offset, crc32: expected, journal } = head
+  const bytes = size - offset - end.length
+  if (bytes < 1) throw damaged(snapshot, tooFew)
+  if (ends.toString('latin1', start.length) !== end) throw damaged(snapshot, 'its end is not that of a snapshot')
+  return { offset, bytes, crc32: expected, journal }
 }
 
 /** Reads the state chunk by chunk into the buffers from `memoryFor` and compares its checksum. */
@@ -148,7 +161,7 @@ async function checkState(
   state: State & { readonly snapshot: SnapshotFile },
   memoryFor: (position: number, bytes: number) => Buffer,
 ): Promise<void> {
-  let checksum = 0
+  let checksum = checksumOf(state.journal)
   for (let position = 0; position < state.bytes; position += chunkBytes) {
     const chunk = memoryFor(position, Math.min(chunkBytes, state.bytes - position))
     await readFully(file, chunk, state.offset + position)

@@ -1,4 +1,5 @@
 import { constants } from 'node:buffer'
+import { crc32 } from 'node:zlib'
 
 import { MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { temporarySuffix } from '../fs/durable.ts'
@@ -6,45 +7,64 @@ import { temporarySuffix } from '../fs/durable.ts'
 /**
  * The head of a snapshot.
  *
- * A snapshot is one line of JSON, `{"seq":…,"crc32":"…","state":…}`, followed by a line feed. There
- * are no blanks between its parts. The checksum is the CRC-32 of the bytes of the state's text.
+ * A snapshot is one line of JSON, `{"seq":…,"crc32":"…","journal":"…","state":…}`, followed by a line
+ * feed. There are no blanks between its parts. `journal` is missing in a snapshot that belongs to no
+ * journal. The checksum is the CRC-32 of the bytes of the journal's identity, if there is one, and of
+ * the state's text.
  *
  * **Invariant.** A change anywhere in the file shows. Head and end have only one valid form, and
- * the checksum covers the state between them.
+ * the checksum covers the identity and the state.
  */
 export interface Head {
   readonly sequence: number
   readonly crc32: number
+  /** Identity of the journal that the snapshot belongs to. */
+  readonly journal: string | undefined
 }
 
 /** The text before the state. */
-export function formatHead({ sequence, crc32 }: Head): string {
-  return `{"seq":${sequence},"crc32":"${hex(crc32)}","state":`
+export function formatHead({ sequence, crc32: checksum, journal }: Head): string {
+  const owner = journal === undefined ? '' : `"journal":"${journal}",`
+  return `{"seq":${sequence},"crc32":"${hex(checksum)}",${owner}"state":`
+}
+
+/** The checksum before the first byte of the state. */
+export function checksumOf(journal: string | undefined): number {
+  return journal === undefined ? 0 : crc32(journal)
 }
 
 /** The text after the state. */
 export const end = '}\n'
 
-/** Number of bytes before the state in a snapshot with this sequence number. */
-export function headBytes(sequence: number): number {
-  return formatHead({ sequence, crc32: 0 }).length
+/** Number of bytes before the state in a snapshot with this sequence number and journal. */
+export function headBytes({ sequence, journal }: Omit<Head, 'crc32'>): number {
+  return formatHead({ sequence, crc32: 0, journal }).length
+}
+
+/** The most bytes that the head of a snapshot with this sequence number has. */
+export function mostHeadBytes(sequence: number): number {
+  return headBytes({ sequence, journal: '0'.repeat(16) })
 }
 
 /**
- * Parses the head of a snapshot with this sequence number. Returns its checksum, or the problem if
- * the head is not valid.
+ * Parses the head of a snapshot with this sequence number, which may have more behind it. Returns
+ * the problem if the head is not valid.
  */
-export function checkHead(head: string, sequence: number): { readonly problem: string } | { readonly crc32: number } {
-  const [, seq, crc32] = /^\{"seq":(0|[1-9]\d*),"crc32":"([0-9a-f]{8})","state":/.exec(head) ?? []
-  if (seq === undefined || crc32 === undefined) return { problem: 'its beginning is not that of a snapshot' }
+export function checkHead(
+  text: string,
+  sequence: number,
+): { readonly problem: string } | { readonly crc32: number; readonly journal: string | undefined; readonly bytes: number } {
+  const found = /^\{"seq":(0|[1-9]\d*),"crc32":"([0-9a-f]{8})",(?:"journal":"([0-9a-f]{16})",)?"state":/.exec(text)
+  if (found === null) return { problem: 'its beginning is not that of a snapshot' }
+  const [head, seq, checksum = '', journal] = found
   // Compared as text, because beyond 2^53 different digits can give the same number.
   if (seq !== String(sequence)) return { problem: `its content has the sequence number ${seq}` }
-  return { crc32: Number.parseInt(crc32, 16) }
+  return { crc32: Number.parseInt(checksum, 16), journal, bytes: head.length }
 }
 
 /** A checksum as 8 lower-case hexadecimal digits. */
-export function hex(crc32: number): string {
-  return crc32.toString(16).padStart(8, '0')
+export function hex(checksum: number): string {
+  return checksum.toString(16).padStart(8, '0')
 }
 
 /**

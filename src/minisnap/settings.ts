@@ -3,7 +3,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
-import { boolean, fields, integer, permissions } from '../options.ts'
+import { boolean, fields, integer, journalId, permissions } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
 /** Options of a `SnapStore`. */
@@ -52,6 +52,13 @@ export interface CreateOptions {
    * @default false
    */
   readonly frozen?: boolean | undefined
+  /**
+   * Identity of the journal that the state comes from, such as `store.id`: 16 lower-case hexadecimal
+   * digits. It is stored with the state, so that no other journal continues from this snapshot.
+   *
+   * @default none
+   */
+  readonly journal?: string | undefined
 }
 
 /** Options of `SnapStore.restore`. */
@@ -66,6 +73,8 @@ export interface RestoredSnapshot<State> {
   readonly state: State
   /** Sequence number of the state. */
   readonly sequence: number
+  /** Identity of the journal that the state comes from; undefined if the snapshot names none. */
+  readonly journal: string | undefined
   /** The damage of newer snapshots that were skipped, newest first. Their files stay in place. */
   readonly damaged: readonly MiniStoreError[]
 }
@@ -95,9 +104,12 @@ export function snapStoreSettings(options: unknown): SnapStoreSettings {
 }
 
 /** @throws {TypeError} if a name is unknown or a value is invalid. */
-export function createSettings(options: unknown): { readonly isFrozen: boolean } {
-  const { frozen } = fields(options, ['frozen'])
-  return { isFrozen: boolean('frozen', frozen, { default: false }) }
+export function createSettings(options: unknown): { readonly isFrozen: boolean; readonly journal: string | undefined } {
+  const { frozen, journal } = fields(options, ['frozen', 'journal'])
+  return {
+    isFrozen: boolean('frozen', frozen, { default: false }),
+    journal: journal === undefined ? undefined : journalId('journal', journal),
+  }
 }
 
 /** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */

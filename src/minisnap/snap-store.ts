@@ -34,7 +34,7 @@ import { type EncodedState, StateCodec } from './state-codec.ts'
  * ```ts
  * const snaps = new SnapStore<State>('state')
  * await snaps.create({ total: 3 }, 17)
- * const found = await snaps.restore() // { state: { total: 3 }, sequence: 17, damaged: [] }
+ * const found = await snaps.restore() // { state: { total: 3 }, sequence: 17, … }
  * ```
  */
 export class SnapStore<Output = unknown, Input = Output> {
@@ -104,8 +104,9 @@ export class SnapStore<Output = unknown, Input = Output> {
    */
   async create(state: Input, sequence: number, options?: CreateOptions): Promise<SnapshotInfo> {
     const snapshot = this.#files.file(integer('sequence', sequence, { min: 0 }))
-    const encoded = this.#codec.encode(state, snapshot, createSettings(options))
-    return await addInContext(this.#queue, () => this.#create(encoded, snapshot))
+    const { journal, ...how } = createSettings(options)
+    const encoded = this.#codec.encode(state, snapshot, how)
+    return await addInContext(this.#queue, () => this.#create(encoded, { ...snapshot, journal }))
   }
 
   /**
@@ -177,7 +178,10 @@ export class SnapStore<Output = unknown, Input = Output> {
     await addInContext(this.#queue, () => this.#files.sweep())
   }
 
-  async #create({ texts, validation }: EncodedState, snapshot: SnapshotFile): Promise<SnapshotInfo> {
+  async #create(
+    { texts, validation }: EncodedState,
+    snapshot: SnapshotFile & Pick<CreateOptions, 'journal'>,
+  ): Promise<SnapshotInfo> {
     await validation
     const { path, sequence } = snapshot
     const newest = (await this.#files.sequences()).find((other) => !this.#damaged.has(other))
@@ -214,10 +218,11 @@ export class SnapStore<Output = unknown, Input = Output> {
       if (sequence > atMost) continue
       const snapshot = this.#files.file(sequence)
       try {
-        const state = await this.#codec.decode(await readSnapshot(this.#fs, snapshot), snapshot)
+        const { text, journal } = await readSnapshot(this.#fs, snapshot)
+        const state = await this.#codec.decode(text, snapshot)
         this.#damaged.delete(sequence)
         await this.#files.settleForReader()
-        return { state, sequence, damaged }
+        return { state, sequence, journal, damaged }
       } catch (error) {
         if (!isDamage(error)) throw error
         this.#damaged.add(sequence)

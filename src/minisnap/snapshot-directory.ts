@@ -70,7 +70,10 @@ export class SnapshotDirectory {
    * {@link settle} to make the name durable. The returned `bytes` is the size of the file. When it
    * rejects, the earlier snapshots are untouched.
    */
-  async put(texts: Iterable<string>, { path, sequence }: SnapshotFile): Promise<{ bytes: number; directory: File }> {
+  async put(
+    texts: Iterable<string>,
+    { path, sequence, journal }: SnapshotFile & { readonly journal?: string | undefined },
+  ): Promise<{ bytes: number; directory: File }> {
     let bytes = 0
     let directory: File | undefined
     try {
@@ -83,7 +86,7 @@ export class SnapshotDirectory {
       await renameIntoPlace(this.#fs, path, {
         access: await this.#access(),
         write: async (file) => {
-          bytes = await writeSnapshot(file, { texts, sequence })
+          bytes = await writeSnapshot(file, { texts, sequence, journal })
         },
       })
       return { bytes, directory }

@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 
 import { isStrayPromise } from '../async.ts'
-import { hasCode, ioError, messageOf, MiniStoreError } from '../errors.ts'
+import { foreignJournal, hasCode, ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { listIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { isDamage } from '../minisnap/file.ts'
@@ -51,7 +51,7 @@ export interface RecoveredState<State> extends StateAt<State> {
  *
  * @param report the report of opening the journal.
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `ERR_MINISTORE_STATE_GAP`,
- *   `ERR_MINISTORE_MUTATOR`, and the errors of reading snapshots and journal.
+ *   `ERR_MINISTORE_FOREIGN_JOURNAL`, `ERR_MINISTORE_MUTATOR`, and the errors of reading snapshots and journal.
  */
 export async function recoverState<State, Mutation>(
   journal: Journal<Mutation, never>,
@@ -102,6 +102,7 @@ async function recoverFrom<State, Mutation>(
 ): Promise<RecoveredState<State>> {
   refuseAhead(journal, kept[0])
   const { base, snapshotSequence, damaged } = await restoreBase(snapshots, kept, definition)
+  refuseForeign(journal, base, kept)
   const snapshot = kept.find((info) => info.sequence === snapshotSequence)
   // Another writer may have made the snapshot after the list was read.
   refuseAhead(journal, { path: snapshot?.path, sequence: base.sequence })
@@ -191,6 +192,25 @@ export function refuseAhead(
 }
 
 /**
+ * Refuses a snapshot that names another journal. One of them may name none: then an earlier version
+ * wrote it.
+ *
+ * @param kept tells the path of the snapshot.
+ * @throws {MiniStoreError} `ERR_MINISTORE_FOREIGN_JOURNAL`.
+ */
+export function refuseForeign(
+  { id }: Pick<Journal<unknown>, 'id'>,
+  { journal, sequence }: Omit<StateAt<unknown>, 'state'>,
+  kept: readonly SnapshotInfo[],
+): void {
+  if (id === undefined || journal === undefined || id === journal) return
+  const message =
+    `The snapshot at ${sequence} belongs to the journal ${journal}, but the journal here is ${id}. ` +
+    'Restore files that belong together.'
+  throw foreignJournal(message, kept.find((info) => info.sequence === sequence)?.path)
+}
+
+/**
  * @throws {MiniStoreError} `ERR_MINISTORE_STATE_GAP` if mutations are missing between `sequence`,
  *   where the rebuild starts, and the journal's first record.
  */
@@ -215,6 +235,8 @@ export function refuseGap(
 export interface StateAt<State> {
   readonly state: State
   readonly sequence: number
+  /** Identity of the journal that its snapshot names. */
+  readonly journal?: string | undefined
 }
 
 /** The part of a snapshot store from which states are rebuilt. */

@@ -65,7 +65,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   private constructor({ journal, snapshots, settings, recovered, path }: ManagerParts<State, Mutation, Input>) {
     this.#journal = journal
     this.#store = snapshots
-    this.#snapshots = new StateSnapshots(snapshots, settings, recovered.snapshot)
+    this.#snapshots = new StateSnapshots(snapshots, settings, recovered.snapshot, journal)
     this.#definition = settings.definition
     this.#copyOf = settings.copyOf
     this.#codec = new RecordCodec({ ...settings.mutations, path })
@@ -85,8 +85,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * When it resolves, the state holds every acknowledged mutation once, and everything in the state
    * is durable. When it rejects, it holds no lock.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD` or `…_STATE_GAP` if journal and
-   *   snapshots do not fit together; `…_MUTATOR` if the mutator throws for a mutation; and the
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `…_FOREIGN_JOURNAL` or `…_STATE_GAP` if
+   *   journal and snapshots do not fit together; `…_MUTATOR` if the mutator throws for a mutation; and the
    *   errors of `MiniStore.open` and `SnapStore.restore`.
    * @throws {TypeError | RangeError} if an option is invalid.
    */

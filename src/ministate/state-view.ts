@@ -78,7 +78,7 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
     this.#state = base.state
     this.#sequence = base.sequence
     this.#openFrom = last
-    this.#snapshots = source.own && new StateSnapshots(source.own, settings.automatic, own)
+    this.#snapshots = source.own && new StateSnapshots(source.own, settings.automatic, own, source.journal)
   }
 
   /**

@@ -14,13 +14,13 @@ import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 import type { JournalReader } from '../ministore/reader.ts'
 import { type Fields, filePath, isObject, isUrl, shown } from '../options.ts'
-import { initialStateOf, pastState, refuseAhead, refuseGap, type Restorable, restoreBase, type StateAt } from './recovery.ts'
+import { initialStateOf, pastState, refuseAhead, refuseForeign, refuseGap, type Restorable, restoreBase, type StateAt } from './recovery.ts'
 import { journalName, type StateDefinition, type ViewSettings } from './settings.ts'
 
 /** The part of a journal that a view reads. Only a {@link JournalReader} has `settle`. */
 export type ViewedJournal<Mutation> = Pick<
   Journal<Mutation, never>,
-  'firstSequence' | 'lastSequence' | 'entries' | 'refresh'
+  'id' | 'firstSequence' | 'lastSequence' | 'entries' | 'refresh'
 > & { readonly settle?: (() => Promise<void>) | undefined }
 
 /** Name of the file that a view locks in the directory of its own snapshots. */
@@ -94,8 +94,8 @@ export class ViewSource<State, Mutation> {
    * durable first. Meanwhile the manager may drop the records after the snapshot that was read. Then
    * there is a newer one, and this looks again, as long as there is something new to see.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `…_STATE_GAP`, and the errors of reading
-   *   snapshots and journal.
+   * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_AHEAD`, `…_FOREIGN_JOURNAL`, `…_STATE_GAP`, and
+   *   the errors of reading snapshots and journal.
    */
   async begin(): Promise<{ readonly base: StateAt<State>; readonly own: SnapshotInfo | undefined; readonly last: number }> {
     for (let seen = ''; ; ) {
@@ -103,6 +103,7 @@ export class ViewSource<State, Mutation> {
       const { base, store, damaged } = await this.#restoreNewest(stores)
       const last = await this.lastSequence()
       for (const { kept } of stores) refuseAhead({ lastSequence: last }, kept[0])
+      refuseForeign(this.journal, base, stores.flatMap(({ kept }) => kept))
       const { firstSequence } = this.journal
       const sight = `${base.sequence} ${firstSequence}`
       if (firstSequence <= base.sequence + 1 || sight === seen) {
@@ -124,7 +125,10 @@ export class ViewSource<State, Mutation> {
     if (!hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')) throw error
     // A compaction makes its snapshot durable before it drops what the snapshot covers.
     const found = await this.#manager?.restore()
-    if (found !== undefined && found.sequence > sequence) return found
+    if (found !== undefined && found.sequence > sequence) {
+      refuseForeign(this.journal, found, [])
+      return found
+    }
     const message = `The journal no longer has record ${sequence + 1}, and no snapshot covers it: ${error.message}`
     throw new MiniStoreError('ERR_MINISTORE_STATE_GAP', message, { path: error.path, sequence: sequence + 1, cause: error })
   }

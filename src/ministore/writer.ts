@@ -66,9 +66,9 @@ export class JournalWriter {
     this.#seal = journal.seal
   }
 
-  /** Identity of the journal; undefined if recovery could not give an old journal one. */
+  /** The identity in the active segment; undefined if recovery could not give an old journal one. */
   get id(): string | undefined {
-    return this.#id
+    return this.#active.segment.header.id
   }
 
   get firstSequence(): number {

@@ -252,6 +252,6 @@ function prototypes(): unknown[] {
 
 /** A snapshot file with the given state, in the format that a store writes. */
 async function forgeSnapshot(directory: string, state: string): Promise<void> {
-  await writeFile(join(directory, 'snapshot-4.json'), `${formatHead({ sequence: 4, crc32: crc32(state) })}${state}}\n`)
+  await writeFile(join(directory, 'snapshot-4.json'), `${formatHead({ sequence: 4, crc32: crc32(state), journal: undefined })}${state}}\n`)
   await writeSegment(join(directory, 'journal.jsonl'), '// MINISTORE JOURNAL v0.3.0 seq=5 id=5c1e9a70b2f4d833', [])
 }

@@ -91,7 +91,7 @@ function withJournal(lines: readonly string[]): SimulatedFileSystem {
 function withSnapshot(state: string, lines: readonly string[] = []): SimulatedFileSystem {
   const files = new SimulatedFileSystem()
   files.addDirectory(directory)
-  files.writeFile(`${directory}/snapshot-4.json`, `${formatHead({ sequence: 4, crc32: crc32(state) })}${state}}\n`)
+  files.writeFile(`${directory}/snapshot-4.json`, `${formatHead({ sequence: 4, crc32: crc32(state), journal: undefined })}${state}}\n`)
   files.writeFile(journalFile, header(5) + lines.map((line) => `${line}\n`).join(''))
   return files
 }

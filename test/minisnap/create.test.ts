@@ -30,6 +30,49 @@ describe('create', () => {
     expect(readdirSync(path)).toEqual(['snapshot-17.json'])
   })
 
+  test('writes the journal that the state comes from, and the checksum covers it', async () => {
+    const { files, store } = simulated()
+    const journal = '5c1e9a70b2f4d833'
+    const info = await store.create({ total: 3 }, 17, { journal })
+    const text = files.readFile(info.path).toString()
+    const checksum = crc32(`${journal}{"total":3}`).toString(16).padStart(8, '0')
+    expect(text).toBe(`{"seq":17,"crc32":"${checksum}","journal":"${journal}","state":{"total":3}}\n`)
+    expect(info.bytes).toBe(text.length)
+    expect(await store.restore()).toEqual({ state: { total: 3 }, sequence: 17, journal, damaged: [] })
+    await store.verify(17)
+    // The example of the format page.
+    expect(readFileSync(join(import.meta.dirname, '../../src/minisnap/FORMAT.md'), 'utf8')).toContain(text)
+  })
+
+  test.each([undefined, '5c1e9a70b2f4d833'])('with the journal %s is found damaged for every flipped bit and every cut', async (journal) => {
+    const { files, store } = simulated()
+    const { path } = await store.create(7, 1, { journal })
+    const whole = files.readFile(path)
+    const damaged = { code: 'ERR_MINISTORE_SNAPSHOT_DAMAGED' }
+    for (let bit = 0; bit < 8 * whole.length; bit++) {
+      const flipped = Buffer.from(whole)
+      flipped[bit >> 3] = (flipped[bit >> 3] as number) ^ (1 << (bit & 7))
+      files.writeFile(path, flipped)
+      await expect(store.restore(), `bit ${bit}`).rejects.toMatchObject(damaged)
+    }
+    for (let length = 0; length < whole.length; length++) {
+      files.writeFile(path, whole.subarray(0, length))
+      await expect(store.verify(1), `${length} bytes`).rejects.toMatchObject(damaged)
+    }
+    // The head of the other form in its place is damage, too.
+    const other = whole.toString().replace(`"journal":"${journal}",`, '')
+    files.writeFile(path, journal === undefined ? other.replace('"state"', '"journal":"5c1e9a70b2f4d833","state"') : other)
+    await expect(store.restore()).rejects.toMatchObject(damaged)
+  })
+
+  test('rejects a journal that is no identity, and writes nothing', async () => {
+    const { files, store } = simulated()
+    for (const journal of ['', 'x', 7, null]) {
+      await expect(store.create(1, 1, { journal: journal as string })).rejects.toThrow(/Expected `journal` to be the id of a journal, 16/)
+    }
+    expect([...files.snapshot().keys()]).toEqual([])
+  })
+
   test('writes a checksum with leading zeros in eight digits', async () => {
     const { files, store } = simulated()
     const state = Array.from({ length: 1000 }, (_, n) => n).find((n) => crc32(String(n)) < 0x1000000)

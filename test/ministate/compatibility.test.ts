@@ -3,6 +3,7 @@ import { join } from 'node:path'
 
 import { expect, test } from 'vitest'
 
+import { MiniStore } from '../../src/index.ts'
 import { SnapStore } from '../../src/minisnap/index.ts'
 import { StateManager } from '../../src/ministate/index.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
@@ -54,4 +55,19 @@ test('its snapshots can be read, and the current version writes the same bytes',
   const name = 'snapshot-3.json'
   expect(await readdir(directory)).toEqual([name])
   expect(await readFile(join(directory, name))).toEqual(await readFile(join(fixture, name)))
+})
+
+test('its snapshots name no journal; new ones name the journal, which got an identity', async () => {
+  const directory = await copyOfFixture()
+  const manager = await open(directory)
+  await manager.apply({ add: 5, name: 'new' })
+  await manager.createSnapshot()
+  await manager.close()
+  const store = await MiniStore.open(join(directory, 'journal.jsonl'))
+  const { id } = store
+  await store.close()
+  const snapshots = new SnapStore<State>(directory)
+  expect([(await snapshots.restore({ atMost: 3 }))?.journal, (await snapshots.restore())?.journal]).toEqual([undefined, id])
+  await using again = await open(directory)
+  expect(again.recovery).toMatchObject({ snapshotSequence: 5, replayed: 0 })
 })

@@ -6,5 +6,5 @@ import { vi } from 'vitest'
 // Import this first: the mock must be in place before the library is loaded.
 vi.mock(import('node:crypto'), async (importOriginal) => {
   const original = await importOriginal()
-  return { ...original, randomBytes: ((size: number) => Buffer.alloc(size, 0xa5)) as typeof original.randomBytes }
+  return { ...original, randomBytes: (size: number) => Buffer.alloc(size, 0xa5) }
 })

@@ -18,6 +18,8 @@ export default {
     .filter(({ types }) => types !== undefined)
     .map(({ types }) => types.replace('./dist/', 'src/').replace('.d.ts', '.ts')),
   tsconfig: 'src/tsconfig.json',
+  // Links to the sources would need the address of a public repository.
+  disableSources: true,
   excludeInternal: true,
   excludePrivate: true,
   requiredToBeDocumented: [

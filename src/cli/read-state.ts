@@ -1,9 +1,10 @@
 import { join } from 'node:path'
 
-import { hasCode } from '../errors.ts'
+import { hasCode, type MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
-import { SnapStore } from '../minisnap/index.ts'
+import { isDamage, verifySnapshot } from '../minisnap/file.ts'
+import { type SnapshotInfo, SnapStore } from '../minisnap/index.ts'
 import { mutate, refuseAhead, refuseForeign, refuseGap, restoreBase, type StateAt } from '../ministate/recovery.ts'
 import { journalName, type StateDefinition } from '../ministate/settings.ts'
 import { idOf } from '../ministore/format.ts'
@@ -72,4 +73,19 @@ async function boundsOf(
 ): Promise<Pick<Journal<unknown>, 'id' | 'firstSequence' | 'lastSequence'>> {
   const outline = await outlineJournal(fileSystem, new JournalViews(fileSystem, path))
   return outline === undefined ? { firstSequence: 1, lastSequence: 0 } : { ...outline, id: idOf(outline.view.segments) }
+}
+
+/**
+ * Reads a whole snapshot and resolves with its damage, if there is any, and with the identity of
+ * its journal, if it names one. Rejects with the system error if the file cannot be read.
+ */
+export async function examineSnapshot(
+  info: SnapshotInfo,
+): Promise<{ readonly damage?: MiniStoreError; readonly journal?: string | undefined }> {
+  try {
+    return { journal: await verifySnapshot(nodeFileSystem, info) }
+  } catch (error) {
+    if (isDamage(error)) return { damage: error }
+    throw error
+  }
 }

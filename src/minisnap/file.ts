@@ -89,17 +89,18 @@ export function readSnapshot(
 }
 
 /**
- * Resolves if the whole file is as it was written. Checks bytes only, and holds one chunk in memory
- * at a time.
+ * Resolves if the whole file is as it was written, with the identity of its journal if it names one.
+ * Checks bytes only, and holds one chunk in memory at a time.
  *
  * Rejects with the original system error if the file cannot be read, `ENOENT` if it does not exist.
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_SNAPSHOT_DAMAGED` if the file is damaged.
  */
-export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<void> {
-  return withFile(fs, snapshot, (file, found) => {
+export function verifySnapshot(fs: FileSystem, snapshot: SnapshotFile): Promise<string | undefined> {
+  return withFile(fs, snapshot, async (file, found) => {
     const chunk = Buffer.allocUnsafe(Math.min(chunkBytes, found.bytes))
-    return checkState(file, { ...found, snapshot }, (_, bytes) => chunk.subarray(0, bytes))
+    await checkState(file, { ...found, snapshot }, (_, bytes) => chunk.subarray(0, bytes))
+    return found.journal
   })
 }
 

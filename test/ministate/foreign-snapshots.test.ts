@@ -55,8 +55,10 @@ describe('a snapshot of another journal', () => {
   test('is refused by a read replica and by the command line', async () => {
     const directory = await mixed()
     await expect(StateView.open(directory, definition)).rejects.toMatchObject(foreign)
-    const { code, stderr } = await ministore(['stats', directory])
-    expect([code, stderr]).toEqual([1, expect.stringContaining('belongs to the journal')])
+    const stats = await ministore(['stats', directory])
+    expect([stats.code, stats.stdout]).toEqual([1, expect.stringContaining('belongs to the journal')])
+    const compact = await ministore(['compact', join(directory, 'journal.jsonl'), '--before', '3', '--write'])
+    expect([compact.code, compact.stderr]).toEqual([1, expect.stringContaining('belongs to the journal')])
   })
 
   test('is refused by a projection: its own snapshots are of the journal that was there before', async () => {

@@ -3,12 +3,14 @@ import { MiniStore } from '../../index.ts'
 import type { JournalOutline } from '../../maintenance/inspect.ts'
 import { type SnapshotInfo, SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
-import { damageOf } from '../../ministate/snapshots.ts'
+import { refuseForeign } from '../../ministate/recovery.ts'
+import { idOf } from '../../ministore/format.ts'
 import { locateJournal } from '../../ministore/segments.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes, UsageError } from '../errors.ts'
 import type { Io } from '../io.ts'
 import { outlineOf, unlessAborted } from '../journal.ts'
+import { examineSnapshot } from '../read-state.ts'
 import { type Page, print, table } from '../render.ts'
 import { plural, shellWord, sizeText } from '../terminal.ts'
 
@@ -45,7 +47,7 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
   if (before > next) {
     throw new UsageError(`Expected --before to be at most ${next}, the next sequence number, got ${before}`)
   }
-  await unlessAborted(io.signal, () => refuseUncovered(path, before))
+  await unlessAborted(io.signal, () => refuseUncovered(path, before, outline && idOf(outline.view.segments)))
   const removed = segmentsBefore(before, outline)
   const isWritten = args.flag('write')
   let firstSequence = (removed.at(-1)?.lastSequence ?? (outline?.firstSequence ?? 1) - 1) + 1
@@ -63,15 +65,17 @@ async function runCompact(args: Arguments, io: Io): Promise<number> {
  *
  * @throws {CommandFailure} if the state or its oldest whole snapshot needs records that would be
  *   deleted.
+ * @throws {MiniStoreError} `ERR_MINISTORE_FOREIGN_JOURNAL` if a whole snapshot belongs to another
+ *   journal.
  */
-async function refuseUncovered(path: string, before: number): Promise<void> {
+async function refuseUncovered(path: string, before: number, id: string | undefined): Promise<void> {
   // The snapshots are in the directory of the file that a symbolic link leads to.
   const { name, directory } = await locateJournal(nodeFileSystem, path)
   if (name !== journalName) return
   const store = new SnapStore(directory)
   const snapshots = await store.list()
   if (snapshots.length === 0) return
-  const oldest = await oldestWhole(store, snapshots)
+  const oldest = await oldestWhole(snapshots, id)
   if (oldest !== undefined && before <= oldest.sequence + 1) return
   throw new CommandFailure(
     oldest === undefined
@@ -82,9 +86,18 @@ async function refuseUncovered(path: string, before: number): Promise<void> {
   )
 }
 
-async function oldestWhole(store: SnapStore, newestFirst: readonly SnapshotInfo[]): Promise<SnapshotInfo | undefined> {
-  for (const info of newestFirst.toReversed()) if ((await damageOf(store, info)) === undefined) return info
-  return undefined
+async function oldestWhole(
+  newestFirst: readonly SnapshotInfo[],
+  id: string | undefined,
+): Promise<SnapshotInfo | undefined> {
+  let oldest: SnapshotInfo | undefined
+  for (const info of newestFirst) {
+    const { damage, journal } = await examineSnapshot(info)
+    if (damage !== undefined) continue
+    refuseForeign({ id }, { ...info, journal }, newestFirst)
+    oldest = info
+  }
+  return oldest
 }
 
 /** A segment that is deleted, or would be with `--write`. */

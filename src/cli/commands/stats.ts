@@ -1,14 +1,15 @@
 import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 
-import { hasCode, isMiniStoreError } from '../../errors.ts'
+import { hasCode } from '../../errors.ts'
 import { SnapStore } from '../../minisnap/index.ts'
 import { journalName } from '../../ministate/settings.ts'
-import { damageOf } from '../../ministate/snapshots.ts'
+import { idOf } from '../../ministore/format.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { CommandFailure, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
 import { outlineOf, unlessAborted } from '../journal.ts'
+import { examineSnapshot } from '../read-state.ts'
 import { type Page, print, table } from '../render.ts'
 import { plural, sizeText, timeText, visible } from '../terminal.ts'
 
@@ -47,28 +48,34 @@ async function factsOf(directory: string) {
   const store = new SnapStore(directory)
   const listed = await store.list()
   const snapshots: SnapshotFacts[] = []
+  /** The journal that the newest whole snapshot names. */
+  let named: string | undefined
   for (const info of listed) {
     const { path, sequence, bytes } = info
     try {
       const modifiedAt = (await stat(path)).mtime.toISOString()
-      const damage = (await damageOf(store, info))?.message ?? null
-      snapshots.push({ file: basename(path), sequence, bytes, modifiedAt, isWhole: damage === null, damage })
+      const { damage, journal } = await examineSnapshot(info)
+      if (damage === undefined && snapshots.every(({ isWhole }) => !isWhole)) named = journal
+      snapshots.push({
+        file: basename(path), sequence, bytes, modifiedAt, isWhole: damage === undefined, damage: damage?.message ?? null,
+      })
     } catch (error) {
       // The program that has the state open has removed the snapshot, so a newer one exists.
-      if (!isGone(error)) throw error
+      if (!hasCode(error, 'ENOENT')) throw error
     }
   }
   const outline = await outlineOrNone(join(directory, journalName), listed.length > 0)
   const { firstSequence = 1, lastSequence = 0, view } = outline ?? {}
   const bytes = (view?.segments ?? []).reduce((sum, segment) => sum + segment.bytes, 0)
   const journal = { firstSequence, lastSequence, bytes, mutations: lastSequence - firstSequence + 1 }
-  return { directory: store.directory, snapshots, journal, problem: problemOf(snapshots, journal) }
+  return { directory: store.directory, snapshots, journal, problem: foreignOf(named, view && idOf(view.segments)) ?? problemOf(snapshots, journal) }
 }
 
 type Facts = Awaited<ReturnType<typeof factsOf>>
 
-function isGone(error: unknown): boolean {
-  return hasCode(error, 'ENOENT') || (isMiniStoreError(error) && hasCode(error.cause, 'ENOENT'))
+function foreignOf(named: string | undefined, id: string | undefined): string | undefined {
+  if (named === undefined || id === undefined || named === id) return undefined
+  return `the newest whole snapshot belongs to the journal ${named}, but the journal here is ${id}`
 }
 
 /**

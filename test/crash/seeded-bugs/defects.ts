@@ -138,7 +138,7 @@ export const defects: readonly Defect[] = [
     finding: /^recovery of an old journal without records: .*open has resolved before its changes of names are durable/s,
   },
   {
-    name: 'a follower does not compare the identity',
+    name: 'a reader does not compare the identity',
     patches: [
       {
         file: 'ministore/view.ts',
@@ -146,7 +146,7 @@ export const defects: readonly Defect[] = [
         by: 'if (this.#id !== undefined && this.#id === null) {',
       },
     ],
-    finding: /a follower continues in another journal with/,
+    finding: /a reader continues in another journal with/,
   },
   {
     name: 'truncateBefore deletes newest first',

@@ -1,4 +1,5 @@
 import { StateView } from '../../../src/ministate/index.ts'
+import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { elsewhere } from '../../support/elsewhere.ts'
 import { CrashHarness } from '../harness.ts'
 import { openLog, stateDirectory } from '../state/model.ts'
@@ -42,6 +43,22 @@ export const viewChecks: readonly Check[] = [
       stop()
       await manager.close()
       if (changes.length > 0) throw new Error(changes.join())
+    },
+  ],
+  [
+    'view: its snapshots are its own after a crash',
+    async ({ newFiles }) => {
+      const files = newFiles()
+      const store = await openWriter(files)
+      for (const id of [100, 101]) await store.append({ id })
+      const torn: SimulatedFileSystem[] = []
+      files.onOperation(({ operation, path }) => {
+        const isNamed = operation === 'syncDirectory' && files.names(path).includes('snapshot-2.json')
+        if (isNamed) torn.push(...files.crashStates({ seed: 1, limit: 50 }))
+      })
+      await (await openLogView(elsewhere(files))).close()
+      if (torn.length < 3) throw new Error(`only ${torn.length} states`)
+      for (const state of torn) await (await openLogView(elsewhere(state))).close()
     },
   ],
   ...viewWorkloads(false).map((script): Check => [

@@ -30,6 +30,17 @@ export const viewDefects: readonly Defect[] = [
     finding: /^view: a snapshot holds only durable records: .*but the journal ends with/,
   },
   {
+    name: 'view: its lock file is not durable before its snapshots',
+    patches: [
+      {
+        file: 'ministate/view-source.ts',
+        find: '      await lock.fileSystem.syncDirectory(directory)\n',
+        by: '',
+      },
+    ],
+    finding: /^view: its snapshots are its own after a crash: .*which holds snapshots and no view\.lock/,
+  },
+  {
     name: 'view: a replica sweeps',
     patches: [
       {

@@ -65,8 +65,8 @@ export const stateDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/snapshots.ts',
-        find: 'this.#store.create(state, sequence, { frozen: true })',
-        by: 'this.#store.create(state, Math.max(0, sequence - 1), { frozen: true })',
+        find: 'this.#store.create(state, sequence, { frozen: true, ',
+        by: 'this.#store.create(state, Math.max(0, sequence - 1), { frozen: true, ',
       },
     ],
     finding: /^state: .*(?:has \d+ mutations, but is at|was applied as|A snapshot of)/,

@@ -10,11 +10,13 @@ export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange 
 export { replicate, type ReplicateOptions, type ReplicationReport } from './journal/replicate.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from './journal/snapshots.ts'
 export { MiniStore } from './ministore/ministore.ts'
-export type { JournalAtPath, JournalReader } from './ministore/reader.ts'
+export type { JournalAtPath, JournalReader, ReadableJournal } from './ministore/reader.ts'
 export type { RecoveryReport, RecoverTrace, TornTail } from './ministore/recovery.ts'
 export type { PoisonMessage, RotateTrace } from './ministore/rotation.ts'
 export { PreparedRecord } from './schema.ts'
-export type { Codec, KeptByJson, NotKeptByJson, OpenOptions, ReadOptions, SchemaOption, StreamOptions } from './ministore/settings.ts'
-export { type JournalIterator, JournalStream, type ReadableJournal } from './ministore/stream.ts'
+export type {
+  BytesOptions, Codec, KeptByJson, NotKeptByJson, OpenOptions, ReadOptions, SchemaOption, StreamOptions,
+} from './ministore/settings.ts'
+export { type ByteBlock, type JournalIterator, JournalStream } from './ministore/stream.ts'
 export type { SegmentInfo } from './ministore/view.ts'
 export type { AppendTrace } from './ministore/writer.ts'

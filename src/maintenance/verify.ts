@@ -3,6 +3,7 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { JournalCursor } from '../ministore/cursor.ts'
 import { outlineJournal } from './inspect.ts'
 import { RecordCodec } from '../ministore/record-codec.ts'
+import { recordsWith } from '../ministore/segment-reader.ts'
 import type { TornEnd } from '../ministore/scan.ts'
 import type { Codec } from '../ministore/settings.ts'
 import { JournalViews } from '../ministore/view.ts'
@@ -63,7 +64,7 @@ export async function verifyJournal(
   const { view, firstSequence, lastSequence, torn } = outline
   const settings = { from: undefined, to: undefined, signal: undefined, follow: false, salvage: report }
   const codec = new RecordCodec<unknown, never>({ codec: options.codec, path })
-  const cursor = new JournalCursor<unknown>(fs, source, codec, settings, view)
+  const cursor = new JournalCursor<unknown>(fs, source, recordsWith(codec), settings, view)
   const records = await countRecords(cursor, report, options.signal)
   const segment = view.tail?.segment.name ?? ''
   return {

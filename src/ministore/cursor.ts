@@ -4,8 +4,8 @@ import { CallbackError, settledOrAborted, tellDamage, throwIfAborted } from '../
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
-import type { LineCodec } from './record-codec.ts'
-import { type Batch, emptyBatch, type ReplayParts, SegmentReader } from './segment-reader.ts'
+import type { Batch, ParserOf } from './lines.ts'
+import { emptyBatch, type ReplayParts, SegmentReader } from './segment-reader.ts'
 import {
   damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment,
 } from './segments.ts'
@@ -13,8 +13,8 @@ import type { StreamSettings } from './settings.ts'
 import type { JournalViews } from './view.ts'
 
 /**
- * Reads a journal record by record, from segment to segment. Opens nothing before the first
- * {@link advance}.
+ * Reads a journal record by record, or block by block, from segment to segment. Opens nothing
+ * before the first {@link advance}.
  *
  * Invariant: the cursor never skips a record silently. It gives the next record, reports damage or
  * ends with an error.
@@ -42,6 +42,8 @@ export class JournalCursor<T> {
    */
   #tail: JournalTail | undefined
   #reader: SegmentReader<T> | undefined
+  /** What is known about the segment of the reader. Looked up once a view. */
+  #ahead: { readonly next: Segment | undefined; readonly covered: number } | undefined
   /** The segment before the current one, or before the one to be opened next. */
   #left: LeftSegment | undefined
   /** Sequence number of the next record to load. */
@@ -63,12 +65,12 @@ export class JournalCursor<T> {
   constructor(
     fs: FileSystem,
     views: JournalViews,
-    codec: LineCodec<T>,
+    parser: ParserOf<T>,
     settings: StreamSettings,
     view?: JournalView,
   ) {
     this.#views = views
-    this.#replay = { fs, path: views.path, codec, spareBuffers: [], sinceTurn: { bytes: 0 } }
+    this.#replay = { fs, path: views.path, parser, spareBuffers: [], sinceTurn: { bytes: 0 } }
     this.#settings = settings
     this.#view = view
     this.#tail = view?.tail
@@ -164,18 +166,40 @@ export class JournalCursor<T> {
     if (reader === undefined) return
     const { to = Number.POSITIVE_INFINITY } = this.#settings
     const tail = this.#tailIn(reader)
+    const { covered } = (this.#ahead ??= this.#lookAhead(reader, tail))
     const batch = await reader.next({
       from: this.#sequence ?? reader.segment.firstSequence,
       to,
       end: tail?.bytes ?? Number.POSITIVE_INFINITY,
       mayBeTorn: tail !== undefined && mayBeTorn(tail),
       checkpoints: tail?.checkpoints ?? [],
+      covered,
       signal: this.#closed.signal,
     })
     if (batch === undefined) return this.#leave(reader)
     this.#begin(batch)
     if (reader.nextSequence > (this.#sequence ?? 0)) this.#sequence = reader.nextSequence
-    if (reader.nextSequence > to) this.#isDone = true
+    // If lines were split by damage, the last number is reached before the checksum is compared.
+    if (reader.nextSequence > to && reader.bytes >= covered) this.#isDone = true
+  }
+
+  /**
+   * Looks up the segment after that of a reader, and how much of the segment a checksum covers which
+   * the replay compares: it reads as far as the checksum goes, and does not end before.
+   */
+  #lookAhead({ segment }: SegmentReader<T>, tail: JournalTail | undefined): { next: Segment | undefined; covered: number } {
+    const { to = Number.POSITIVE_INFINITY } = this.#settings
+    if (tail !== undefined) {
+      const compared = tail.checkpoints.findLast(({ records }) => segment.firstSequence + records - 1 <= to)
+      return { next: undefined, covered: compared?.bytes ?? 0 }
+    }
+    const { segments } = this.#view as JournalView
+    const at = segments.findIndex((known) => isSameSegment(known, segment))
+    // The view may show no next segment if segments were deleted meanwhile. Then the sequence
+    // number finds the next segment, or shows that the record is gone.
+    const next = at === -1 ? undefined : segments[at + 1]
+    const isCompared = next?.header.previousCrc32 !== undefined && next.firstSequence <= to
+    return { next, covered: isCompared ? Number.POSITIVE_INFINITY : 0 }
   }
 
   /** The end of the replay, if it lies in the segment of this reader. */
@@ -196,6 +220,7 @@ export class JournalCursor<T> {
     if (end !== undefined && isReplaced(view, end.segment)) throw this.#replaced(end.segment)
     this.#tail = this.#settings.follow || end === undefined ? view.tail : end
     this.#view = view
+    this.#ahead = undefined
     return view
   }
 
@@ -282,11 +307,7 @@ export class JournalCursor<T> {
   /** Leaves a sealed segment, after checking the bytes read against the header of the next one. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
     const { segment, nextSequence, crc32 } = reader
-    const { segments } = this.#view as JournalView
-    const at = segments.findIndex((known) => isSameSegment(known, segment))
-    // The view may show no next segment if segments were deleted meanwhile. Then the sequence
-    // number finds the next segment, or shows that the record is gone.
-    const next = at === -1 ? undefined : segments[at + 1]
+    const { next } = (this.#ahead ??= this.#lookAhead(reader, undefined))
     if (reader.hasRest) await this.#reportUnended(reader)
     const { previousCrc32 = crc32 } = next?.header ?? {}
     if (previousCrc32 !== crc32) await this.#report(segment, 'it has changed since it was sealed (wrong checksum)')
@@ -299,6 +320,7 @@ export class JournalCursor<T> {
     const isReplaceable = next === undefined && nextSequence === segment.firstSequence
     if (!isReplaceable) this.#left = { segment, nextSequence, crc32, next }
     this.#reader = undefined
+    this.#ahead = undefined
     await reader.close()
     this.#sequence = Math.max(this.#sequence ?? 0, next?.firstSequence ?? nextSequence)
   }

@@ -1,6 +1,9 @@
 import { constants, isAscii, isUtf8, transcode } from 'node:buffer'
 
+import type { MiniStoreError, MiniStoreErrorContext } from '../errors.ts'
 import type { File } from '../fs/file-system.ts'
+import { countLines } from './format.ts'
+import type { LineCheck } from './record-codec.ts'
 
 /**
  * Largest block in bytes, unless one line is longer. The text of 64 KiB stays in the CPU cache;
@@ -253,11 +256,164 @@ export function offsetAfterLines(block: Buffer, count: number, from = 0): number
   return offset
 }
 
+/** The first `count` lines of a block of whole lines, or all of them if it has fewer. */
+export function firstLines(block: Buffer, count: number): Buffer {
+  // A line has at least one byte, so few blocks need counting.
+  if (count >= block.length) return block
+  let end = 0
+  for (let line = 0; line < count && end < block.length; line++) end = block.indexOf(newline, end) + 1
+  return block.subarray(0, end)
+}
+
 /** Gives the lines of a block of whole lines one by one, without their line feeds. */
 export function* linesOf(block: Buffer): Generator<{ readonly index: number; readonly offset: number; readonly line: Buffer }> {
   for (let index = 0, offset = 0; offset < block.length; index++) {
     const end = block.indexOf(newline, offset)
     yield { index, offset, line: block.subarray(offset, end) }
     offset = end + 1
+  }
+}
+
+/** The position of a line in its segment. */
+export interface LinePosition {
+  readonly sequence: number
+  readonly line: number
+  readonly offset: number
+}
+
+/** Turns blocks of whole lines into batches of what a replay gives. */
+export interface BlockParser<T> {
+  /**
+   * Parses a block whose first line is at `start`. Afterwards {@link lines} tells its length.
+   *
+   * @param how.covered Number of bytes of the block that a checksum covers, with which the replay
+   *   compares them. May be negative, or more than the block has.
+   */
+  parse(
+    block: Buffer,
+    start: LinePosition,
+    how: { readonly covered: number; readonly signal: AbortSignal },
+  ): Promise<Batch<T>>
+  /** Number of lines in the last block. */
+  readonly lines: number
+  /** The position of the line that is being parsed. */
+  position(): LinePosition
+  close(): void
+}
+
+/**
+ * Makes the parser of one segment.
+ *
+ * @param where Returns the position of the line that is being parsed.
+ * @param unclean Creates the error for a line that no writer writes: blank, with a NUL byte, or not
+ *   UTF-8.
+ */
+export type ParserOf<T> = (
+  where: () => MiniStoreErrorContext,
+  unclean: (reason: string) => MiniStoreError,
+) => BlockParser<T>
+
+/** Consecutive records. A damaged line takes the place of its record. */
+export interface Batch<T> {
+  /** Sequence number of the first record. */
+  readonly firstSequence: number
+  readonly records: T[]
+  /** The places in `records` that hold no record but damage, in ascending order. */
+  readonly damages: Array<{ readonly index: number; readonly damage: MiniStoreError }>
+}
+
+export function addDamage<T>({ records, damages }: Batch<T>, damage: MiniStoreError): void {
+  damages.push({ index: records.length, damage })
+  records.push(undefined as T)
+}
+
+/**
+ * Copies blocks as they are.
+ *
+ * @param check Checks a line that no checksum covers, and throws if it is damaged.
+ */
+export function blocksWith(check: LineCheck | undefined): ParserOf<Uint8Array> {
+  return (where, unclean) => new BlockCopier(check && ((line) => check(line, where)), unclean)
+}
+
+/**
+ * Checks blocks and copies them, one copy a block. A checksum tells whether the bytes that it covers
+ * are as they were written, so the lines in them are only counted. Other lines are checked one by
+ * one. A block with damage is cut before it.
+ */
+class BlockCopier implements BlockParser<Uint8Array> {
+  readonly #check: ((line: string) => void) | undefined
+  readonly #unclean: (reason: string) => MiniStoreError
+  #block: Buffer = Buffer.alloc(0)
+  #start: LinePosition = { sequence: 0, line: 0, offset: 0 }
+  /** Number of good lines at the beginning of the block. */
+  #lines = 0
+
+  constructor(check: ((line: string) => void) | undefined, unclean: (reason: string) => MiniStoreError) {
+    this.#check = check
+    this.#unclean = unclean
+  }
+
+  async parse(block: Buffer, start: LinePosition, { covered }: { readonly covered: number }): Promise<Batch<Uint8Array>> {
+    this.#block = block
+    this.#start = start
+    const batch: Batch<Uint8Array> = { firstSequence: start.sequence, records: [], damages: [] }
+    const damage = isCleanBlock(block) ? this.#checkFrom(covered) : this.#checkEach(covered)
+    const good = damage === undefined ? block : block.subarray(0, offsetAfterLines(block, this.#lines))
+    // A copy, because the reader fills its buffer again, and a consumer may keep, change or transfer
+    // what it gets.
+    if (good.length > 0) batch.records.push(new Uint8Array(good))
+    if (damage !== undefined) addDamage(batch, damage)
+    return batch
+  }
+
+  get lines(): number {
+    return this.#lines
+  }
+
+  position(): LinePosition {
+    const { sequence, line, offset } = this.#start
+    const lines = this.#lines
+    return { sequence: sequence + lines, line: line + lines, offset: offset + offsetAfterLines(this.#block, lines) }
+  }
+
+  close(): void {}
+
+  /** Counts the covered lines of a clean block and checks those behind them. */
+  #checkFrom(covered: number): MiniStoreError | undefined {
+    const block = this.#block
+    const isCovered = this.#check === undefined || covered >= block.length
+    const from = isCovered ? block.length : block.subarray(0, Math.max(covered, 0)).lastIndexOf(newline) + 1
+    this.#lines = countLines(block.subarray(0, from))
+    if (isCovered) return undefined
+    const lines = (textOf(block.subarray(from)) as string).split('\n')
+    lines.pop()
+    for (const line of lines) {
+      const damage = this.#damageOf(line)
+      if (damage !== undefined) return damage
+      this.#lines++
+    }
+    return undefined
+  }
+
+  /** Checks the lines of a block that is not clean, up to the first damage. */
+  #checkEach(covered: number): MiniStoreError | undefined {
+    this.#lines = 0
+    for (const { offset, line } of linesOf(this.#block)) {
+      if (!isCleanLine(line)) return this.#unclean(describeUncleanLine(line))
+      const damage = offset + line.length < covered ? undefined : this.#damageOf(line.toString())
+      if (damage !== undefined) return damage
+      this.#lines++
+    }
+    return undefined
+  }
+
+  #damageOf(line: string): MiniStoreError | undefined {
+    try {
+      this.#check?.(line)
+      return undefined
+    } catch (error) {
+      return error as MiniStoreError
+    }
   }
 }

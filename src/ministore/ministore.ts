@@ -12,13 +12,16 @@ import type { AppendedRange, AppendOptions, Journal } from '../journal/journal.t
 import { expectedSequenceOf, fields, filePath, integer, iterable, journalId } from '../options.ts'
 import type { PreparedRecord } from '../schema.ts'
 import type { JournalFiles } from './format.ts'
+import { blocksWith, type ParserOf } from './lines.ts'
 import { JournalAtPath } from './reader.ts'
-import { type LineCodec, RecordCodec } from './record-codec.ts'
+import { RecordCodec } from './record-codec.ts'
 import { type RecoveredJournal, recoverChannel, recoverJournal, type RecoverTrace, type RecoveryReport } from './recovery.ts'
 import { PoisoningError } from './rotation.ts'
+import { recordsWith } from './segment-reader.ts'
 import { accessOf, assertNamesUsable, locateJournal } from './segments.ts'
 import {
-  type Codec, type KeptByJson, type OpenOptions, type SchemaOption, type WriterSettings, writerSettings,
+  bytesSettings, type Codec, type KeptByJson, type OpenOptions, type SchemaOption, type StreamSettings, streamSettings,
+  type WriterSettings, writerSettings,
 } from './settings.ts'
 import { type Replay, replayStore } from './stream.ts'
 import { describeSegments, type SegmentInfo } from './view.ts'
@@ -72,13 +75,14 @@ export class MiniStore<Output = unknown, Input = Output>
     readonly recovery: RecoveryReport
   }) {
     const { writer, lock, fs, codec, recovery } = parts
-    const replay = <T>(lines: LineCodec<T>, options: unknown): Replay<T> => {
+    const replay = <T>(parser: ParserOf<T>, settings: () => StreamSettings): Replay<T> => {
       writer.assertUsable()
-      return replayStore(fs, writer, lines, options)
+      return replayStore(fs, writer, parser, settings())
     }
     super({
-      decoded: (options) => replay(codec, options),
-      prepared: (options) => replay(codec.forPrepared, options),
+      decoded: (options) => replay(recordsWith(codec), () => streamSettings(options)),
+      prepared: (options) => replay(recordsWith(codec.forPrepared), () => streamSettings(options)),
+      blocks: (options) => replay(blocksWith(codec.forBytes), () => bytesSettings(streamSettings(options))),
     })
     this.#writer = writer
     this.#lock = lock

@@ -3,20 +3,104 @@ import PQueue from 'p-queue'
 
 import { addInContext } from '../async.ts'
 import { hasCode, ioError, MiniStoreError } from '../errors.ts'
-import { readRange } from '../fs/bytes.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { File } from '../fs/file-system.ts'
 import type { Journal, JournalEntry } from '../journal/journal.ts'
 import { fields, filePath } from '../options.ts'
+import type { PreparedRecord } from '../schema.ts'
 import { idOf } from './format.ts'
+import { blocksWith, type ParserOf } from './lines.ts'
 import { RecordCodec } from './record-codec.ts'
-import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
+import { type Counted, countOn, endBefore, noLines } from './scan.ts'
+import { recordsWith } from './segment-reader.ts'
+import { isSameSegment, type JournalTail, type JournalView, retryWhileMoving } from './segments.ts'
 import {
-  type Codec, type KeptByJson, type ReadOptions, type ReadSettings, readSettings, type SchemaOption,
-  type StreamOptions, streamSettings,
+  type BytesOptions, bytesSettings, type Codec, type KeptByJson, type ReadOptions, type ReadSettings, readSettings,
+  type SchemaOption, type StreamOptions, streamSettings, type StreamSettings,
 } from './settings.ts'
-import { type JournalStream, ReadableJournal, type Replay, replayPath } from './stream.ts'
+import { type ByteBlock, type JournalStream, type Replay, replayPath } from './stream.ts'
 import { describeSegments, JournalViews, type SegmentInfo } from './view.ts'
+
+/** The methods with which an open store and a {@link JournalReader} read their journal. */
+export abstract class ReadableJournal<Output> {
+  readonly #replays: Replays<Output>
+
+  /** @internal */
+  constructor(replays: Replays<Output>) {
+    this.#replays = replays
+  }
+
+  /**
+   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
+   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
+   * records as they are acknowledged.
+   *
+   * Any number of streams may be open at once, also while records are appended. Every record of the
+   * range is given in order, or the stream ends with an error:
+   *
+   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
+   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
+   *   - `…_FOREIGN_JOURNAL` if the files belong to another journal than before.
+   *   - `…_IO` if a system call fails.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
+   * @throws {TypeError | RangeError} if an option is invalid.
+   */
+  stream(options?: StreamOptions): JournalStream<Output> {
+    return this.#replays.decoded(options).records()
+  }
+
+  /** Like {@link stream}, but gives each record with its sequence number. */
+  entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
+    return this.#replays.decoded(options).entries()
+  }
+
+  /**
+   * Like {@link stream}, but gives the lines of the records as they are in the files, byte for byte
+   * and without the headers: newline-delimited JSON, for a `Response`, a gzip stream or an upload.
+   *
+   * Each chunk holds whole lines and has a buffer of its own, which you may keep, change or transfer.
+   * It has up to 64 KiB, or one longer line. The stream is a stream of bytes, so a `byob` reader may
+   * read it too.
+   *
+   * Framing, UTF-8, the number of lines and the checksums are checked. A line is parsed only if no
+   * checksum covers it, as in the records after the last seal, or if the stream ends before the
+   * checksum; with a codec no line is. So bytes that have changed but are still lines of text are
+   * reported at the end of their segment, after they were given. No schema runs.
+   *
+   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
+   * @throws {TypeError | RangeError} if an option is invalid, or if `salvage` is set.
+   */
+  bytes(options?: BytesOptions): JournalStream<ByteBlock> {
+    return this.#replays.blocks(options).bytes()
+  }
+
+  /**
+   * Like {@link entries}, but gives each record as its line, prepared for `appendAll` of another
+   * journal with the same codec. Each line is decoded to check it; no schema runs.
+   */
+  preparedEntries(options?: StreamOptions): JournalStream<JournalEntry<PreparedRecord>> {
+    return this.#replays.prepared(options).entries()
+  }
+
+  /**
+   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
+   * use {@link stream}.
+   *
+   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
+   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
+   */
+  async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
+    return this.#replays.decoded(options).collect()
+  }
+}
+
+/** Begins the replays of a journal, with the options of the caller. */
+interface Replays<Output> {
+  readonly decoded: (options: unknown) => Replay<Output>
+  readonly prepared: (options: unknown) => Replay<PreparedRecord>
+  readonly blocks: (options: unknown) => Replay<Uint8Array>
+}
 
 /** The readers of a journal that only has a path. `MiniStore` inherits them. */
 export abstract class JournalAtPath<Output> extends ReadableJournal<Output> {
@@ -85,6 +169,18 @@ export abstract class JournalAtPath<Output> extends ReadableJournal<Output> {
   }
 
   /**
+   * Like the static {@link stream}, but gives the lines as they are in the files, as the instance
+   * method {@link bytes} does. `codec` only tells that the lines need not be JSON; it is not called.
+   *
+   * @throws {TypeError | RangeError} if the path or an option is invalid, or if `salvage` or `schema`
+   *   is set.
+   */
+  static bytes(path: string | URL, options?: Omit<ReadOptions, 'salvage'>): JournalStream<ByteBlock> {
+    const settings = bytesSettings(readSettings(options))
+    return replayPath(path, settings, blocksWith(new RecordCodec(settings).forBytes)).bytes()
+  }
+
+  /**
    * Like the static {@link stream}, but resolves with all records in an array.
    *
    * @throws {MiniStoreError} with the errors that end a stream.
@@ -106,7 +202,7 @@ export abstract class JournalAtPath<Output> extends ReadableJournal<Output> {
 
 function replayAt(path: string | URL, options: unknown): Replay<unknown> {
   const settings = readSettings(options)
-  return replayPath(path, settings, new RecordCodec(settings))
+  return replayPath(path, settings, recordsWith(new RecordCodec(settings)))
 }
 
 /**
@@ -133,10 +229,12 @@ export class JournalReader<Output = unknown>
   private constructor(path: string, settings: ReadSettings) {
     const codec = new RecordCodec<Output, never>({ ...settings, path })
     const known: { id?: string | undefined } = {}
-    const settingsOf = (options: unknown): ReadSettings => ({ ...settings, ...streamSettings(options), ...known })
+    const replay = <T>(parser: ParserOf<T>, streamed: StreamSettings): Replay<T> =>
+      replayPath(path, { ...settings, ...streamed, ...known }, parser)
     super({
-      decoded: (options) => replayPath(path, settingsOf(options), codec),
-      prepared: (options) => replayPath(path, settingsOf(options), codec.forPrepared),
+      decoded: (options) => replay(recordsWith(codec), streamSettings(options)),
+      prepared: (options) => replay(recordsWith(codec.forPrepared), streamSettings(options)),
+      blocks: (options) => replay(blocksWith(codec.forBytes), bytesSettings(streamSettings(options))),
     })
     this.#settings = settings
     this.#known = known
@@ -290,54 +388,6 @@ export class JournalReader<Output = unknown>
     }
   }
 }
-
-/** Counts the whole lines of a segment up to `to`, from where a count ended. */
-async function countOn(file: File, to: number, from: Counted & { readonly end: Buffer }): Promise<Counted> {
-  let { bytes: end, records, end: endBytes } = from
-  let read = endBytes
-  for await (const block of readRange(file, { offset: from.bytes, bytes: to - from.bytes })) {
-    // A line with a NUL is torn, even if it ends in a line feed; after it there is only padding.
-    const nul = block.bytes.indexOf(0)
-    const whole = nul === -1 ? block.bytes : block.bytes.subarray(0, nul)
-    for (let at = whole.indexOf(newline); at !== -1; at = whole.indexOf(newline, at + 1)) records++
-    const lines = whole.subarray(0, whole.lastIndexOf(newline) + 1)
-    if (lines.length > 0) {
-      end = from.bytes + block.position + lines.length
-      endBytes = lastOf(read, lines)
-    }
-    if (nul !== -1) break
-    read = lastOf(read, whole)
-  }
-  return { segment: from.segment, bytes: end, records, end: endBytes }
-}
-
-/** How many bytes before the end of a count are kept. */
-const keptBytes = 4096
-
-/** The last bytes before an offset of a file. */
-async function endBefore(file: File, offset: number): Promise<Buffer> {
-  const bytes = Math.min(offset, keptBytes)
-  let end: Buffer = Buffer.alloc(0)
-  for await (const block of readRange(file, { offset: offset - bytes, bytes })) end = Buffer.from(block.bytes)
-  return end
-}
-
-function lastOf(before: Buffer, after: Buffer): Buffer {
-  return Buffer.concat([before, after.subarray(-keptBytes)]).subarray(-keptBytes)
-}
-
-const newline = 0x0a
-
-/** The end of the last whole line of a segment, and the number of records up to there. */
-interface Counted {
-  readonly segment: Segment | undefined
-  readonly bytes: number
-  readonly records: number
-  /** The bytes before the end. Undefined if they are acknowledged, because such lines are never rolled back. */
-  readonly end: Buffer | undefined
-}
-
-const noLines: Counted = { segment: undefined, bytes: 0, records: 0, end: undefined }
 
 function stillMoving(path: string): MiniStoreError {
   return new MiniStoreError('ERR_MINISTORE_IO', `The files of the journal ${path} are being renamed all the time`, { path })

@@ -37,6 +37,9 @@ export interface FrozenRecord<Output> {
 /** Converts the lines of a journal to what a replay gives. */
 export type LineCodec<Output> = Pick<RecordCodec<Output, never>, 'decode'>
 
+/** Throws if a line, without its `\n`, cannot be decoded. */
+export type LineCheck = (line: string, context: () => MiniStoreErrorContext) => void
+
 /**
  * Converts records to lines and back, and validates them against the schema.
  *
@@ -163,6 +166,11 @@ export class RecordCodec<Output, Input> {
       this.#decodeLine(line, context)
       return new PreparedRecord(line)
     },
+  }
+
+  /** Checks that a line is JSON. Undefined with a codec, which alone could tell about its lines. */
+  get forBytes(): LineCheck | undefined {
+    return this.#isCustom ? undefined : (line, context) => void this.#decodeLine(line, context)
   }
 
   readonly #where = (): MiniStoreErrorContext => this.#context

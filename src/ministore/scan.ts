@@ -310,3 +310,49 @@ export class CheckpointPass {
     this.#prefix = extendCheckpoint(this.#prefix, bytes, countLines(bytes))
   }
 }
+
+/** The end of the last whole line of a segment, and the number of records up to there. */
+export interface Counted {
+  readonly segment: Segment | undefined
+  readonly bytes: number
+  readonly records: number
+  /** The bytes before the end. Undefined if they are acknowledged, because such lines are never rolled back. */
+  readonly end: Buffer | undefined
+}
+
+export const noLines: Counted = { segment: undefined, bytes: 0, records: 0, end: undefined }
+
+/** Counts the whole lines of a segment up to `to`, from where a count ended. */
+export async function countOn(file: File, to: number, from: Counted & { readonly end: Buffer }): Promise<Counted> {
+  let { bytes: end, records, end: endBytes } = from
+  let read = endBytes
+  for await (const block of readRange(file, { offset: from.bytes, bytes: to - from.bytes })) {
+    // A line with a NUL is torn, even if it ends in a line feed; after it there is only padding.
+    const nul = block.bytes.indexOf(0)
+    const whole = nul === -1 ? block.bytes : block.bytes.subarray(0, nul)
+    for (let at = whole.indexOf(newline); at !== -1; at = whole.indexOf(newline, at + 1)) records++
+    const lines = whole.subarray(0, whole.lastIndexOf(newline) + 1)
+    if (lines.length > 0) {
+      end = from.bytes + block.position + lines.length
+      endBytes = lastOf(read, lines)
+    }
+    if (nul !== -1) break
+    read = lastOf(read, whole)
+  }
+  return { segment: from.segment, bytes: end, records, end: endBytes }
+}
+
+/** How many bytes before the end of a count are kept. */
+const keptBytes = 4096
+
+/** The last bytes before an offset of a file. */
+export async function endBefore(file: File, offset: number): Promise<Buffer> {
+  const bytes = Math.min(offset, keptBytes)
+  let end: Buffer = Buffer.alloc(0)
+  for await (const block of readRange(file, { offset: offset - bytes, bytes })) end = Buffer.from(block.bytes)
+  return end
+}
+
+function lastOf(before: Buffer, after: Buffer): Buffer {
+  return Buffer.concat([before, after.subarray(-keptBytes)]).subarray(-keptBytes)
+}

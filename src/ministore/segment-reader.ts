@@ -8,8 +8,8 @@ import { isInstance, type MiniStoreError, type MiniStoreErrorContext } from '../
 import type { File, FileSystem } from '../fs/file-system.ts'
 import { countLines, type Checkpoint } from './format.ts'
 import {
-  blankLine, blockBytes, describeUncleanLine, isCleanLine, LineBlocks, linesOf, LineTooLongError, offsetAfterLines,
-  type SpareBuffers, textOf,
+  addDamage, type Batch, blankLine, blockBytes, type BlockParser, describeUncleanLine, firstLines, isCleanLine,
+  LineBlocks, type LinePosition, linesOf, LineTooLongError, offsetAfterLines, type ParserOf, type SpareBuffers, textOf,
 } from './lines.ts'
 import type { LineCodec } from './record-codec.ts'
 import { findLongTornEnd, type TornEnd } from './scan.ts'
@@ -29,6 +29,11 @@ export interface ReadBounds {
   readonly mayBeTorn: boolean
   /** Known lengths and checksums of the beginning of the segment. */
   readonly checkpoints: readonly Checkpoint[]
+  /**
+   * Number of bytes at the beginning of the segment that a checksum covers, and that the replay
+   * compares with it before it ends.
+   */
+  readonly covered: number
   /** When aborted, ends a wait for the event loop or for an asynchronous schema. */
   readonly signal: AbortSignal
 }
@@ -38,7 +43,7 @@ export interface ReplayParts<T> {
   readonly fs: FileSystem
   /** Path of the journal. */
   readonly path: string
-  readonly codec: LineCodec<T>
+  readonly parser: ParserOf<T>
   readonly spareBuffers: SpareBuffers
   /** Bytes read since the event loop last ran. */
   readonly sinceTurn: { bytes: number }
@@ -53,7 +58,7 @@ export class SegmentReader<T> {
   readonly #replay: ReplayParts<T>
   readonly #file: File
   readonly #blocks: LineBlocks
-  readonly #parser: LineParser<T>
+  readonly #parser: BlockParser<T>
   /** A torn end that is too long to be read as one line. */
   #longEnd: TornEnd | undefined
   #isEndUnknown = true
@@ -67,12 +72,9 @@ export class SegmentReader<T> {
     this.#replay = replay
     this.#file = file
     this.#blocks = new LineBlocks(file, replay.spareBuffers)
-    const { path, codec } = replay
+    const { path } = replay
     const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
-    this.#parser = new LineParser(
-      (line) => codec.decode(line, where),
-      (reason) => damaged(path, segment.name, reason, where()),
-    )
+    this.#parser = replay.parser(where, (reason) => damaged(path, segment.name, reason, where()))
   }
 
   /**
@@ -122,8 +124,8 @@ export class SegmentReader<T> {
   }
 
   /**
-   * Resolves with the records of the next block, which may be none. Undefined once the bounds are
-   * reached.
+   * Resolves with the records of the next block, which may be none. Undefined once the end is
+   * reached. Blocks after the last record wanted have no records, but they count for the checksum.
    */
   async next(bounds: ReadBounds): Promise<Batch<T> | undefined> {
     const block = await this.#nextBlock(bounds)
@@ -192,18 +194,20 @@ export class SegmentReader<T> {
   }
 
   /** Parses the lines at the end of the bytes read so far, except those outside the bounds. */
-  async #parse(lines: Buffer, { from, to, signal }: ReadBounds): Promise<Batch<T>> {
+  async #parse(lines: Buffer, { from, to, covered, signal }: ReadBounds): Promise<Batch<T>> {
     const before = from - this.nextSequence
     const passedOver = before > 0 ? Math.min(before, countLines(lines)) : 0
     this.#lines += passedOver
-    const block = lines.subarray(offsetAfterLines(lines, passedOver))
-    if (block.length === 0) return { firstSequence: this.nextSequence, records: [], damages: [] }
-    const start = { sequence: this.nextSequence, line: this.#lines + 1, offset: this.#bytes - block.length }
-    const settled = await this.#parser.parse(block, start, signal)
-    this.#lines = start.line - 1 + this.#parser.lines
-    const wanted = to - settled.firstSequence + 1
-    if (wanted >= settled.records.length) return settled
-    return { ...settled, records: settled.records.slice(0, wanted), damages: settled.damages.filter(({ index }) => index < wanted) }
+    const rest = lines.subarray(offsetAfterLines(lines, passedOver))
+    const start = { sequence: this.nextSequence, line: this.#lines + 1, offset: this.#bytes - rest.length }
+    const block = firstLines(rest, to - start.sequence + 1)
+    let batch: Batch<T> = { firstSequence: start.sequence, records: [], damages: [] }
+    if (block.length > 0) {
+      batch = await this.#parser.parse(block, start, { covered: covered - start.offset, signal })
+      this.#lines += this.#parser.lines
+    }
+    if (block.length < rest.length) this.#lines += countLines(rest.subarray(block.length))
+    return batch
   }
 
   #damaged(problem: string): MiniStoreError {
@@ -223,11 +227,9 @@ export class SegmentReader<T> {
   }
 }
 
-/** The position of a line in its segment. */
-interface LinePosition {
-  readonly sequence: number
-  readonly line: number
-  readonly offset: number
+/** Parses lines to records. */
+export function recordsWith<T>(codec: LineCodec<T>): ParserOf<T> {
+  return (where, unclean) => new LineParser((line) => codec.decode(line, where), unclean)
 }
 
 /**
@@ -240,7 +242,7 @@ interface LinePosition {
  * silently replace bytes that are not UTF-8 with U+FFFD, and decodes them slowly. Only a block with
  * an unclean line is passed as bytes, and only its lines that are clean.
  */
-class LineParser<T> {
+class LineParser<T> implements BlockParser<T> {
   readonly #decode: (line: string) => T | Promise<T>
   readonly #unclean: (reason: string) => MiniStoreError
   readonly #splitter = split2('\n', (line: string) => this.#takeLine(line), { decodeStrings: false })
@@ -252,18 +254,13 @@ class LineParser<T> {
   #counted = { index: 0, offset: 0 }
   #isAsync = false
 
-  /**
-   * @param decode Decodes a line, or throws. Returns a promise only for an asynchronous schema.
-   * @param unclean Creates the error for a line that no writer writes: blank, with a NUL byte, or
-   *   not UTF-8.
-   */
+  /** @param decode Decodes a line, or throws. Returns a promise only for an asynchronous schema. */
   constructor(decode: (line: string) => T | Promise<T>, unclean: (reason: string) => MiniStoreError) {
     this.#decode = decode
     this.#unclean = unclean
   }
 
-  /** Parses a block whose first line is at `start`. Afterwards {@link lines} tells its length. */
-  async parse(block: Buffer, start: LinePosition, signal: AbortSignal): Promise<Batch<T>> {
+  async parse(block: Buffer, start: LinePosition, { signal }: { readonly signal: AbortSignal }): Promise<Batch<T>> {
     const batch: Batch<T> = { firstSequence: start.sequence, records: [], damages: [] }
     this.#batch = batch
     this.#block = block
@@ -280,12 +277,10 @@ class LineParser<T> {
     return this.#isAsync ? settledOrAborted(settle(batch), signal) : batch
   }
 
-  /** Number of lines in the last block. */
   get lines(): number {
     return this.#index
   }
 
-  /** The position of the line that is being parsed. */
   position(): LinePosition {
     const index = this.#index
     // Offsets are counted on demand, because tracking them would cost time for every line.
@@ -329,21 +324,7 @@ class LineParser<T> {
   }
 }
 
-/** Consecutive records. A damaged line takes the place of its record. */
-export interface Batch<T> {
-  /** Sequence number of the first record. */
-  readonly firstSequence: number
-  readonly records: T[]
-  /** The places in `records` that hold no record but damage, in ascending order. */
-  readonly damages: Array<{ readonly index: number; readonly damage: MiniStoreError }>
-}
-
 export const emptyBatch: Batch<never> = { firstSequence: 0, records: [], damages: [] }
-
-function addDamage<T>({ records, damages }: Batch<T>, damage: MiniStoreError): void {
-  damages.push({ index: records.length, damage })
-  records.push(undefined as T)
-}
 
 /** Awaits the results of an asynchronous schema. A record that fails it becomes damage. */
 async function settle<T>(batch: Batch<T | Promise<T>>): Promise<Batch<T>> {

@@ -92,6 +92,9 @@ export interface StreamOptions {
   readonly salvage?: ((damage: MiniStoreError) => void) | undefined
 }
 
+/** Options of `bytes()`: those of a replay, except that no damage can be left out. */
+export type BytesOptions = Omit<StreamOptions, 'salvage'>
+
 /** Options of the static readers, which take a path instead of an open store. */
 export interface ReadOptions<Output = unknown> extends StreamOptions, FileSystemOption {
   /** Decodes records in place of JSON. @default JSON.parse */
@@ -171,6 +174,18 @@ export function writerSettings(options: unknown): WriterSettings {
  */
 export function streamSettings(options: unknown): StreamSettings {
   return range(fields(options, streamNames))
+}
+
+/**
+ * Refuses the options that `bytes()` cannot keep.
+ *
+ * @throws {TypeError} if one of them is present.
+ */
+export function bytesSettings<Settings extends Partial<ReadSettings>>(settings: Settings): Settings {
+  for (const name of ['salvage', 'schema'] as const) {
+    if (settings[name] !== undefined) throw new TypeError(`Expected \`${name}\` to be absent: bytes() gives whole lines as they are`)
+  }
+  return settings
 }
 
 /**

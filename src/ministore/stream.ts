@@ -6,16 +6,15 @@ import type {
 import { whenAborted } from '../async.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { JournalEntry } from '../journal/journal.ts'
-import type { PreparedRecord } from '../schema.ts'
 import { JournalCursor } from './cursor.ts'
-import type { LineCodec } from './record-codec.ts'
-import { type ReadSettings, type StreamOptions, streamSettings, type StreamSettings } from './settings.ts'
+import type { ParserOf } from './lines.ts'
+import type { ReadSettings, StreamSettings } from './settings.ts'
 import { JournalViews } from './view.ts'
 import type { JournalWriter } from './writer.ts'
 
 /**
- * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, returned by `stream()`
- * and `entries()`.
+ * A replay of a journal: a WHATWG `ReadableStream` and an `AsyncIterable`, returned by `stream()`,
+ * `entries()` and `bytes()`.
  *
  * The stream opens nothing until it is first read. It then holds one segment file and two buffers
  * of lines at a time. It reads more only on demand, so a slow consumer costs no extra memory.
@@ -39,7 +38,7 @@ export class JournalStream<Item> extends ReadableStream<Item> {
 
   /** @internal */
   constructor(replay: UnderlyingReplay<Item>) {
-    super(replay, { highWaterMark: 0 })
+    super(replay as UnderlyingSource<Item>, { highWaterMark: 0 })
     this.#replay = replay
   }
 
@@ -56,7 +55,8 @@ export class JournalStream<Item> extends ReadableStream<Item> {
   /**
    * Returns a reader and locks the stream until the reader releases it.
    *
-   * @throws {TypeError} if the stream is locked, or if `mode` asks for a reader of bytes.
+   * @throws {TypeError} if the stream is locked, or if `mode` asks a stream of records for a reader
+   *   that fills a buffer.
    */
   override getReader(options: { mode: 'byob' }): ReadableStreamBYOBReader
   override getReader(): ReadableStreamDefaultReader<Item>
@@ -79,23 +79,30 @@ export class JournalStream<Item> extends ReadableStream<Item> {
  * several times as much: about as much as parsing a record. Items stay in order because
  * {@link pull} puts an item into the queue only when one was asked for.
  */
-class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
+class UnderlyingReplay<Item> {
+  /** A stream of bytes gives each chunk away, and also fills the buffer of a `byob` reader. */
+  readonly type: 'bytes' | undefined
   readonly #cursor: JournalCursor<unknown>
   /** Takes the next record of the cursor and returns it, alone or as an entry. */
   readonly take: () => Item
   readonly #signal: AbortSignal | undefined
-  #controller: ReadableStreamDefaultController<Item> | undefined
+  #controller: Controller<Item> | undefined
   #isEnded = false
   #forgetSignal: (() => void) | undefined
   #pulling: Promise<void> | undefined
 
-  constructor(cursor: JournalCursor<unknown>, take: () => Item, signal: AbortSignal | undefined) {
+  constructor(
+    cursor: JournalCursor<unknown>,
+    take: () => Item,
+    { signal, type }: { readonly signal: AbortSignal | undefined; readonly type?: 'bytes' | undefined },
+  ) {
     this.#cursor = cursor
     this.take = take
     this.#signal = signal
+    this.type = type
   }
 
-  start(controller: ReadableStreamDefaultController<Item>): void {
+  start(controller: Controller<Item>): void {
     this.#controller = controller
     if (this.#signal?.aborted) this.#onAbort()
   }
@@ -104,7 +111,7 @@ class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
    * Enqueues one item each time one is asked for. No item is enqueued ahead of demand, so one
    * reader can continue where another has stopped.
    */
-  pull(controller: ReadableStreamDefaultController<Item>): void | Promise<void> {
+  pull(controller: Controller<Item>): void | Promise<void> {
     if (!this.hasItem) return (this.#pulling = this.#load(controller))
     controller.enqueue(this.take())
     return undefined
@@ -129,7 +136,7 @@ class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
     return this.#isEnded
   }
 
-  async #load(controller: ReadableStreamDefaultController<Item>): Promise<void> {
+  async #load(controller: Controller<Item>): Promise<void> {
     try {
       // The signal is listened to from the first read on, because it would keep a stream that is
       // never read in memory.
@@ -141,6 +148,8 @@ class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
       } else {
         this.#end()
         controller.close()
+        // Only this ends the pending read of a `byob` reader.
+        controller.byobRequest?.respond(0)
       }
     } catch (error) {
       this.#fail(error)
@@ -166,6 +175,11 @@ class UnderlyingReplay<Item> implements UnderlyingSource<Item> {
     // The consumer gets the reason of the abort even if the file cannot be closed.
     this.#cursor.close(reason).catch(() => {})
   }
+}
+
+/** The part of a stream's controller that a replay uses. A stream of records has no `byobRequest`. */
+interface Controller<Item> extends ReadableStreamDefaultController<Item> {
+  readonly byobRequest?: { respond(bytes: number): void } | null
 }
 
 const done = { done: true, value: undefined } as const
@@ -346,81 +360,32 @@ export class Replay<T> {
     return all
   }
 
-  #stream<Item>(take: () => Item): JournalStream<Item> {
-    return new JournalStream(new UnderlyingReplay(this.#cursor, take, this.#settings.signal))
+  /** The lines in blocks, for `bytes()`. */
+  bytes(this: Replay<Uint8Array>): JournalStream<ByteBlock> {
+    const cursor = this.#cursor
+    return this.#stream(() => cursor.take() as ByteBlock, 'bytes')
+  }
+
+  #stream<Item>(take: () => Item, type?: 'bytes'): JournalStream<Item> {
+    return new JournalStream(new UnderlyingReplay(this.#cursor, take, { signal: this.#settings.signal, type }))
   }
 }
 
-/** The methods with which an open store and a {@link JournalReader} read their journal. */
-export abstract class ReadableJournal<Output> {
-  readonly #replays: Replays<Output>
-
-  /** @internal */
-  constructor(replays: Replays<Output>) {
-    this.#replays = replays
-  }
-
-  /**
-   * Returns a stream of the records from `from` to `to`. By default these are the oldest record and
-   * the last record acknowledged at the time of this call. With `follow`, the stream continues with
-   * records as they are acknowledged.
-   *
-   * Any number of streams may be open at once, also while records are appended. Every record of the
-   * range is given in order, or the stream ends with an error:
-   *
-   *   - `ERR_MINISTORE_SEQUENCE_GONE` if a record in the range has been deleted.
-   *   - `…_CORRUPT`, `…_SCHEMA` or `…_CODEC` at a damaged line, unless `salvage` is set.
-   *   - `…_FOREIGN_JOURNAL` if the files belong to another journal than before.
-   *   - `…_IO` if a system call fails.
-   *
-   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, `…_POISONED` or `…_MOVED`.
-   * @throws {TypeError | RangeError} if an option is invalid.
-   */
-  stream(options?: StreamOptions): JournalStream<Output> {
-    return this.#replays.decoded(options).records()
-  }
-
-  /** Like {@link stream}, but gives each record with its sequence number. */
-  entries(options?: StreamOptions): JournalStream<JournalEntry<Output>> {
-    return this.#replays.decoded(options).entries()
-  }
-
-  /**
-   * Like {@link entries}, but gives each record as its line, prepared for `appendAll` of another
-   * journal with the same codec. Each line is decoded to check it; no schema runs.
-   */
-  preparedEntries(options?: StreamOptions): JournalStream<JournalEntry<PreparedRecord>> {
-    return this.#replays.prepared(options).entries()
-  }
-
-  /**
-   * Resolves with all records of the range in an array. The records must fit into memory; otherwise
-   * use {@link stream}.
-   *
-   * @throws {MiniStoreError} as {@link stream} does, and with the errors that end a stream.
-   * @throws {TypeError | RangeError} if an option is invalid, or if `follow` is true.
-   */
-  async replay(options?: Omit<StreamOptions, 'follow'>): Promise<Output[]> {
-    return this.#replays.decoded(options).collect()
-  }
-}
-
-/** Begins the replays of a journal, with the options of the caller. */
-interface Replays<Output> {
-  readonly decoded: (options: unknown) => Replay<Output>
-  readonly prepared: (options: unknown) => Replay<PreparedRecord>
-}
+/**
+ * Whole lines, which have an `ArrayBuffer` of their own. In TypeScript 5.7 or later this type is
+ * `Uint8Array<ArrayBuffer>`, which streams of the platform take.
+ */
+export type ByteBlock = ReturnType<Uint8Array['slice']>
 
 /** A replay of an open store. By default it ends at the last record acknowledged now. */
 export function replayStore<T>(
   fs: FileSystem,
   writer: JournalWriter,
-  codec: LineCodec<T>,
-  options: unknown,
+  parser: ParserOf<T>,
+  settings: StreamSettings,
 ): Replay<T> {
-  const settings = streamSettings(options)
   const views = new JournalViews(fs, writer.files.path, { owner: writer })
-  return new Replay(new JournalCursor(fs, views, codec, settings, writer.view()), settings)
+  return new Replay(new JournalCursor(fs, views, parser, settings, writer.view()), settings)
 }
 
 /**
@@ -430,9 +395,9 @@ export function replayStore<T>(
 export function replayPath<T>(
   path: string | URL,
   settings: ReadSettings & { readonly id?: string | undefined },
-  codec: LineCodec<T>,
+  parser: ParserOf<T>,
 ): Replay<T> {
   const { fileSystem } = settings
   const views = new JournalViews(fileSystem, path, settings)
-  return new Replay(new JournalCursor(fileSystem, views, codec, settings), settings)
+  return new Replay(new JournalCursor(fileSystem, views, parser, settings), settings)
 }

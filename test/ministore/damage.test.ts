@@ -1,13 +1,10 @@
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore, MiniStoreError } from '../../src/index.ts'
-import { SimulatedFileSystem } from '../../src/testing/index.ts'
-
-// Uses the simulated file system, because many thousand damaged journals are opened and every open
-// syncs.
-
-const path = '/data/journal.jsonl'
-const active = 'journal.jsonl'
+import type { SimulatedFileSystem } from '../../src/testing/index.ts'
+import {
+  active, type Damage, damagedCopy, type Entries, flips, type Journal, path, truncations, writeJournal,
+} from '../support/damaged-journals.ts'
 
 /**
  * The outcome for a damaged journal.
@@ -20,84 +17,6 @@ const active = 'journal.jsonl'
  */
 type Outcome = 'harmless' | 'refused' | 'found' | 'torn' | 'unseen'
 type Counts = Record<Outcome, number>
-type Files = ReadonlyMap<string, Buffer>
-type Entries = ReadonlyArray<readonly [number, string]>
-
-interface Journal {
-  readonly files: Files
-  readonly entries: Entries
-  /** Number of bytes of the active segment that its seal covers. */
-  readonly sealedBytes: number
-}
-
-interface Damage {
-  readonly name: string
-  /** Offset of the first changed byte. */
-  readonly offset: number
-  readonly bytes: Buffer
-}
-
-/**
- * Texts with bytes that one flipped bit turns into NUL, into a line feed, or into invalid UTF-8.
- */
-const records = [
-  { at: '@', n: 1 },
-  2,
-  { n: 3, text: ' ä€' },
-  'JKHNBZ*',
-  { n: 5 },
-  [6, ' @'],
-  { n: 7 },
-  8,
-  { n: 9 },
-  ' @ ',
-  { n: 11 },
-  '😀@',
-]
-
-async function writeJournal(how: 'closed' | 'with an older seal' | 'without a seal'): Promise<Journal> {
-  const files = new SimulatedFileSystem()
-  const options = { fileSystem: files, maxBytesPerSegment: 95 }
-  const first = await MiniStore.open(path, options)
-  for (const record of records.slice(0, 9)) await first.append(record)
-  await first.close()
-  // Without a seal: the rotation has removed it, and no new one has been written.
-  const store = await MiniStore.open(
-    path,
-    how === 'without a seal' ? { ...options, maxBytesPerSegment: 1 } : { fileSystem: files },
-  )
-  if (how === 'without a seal') await store.append(records[9])
-  await store.appendAll(how === 'without a seal' ? records.slice(10) : records.slice(9))
-  if (how === 'closed') await store.close()
-  const copy = new Map([...files.snapshot()].map(([at, bytes]) => [at.slice('/data/'.length), bytes]))
-  const seal = copy.get(`${active}.seal`)?.toString() ?? 'bytes=0 '
-  if (how !== 'closed') await store.close()
-  const entries = records.map((record, index) => [index + 1, JSON.stringify(record)] as const)
-  return { files: copy, entries, sealedBytes: Number(/bytes=(\d+) /.exec(seal)?.[1]) }
-}
-
-function* truncations(bytes: Buffer): Generator<Damage> {
-  for (let length = 0; length < bytes.length; length++) {
-    yield { name: `cut to ${length} bytes`, offset: length, bytes: bytes.subarray(0, length) }
-  }
-}
-
-function* flips(bytes: Buffer): Generator<Damage> {
-  for (let offset = 0; offset < bytes.length; offset++) {
-    for (let bit = 0; bit < 8; bit++) {
-      const flipped = Buffer.from(bytes)
-      flipped[offset] = (flipped[offset] ?? 0) ^ (1 << bit)
-      yield { name: `bit ${bit} of byte ${offset} flipped`, offset, bytes: flipped }
-    }
-  }
-}
-
-function damagedCopy(journal: Journal, name: string, bytes: Buffer): SimulatedFileSystem {
-  const files = new SimulatedFileSystem()
-  for (const [at, content] of journal.files) files.writeFile(`/data/${at}`, at === name ? bytes : content)
-  return files
-}
-
 /** All records that a reader returns, or the damage that it ends with. */
 async function readAll(
   stream: AsyncIterable<{ sequence: number; record: unknown }>,

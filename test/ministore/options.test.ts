@@ -65,6 +65,16 @@ const entries: Entry[] = [
     use: (path, options) => withStore(path, (store) => store.replay(options as object)),
   },
   {
+    name: 'store.bytes',
+    options: streamOptions.filter((name) => name !== 'salvage'),
+    use: (path, options) => withStore(path, (store) => cancelled(store.bytes(options as object))),
+  },
+  {
+    name: 'MiniStore.bytes',
+    options: readerOptions.filter((name) => name !== 'salvage' && name !== 'schema'),
+    use: async (path, options) => cancelled(MiniStore.bytes(path, options as object)),
+  },
+  {
     name: 'MiniStore.stream',
     options: readerOptions,
     use: async (path, options) => cancelled(MiniStore.stream(path, options as object)),
@@ -377,6 +387,7 @@ const closedBehaviour: Readonly<Record<string, (store: MiniStore, path: string) 
   writable: (store) => expectClosed(() => store.writable()),
   stream: (store) => expectClosed(() => store.stream()),
   entries: (store) => expectClosed(() => store.entries()),
+  bytes: (store) => expectClosed(() => store.bytes()),
   replay: (store) => expectClosed(() => store.replay()),
   prepare: (store) => expectClosed(() => store.prepare('late')),
   preparedEntries: (store) => expectClosed(() => store.preparedEntries()),

@@ -1603,7 +1603,7 @@ describe('memory', () => {
     }
     await store.close()
     const script = fileURLToPath(new URL('../support/measure-replay.js', import.meta.url))
-    for (const way of ['iterator', 'reader']) {
+    for (const way of ['iterator', 'reader', 'bytes']) {
       const child = fork(script, [path, way], { execArgv: ['--expose-gc'] })
       const [measured] = (await once(child, 'message')) as [
         { records: number; growth: number; samples: number },
@@ -1613,8 +1613,9 @@ describe('memory', () => {
       )
       expect(measured.records).toBe(count)
       expect(measured.samples).toBeGreaterThan(50)
-      // Data retained from one block to the next would make V8 use twice as much.
-      expect(measured.growth).toBeLessThan(24 * 1024 * 1024)
+      // Data retained from one block to the next would make V8 use twice as much. The copies that
+      // bytes() gives away are collected a little later.
+      expect(measured.growth).toBeLessThan((way === 'bytes' ? 40 : 24) * 1024 * 1024)
     }
   }, 120_000)
 })

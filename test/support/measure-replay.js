@@ -10,6 +10,10 @@ const walk = async (options, onRecord) => {
     for await (const record of MiniStore.stream(path, options)) onRecord(record)
     return
   }
+  if (way === 'bytes') {
+    for await (const chunk of MiniStore.bytes(path, options)) for (const byte of chunk) if (byte === 0x0a) onRecord()
+    return
+  }
   const reader = MiniStore.stream(path, options).getReader()
   for (let read = await reader.read(); !read.done; read = await reader.read()) onRecord(read.value)
 }

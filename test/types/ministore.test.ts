@@ -204,6 +204,12 @@ describe('a store', () => {
 describe('the static readers', () => {
   test('without a type return unknown', () => {
     expectTypeOf(() => MiniStore.stream('path')).returns.toEqualTypeOf<JournalStream<unknown>>()
+    expectTypeOf(() => MiniStore.bytes('path')).returns.toEqualTypeOf<JournalStream<Uint8Array<ArrayBuffer>>>()
+    expectTypeOf((store: MiniStore<Event>) => new Response(store.bytes({ from: 1 }))).returns.toEqualTypeOf<Response>()
+    // @ts-expect-error bytes() leaves no damage out
+    expectTypeOf((store: MiniStore<Event>) => store.bytes({ salvage: () => {} })).toBeFunction()
+    // @ts-expect-error bytes() runs no schema
+    expectTypeOf(() => MiniStore.bytes('path', { schema: zodSchema })).toBeFunction()
     expectTypeOf(() => MiniStore.entries('path')).returns.toEqualTypeOf<
       JournalStream<JournalEntry<unknown>>
     >()

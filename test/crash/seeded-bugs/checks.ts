@@ -5,6 +5,7 @@ import { type FileSystem, SimulatedFileSystem } from '../../../src/testing/index
 import { CrashHarness, type Workload } from '../harness.ts'
 import { type ExpectedJournal, JournalModel, journalPath } from '../journal/model.ts'
 import { type FoundJournal, JournalOracle } from '../journal/oracle.ts'
+import { bytesChecks } from './bytes-checks.ts'
 import { faultChecks } from './fault-checks.ts'
 import { queueChecks } from './queue-checks.ts'
 import { replicaChecks } from './replica-checks.ts'
@@ -379,6 +380,6 @@ async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void
 }
 
 const allChecks: readonly Check[] = [
-  ...directChecks, ...snapChecks, ...replicaChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks,
+  ...directChecks, ...bytesChecks, ...snapChecks, ...replicaChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks,
   ...faultChecks, ...queueChecks,
 ]

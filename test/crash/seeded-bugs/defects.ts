@@ -1,3 +1,4 @@
+import { bytesDefects } from './bytes-defects.ts'
 import type { Patch } from './patched-copy.ts'
 import {
   acknowledgesFirst, endsShortWrites, locksNothing, readsErrorsAsEnd, retriesSync, type Sabotage,
@@ -483,6 +484,7 @@ let calls = 0
     sabotage: readsErrorsAsEnd,
     finding: /^one read fails: .*(?:damaged|were acknowledged)/,
   },
+  ...bytesDefects,
   ...snapDefects,
   ...replicaDefects,
   ...stateDefects,

@@ -53,7 +53,7 @@ describe('a quick run', () => {
 
   test('ends with exit code 0, runs every case, and leaves no journal behind', () => {
     expect(outcome.exitCode, outcome.stderr).toBe(0)
-    const names = ['append', 'append-all', 'replay', 'replicate', 'scale', 'start-stop', 'state', 'queue', 'durability']
+    const names = ['append', 'append-all', 'replay', 'replicate', 'scale', 'segments', 'start-stop', 'state', 'queue', 'durability']
     expect(sections.map(({ name }) => name)).toEqual(names)
     expect(readdirSync(join(directory, 'journals'))).toEqual([])
   })

@@ -6,6 +6,7 @@ import { queueCase } from './queue.ts'
 import { replayCase } from './replay.ts'
 import { replicateCase } from './replicate.ts'
 import { scaleCase } from './scale.ts'
+import { segmentsCase } from './segments.ts'
 import { startStopCase } from './start-stop.ts'
 import { stateCase } from './state.ts'
 
@@ -16,6 +17,7 @@ export const cases: readonly Case[] = [
   replayCase,
   replicateCase,
   scaleCase,
+  segmentsCase,
   startStopCase,
   stateCase,
   queueCase,

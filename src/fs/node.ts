@@ -1,4 +1,5 @@
 import * as fs from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { hasCode } from '../errors.ts'
@@ -14,6 +15,15 @@ import { loadKernelLock } from './kernel-lock.ts'
  * the event loop. A sync waits for the disk, so it never runs on the calling thread.
  */
 const maxInlineWriteBytes = 128 * 1024
+
+/** Largest read, in bytes, that is {@link quick}: a header, a seal or a few new lines. */
+const maxInlineReadBytes = 4 * 1024
+
+/**
+ * Largest file, in bytes, whose `close` is {@link quick} (1 MiB). If the file was deleted, closing it
+ * frees its bytes, which takes milliseconds for a large file.
+ */
+const maxInlineCloseBytes = 1024 * 1024
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_DIRECTORY } = fs.constants
 
@@ -76,13 +86,19 @@ export const nodeFileSystem: FileSystem = {
 
 class NodeFile implements File {
   readonly descriptor: number
+  readonly #isQuicklyClosed: boolean
 
-  constructor(descriptor: number) {
+  /** @param isQuicklyClosed Whether the file is small and open only for reading. */
+  constructor(descriptor: number, isQuicklyClosed = false) {
     this.descriptor = descriptor
+    this.#isQuicklyClosed = isQuicklyClosed
   }
 
   read(buffer: Uint8Array, position: number): Promise<number> {
-    return call((done) => fs.read(this.descriptor, buffer, 0, buffer.length, position, done))
+    const later = (): Promise<number> =>
+      call((done) => fs.read(this.descriptor, buffer, 0, buffer.length, position, done))
+    if (buffer.length > maxInlineReadBytes) return later()
+    return quick(() => fs.readSync(this.descriptor, buffer, 0, buffer.length, position), later)
   }
 
   write(bytes: Uint8Array, position: number): number | Promise<number> {
@@ -111,11 +127,15 @@ class NodeFile implements File {
   }
 
   stat(): Promise<FileStat> {
-    return call<fs.BigIntStats>((done) => fs.fstat(this.descriptor, { bigint: true }, done)).then(toFileStat)
+    return quick(
+      () => toFileStat(fs.fstatSync(this.descriptor, { bigint: true })),
+      () => call<fs.BigIntStats>((done) => fs.fstat(this.descriptor, { bigint: true }, done)).then(toFileStat),
+    )
   }
 
   close(): Promise<void> {
-    return call((done) => fs.close(this.descriptor, done))
+    const later = (): Promise<void> => call((done) => fs.close(this.descriptor, done))
+    return this.#isQuicklyClosed ? quick(() => fs.closeSync(this.descriptor), later) : later()
   }
 }
 
@@ -138,15 +158,17 @@ async function open(path: string, mode: OpenMode, access?: FileAccess): Promise<
 }
 
 async function openRegular(path: string, flag: number): Promise<File> {
-  const descriptor = await openDescriptor(path, flag)
-  const file = new NodeFile(descriptor)
+  const later = (): Promise<number> => openDescriptor(path, flag)
+  // Only the mode `read` leaves the file as it is, whatever is found at the path.
+  const descriptor = await (flag === flags.read ? quick(() => fs.openSync(path, flag), later) : later())
   try {
     // Runs on this thread: the metadata of a file that was just opened is in the kernel's cache.
-    const irregular = irregularFile(path, { mode: fs.fstatSync(descriptor).mode })
+    const { mode, size } = fs.fstatSync(descriptor)
+    const irregular = irregularFile(path, { mode })
     if (irregular !== undefined) throw irregular
-    return file
+    return new NodeFile(descriptor, flag === flags.read && size <= maxInlineCloseBytes)
   } catch (error) {
-    await file.close().catch(() => {})
+    await new NodeFile(descriptor).close().catch(() => {})
     throw error
   }
 }
@@ -237,7 +259,10 @@ export async function persistently<T>(
 }
 
 function stat(path: string): Promise<FileStat> {
-  return call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat)
+  return quick(
+    () => toFileStat(fs.statSync(path, { bigint: true })),
+    () => call<fs.BigIntStats>((done) => fs.stat(path, { bigint: true }, done)).then(toFileStat),
+  )
 }
 
 /**
@@ -310,6 +335,34 @@ function toFileStat(stats: fs.BigIntStats): FileStat {
 export function deviceOf(number: bigint, platform: string = process.platform): bigint {
   return platform === 'win32' ? BigInt.asUintN(32, number) : number
 }
+
+/** Number of calls that may still not be {@link quick}, because an earlier one had to wait. */
+let slowCalls = 0
+
+/**
+ * Makes a call that only reads metadata or a few bytes. While the kernel has these in memory, the
+ * call runs on this thread, because a hop through the thread pool and back takes ten times as long
+ * as the call.
+ *
+ * A call that takes longer has waited for a disk or a network. Then the next hundred go through the
+ * pool, so that at most one call in a hundred holds up the event loop.
+ */
+function quick<T>(now: () => T, later: () => Promise<T>): Promise<T> {
+  if (slowCalls > 0) {
+    slowCalls--
+    return later()
+  }
+  const begunMs = performance.now()
+  try {
+    return Promise.resolve(now())
+  } catch (error) {
+    return Promise.reject(error)
+  } finally {
+    if (performance.now() - begunMs > longestQuickMs) slowCalls = 100
+  }
+}
+
+const longestQuickMs = 0.5
 
 /** Wraps a callback-style system call in a promise. libuv repeats interrupted calls (`EINTR`). */
 function call<T>(start: (done: (error: Error | null, value?: T) => void) => void): Promise<T> {

@@ -194,7 +194,7 @@ export class JournalCursor<T> {
       return { next: undefined, covered: compared?.bytes ?? 0 }
     }
     const { segments } = this.#view as JournalView
-    const at = segments.findIndex((known) => isSameSegment(known, segment))
+    const at = indexOfSegment(segments, segment)
     // The view may show no next segment if segments were deleted meanwhile. Then the sequence
     // number finds the next segment, or shows that the record is gone.
     const next = at === -1 ? undefined : segments[at + 1]
@@ -252,7 +252,8 @@ export class JournalCursor<T> {
       return undefined
     }
     const wanted = (this.#sequence ??= first.firstSequence)
-    const segment = view.segments.findLast(({ firstSequence }) => firstSequence <= wanted)
+    // Only a damaged journal that is salvaged can be out of order.
+    const segment = view.segments[indexAt(view.segments, wanted, this.#settings.salvage === undefined)]
     const end = this.#tail?.segment.firstSequence ?? Number.POSITIVE_INFINITY
     // No file is opened if no record is left to give. The segment may have been deleted by now.
     if (this.#isBeyondRange(wanted) || (segment !== undefined && segment.firstSequence > end)) {
@@ -384,7 +385,34 @@ function identified(end: JournalTail, { segments }: JournalView): JournalTail {
 function isReplaced({ segments }: JournalView, known: Segment): boolean {
   const [first] = segments
   if (first === undefined || first.firstSequence > known.firstSequence) return false
-  return !segments.some((segment) => isSameSegment(segment, known))
+  return indexOfSegment(segments, known) === -1
+}
+
+/**
+ * The index of the segment that holds a record or, if it is not written yet, will hold it: the last
+ * one that begins with this sequence number or a lower one. -1 if the record was deleted.
+ *
+ * @param isOrdered Whether the first sequence numbers never fall. If not, all segments are searched.
+ */
+export function indexAt(segments: readonly Segment[], sequence: number, isOrdered = true): number {
+  if (!isOrdered) return segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence)
+  let low = 0
+  let high = segments.length
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2)
+    if ((segments[middle] as Segment).firstSequence <= sequence) low = middle + 1
+    else high = middle
+  }
+  return low - 1
+}
+
+/** The index of a segment in a view, which may show it under another name. -1 if it is not there. */
+export function indexOfSegment(segments: readonly Segment[], known: Segment): number {
+  const likely = indexAt(segments, known.firstSequence)
+  const found = segments[likely]
+  if (found !== undefined && isSameSegment(found, known)) return likely
+  // Empty segments of version 0.1 begin with the same number as the next one.
+  return segments.findIndex((segment) => isSameSegment(segment, known))
 }
 
 /** A segment that was read to its end, and the segment after it at that time. */

@@ -6,7 +6,7 @@
  * here changes a file.
  */
 import { basename, dirname, join, resolve } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
 
 import { hasCode, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
 import { type ByteRange, readRange } from '../fs/bytes.ts'
@@ -44,7 +44,7 @@ export type UnfinishedFile = Pick<SegmentFile, 'name' | 'bytes' | 'inode' | 'cha
 
 /** The state of a journal at one moment. */
 export interface JournalView {
-  /** Oldest first. */
+  /** Oldest first. Views share this array, so it never changes. */
   readonly segments: readonly Segment[]
   /** The last segment and how far it may be read; undefined if there are no segments. */
   readonly tail: JournalTail | undefined
@@ -264,10 +264,11 @@ export async function findSegments(
   const names = await listIfPresent(fs, files.directory)
   const sealed = inSequence(files, files.sealedNames(names), report)
   const found: SegmentFile[] = []
-  // Opens a limited number at a time: a journal may have more segments than a process may open.
+  // Few at a time, for the limit of open files. The file system may answer without the event loop.
   for (let at = 0; at < sealed.length; at += openAtOnce) {
-    const group = sealed.slice(at, at + openAtOnce)
-    for (const segment of await Promise.all(group.map((named) => inspect(fs, files, named, report)))) {
+    await turn()
+    const group = sealed.slice(at, at + openAtOnce).map((named) => inspect(fs, files, named, report))
+    for (const segment of await Promise.all(group)) {
       if ('header' in segment) found.push(segment)
       else report(damaged(files.path, segment.name, 'it is sealed but has no complete header'))
     }
@@ -277,8 +278,7 @@ export async function findSegments(
     if (rotatedTo !== -1) found.length = rotatedTo
     found.push(active)
   }
-  const firsts = await numberRecords(fs, found)
-  const segments = found.map((segment, index) => ({ ...segment, firstSequence: firsts[index] as number }))
+  const segments = await numbered(fs, found)
   let identified: Segment | undefined
   for (const [at, segment] of segments.entries()) {
     const problem = disorder(segment, segments[at - 1]) ?? foreignness(segment, identified)
@@ -346,7 +346,7 @@ export async function readHeader(
   where: { readonly path: string; readonly segment: string },
   report: ReportDamage = throwDamage,
 ): Promise<Header | undefined> {
-  const buffer = Buffer.alloc(maxHeaderBytes + 1)
+  const buffer = Buffer.allocUnsafe(maxHeaderBytes + 1)
   let filled = 0
   let end = -1
   while (end === -1 && filled < buffer.length) {
@@ -372,7 +372,7 @@ export async function readHeader(
  * (version 0.1), it is counted forwards or backwards from a segment whose header does. If no header
  * holds one, the first record has the number 1.
  */
-async function numberRecords(fs: FileSystem, segments: readonly SegmentFile[]): Promise<number[]> {
+async function numbered(fs: FileSystem, segments: readonly SegmentFile[]): Promise<Segment[]> {
   const firsts = segments.map(({ header }) => header.sequence)
   const anchor = firsts.findIndex((first) => first !== undefined)
   if (anchor === -1 && segments.length > 0) firsts[0] = 1
@@ -382,7 +382,7 @@ async function numberRecords(fs: FileSystem, segments: readonly SegmentFile[]): 
   for (let at = 1; at < segments.length; at++) {
     firsts[at] ??= (firsts[at - 1] as number) + (await countRecords(fs, segments[at - 1] as SegmentFile))
   }
-  return firsts as number[]
+  return segments.map((segment, index) => ({ ...segment, firstSequence: firsts[index] as number }))
 }
 
 /** Describes why a segment cannot follow the one before it. */

@@ -19,12 +19,12 @@ import {
   extendCheckpoint, idOf, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
 import type { EncodedRecords } from './record-codec.ts'
-import type { RecoveredJournal } from './recovery.ts'
+import { type RecoveredJournal, SealedSegments } from './recovery.ts'
 import {
   type ActiveSegment, newJournalId, orPoison, poisonChannel, PoisoningError, replaceEmptySegment, rotateChannel,
   rotateSegment,
 } from './rotation.ts'
-import { isSameSegment, type JournalTail, type JournalView, type Segment } from './segments.ts'
+import { isSameSegment, type JournalTail, type JournalView } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 
 type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
@@ -42,7 +42,7 @@ export class JournalWriter {
   readonly #fs: FileSystem
   readonly #limits: Limits
   readonly #queue = new PQueue({ concurrency: 1 })
-  #sealed: readonly Segment[]
+  readonly #sealed: SealedSegments
   #active: ActiveSegment
   #id: string | undefined
   /** The contents of the seal on disk; undefined if there is no seal. */
@@ -60,7 +60,7 @@ export class JournalWriter {
     this.#fs = lock.fileSystem
     this.files = files
     this.#limits = limits
-    this.#sealed = journal.sealed
+    this.#sealed = new SealedSegments(journal.sealed)
     this.#active = journal.active
     this.#id = idOf([...journal.sealed, journal.active.segment])
     this.#seal = journal.seal
@@ -72,7 +72,7 @@ export class JournalWriter {
   }
 
   get firstSequence(): number {
-    return (this.#sealed[0] ?? this.#active.segment).firstSequence
+    return (this.#sealed.oldest ?? this.#active.segment).firstSequence
   }
 
   get lastSequence(): number {
@@ -94,7 +94,7 @@ export class JournalWriter {
     const { segment, acknowledged } = this.#active
     const checkpoints = this.#seal === undefined ? [acknowledged] : [this.#seal, acknowledged]
     return {
-      segments: [...this.#sealed, segment],
+      segments: this.#sealed.followedBy(segment),
       tail: { segment, bytes: acknowledged.bytes, checkpoints, isAcknowledged: true },
     }
   }
@@ -211,14 +211,16 @@ export class JournalWriter {
         const most = this.lastSequence + 1
         throw new RangeError(`Expected \`sequence\` to be at most ${most}, the next sequence number, got ${sequence}`)
       }
-      const isCovered = (): boolean => (this.#sealed[1] ?? this.#active.segment).firstSequence <= sequence
+      const isCovered = (): boolean => (this.#sealed.second ?? this.#active.segment).firstSequence <= sequence
       if (this.#sealed.length === 0 || !isCovered()) return
       // Headers of version 0.1 hold no sequence number, so their records are counted from a
       // neighbour. If no header that stays holds one, a rotation writes one before the first segment
       // is deleted.
-      const segments = [...this.#sealed, this.#active.segment]
-      const stay = segments.slice(segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence))
-      if (stay.every(({ header }) => header.sequence === undefined)) await this.#rotate()
+      if (this.#active.segment.header.sequence === undefined) {
+        const { segments } = this.view()
+        const stay = segments.slice(segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence))
+        if (stay.every(({ header }) => header.sequence === undefined)) await this.#rotate()
+      }
       while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()
     })
   }
@@ -342,9 +344,7 @@ export class JournalWriter {
   async #rotate(): Promise<void> {
     // The header of the next segment holds the sequence number of its first record.
     this.#assertNumbersLeft(1)
-    // Numbers only order the files, so they begin with 1 again once no sealed segment is left. What
-    // identifies a segment is the sequence number in its header.
-    const number = (this.#sealed.at(-1)?.number ?? 0) + 1
+    const number = this.#sealed.nextNumber
     if (number > maxSegmentNumber) {
       throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber}, but all of them are used`)
     }
@@ -356,7 +356,7 @@ export class JournalWriter {
     const rotate = async (): Promise<void> => {
       const rotating = rotateSegment(this.#fs, this.files, { from, number, id, lock: this.#lock })
       const { sealed, active } = await this.#guard('rotate', rotating)
-      this.#sealed = [...this.#sealed, sealed]
+      this.#sealed.add(sealed)
       this.#active = active
       this.#id = id
       this.#change.wake()
@@ -369,11 +369,11 @@ export class JournalWriter {
 
   #deleteOldest(): Promise<void> {
     return this.#whileRenaming(async () => {
-      const [oldest, ...kept] = this.#sealed
+      const { oldest } = this.#sealed
       if (oldest === undefined) return
       // A file that is already missing counts as deleted.
       await this.#guard(`delete ${oldest.name}`, removeIfPresent(this.#fs, oldest.path))
-      this.#sealed = kept
+      this.#sealed.removeOldest()
       this.#change.wake()
       // Made durable before the next deletion. Otherwise a crash could undo this deletion but keep
       // the next one, which would leave a gap.

@@ -20,8 +20,13 @@ const hooks: {
   changes: string[]
   /** The renames and removals. */
   calls: string[]
+  /** How long each call of `statSync` takes longer, and how many calls of `stat` there were. */
+  waitMs: number
+  pooled: number
   watcher: FSWatcher | undefined
-} = vi.hoisted(() => ({ beforeOpen: undefined, fails: new Map(), changes: [], calls: [], watcher: undefined }))
+} = vi.hoisted(() => ({
+  beforeOpen: undefined, fails: new Map(), changes: [], calls: [], waitMs: 0, pooled: 0, watcher: undefined,
+}))
 
 vi.mock('node:fs', async (load) => {
   const actual = await load<typeof NodeFs>()
@@ -31,13 +36,28 @@ vi.mock('node:fs', async (load) => {
     if (code !== undefined) setImmediate(done, Object.assign(new Error(code), { code }))
     return code !== undefined
   }
+  const beforeOpen = (): void => {
+    const before = hooks.beforeOpen
+    hooks.beforeOpen = undefined
+    before?.()
+  }
   return {
     ...actual,
     open: (...words: Parameters<typeof actual.open>): void => {
-      const before = hooks.beforeOpen
-      hooks.beforeOpen = undefined
-      before?.()
+      beforeOpen()
       actual.open(...words)
+    },
+    openSync: (...words: Parameters<typeof actual.openSync>): number => {
+      beforeOpen()
+      return actual.openSync(...words)
+    },
+    stat: (...words: Parameters<typeof actual.stat>): void => {
+      hooks.pooled++
+      actual.stat(...words)
+    },
+    statSync: (...words: Parameters<typeof actual.statSync>): unknown => {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, hooks.waitMs)
+      return actual.statSync(...words)
     },
     fchown: (...words: Parameters<typeof actual.fchown>): void => {
       hooks.changes.push(`${octal(words[0])} chown ${words[1]}:${words[2]}`)
@@ -63,6 +83,26 @@ beforeEach(() => {
   hooks.fails.clear()
   hooks.changes = []
   hooks.calls = []
+  hooks.waitMs = 0
+  hooks.pooled = 0
+})
+
+test('a look at metadata runs on this thread; after one that had to wait, the next hundred do not', async () => {
+  const path = join(await temporaryDirectory(), 'file')
+  await writeFile(path, 'text')
+  /** Whether a look went through the thread pool. */
+  const isPooled = async (): Promise<boolean> => {
+    hooks.pooled = 0
+    expect(await nodeFileSystem.stat(path)).toMatchObject({ size: 4 })
+    return hooks.pooled > 0
+  }
+  hooks.waitMs = 2
+  // A busy machine holds up calls too, so these looks need not begin on this thread.
+  while (await isPooled());
+  hooks.waitMs = 0
+  for (let look = 1; look <= 100; look++) expect(await isPooled(), String(look)).toBe(true)
+  expect(await isPooled()).toBe(false)
+  await expect(nodeFileSystem.stat(`${path}2`)).rejects.toMatchObject({ code: 'ENOENT', syscall: 'stat' })
 })
 
 test('create refuses every existing name, including a dangling link, and leaves it unchanged', async () => {

@@ -155,13 +155,13 @@ export const defects: readonly Defect[] = [
       {
         file: 'ministore/writer.ts',
         find: '      while (this.#sealed.length > 0 && isCovered()) await this.#deleteOldest()\n',
-        by: `      const after = [...this.#sealed.slice(1), this.#active.segment]
-      const covered = after.filter(({ firstSequence }) => firstSequence <= sequence).length
-      for (const { path } of this.#sealed.slice(0, covered).toReversed()) {
+        by: `      const segments = this.#sealed.followedBy(this.#active.segment)
+      const covered = segments.slice(1).filter(({ firstSequence }) => firstSequence <= sequence).length
+      for (const { path } of segments.slice(0, covered).toReversed()) {
         await removeIfPresent(this.#fs, path)
         await this.#fs.syncDirectory(this.files.directory)
+        this.#sealed.removeOldest()
       }
-      this.#sealed = this.#sealed.slice(covered)
 `,
       },
     ],

@@ -6,6 +6,7 @@
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from './errors.ts'
 export type { File, FileAccess, FileStat, FileSystem, OpenMode } from './fs/file-system.ts'
 export { nodeFileSystem } from './fs/node.ts'
+export { type GroupCommit, groupCommit, type GroupCommitOptions } from './journal/group-commit.ts'
 export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange } from './journal/journal.ts'
 export { replicate, type ReplicateOptions, type ReplicationReport } from './journal/replicate.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from './journal/snapshots.ts'

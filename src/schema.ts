@@ -78,6 +78,12 @@ export function isPrepared(record: unknown): record is PreparedRecord {
   }
 }
 
+/** The error for bytes as a chunk of a stream, where no codec can encode them. */
+export function bytesRefused(): TypeError {
+  const hint = 'give Writable.fromWeb `{ objectMode: true }`, or open the store with a codec for bytes'
+  return new TypeError(`Expected a chunk to be a record, got bytes: ${hint}`)
+}
+
 /** Describes why a text cannot be the line of a record. Undefined if it can. */
 export function lineProblem(text: unknown): string | undefined {
   if (typeof text !== 'string') return isStrayPromise(text) ? 'a promise' : text === null ? 'null' : typeof text

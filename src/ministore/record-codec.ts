@@ -1,7 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { isInstance, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-import { isPrepared, lineProblem, PreparedRecord, refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
+import { bytesRefused, isPrepared, lineProblem, PreparedRecord, refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
 import type { Codec } from './settings.ts'
 
@@ -97,9 +97,7 @@ export class RecordCodec<Output, Input> {
 
   /** @throws {TypeError} if a chunk of a stream is bytes, which only a codec can encode. */
   refuseBytes(chunk: unknown): void {
-    if (this.#isCustom || !ArrayBuffer.isView(chunk)) return
-    const hint = 'give Writable.fromWeb `{ objectMode: true }`, or open the store with a codec for bytes'
-    throw new TypeError(`Expected a chunk to be a record, got bytes: ${hint}`)
+    if (!this.#isCustom && ArrayBuffer.isView(chunk)) throw bytesRefused()
   }
 
   /** Encodes many records. Throws as {@link encode} does, for the first record that is refused. */

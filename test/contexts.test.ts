@@ -4,7 +4,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { MiniStore, type OpenOptions } from '../src/index.ts'
+import { groupCommit, MiniStore, type OpenOptions } from '../src/index.ts'
 import { SnapStore } from '../src/minisnap/index.ts'
 import { StateManager, StateView } from '../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../src/testing/index.ts'
@@ -171,6 +171,51 @@ describe('streams of a journal', () => {
       await caller.run(-1, () => Promise.all([writer.write(record), writer.write(record)]))
     })
     expect(notes.all).toEqual(rightFor('toJSON'))
+  })
+})
+
+describe('a group', () => {
+  test.each([true, false])('runs codec and schema in the context of each append, and batches in its own; asynchronous schema: %s', async (isAsync) => {
+    const notes = new Notes()
+    const options: OpenOptions<number> & { schema: StandardSchemaV1<number> } = {
+      schema: schemaThatNotes(notes, (value) => value, isAsync),
+      codec: {
+        encode: (record) => {
+          notes.note('encode', record)
+          return String(record)
+        },
+        decode: (line) => {
+          notes.note('decode', Number(line))
+          return Number(line)
+        },
+      },
+      fileSystem: new SimulatedFileSystem(),
+    }
+    await using store = await MiniStore.open('/journal.jsonl', options)
+    await using group = caller.run(99, () => groupCommit(store))
+    on('tracing:ministore:append:start', () => notes.note('batch', 99))
+    await callAll(async (who) => {
+      await group.append(who)
+      notes.note('caller', who)
+    })
+    const schema = isAsync ? ['schema', 'schema later'] : ['schema']
+    expect(notes.all).toEqual({ ...rightFor('encode', 'decode', 'caller', ...schema), batch: ['99'] })
+  })
+
+  test('appends through a writable in the context that created it, regardless of the writer', async () => {
+    const notes = new Notes()
+    const codec = {
+      encode: (record: number): string => {
+        notes.note('encode', 1)
+        return String(record)
+      },
+      decode: Number,
+    }
+    await using store = await MiniStore.open('/journal.jsonl', { codec, fileSystem: new SimulatedFileSystem() })
+    await using group = groupCommit(store)
+    const writable = caller.run(1, () => group.writable())
+    await caller.run(2, () => ReadableStream.from([1, 2, 3]).pipeTo(writable))
+    expect(notes.all).toEqual({ encode: ['1'] })
   })
 })
 

@@ -1,3 +1,4 @@
+import { groupCommit } from '../journal/group-commit.ts'
 import type { Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
 import { holds, type Patience, same } from './contract.ts'
 import type { ContractRecord, JournalSubject } from './journal-contract.ts'
@@ -176,6 +177,21 @@ export const journalClaims: Readonly<Record<string, (scene: JournalScene) => Pro
       hasThrown = true
     }
     holds(hasThrown, 'prepare did not throw')
+  },
+
+  'a group writes concurrent appends in call order, beside those of the log, and refuses a bad record alone': async ({ journal, patience, reopened }) => {
+    if (journal.appendAll === undefined || journal.prepare === undefined) return
+    const group = groupCommit(journal, { maxRecords: 8 })
+    const bad = patience.rejected('append of a bad record', group.append(unwritable))
+    const appends = numbers(1, 30).map((n) => group.append({ n }))
+    const direct: number[] = []
+    for (let n = 0; n < 8; n++) direct.push(await patience.until('an append of the log', journal.append({ n: 0 })))
+    const sequences = await patience.until('30 appends', Promise.all(appends))
+    await bad
+    await patience.until('close of the group', group.close())
+    same('the numbers', sequences, numbers(1, 38).filter((n) => !direct.includes(n)))
+    const expected = numbers(1, 38).map((sequence) => ({ sequence, record: { n: sequences.indexOf(sequence) + 1 } }))
+    same('the entries after reopening', await read(patience, await reopened()), expected)
   },
 
   'preparedEntries give lines that appendAll of another log takes': async ({ journal, patience, another }) => {

@@ -487,6 +487,16 @@ describe('writable', () => {
     expect(await store.append(0)).toBe(written.length + 1)
   })
 
+  test('fails to close if its last batch fails', async () => {
+    const { files, store, group } = await open<number>()
+    files.failOn({ operation: 'write' }, 'ENOSPC')
+    const writer = group.writable().getWriter()
+    const outcomes = outcomesOf([writer.write(1), writer.write(2), writer.close()])
+    expect((await outcomes).at(-1)).toBe('IO')
+    await expect(writer.closed).rejects.toEqual(code('IO'))
+    expect(store.lastSequence).toBe(0)
+  })
+
   test('that is aborted has written what it accepted, and drops the rest', async () => {
     const { store, group, hold } = await open<number>({ maxRecords: 1 })
     const gate = hold()

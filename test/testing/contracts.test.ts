@@ -273,6 +273,19 @@ const journalDefects: Readonly<Record<string, [JournalDefect, caughtBy: string]>
     },
     'prepare throws for a record that append refuses',
   ],
+  'prepares every record in one buffer': [
+    {
+      open: () => {
+        let buffer = ''
+        const prepare = (record: ContractRecord): PreparedRecord => {
+          buffer = JSON.stringify(record)
+          return Object.defineProperty(new PreparedRecord(buffer), 'text', { get: () => buffer })
+        }
+        return { prepare }
+      },
+    },
+    'a group writes concurrent appends in call order, beside those of the log, and refuses a bad record alone',
+  ],
   'encodes prepared entries twice': [
     { open: (journal) => ({ preparedEntries: (range?: JournalRange) => journal.stream(range, (text) => new PreparedRecord(JSON.stringify(text))) }) },
     'preparedEntries give lines that appendAll of another log takes',

@@ -2,7 +2,7 @@ import '../../support/fixed-identity.ts'
 
 import { afterAll, describe, expect, test } from 'vitest'
 
-import { type MiniStore, MiniStoreError, type MiniStoreErrorCode } from '../../../src/index.ts'
+import { groupCommit, type MiniStore, MiniStoreError, type MiniStoreErrorCode } from '../../../src/index.ts'
 import { type Fault, type Operation, SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
 import { causes, failing, type FaultKind, needsRoom } from '../faults.ts'
@@ -129,6 +129,9 @@ class Process {
     await this.#attempt('change', () => model.rotate(store))
     const both = [model.append(store, { c: next() }), model.append(store, { d: next() })]
     await Promise.all(both.map((append) => this.#attempt('write', () => append)))
+    const group = groupCommit(store, { maxRecords: 2 })
+    const three = [{ e: next() }, { f: next() }, { g: next() }].map((record) => model.appendInGroup(store, group, record))
+    await Promise.all(three.map((append) => this.#attempt('write', () => append)))
     await this.#attempt('change', () => model.truncateBefore(store, Math.max(1, model.acknowledged - 3)))
   }
 

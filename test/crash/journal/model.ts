@@ -1,4 +1,4 @@
-import { MiniStore, MiniStoreError, type OpenOptions } from '../../../src/index.ts'
+import { type GroupCommit, MiniStore, MiniStoreError, type OpenOptions } from '../../../src/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import type { Workload } from '../harness.ts'
 import { OrderMonitor } from './order-monitor.ts'
@@ -46,6 +46,8 @@ export class JournalModel {
   /** The identity that a store has told. */
   #id: string | undefined
   #hasFailed = false
+  /** Whether writes that overlap may share an fsync. */
+  #isGrouped = false
   /** Whether some record may or may not be there until the journal is next opened. */
   isUnknown = false
 
@@ -54,7 +56,7 @@ export class JournalModel {
     issued: [...this.#acknowledged, ...this.#inFlight.flat()],
     acknowledged: this.#acknowledged.length,
     floor: this.#floor,
-    isManyLines: this.#inFlight.some((write) => write.length > 1),
+    isManyLines: this.#inFlight.some((write) => write.length > 1) || (this.#isGrouped && this.#inFlight.length > 1),
     id: this.#id,
   })
 
@@ -64,6 +66,7 @@ export class JournalModel {
     copy.#acknowledged.push(...this.#acknowledged)
     copy.#inFlight = [...this.#inFlight]
     copy.#id = this.#id
+    copy.#isGrouped = this.#isGrouped
     // During a step the copy shares the floor, which is filled in when the step ends. Otherwise
     // each model gets its own floor.
     copy.#floor = this.#steps > 0 ? this.#floor : { ...this.#floor }
@@ -107,6 +110,24 @@ export class JournalModel {
 
   appendAll(store: MiniStore, records: readonly unknown[]): Promise<void> {
     return this.#write(store, records, () => store.appendAll(records))
+  }
+
+  /** Appends through a group of the store. */
+  appendInGroup(store: MiniStore, group: GroupCommit, record: unknown): Promise<void> {
+    this.#isGrouped = true
+    return this.#write(store, [record], async () => {
+      const sequence = await group.append(record)
+      return { first: sequence, last: sequence }
+    })
+  }
+
+  /** Writes a stream of records through a group of the store. Nothing else may write meanwhile. */
+  pipeIntoGroup(store: MiniStore, group: GroupCommit, records: readonly unknown[]): Promise<void> {
+    this.#isGrouped = true
+    return this.#write(store, records, async () => {
+      await ReadableStream.from(records).pipeTo(group.writable())
+      return { first: store.lastSequence - records.length + 1, last: store.lastSequence }
+    })
   }
 
   rotate(store: MiniStore): Promise<void> {

@@ -1,4 +1,4 @@
-import type { MiniStore, OpenOptions } from '../../../src/index.ts'
+import { groupCommit, type MiniStore, type OpenOptions } from '../../../src/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { createRandom, type Random } from '../../../src/testing/random.ts'
 import type { CrashHarness, Workload } from '../harness.ts'
@@ -110,7 +110,26 @@ export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJo
       const appends = records(1, 8).map((each) => model.append(store, each))
       await Promise.all([...appends, model.appendAll(store, records(9, 10)), store.close()])
     }),
+    journalWorkload('groups: appends that share an fsync, a stream, and a close behind them', async (model, files) => {
+      const store = await model.open(files, { maxBytesPerSegment: 250 })
+      const group = groupCommit(store, { maxRecords: 4 })
+      const append = (each: unknown): Promise<void> => model.appendInGroup(store, group, each)
+      const appends = records(1, 3).map(append)
+      await assertRefused(group.append(undefined))
+      appends.push(...records(4, 5).map(append))
+      await appends[0]
+      await Promise.all([...appends, ...records(6, 7).map(append)])
+      await model.append(store, record(8))
+      await model.pipeIntoGroup(store, group, records(9, 13))
+      await Promise.all([...records(14, 15).map(append), group.close()])
+      await store.close()
+    }),
   ]
+}
+
+async function assertRefused(append: Promise<unknown>): Promise<void> {
+  const isRefused = await append.then(() => false, () => true)
+  if (!isRefused) throw new Error('Expected the append to be refused')
 }
 
 /** Options for a run of random generations. */

@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib'
 
-import { MiniStore, MiniStoreError } from '../../../src/index.ts'
+import { groupCommit, MiniStore, MiniStoreError } from '../../../src/index.ts'
 import { type FileSystem, SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { CrashHarness, type Workload } from '../harness.ts'
 import { type ExpectedJournal, JournalModel, journalPath } from '../journal/model.ts'
@@ -137,6 +137,17 @@ const workloadChecks: readonly Check[] = [
     const store = await model.open(files, { maxBytesPerSegment: 100 })
     const appends = [1, 2, 3, 4, 5].map((n) => model.append(store, { n }))
     await Promise.all([...appends, model.appendAll(store, [6, 7]), store.close()])
+  }),
+  workloadCheck('group: appends that share an fsync, one refused, and a stream', async (model, files) => {
+    const store = await model.open(files)
+    const group = groupCommit(store, { maxRecords: 3 })
+    const append = (n: number): Promise<void> => model.appendInGroup(store, group, { n })
+    const appends = [1, 2, 3, 4].map(append)
+    await group.append(undefined).then(() => Promise.reject(new Error('nothing was refused')), () => {})
+    await Promise.all([...appends, append(5), append(6)])
+    await model.pipeIntoGroup(store, group, [7, 8])
+    await group.close()
+    await store.close()
   }),
   workloadCheck('rotations, asked for and by size', async (model, files) => {
     const store = await model.open(files, { maxBytesPerSegment: 90 })

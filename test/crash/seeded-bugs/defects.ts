@@ -485,6 +485,53 @@ let calls = 0
     finding: /^one read fails: .*(?:damaged|were acknowledged)/,
   },
   ...bytesDefects,
+  {
+    name: 'group: a batch is acknowledged before its fsync',
+    patches: [
+      {
+        file: 'journal/group-commit.ts',
+        find: '      const { first } = await this.#journal.appendAll(batch.map(({ prepared }) => prepared))\n',
+        by: `      const first = (this.#journal as Journal<unknown, Input>).lastSequence + 1
+      const writing = this.#journal.appendAll(batch.map(({ prepared }) => prepared))
+`,
+      },
+      {
+        file: 'journal/group-commit.ts',
+        find: '(({ caller, bytes }, index) => caller.resolve(first + index, bytes))\n',
+        by: '(({ caller, bytes }, index) => caller.resolve(first + index, bytes))\n      await writing\n',
+      },
+    ],
+    finding: /^group: .*(?:is acknowledged before its bytes are synced|were acknowledged)/,
+  },
+  {
+    name: 'group: a batch is written in the wrong order',
+    patches: [
+      {
+        file: 'journal/group-commit.ts',
+        find: 'batch.map(({ prepared }) => prepared)',
+        by: 'batch.map(({ prepared }) => prepared).toReversed()',
+      },
+    ],
+    finding: /^group: .*record \d+ is (?:.*, issued was|acknowledged and not in the journal)/,
+  },
+  {
+    name: 'group: a refused record takes its neighbours along',
+    patches: [
+      {
+        file: 'journal/group-commit.ts',
+        find: '    const prepared: unknown = this.#journal.prepare(record)\n',
+        by: `    let prepared: unknown
+    try {
+      prepared = this.#journal.prepare(record)
+    } catch (error) {
+      for (const { caller, bytes } of this.#waiting.splice(0)) caller.reject(error, bytes)
+      throw error
+    }
+`,
+      },
+    ],
+    finding: /^group: .*has no JSON form/,
+  },
   ...snapDefects,
   ...replicaDefects,
   ...stateDefects,

@@ -5,7 +5,7 @@ import type * as ministate from '../src/ministate/index.ts'
 /** URL of the built package's entry. The bench measures what users get, not the sources. */
 export const libraryUrl: string = new URL('../../dist/index.js', import.meta.url).href
 
-export const { MiniStore, nodeFileSystem, replicate } = (await import(libraryUrl)) as typeof ministore
+export const { groupCommit, MiniStore, nodeFileSystem, replicate } = (await import(libraryUrl)) as typeof ministore
 export const { SnapStore } = (await import(brickUrl('minisnap'))) as typeof minisnap
 export const { StateManager, StateView } = (await import(brickUrl('ministate'))) as typeof ministate
 

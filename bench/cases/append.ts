@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { measureCalls, sliceOfTurns } from '../calls.ts'
 import { compare, type Entrant, entrantOf, participantOf, type Slice } from '../comparison.ts'
 import type { Appendable, Log } from '../contestants/contestant.ts'
-import { appendables, loadAll } from '../contestants/index.ts'
+import { appenders, loadAll } from '../contestants/index.ts'
 import { syntheticRecord } from '../data/synthetic.ts'
 import { eventLoopFigures, watchEventLoop } from '../event-loop.ts'
 import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
@@ -33,7 +33,7 @@ export const appendCase: Case = {
       'sync each append: under strace, 100 awaited appends made no further `fsync` or `fdatasync`.',
   ],
   async run(context) {
-    const { loaded, missing } = await loadAll(appendables)
+    const { loaded, missing } = await loadAll(appenders)
     const floor = await compileFloor()
     const milliseconds = context.isQuick ? 10 : 300
     const rounds = context.isQuick ? 1 : 7
@@ -85,10 +85,10 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
   }
   for (const contestant of contestants) {
     const isFloor = !hasCFloor && contestant.name === 'Node, writeSync + fdatasyncSync'
-    const role = contestant.name === 'ministore' ? 'library' : isFloor ? 'floor' : 'peer'
+    const role = contestant.name.startsWith('ministore') ? 'library' : isFloor ? 'floor' : 'peer'
     entrants.push(entrantOf(contestant, role, callers))
     runners.push({ name: contestant.name, run: () => appendSlice(contestant, trial) })
-    if (role === 'library' && callers > 1) {
+    if (contestant.name === 'ministore' && callers > 1) {
       const name = `ministore, appendAll of ${callers}`
       entrants.push({ name, role, notes: ['one sync for all callers, who wait together'] })
       runners.push({ name, run: () => appendAllSlice(contestant, trial) })

@@ -3,7 +3,7 @@ import { mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
-import { appendables, loadAll } from '../contestants/index.ts'
+import { appenders, loadAll } from '../contestants/index.ts'
 import { compiledFolder } from '../folders.ts'
 import { firstLine } from '../packages.ts'
 import type { Case, Context } from './case.ts'
@@ -21,14 +21,14 @@ export const durabilityCase: Case = {
       'checkpoint, a rotation).',
   ],
   async run(context) {
-    const { loaded, missing } = await loadAll(appendables)
+    const { loaded, missing } = await loadAll(appenders)
     try {
       await run('strace', ['-V'])
     } catch (error) {
       return { missing: [...missing, { name: 'strace', reason: `cannot be run: ${firstLine(error)}` }] }
     }
     const appends = context.isQuick ? 64 : 640
-    const names = Object.keys(appendables).filter((name) => !missing.some((lacking) => lacking.name === name))
+    const names = Object.keys(appenders).filter((name) => !missing.some((lacking) => lacking.name === name))
     const rows: Array<{ readonly name: string; readonly cells: readonly string[] }> = []
     const untraced: Array<{ readonly name: string; readonly reason: string }> = []
     for (const [index, name] of names.entries()) {

@@ -5,11 +5,11 @@
  *
  *   node append-some.js CONTESTANT PATH RECORDS CALLERS
  */
-import { appendables } from '../contestants/index.ts'
+import { appenders } from '../contestants/index.ts'
 import { syntheticRecord } from '../data/synthetic.ts'
 
 const [name = '', path = '', recordsText = '', callersText = ''] = process.argv.slice(2)
-const load = appendables[name]
+const load = appenders[name]
 if (load === undefined) throw new Error(`Expected a contestant, got ${name}`)
 
 const log = await (await load()).open(path)

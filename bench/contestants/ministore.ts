@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
-import { MiniStore } from '../library.ts'
-import type { Contestant, Replay } from './contestant.ts'
+import { groupCommit, MiniStore } from '../library.ts'
+import type { Appendable, Contestant, Replay } from './contestant.ts'
 
 /** The library, with default options. */
 export async function ministore(): Promise<Contestant> {
@@ -24,6 +24,29 @@ export async function ministore(): Promise<Contestant> {
       for (const batch of batches) await store.appendAll(batch)
     },
     replays,
+  }
+}
+
+/** The library with one group for all callers, with default options. */
+export async function ministoreGroup(): Promise<Appendable> {
+  return {
+    name: 'ministore, groupCommit',
+    version: ownVersion(),
+    promise: 'concurrent appends share a `fdatasync`, in call order',
+    blocksEventLoop: false,
+    sharing: 'groups concurrent appends',
+    async open(path) {
+      const store = await MiniStore.open(path)
+      const group = groupCommit(store)
+      return {
+        append: (record) => group.append(record),
+        appendAll: (records) => store.appendAll(records),
+        async close() {
+          await group.close()
+          await store.close()
+        },
+      }
+    },
   }
 }
 

@@ -127,7 +127,7 @@ export function scriptedWorkloads(record: MakeRecord): Array<Workload<ExpectedJo
   ]
 }
 
-async function assertRefused(append: Promise<unknown>): Promise<void> {
+export async function assertRefused(append: Promise<unknown>): Promise<void> {
   const isRefused = await append.then(() => false, () => true)
   if (!isRefused) throw new Error('Expected the append to be refused')
 }

@@ -104,6 +104,19 @@ export async function printRecords(
   await stdout.flush()
 }
 
+/**
+ * Prints the lines of records byte for byte, in blocks. A line is parsed only if no checksum covers
+ * it, so a line that has changed may be printed; the damage is an error at the end of its segment.
+ */
+export async function printBlocks(
+  path: string,
+  { stdout, signal }: Io,
+  { isJson, ...range }: { readonly from: number | undefined; readonly to: number | undefined; readonly isJson: boolean },
+): Promise<void> {
+  const codec = isJson ? undefined : lineCodec({ isJson })
+  for await (const block of MiniStore.bytes(path, { ...range, codec, signal })) await stdout.writeBytes(block)
+}
+
 /** Text of another codec becomes a JSON string. */
 async function* numbered(entries: AsyncIterable<JournalEntry<string>>, isJson: boolean): AsyncGenerator<string> {
   for await (const { sequence, record } of entries) {

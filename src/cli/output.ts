@@ -3,7 +3,7 @@ import { settledOrAborted } from '../async.ts'
 
 /** The members of a standard stream that an {@link Output} uses. */
 export interface OutputStream {
-  write(text: string, done: (error?: Error | null) => void): boolean
+  write(text: string | Uint8Array, done: (error?: Error | null) => void): boolean
   on(event: 'error', listener: (error: Error) => void): unknown
   readonly isTTY?: boolean
   readonly columns?: number
@@ -79,6 +79,16 @@ export class Output {
     return this.#add(text) ? this.#out() : undefined
   }
 
+  /**
+   * Passes bytes on, behind all added text, and resolves when they are written. They must not change
+   * before. Fails as `write` does.
+   */
+  async writeBytes(bytes: Uint8Array): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure
+    this.#passOn()
+    await this.#out(bytes)
+  }
+
   /** Adds text whose delivery does not matter. Never throws and never requires waiting. */
   tell(text: string): void {
     if (this.#add(text)) this.#passOn()
@@ -109,9 +119,9 @@ export class Output {
     return false
   }
 
-  /** Resolves when all added text is written or has failed. */
-  async #out(): Promise<void> {
-    const out = new Promise<void>((resolve) => this.#passOn(resolve))
+  /** Resolves when all added text, or the bytes behind it, are written or have failed. */
+  async #out(bytes?: Uint8Array): Promise<void> {
+    const out = new Promise<void>((resolve) => (bytes === undefined ? this.#passOn(resolve) : this.#send(bytes, resolve)))
     if (this.#signal === undefined) return out
     // If the system takes a write at once, the stream calls back in the same turn of the event
     // loop.
@@ -125,7 +135,12 @@ export class Output {
     const text = this.#text
     this.#text = ''
     // Even an empty write can fail, as on a full device, so it is left out if nothing is pending.
-    if (this.#failure !== undefined || (text === '' && this.#pending === 0)) return done()
+    if (text === '' && this.#pending === 0) return done()
+    this.#send(text, done)
+  }
+
+  #send(piece: string | Uint8Array, done: () => void): void {
+    if (this.#failure !== undefined) return done()
     const settle = (error?: unknown): void => {
       this.#pending--
       if (error) this.#fail(error)
@@ -134,7 +149,7 @@ export class Output {
     this.#pending++
     try {
       // The callback of an empty write comes after those of earlier writes.
-      this.#stream.write(text, settle)
+      this.#stream.write(piece, settle)
     } catch (error) {
       settle(error)
     }

@@ -53,18 +53,27 @@ describe('cat', () => {
       '{"sequence":3,"record":3}\n{"sequence":4,"record":4}\n',
     )
     expect(await ministore(['cat', path, '--limit', '0'])).toEqual({ code: 0, stdout: '', stderr: '' })
+    for (const [more, lines] of [[['--limit', '3'], '1\n2\n3\n'], [['--to', '2', '--limit', '3'], '1\n2\n'], [['--from', '7', '--to', '8', '--limit', '1'], '7\n'], [['--from', '8', '--limit', '9007199254740991'], '8\n']] as const) {
+      expect(await ministore(['cat', path, ...more])).toEqual({ code: 0, stdout: lines, stderr: '' })
+    }
     expect(await ministore(['cat', path, '--from', '5', '--to', '4'])).toMatchObject({ code: 2, stdout: '' })
   })
 
   test('ends at damage, or continues after it with --salvage; exit code 1 in both cases', async () => {
     const path = await journal()
     await replaceIn(`${path}.002`, '\n5\n', '\nx\u001B\n')
-    const stopped = await ministore(['cat', path])
-    expect(stopped).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n' })
-    expect(stopped.stderr).toMatch(
-      / is damaged at journal\.jsonl\.002, line 3, offset 70, sequence 5: the line is not JSON: /,
-    )
-    expect(stopped.stderr).toContain('To see all damage: ministore verify')
+    // The file, whose lines a checksum covers, is printed up to the end of the segment with the damage.
+    const covered = await ministore(['cat', path])
+    expect(covered).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\nx\u001B\n6\n' })
+    expect(covered.stderr).toContain(' is damaged at journal.jsonl.002: it has changed since it was sealed (wrong checksum)')
+    expect(covered.stderr).toContain('To see all damage: ministore verify')
+    // A range that ends before the checksum is parsed, and so is each line with one of these options.
+    for (const more of [['--to', '6'], ['--limit', '6'], ['--sequence'], ['--json']]) {
+      const stopped = await ministore(['cat', path, ...more])
+      const four = numbers(1, 4).map((n) => (more[0] === '--sequence' ? `{"sequence":${n},"record":${n}}\n` : `${n}\n`))
+      expect(stopped, more.join(' ')).toMatchObject({ code: 1, stdout: four.join('') })
+      expect(stopped.stderr).toMatch(more[0] === '--json' ? /"line":3,"offset":70/ : / is damaged at journal\.jsonl\.002, line 3, offset 70, sequence 5: the line is not JSON: /)
+    }
     const salvaged = await ministore(['cat', path, '--salvage'])
     expect(salvaged).toMatchObject({ code: 1, stdout: '1\n2\n3\n4\n6\n7\n8\n' })
     expect(salvaged.stderr).toMatch(

@@ -76,8 +76,9 @@ export async function ministore(
   const printed = { stdout: '', stderr: '' }
   const output = (name: keyof typeof printed): Output => {
     const failure = name === 'stdout' ? surroundings.stdoutFailure : undefined
-    const write = (piece: string, done: (error?: Error) => void): boolean => {
-      if (failure === undefined) printed[name] += piece
+    const write = (piece: string | Uint8Array, done: (error?: Error) => void): boolean => {
+      // Bytes are whole lines, so no character is cut.
+      if (failure === undefined) printed[name] += typeof piece === 'string' ? piece : Buffer.from(piece).toString()
       done(failure)
       return true
     }

@@ -228,7 +228,7 @@ describe('output', () => {
     const seen: string[] = []
     const stop = new AbortController()
     // The reader never reads.
-    const output = new Output({ write: (text) => seen.push(text) < 0, on: () => {} }, stop.signal)
+    const output = new Output({ write: (text) => seen.push(String(text)) < 0, on: () => {} }, stop.signal)
     const writing = output.write('x'.repeat(64 * 1024))
     const flushing = output.flush()
     const reason = new Error('asked to end')

@@ -8,6 +8,7 @@ import { CommandFailure, exitCodes, Interrupted } from '../errors.ts'
 import type { Io } from '../io.ts'
 import { ProgressBar } from '../progress-bar.ts'
 import { print } from '../render.ts'
+import { linesOf, textOf } from '../../ministore/lines.ts'
 import { jsonLine, plural, sizeText } from '../terminal.ts'
 
 const maxBatch = 100_000
@@ -88,13 +89,18 @@ async function appendLines(
     done.bytes += batch.bytes
     bar.update(done)
   }
-  try {
-    for await (const line of inputLines(input, maxRecordBytes)) {
+  const add = async (read: Iterable<InputLine>): Promise<void> => {
+    for (const line of read) {
       checkJson(line)
       lines.push(line.text)
       bytes += line.bytes + 1
       if (lines.length >= size || bytes >= maxRecordBytes) await write()
     }
+  }
+  const splitter = new LineSplitter(maxRecordBytes)
+  try {
+    for await (const chunk of input) await add(splitter.split(chunk))
+    await add(splitter.end())
   } catch (error) {
     // The lines before a bad line are valid, so they are written.
     if (error instanceof BadInputError) await write()
@@ -160,51 +166,82 @@ class BadInputError extends Error {
 }
 
 /**
- * Yields the lines of a stream of bytes. Lines end in `\n` or `\r\n`; the last line may have no
- * ending. Blank lines are skipped, because they contain no record. Memory use is one line and one
- * chunk.
+ * Splits chunks of bytes into lines. Lines end in `\n` or `\r\n`; the last line may have no ending.
+ * Blank lines are skipped, because they contain no record. Memory use is one line and two chunks.
  *
- * @param maxLineBytes a longer line is refused before all of it is read.
- * @throws {BadInputError} if a line is too long or not UTF-8.
+ * The lines of a chunk are decoded together and given without a promise. A conversion and a promise
+ * for each line would cost a fifth of the time of an append in batches.
  */
-async function* inputLines(
-  input: AsyncIterable<Uint8Array>,
-  maxLineBytes: number,
-): AsyncGenerator<InputLine> {
-  let number = 0
-  let parts: Buffer[] = []
-  let bytes = 0
-  const tooLong = (line: number): BadInputError => new BadInputError(line, `is longer than ${sizeText(maxLineBytes)}`)
-  const take = (part: Buffer): void => {
-    bytes += part.length
+class LineSplitter {
+  readonly #maxLineBytes: number
+  /** Number of lines that were given or skipped. */
+  #number = 0
+  /** The beginning of a line that is not complete. */
+  #parts: Buffer[] = []
+  #bytes = 0
+
+  /** @param maxLineBytes a longer line is refused before all of it is read. */
+  constructor(maxLineBytes: number) {
+    this.#maxLineBytes = maxLineBytes
+  }
+
+  /**
+   * Gives the lines that end in a chunk.
+   *
+   * @throws {BadInputError} after the lines before it, if a line is too long or not UTF-8.
+   */
+  *split({ buffer, byteOffset, byteLength }: Uint8Array): Generator<InputLine> {
+    const chunk = Buffer.from(buffer, byteOffset, byteLength)
+    const end = chunk.lastIndexOf(newline) + 1
+    if (end > 0) yield* this.#linesOf(this.#parts.length === 0 ? chunk.subarray(0, end) : this.#join(chunk.subarray(0, end)))
+    if (end === chunk.length) return
+    this.#parts.push(chunk.subarray(end))
+    this.#bytes += chunk.length - end
     // The one extra byte may be a `\r`.
-    if (bytes > maxLineBytes + 1) throw tooLong(number + 1)
-    parts.push(part)
+    if (this.#bytes > this.#maxLineBytes + 1) throw this.#tooLong(this.#number + 1)
   }
-  const finish = (): InputLine | undefined => {
-    const whole = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts)
-    parts = []
-    bytes = 0
-    number++
-    const line = whole.at(-1) === carriageReturn ? whole.subarray(0, -1) : whole
-    if (line.length > maxLineBytes) throw tooLong(number)
-    if (!isUtf8(line)) throw new BadInputError(number, 'is not UTF-8')
-    const text = line.toString()
-    return /^\s*$/.test(text) ? undefined : { number, text, bytes: line.length }
+
+  /** Gives the last line, if the input did not end in a line feed. */
+  *end(): Generator<InputLine> {
+    if (this.#bytes > 0) yield* this.#linesOf(this.#join(Buffer.from('\n')))
   }
-  for await (const given of input) {
-    const chunk = Buffer.from(given.buffer, given.byteOffset, given.byteLength)
-    let from = 0
-    for (let end; (end = chunk.indexOf(newline, from)) !== -1; from = end + 1) {
-      take(chunk.subarray(from, end))
-      const line = finish()
-      if (line !== undefined) yield line
+
+  #join(end: Buffer): Buffer {
+    const whole = Buffer.concat([...this.#parts, end])
+    this.#parts = []
+    this.#bytes = 0
+    return whole
+  }
+
+  *#linesOf(block: Buffer): Generator<InputLine> {
+    const text = textOf(block)
+    if (text === undefined) {
+      for (const { line } of linesOf(block)) {
+        this.#number++
+        if (!isUtf8(line)) throw new BadInputError(this.#number, 'is not UTF-8')
+        yield* this.#checked(line.toString())
+      }
+      return
     }
-    if (from < chunk.length) take(chunk.subarray(from))
+    const lines = text.split('\n')
+    lines.pop()
+    for (const line of lines) {
+      this.#number++
+      yield* this.#checked(line)
+    }
   }
-  const line = bytes === 0 ? undefined : finish()
-  if (line !== undefined) yield line
+
+  /** Gives a line, unless it is blank. */
+  #checked(line: string): InputLine[] {
+    const text = line.endsWith('\r') ? line.slice(0, -1) : line
+    const bytes = Buffer.byteLength(text)
+    if (bytes > this.#maxLineBytes) throw this.#tooLong(this.#number)
+    return /^\s*$/.test(text) ? [] : [{ number: this.#number, text, bytes }]
+  }
+
+  #tooLong(line: number): BadInputError {
+    return new BadInputError(line, `is longer than ${sizeText(this.#maxLineBytes)}`)
+  }
 }
 
 const newline = 0x0a
-const carriageReturn = 0x0d

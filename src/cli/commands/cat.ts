@@ -2,7 +2,7 @@ import type { MiniStoreError } from '../../errors.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
 import { damageReport, damageText, exitCodes, UsageError } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { outlineOf, printRecords } from '../journal.ts'
+import { outlineOf, printBlocks, printRecords } from '../journal.ts'
 import { jsonLine, visible } from '../terminal.ts'
 
 export const cat: Command = {
@@ -22,6 +22,10 @@ export const cat: Command = {
     'Prints the lines byte for byte as they are on the disk. On a terminal, invisible characters are',
     'printed as \\uXXXX. Without --salvage, the command stops at the first damage, after it has printed',
     'every good record before it. The exit code is 1 if there is damage.',
+    '',
+    'Into a file or a pipe, lines that a checksum covers are printed without being parsed. If one of',
+    'them has changed and is still text, it is printed, and the damage is reported at the end of its',
+    'segment. With --salvage, --sequence or --json, every line is parsed before it is printed.',
   ],
   examples: [
     'ministore cat journal.jsonl --from 100 --limit 5 | jq .',
@@ -45,12 +49,14 @@ async function runCat(args: Arguments, io: Io): Promise<number> {
     io.stderr.tell(args.flag('json') ? jsonLine({ damage: report }) : `damage: ${visible(damageText(report))}\n`)
   }
   const isSalvage = args.flag('salvage')
-  await outlineOf(path, { salvage: isSalvage ? () => {} : undefined, signal: io.signal })
-  await printRecords(path, io, {
-    range: { from, to, salvage: isSalvage ? tell : undefined },
-    limit,
-    isJson: !args.flag('no-json'),
-    isNumbered: args.flag('sequence'),
-  })
+  const isJson = !args.flag('no-json')
+  const isNumbered = args.flag('sequence')
+  const outline = await outlineOf(path, { salvage: isSalvage ? () => {} : undefined, signal: io.signal })
+  if (isSalvage || isNumbered || args.flag('json') || io.stdout.isTerminal) {
+    await printRecords(path, io, { range: { from, to, salvage: isSalvage ? tell : undefined }, limit, isJson, isNumbered })
+  } else if (limit !== 0) {
+    const last = (from ?? outline?.firstSequence ?? 1) + (limit ?? Number.POSITIVE_INFINITY) - 1
+    await printBlocks(path, io, { from, to: Number.isSafeInteger(last) ? Math.min(last, to ?? last) : to, isJson })
+  }
   return damages === 0 ? exitCodes.ok : exitCodes.failed
 }

@@ -53,7 +53,9 @@ describe('a quick run', () => {
 
   test('ends with exit code 0, runs every case, and leaves no journal behind', () => {
     expect(outcome.exitCode, outcome.stderr).toBe(0)
-    const names = ['append', 'append-all', 'replay', 'replicate', 'scale', 'segments', 'start-stop', 'state', 'queue', 'durability']
+    const names = [
+      'append', 'append-all', 'replay', 'bytes', 'replicate', 'scale', 'segments', 'start-stop', 'state', 'queue', 'durability',
+    ]
     expect(sections.map(({ name }) => name)).toEqual(names)
     expect(readdirSync(join(directory, 'journals'))).toEqual([])
   })
@@ -100,6 +102,16 @@ describe('a quick run', () => {
       }
       expect(names).toContain('createReadStream, readline, JSON.parse')
       if (isInstalled('split2')) expect(names).toContain('createReadStream, split2(JSON.parse)')
+    }
+  })
+
+  test('of bytes compares raw bytes, bytes() and records, to nowhere and through gzip', () => {
+    const { comparisons } = sectionOf('bytes')
+    expect(comparisons.map(({ label }) => label.replace(/,.*/, ''))).toEqual(['to nowhere', 'through gzip'])
+    for (const { rows } of comparisons) {
+      const names = rows.map(({ name }) => name.replace(/,.*/, ''))
+      expect(names.toSorted()).toEqual(['bytes()', 'bytes()', 'createReadStream', 'stream()'])
+      expect(rows.find(({ role }) => role === 'floor')?.name).toMatch(/^createReadStream/)
     }
   })
 

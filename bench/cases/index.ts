@@ -1,5 +1,6 @@
 import { appendAllCase } from './append-all.ts'
 import { appendCase } from './append.ts'
+import { bytesCase } from './bytes.ts'
 import type { Case } from './case.ts'
 import { durabilityCase } from './durability.ts'
 import { queueCase } from './queue.ts'
@@ -15,6 +16,7 @@ export const cases: readonly Case[] = [
   appendCase,
   appendAllCase,
   replayCase,
+  bytesCase,
   replicateCase,
   scaleCase,
   segmentsCase,

@@ -290,8 +290,12 @@ export class JournalWriter {
     } catch (error) {
       throw await this.#rollBack(error)
     }
+    let extended: Checkpoint
     try {
-      await file.dataSync()
+      const synced = file.dataSync()
+      // Computed while the disk is at work, so it takes no time of the append.
+      extended = extendCheckpoint(acknowledged, lines, records)
+      await synced
     } catch (error) {
       this.#poison('fsync', error)
       // After the failed fsync the kernel treats the record's pages as clean. The next open on this
@@ -304,7 +308,7 @@ export class JournalWriter {
       const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
     }
-    this.#active = { segment, file, acknowledged: extendCheckpoint(acknowledged, lines, records) }
+    this.#active = { segment, file, acknowledged: extended }
     this.#change.wake()
   }
 

@@ -88,3 +88,45 @@ export async function readFully(file: File, buffer: Buffer, position: number): P
     done += read
   }
 }
+
+/**
+ * Where the data of a file ends: after its last byte that is not NUL. Returns `from` if there is no
+ * such byte between `from` and `size`.
+ *
+ * Reads one byte if the data reaches to the end of the file. Otherwise reads backwards over the NUL
+ * bytes, in chunks. A writer may cut them off during the call, so a file that ends before `size` is
+ * no error.
+ */
+export async function endOfData(file: File, { from, size }: { readonly from: number; readonly size: number }): Promise<number> {
+  let space = Buffer.allocUnsafe(1)
+  for (let to = size; to > from; ) {
+    const start = Math.max(from, to - space.length)
+    const chunk = space.subarray(0, await readUpTo(file, space.subarray(0, to - start), start))
+    const length = lengthWithoutNuls(chunk)
+    if (length > 0) return start + length
+    to = start
+    if (space.length === 1) space = Buffer.allocUnsafe(Math.min(chunkBytes, size))
+  }
+  return from
+}
+
+/** Fills a buffer as far as the file reaches, and returns how many bytes were read. */
+async function readUpTo(file: File, buffer: Buffer, position: number): Promise<number> {
+  for (let done = 0; ; ) {
+    const read = done === buffer.length ? 0 : await file.read(buffer.subarray(done), position + done)
+    if (read === 0) return done
+    done += read
+  }
+}
+
+/** The length of some bytes without the NUL bytes at their end. */
+function lengthWithoutNuls(bytes: Buffer): number {
+  // Halves the range that holds the end of the data. Comparing memory is faster than a loop.
+  let [least, most] = [0, bytes.length]
+  while (least < most) {
+    const middle = (least + most) >> 1
+    if (bytes.subarray(middle, most).equals(zeros.subarray(0, most - middle))) most = middle
+    else least = middle + 1
+  }
+  return most
+}

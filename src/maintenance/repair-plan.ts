@@ -1,4 +1,5 @@
 import { messageOf, type MiniStoreError } from '../errors.ts'
+import { endOfData } from '../fs/bytes.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import {
   countLines, formatHeader, type Header, headerCheckpoint, type JournalFiles, maxSequence, readSeal,
@@ -138,7 +139,8 @@ async function findSources(
       const found = await readHeader(file, { path: files.path, segment: name }, () => (isDamaged = true))
       if (found === undefined && !isDamaged && number === undefined) return
       const header = isDamaged ? undefined : found
-      const { size: end } = await file.stat()
+      const { size } = await file.stat()
+      const end = number === undefined ? await endOfData(file, { from: header?.bytes ?? 0, size }) : size
       const from = header?.bytes ?? (await startOfRecords(file, end, check))
       sources.push({ name, path: files.at(name), number, header, from, end })
     })

@@ -152,7 +152,7 @@ async function replace(
 /** Makes the journal whole, durable and sealed, as every open does. */
 async function recover(files: JournalFiles, lock: WriterLock): Promise<void> {
   const journal = await recoverJournal(files, lock)
-  const limits = { maxBytesPerSegment: Number.POSITIVE_INFINITY, maxSegments: Number.POSITIVE_INFINITY }
+  const limits = { maxBytesPerSegment: Number.POSITIVE_INFINITY, maxSegments: Number.POSITIVE_INFINITY, preallocate: 0 }
   const writer = new JournalWriter(files, lock, journal, limits)
   await writer.sealOnOpen()
   await writer.close()

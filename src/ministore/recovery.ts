@@ -321,12 +321,12 @@ async function recoverActive(
     nameOf: (copy: number): string => files.tornName(nextOf(last, prefix), copy),
   }
   const savedAs = torn === undefined ? undefined : await saveTornTail(fs, file, torn, place)
-  await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
+  await cut(file, prefix.bytes, { isNeeded: torn !== undefined || last.padding > 0 })
   await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
   await file.sync()
   await fs.syncDirectory(files.directory)
   return {
-    active: { segment: { ...last, bytes: prefix.bytes }, file, acknowledged: prefix },
+    active: { segment: { ...last, bytes: prefix.bytes, padding: 0 }, file, acknowledged: prefix, padding: 0 },
     torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
     isSealKept: !isForeign,
   }

@@ -168,6 +168,8 @@ export interface ActiveSegment {
   readonly file: File
   /** The acknowledged part of the segment. */
   readonly acknowledged: Checkpoint
+  /** Number of NUL bytes that `preallocate` has written after it. */
+  readonly padding: number
 }
 
 /**
@@ -399,9 +401,9 @@ export async function prepareNextSegment(
     const { inode, changedMs } = await file.stat()
     const header: Header = parseHeader(line.trimEnd(), { path: files.path, segment: files.name })
     const { name, path } = files
-    const found = { number: undefined, name, path, header, bytes: bytes.length, inode, changedMs }
+    const found = { number: undefined, name, path, header, bytes: bytes.length, padding: 0, inode, changedMs }
     const segment = { ...found, firstSequence: start.sequence }
-    return { segment, file, acknowledged: headerCheckpoint(bytes) }
+    return { segment, file, acknowledged: headerCheckpoint(bytes), padding: 0 }
   } catch (error) {
     // Removes the unfinished file if possible and reports the first error. If the removal fails,
     // the next rotation or the next open removes the file.

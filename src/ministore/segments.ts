@@ -9,7 +9,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
 
 import { hasCode, MiniStoreError, type MiniStoreErrorContext } from '../errors.ts'
-import { type ByteRange, readRange } from '../fs/bytes.ts'
+import { type ByteRange, endOfData, readRange } from '../fs/bytes.ts'
 import { exists, ifPresent, listIfPresent } from '../fs/durable.ts'
 import { type File, type FileAccess, type FileStat, type FileSystem, irregularFile } from '../fs/file-system.ts'
 import {
@@ -23,8 +23,13 @@ export interface SegmentFile {
   readonly name: string
   readonly path: string
   readonly header: Header
-  /** Size of the file. */
+  /** Size of the file, without {@link padding}. */
   readonly bytes: number
+  /**
+   * Number of NUL bytes at the end of the active file, written ahead by a writer with `preallocate`.
+   * 0 for a sealed segment: there, they would be damage.
+   */
+  readonly padding: number
   /** Together with the header, distinguishes the file from another file of the same name. */
   readonly inode: FileStat['inode']
   /** When the file was last changed, as in {@link FileStat}. */
@@ -40,7 +45,7 @@ export interface Segment extends SegmentFile {
 }
 
 /** The active file if it is empty or holds only part of a header, as a crash may leave it. */
-export type UnfinishedFile = Pick<SegmentFile, 'name' | 'bytes' | 'inode' | 'changedMs'>
+export type UnfinishedFile = Pick<SegmentFile, 'name' | 'bytes' | 'padding' | 'inode' | 'changedMs'>
 
 /** The state of a journal at one moment. */
 export interface JournalView {
@@ -324,8 +329,9 @@ async function inspect(
   try {
     const { size, inode, changedMs } = await file.stat()
     const header = await readHeader(file, { path: files.path, segment: name }, report)
-    const found = { name, bytes: size, inode, changedMs }
-    return header === undefined ? found : { ...found, number, path, header }
+    if (header === undefined) return { name, bytes: size, padding: 0, inode, changedMs }
+    const bytes = number === undefined ? await endOfData(file, { from: header.bytes, size }) : size
+    return { name, bytes, padding: size - bytes, inode, changedMs, number, path, header }
   } finally {
     await file.close()
   }

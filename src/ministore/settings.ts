@@ -5,7 +5,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { MiniStoreError } from '../errors.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
-import { boolean, type Fields, fields, integer, optionalCallback, permissions, signalOption } from '../options.ts'
+import { boolean, type Fields, fields, integer, optionalCallback, permissions, shown, signalOption } from '../options.ts'
 import { type Codec, codecOption, schemaOption } from '../schema.ts'
 
 export type { Codec, KeptByJson, NotKeptByJson } from '../schema.ts'
@@ -28,6 +28,19 @@ export interface OpenOptions<Input = unknown, Output = Input> extends FileSystem
    * @default Infinity; minimum 1
    */
   readonly maxSegments?: number | undefined
+  /**
+   * Writes NUL bytes ahead of the records, so that an append overwrites bytes in place. Its sync then
+   * changes neither the size of the file nor the allocation of blocks, and takes about a third less
+   * time. `true` writes 64 KiB at a time; a number is that many bytes.
+   *
+   * The padding is only in the active segment, and only while it is open. A rotation, `close` and
+   * `appendAll` of several records cut it off first, which takes one more sync. The next open cuts it
+   * off after a crash. Programs that watch the size of the file do not see its growth, such as
+   * `tail -f` and log shippers; followers of this library do.
+   *
+   * @default false; a number from 1 to 1_073_741_824 (1 GiB)
+   */
+  readonly preallocate?: boolean | number | undefined
   /**
    * Maximum size of one encoded record in bytes, without its line feed. A larger record is refused
    * and nothing is written.
@@ -118,6 +131,8 @@ export interface SchemaOption<Schema extends StandardSchemaV1> {
 export interface WriterSettings {
   readonly maxBytesPerSegment: number
   readonly maxSegments: number
+  /** Number of bytes to write ahead at a time; 0 for none. */
+  readonly preallocate: number
   readonly maxRecordBytes: number
   readonly lock: boolean
   readonly mode: number | undefined
@@ -150,11 +165,12 @@ export interface ReadSettings extends StreamSettings {
  */
 export function writerSettings(options: unknown): WriterSettings {
   const given = fields(options, [
-    'maxBytesPerSegment', 'maxSegments', 'maxRecordBytes', 'schema', 'codec', 'lock', 'mode', 'fileSystem',
+    'maxBytesPerSegment', 'maxSegments', 'preallocate', 'maxRecordBytes', 'schema', 'codec', 'lock', 'mode', 'fileSystem',
   ])
   return {
     maxBytesPerSegment: integer('maxBytesPerSegment', given['maxBytesPerSegment'], { default: 64 * 1024 * 1024 }),
     maxSegments: integer('maxSegments', given['maxSegments'], { default: Number.POSITIVE_INFINITY, orInfinity: true }),
+    preallocate: preallocation(given['preallocate']),
     // The line feed must fit into the longest string as well.
     maxRecordBytes: integer('maxRecordBytes', given['maxRecordBytes'], {
       default: 16 * 1024 * 1024, max: constants.MAX_STRING_LENGTH - 1,
@@ -165,6 +181,13 @@ export function writerSettings(options: unknown): WriterSettings {
     schema: schemaOption(given['schema']),
     fileSystem: fileSystemOption(given['fileSystem']),
   }
+}
+
+function preallocation(given: unknown): number {
+  if (given === undefined || given === false) return 0
+  if (given === true) return 64 * 1024
+  if (typeof given !== 'number') throw new TypeError(`Expected \`preallocate\` to be a boolean or a number of bytes, got ${shown(given)}`)
+  return integer('preallocate', given, { max: 1024 ** 3 })
 }
 
 /**

@@ -219,7 +219,22 @@ export class JournalViews {
     if (view.tail?.isAcknowledged === true) return true
     const stat = await ifPresent(this.#fs.stat(this.#files.path))
     const seen = this.#activeFiles.get(view)
-    return stat?.inode !== seen?.inode || stat?.size !== seen?.bytes || stat?.changedMs !== seen?.changedMs
+    if (stat === undefined || seen === undefined) return stat !== seen
+    const isSame = stat.inode === seen.inode && stat.size === seen.bytes + seen.padding && stat.changedMs === seen.changedMs
+    // A write into the padding changes no size, and two of them may have one time of change.
+    return !isSame || (seen.padding > 0 && (await this.#isOverwritten(seen.bytes)))
+  }
+
+  /** Whether data is in the active segment where padding was. */
+  async #isOverwritten(position: number): Promise<boolean> {
+    const file = await ifPresent(this.#fs.open(this.#files.path, 'read'))
+    if (file === undefined) return true
+    try {
+      const byte = Buffer.alloc(1)
+      return (await file.read(byte, position)) === 0 || byte[0] !== 0
+    } finally {
+      await file.close()
+    }
   }
 
   async #liveWriter(): Promise<JournalWriter | undefined> {

@@ -27,7 +27,7 @@ import {
 import { isSameSegment, type JournalTail, type JournalView } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 
-type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments'>
+type Limits = Pick<WriterSettings, 'maxBytesPerSegment' | 'maxSegments' | 'preallocate'>
 
 /**
  * Changes the journal of an open store.
@@ -172,7 +172,9 @@ export class JournalWriter {
         const { acknowledged } = this.#active
         const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
-        await this.#write(lines, count)
+        // If a crash tore several lines inside the padding, whole lines could follow NUL bytes.
+        if (count > 1) await this.#cutPadding()
+        await this.#write(lines, count, count > 1 ? lines : this.#padded(lines))
         context.sequence = this.lastSequence
         return context.sequence
       })
@@ -254,7 +256,10 @@ export class JournalWriter {
     this.#isClosing = true
     await this.#queue.onIdle()
     try {
-      if (this.isViewCurrent) await this.#sealActive()
+      if (this.isViewCurrent) {
+        await this.#cutPadding()
+        await this.#sealActive()
+      }
     } finally {
       this.#isClosed = true
       this.#change.wake()
@@ -281,14 +286,44 @@ export class JournalWriter {
     if (await this.#guard('seal', writing())) this.#seal = acknowledged
   }
 
-  async #write(lines: Buffer, records: number): Promise<void> {
-    const { file, acknowledged, segment } = this.#active
+  /**
+   * The lines and, if they do not fit into the padding, new padding after them. Both are then written
+   * at once. An old header that recovery could not replace promises no padding.
+   */
+  #padded(lines: Buffer): Buffer {
+    const { acknowledged, padding, segment } = this.#active
+    const { preallocate, maxBytesPerSegment } = this.#limits
+    if (lines.length <= padding || preallocate === 0 || segment.header.id === undefined) return lines
+    const end = acknowledged.bytes + lines.length
+    const size = Math.min(Math.ceil(end / preallocate) * preallocate, maxBytesPerSegment)
+    // Buffer.concat fills up with NUL bytes.
+    return Buffer.concat([lines], Math.max(end, size) - acknowledged.bytes)
+  }
+
+  /**
+   * Cuts off the padding and makes the cut durable. Until then, nothing orders it before the next
+   * change: a crash could keep that and not the cut.
+   */
+  async #cutPadding(): Promise<void> {
+    const { file, acknowledged, padding } = this.#active
+    if (padding === 0) return
+    await this.#guard('cut off the padding', file.truncate(acknowledged.bytes))
+    this.#active = { ...this.#active, padding: 0 }
+    await this.#guard('cut off the padding', orPoison(file.sync()))
+  }
+
+  /** @param bytes The lines, perhaps with padding after them. */
+  async #write(lines: Buffer, records: number, bytes: Buffer): Promise<void> {
+    const { file, acknowledged, segment, padding } = this.#active
     try {
       // `writeFully` returns no promise if every byte was written synchronously to the page cache.
-      const writing = writeFully(file, lines, acknowledged.bytes)
+      const writing = writeFully(file, bytes, acknowledged.bytes)
       if (writing !== undefined) await writing
     } catch (error) {
-      throw await this.#rollBack(error)
+      const refused = await this.#rollBack(error)
+      const isPadded = bytes.length > lines.length
+      if (isPadded && isOutOfSpace(error) && this.#poisoned === undefined) return this.#write(lines, records, lines)
+      throw refused
     }
     let extended: Checkpoint
     try {
@@ -308,7 +343,7 @@ export class JournalWriter {
       const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
       throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
     }
-    this.#active = { segment, file, acknowledged: extended }
+    this.#active = { segment, file, acknowledged: extended, padding: Math.max(padding, bytes.length) - lines.length }
     this.#change.wake()
   }
 
@@ -323,6 +358,7 @@ export class JournalWriter {
     try {
       await file.truncate(acknowledged.bytes)
       await file.sync()
+      this.#active = { ...this.#active, padding: 0 }
     } catch (error) {
       this.#poison('roll back a failed write', error)
       const message = `A write failed (${messageOf(cause)}) and could not be rolled back (${messageOf(error)})`
@@ -352,6 +388,7 @@ export class JournalWriter {
     if (number > maxSegmentNumber) {
       throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber}, but all of them are used`)
     }
+    await this.#cutPadding()
     const from = this.#active
     const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }
     const id = this.#id ?? newJournalId()

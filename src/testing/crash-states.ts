@@ -23,12 +23,12 @@ export interface CrashOptions {
   /**
    * How the crash may tear the write that it interrupts. With `[]`, each write is kept whole or not
    * at all.
-   * @default ['cut', 'zeros', 'head-lost', 'garbage']
+   * @default ['cut', 'zeros', 'head-lost', 'garbage', 'blocks']
    */
   readonly tornVariants?: readonly TornVariant[]
 }
 
-const defaultVariants: readonly TornVariant[] = ['cut', 'zeros', 'head-lost', 'garbage']
+const defaultVariants: readonly TornVariant[] = ['cut', 'zeros', 'head-lost', 'garbage', 'blocks']
 
 /**
  * The unsettled changes that a crash keeps: the names that are left, and an outcome for each file.

@@ -113,9 +113,13 @@ export class FileOutcomes {
 function extentsOf(file: FileNode, fate: Fate, variants: readonly TornVariant[]): Extent[] {
   const extents: Extent[] = [{ kept: 0 }]
   let kept = 0
+  let size = file.durable.length
   for (const { fate: actual, bytes, position } of file.changes) {
+    const end = position + (bytes?.length ?? 0)
+    const isInPlace = end <= size
+    size = bytes === undefined ? end : Math.max(size, end)
     if (actual !== fate) continue
-    const tears = bytes === undefined ? [] : tearsOf(bytes, position, variants)
+    const tears = bytes === undefined ? [] : tearsOf({ bytes, position, isInPlace }, variants)
     for (const tear of tears) extents.push({ kept, tear })
     kept += 1
     extents.push({ kept })
@@ -134,6 +138,8 @@ function extentsOf(file: FileNode, fate: Fate, variants: readonly TornVariant[])
  * - `garbage`: the file has its full length, but from some point on it holds bytes that were never
  *   written, such as earlier content of the disk block. These bytes never include a newline (0x0A),
  *   so a torn line has no end.
+ * - `blocks`: of a write that lies within the file, any of its blocks of 512 bytes arrived, in any
+ *   combination. Of another write, `zeros` and `head-lost` show what may arrive.
  * - `garbage-newline`: like `garbage`, but the last byte is a newline and there may be more of
  *   them. A line format cannot tell such a tail from a damaged line unless every line has a
  *   checksum.
@@ -142,17 +148,21 @@ function extentsOf(file: FileNode, fate: Fate, variants: readonly TornVariant[])
  * beyond its earlier end. A byte that is overwritten with the same value keeps it. The exception is
  * `garbage`: a newline after a torn byte may turn into garbage.
  */
-export type TornVariant = 'cut' | 'zeros' | 'head-lost' | 'garbage' | 'garbage-newline'
+export type TornVariant = 'cut' | 'zeros' | 'head-lost' | 'garbage' | 'blocks' | 'garbage-newline'
 
 export const tornVariants: readonly TornVariant[] = [
   'cut',
   'zeros',
   'head-lost',
   'garbage',
+  'blocks',
   'garbage-newline',
 ]
 
-/** A torn write. `at` counts bytes from the beginning of the write. */
+/**
+ * A torn write. `at` counts bytes from the beginning of the write; for `blocks` it is the number of a
+ * combination.
+ */
 export interface Tear {
   readonly variant: TornVariant
   readonly at: number
@@ -160,12 +170,22 @@ export interface Tear {
 
 const newline = 0x0a
 const pageBytes = 4096
+const blockBytes = 512
 
 /** Returns the ways to tear a write that crash states try. */
-export function tearsOf(bytes: Uint8Array, position: number, variants: readonly TornVariant[]): Tear[] {
+export function tearsOf(
+  write: Write & { /** Whether it lies within the file. */ readonly isInPlace: boolean },
+  variants: readonly TornVariant[],
+): Tear[] {
+  const { bytes, position } = write
   const inside = cutPoints(bytes, position)
   const tears: Tear[] = []
   for (const variant of variants) {
+    if (variant === 'blocks') {
+      const count = write.isInPlace ? combinationsOf(write).length : 0
+      for (let at = 0; at < count; at++) tears.push({ variant, at })
+      continue
+    }
     // A tear at 0 keeps the length of the write but none of its bytes. A `cut` at 0 would be no
     // write.
     const fromStart = variant === 'cut' || variant === 'head-lost' || bytes.length === 0 ? [] : [0]
@@ -174,15 +194,49 @@ export function tearsOf(bytes: Uint8Array, position: number, variants: readonly 
   return tears
 }
 
+interface Write {
+  readonly bytes: Uint8Array
+  readonly position: number
+}
+
+/**
+ * The combinations of blocks that crash states keep of a write: all of up to four blocks; of more, one
+ * alone, all but one, and every other. None if the write lies in one block, which arrives whole.
+ */
+function combinationsOf({ bytes, position }: Write): Array<(block: number) => boolean> {
+  const count = Math.ceil((position + bytes.length) / blockBytes) - Math.floor(position / blockBytes)
+  if (count < 2) return []
+  if (count <= 4) {
+    return Array.from({ length: 2 ** count - 2 }, (_, index) => (block) => Math.floor((index + 1) / 2 ** block) % 2 === 1)
+  }
+  const some = [0, 1, count >> 1, count - 2, count - 1]
+  return [
+    ...some.map((only) => (block: number) => block === only),
+    ...some.map((without) => (block: number) => block !== without),
+    (block) => block % 2 === 0,
+    (block) => block % 2 === 1,
+  ]
+}
+
 export function applyTear(
   content: Bytes,
-  write: { readonly bytes: Uint8Array; readonly position: number },
+  write: Write,
   options: { readonly tear: Tear; readonly random: Random },
 ): void {
   const { bytes, position } = write
   const { variant, at } = options.tear
   if (variant === 'head-lost') {
     content.write(bytes.subarray(at), position + at)
+    return
+  }
+  if (variant === 'blocks') {
+    const first = Math.floor(position / blockBytes)
+    const isKept = combinationsOf(write)[at] as (block: number) => boolean
+    for (let from = 0, block = 0; from < bytes.length; block++) {
+      const to = (first + block + 1) * blockBytes - position
+      if (isKept(block)) content.write(bytes.subarray(from, to), position + from)
+      from = to
+    }
     return
   }
   content.write(bytes.subarray(0, at), position)
@@ -197,7 +251,7 @@ export function applyTear(
  */
 function unlessSame(
   content: Bytes,
-  { bytes, position }: { readonly bytes: Uint8Array; readonly position: number },
+  { bytes, position }: Write,
   { variant, at }: Tear,
   random: Random,
 ): Uint8Array {

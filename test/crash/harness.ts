@@ -100,7 +100,7 @@ export interface CrashOptions {
  */
 const mildVariants: readonly TornVariant[] = ['cut', 'zeros']
 /** Torn variants with bytes that were never written, or with the beginning of a write lost. */
-const harshVariants: readonly TornVariant[] = ['head-lost', 'garbage']
+const harshVariants: readonly TornVariant[] = ['head-lost', 'garbage', 'blocks']
 
 interface Moment<Expected> {
   readonly operation: string

@@ -555,7 +555,7 @@ const refusals: Readonly<Record<Refusal, (store: MiniStore) => Promise<unknown>>
 }
 
 const mildVariants: readonly TornVariant[] = ['cut', 'zeros']
-const allVariants: readonly TornVariant[] = [...mildVariants, 'head-lost', 'garbage']
+const allVariants: readonly TornVariant[] = [...mildVariants, 'head-lost', 'garbage', 'blocks']
 
 function afterLoss(files: SimulatedFileSystem, loss: Loss, isManyLines: boolean): SimulatedFileSystem {
   if (loss.of === 'process') return files.afterKill()

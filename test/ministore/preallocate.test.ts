@@ -3,7 +3,7 @@ import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
-import { MiniStore, type OpenOptions } from '../../src/index.ts'
+import { type FileStat, type FileSystem, MiniStore, type OpenOptions } from '../../src/index.ts'
 import { inspectJournal } from '../../src/maintenance/inspect.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ministore } from '../cli/run-command.ts'
@@ -157,7 +157,7 @@ describe('a store with preallocate', () => {
     expect(await MiniStore.replay(path, { fileSystem: files.afterKill() })).toEqual([1, 4])
   })
 
-  test.each([-1, 0, 1.5, Number.NaN, 2 ** 30 + 1, '64k', null, {}])('refuses %s', async (preallocate) => {
+  test.each([-1, 1.5, Number.NaN, 2 ** 30 + 1, '64k', null, {}])('refuses %s', async (preallocate) => {
     const files = new SimulatedFileSystem()
     const opening = MiniStore.open(path, { fileSystem: files, preallocate: preallocate as never })
     await expect(opening).rejects.toThrow(/^Expected `preallocate` to be /)
@@ -244,7 +244,16 @@ describe('a follower of a padded journal in another process', () => {
     await store.append(0)
     const other = elsewhere(files)
     // A clock so coarse that no change shows.
-    const fileSystem = { ...other, stat: async (at: string) => ({ ...(await other.stat(at)), changedMs: 1 }) }
+    const coarse = (stat: FileStat): FileStat => ({ ...stat, changedMs: 1 })
+    const fileSystem: FileSystem = {
+      ...other,
+      stat: async (at) => coarse(await other.stat(at)),
+      open: async (at, mode, access) => {
+        const file = await other.open(at, mode, access)
+        const read = (buffer: Uint8Array, position: number): Promise<number> => file.read(buffer, position)
+        return { ...file, read, stat: async () => coarse(await file.stat()), close: () => file.close() }
+      },
+    }
     const follower = MiniStore.stream<number>(path, { follow: true, pollIntervalMs: 1, fileSystem }).values()
     for (let n = 0; n < 5; n++) {
       expect(await follower.next()).toEqual({ done: false, value: n })

@@ -1260,7 +1260,7 @@ describe('damage', () => {
     const failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' })
     let reads = 0
     const fs = new ObservedFileSystem(({ operation, path: file }) => {
-      if (operation === 'read' && file === path && ++reads === 4) throw failure
+      if (operation === 'read' && file === path && ++reads === 5) throw failure
     })
     const { items, error } = await outcomeOf(MiniStore.stream<Numbered>(path, { fileSystem: fs }))
     expect(items.length).toBeGreaterThan(0)

@@ -8,7 +8,7 @@ import { isFullCrashSuite, scaled } from '../../support/crash-scale.ts'
 import { CrashFinding, CrashHarness, type Workload } from '../harness.ts'
 import { type ExpectedJournal, JournalModel, journalPath, journalWorkload } from './model.ts'
 import { type FoundJournal, JournalOracle } from './oracle.ts'
-import { longRecords, scriptedWorkloads, shortRecords } from './workloads.ts'
+import { blockRecords, longRecords, preallocatingWorkloads, scriptedWorkloads, shortRecords } from './workloads.ts'
 import { OrderMonitor } from './order-monitor.ts'
 
 // Scripted workloads and recovery. Random workloads are in crash-states-random.test.ts and its
@@ -23,12 +23,12 @@ const oracle = new JournalOracle()
 const harness = new CrashHarness<ExpectedJournal, FoundJournal>(oracle)
 
 const scripted = salts.flatMap((salt) =>
-  [shortRecords(salt), longRecords(salt)].flatMap((records, index) =>
-    scriptedWorkloads(records).map((script) => ({
-      script,
-      salt,
-      name: `${script.name} (${index === 0 ? 'short' : 'long'} records, salt ${salt})`,
-    })),
+  [
+    { kind: 'short', scripts: [...scriptedWorkloads(shortRecords(salt)), ...preallocatingWorkloads(shortRecords(salt))] },
+    { kind: 'long', scripts: scriptedWorkloads(longRecords(salt)) },
+    { kind: 'block', scripts: preallocatingWorkloads(blockRecords(salt)) },
+  ].flatMap(({ kind, scripts }) =>
+    scripts.map((script) => ({ script, salt, name: `${script.name} (${kind} records, salt ${salt})` })),
   ),
 )
 
@@ -49,6 +49,8 @@ describe('recovery itself', () => {
       { '': `${header}1\n2\n{"n":`, '.torn-3': 'other' },
     ],
     ['a torn tail and half-made evidence', { '': `${header}1\n2\n{"n":`, '.torn-3.tmp': '{"' }],
+    ['padding', { '': `${header}1\n2\n${'\0'.repeat(40)}` }],
+    ['a torn tail inside padding', { '': `${header}1\n2\n{"n\0\0:1}\n${'\0'.repeat(40)}` }],
     ['half a header', { '': header.slice(0, 20), '.next': header }],
     ['no active segment', { '.001': `${header}1\n2\n`, '.next': '', '.seal.tmp': 'bytes=' }],
   ]

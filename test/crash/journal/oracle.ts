@@ -3,6 +3,7 @@ import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { Continuations, keyOf, type Oracle, type StateKind } from '../harness.ts'
 import { type ExpectedJournal, journalPath } from './model.ts'
 import { OrderMonitor } from './order-monitor.ts'
+import { withoutPadding } from './order-rules.ts'
 
 /** What a state of the disk held. */
 export interface FoundJournal {
@@ -217,7 +218,7 @@ function assertEvidence(
   state: SimulatedFileSystem,
   store: MiniStore,
 ): void {
-  const was = before.get(journalPath) ?? Buffer.alloc(0)
+  const was = withoutPadding(before.get(journalPath) ?? Buffer.alloc(0))
   const { torn, isNew, isActiveRestored } = store.recovery
   if (isNew || isActiveRestored) return
   const kept = was.subarray(0, torn?.offset ?? was.length)

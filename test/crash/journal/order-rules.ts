@@ -66,7 +66,13 @@ export class OrderRules {
     return (bytes) => {
       const file = this.#file(path)
       const before = file.durable.subarray(position, position + bytes.length)
-      if (!before.equals(bytes.subarray(0, before.length))) this.#breach(`durable bytes of ${path} are overwritten`)
+      // Padding may be overwritten: no record has a NUL byte.
+      if (before.some((byte, at) => byte !== 0 && byte !== bytes[at])) this.#breach(`durable bytes of ${path} are overwritten`)
+      const isCut = position >= file.visible.length
+      const isInPadding = (isCut ? before : file.visible.subarray(position, position + bytes.length)).includes(0)
+      if (path === this.#path && isInPadding && bytes.indexOf(newline) < bytes.lastIndexOf(newline)) {
+        this.#breach(`several lines are written into the padding of ${path}`)
+      }
       file.write({ position, bytes: Buffer.from(bytes) })
     }
   }
@@ -75,7 +81,7 @@ export class OrderRules {
     const file = this.#file(path)
     if (this.#isSealed(path)) this.#breach(`the sealed segment ${path} is cut`)
     if (path === this.#path) {
-      const cut = file.visible.subarray(length)
+      const cut = withoutPadding(file.visible.subarray(length))
       if (length < file.bytesAtOpen && cut.length > 0 && !this.#isEvidence(cut)) {
         this.#breach(`bytes that were there at open are cut from ${path} before they are durable as evidence`)
       }
@@ -120,6 +126,7 @@ export class OrderRules {
     const file = this.#file(path)
     const replaced = this.#visible.get(to)
     if (!file.isDurable) this.#breach(`${path} is renamed to ${to} before its bytes are durable`)
+    if (this.#isSegment(to) && file.visible.at(-1) === 0) this.#breach(`${path} is renamed to ${to} with its padding`)
     if (replaced !== undefined && to.includes('.torn-')) this.#breach(`the evidence ${to} is replaced`)
     if (replaced !== undefined && this.#isSegment(to)) this.#checkReplacement(to, replaced, file)
     if (this.#isSegment(to) && this.#hasPendingSegments()) {
@@ -255,6 +262,13 @@ export class OrderRules {
   #breach(text: string): void {
     this.breaches.push(text)
   }
+}
+
+const newline = 0x0a
+
+/** NUL bytes at the end are no evidence of anything: a writer may have written them ahead. */
+export function withoutPadding(bytes: Buffer): Buffer {
+  return bytes.subarray(0, bytes.findLastIndex((byte) => byte !== 0) + 1)
 }
 
 /** A change of names in one step: `removes` goes, then `puts` leads to `file`. */

@@ -132,6 +132,49 @@ export async function assertRefused(append: Promise<unknown>): Promise<void> {
   if (!isRefused) throw new Error('Expected the append to be refused')
 }
 
+/** Workloads that write into padding, for which the records should be longer than a block. */
+export function preallocatingWorkloads(record: MakeRecord): Array<Workload<ExpectedJournal>> {
+  const each = async (model: JournalModel, store: MiniStore, ...numbers: number[]): Promise<void> => {
+    for (const n of numbers) await model.append(store, record(n))
+  }
+  return [
+    journalWorkload('preallocating: append, close, open with and without', async (model, files) => {
+      for (const [round, preallocate] of [3000, undefined, 700].entries()) {
+        const store = await model.open(files, { preallocate })
+        await each(model, store, 3 * round + 1, 3 * round + 2, 3 * round + 3)
+        await store.close()
+      }
+    }),
+    journalWorkload('preallocating: appendAll between appends', async (model, files) => {
+      const store = await model.open(files, { preallocate: 2500 })
+      await each(model, store, 1, 2)
+      await model.appendAll(store, [3, 4, 5].map((n) => record(n)))
+      await each(model, store, 6)
+      await model.appendAll(store, [record(7)])
+      await model.appendAll(store, [8, 9].map((n) => record(n)))
+    }),
+    journalWorkload('preallocating: rotations, asked for and by size, and deletions', async (model, files) => {
+      const store = await model.open(files, { preallocate: 1500, maxBytesPerSegment: 2600 })
+      await each(model, store, 1, 2, 3, 4)
+      await model.rotate(store)
+      await each(model, store, 5, 6)
+      await model.truncateBefore(store, 4)
+      await each(model, store, 7)
+      await store.close()
+    }),
+    journalWorkload('preallocating: appends that overlap, with a close behind them', async (model, files) => {
+      const store = await model.open(files, { preallocate: 2000, maxBytesPerSegment: 5000 })
+      const appends = [1, 2, 3, 4, 5].map((n) => model.append(store, record(n)))
+      await Promise.all([...appends, model.appendAll(store, [record(6), record(7)]), store.close()])
+    }),
+  ]
+}
+
+/** Records of 0 to 4 blocks, whose blocks all differ. */
+export function blockRecords(salt: number): MakeRecord {
+  return (n) => (n % 3 === 0 ? { n, salt } : { n, salt, text: Array.from({ length: 60 * (n % 5) }, (_, i) => `${n}-${i}`).join(' ') })
+}
+
 /** Options for a run of random generations. */
 export interface GenerationOptions {
   readonly seed: number
@@ -166,9 +209,12 @@ export async function runGeneration(
     if (state !== undefined) left = { model: model.fork(), files: state }
   })
   const name = `random workload, seed ${seed}`
+  // From numbers of its own, so that a seed makes the other choices that it always made.
+  const ahead = createRandom(seed, 1)
   const live = async (): Promise<void> => {
     for (let opened = 0; opened < 2; opened++) {
-      const store = await model.open(files, randomOptions(random))
+      const preallocate = [undefined, undefined, 150, 1200][ahead.below(4)]
+      const store = await model.open(files, { ...randomOptions(random), preallocate })
       for (let steps = 2 + random.below(4); steps > 0; steps--) await randomStep(random, model, store, record)
       if (random.below(4) === 0) return
       await store.close()

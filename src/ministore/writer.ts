@@ -257,7 +257,7 @@ export class JournalWriter {
     await this.#queue.onIdle()
     try {
       if (this.isViewCurrent) {
-        await this.#cutPadding()
+        await this.#cutPadding({ isLast: true })
         await this.#sealActive()
       }
     } finally {
@@ -303,13 +303,15 @@ export class JournalWriter {
   /**
    * Cuts off the padding and makes the cut durable. Until then, nothing orders it before the next
    * change: a crash could keep that and not the cut.
+   *
+   * @param isLast Whether no change follows. A failed sync then makes nothing unknown.
    */
-  async #cutPadding(): Promise<void> {
+  async #cutPadding({ isLast = false } = {}): Promise<void> {
     const { file, acknowledged, padding } = this.#active
     if (padding === 0) return
     await this.#guard('cut off the padding', file.truncate(acknowledged.bytes))
     this.#active = { ...this.#active, padding: 0 }
-    await this.#guard('cut off the padding', orPoison(file.sync()))
+    await this.#guard('cut off the padding', isLast ? file.sync() : orPoison(file.sync()))
   }
 
   /** @param bytes The lines, perhaps with padding after them. */

@@ -157,6 +157,27 @@ describe('a store with preallocate', () => {
     expect(await MiniStore.replay(path, { fileSystem: files.afterKill() })).toEqual([1, 4])
   })
 
+  test('a cut whose sync fails is the end of the writer, also for appends that wait while it closes', async () => {
+    const { files, store } = await openPadded()
+    await store.append(1)
+    files.failOn({ operation: 'sync', path }, 'EIO')
+    const failing = store.appendAll([2, 3])
+    const behind = store.append(4)
+    const closing = store.close()
+    await expect(failing).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+    await expect(behind).rejects.toMatchObject({ code: 'ERR_MINISTORE_POISONED' })
+    await closing
+  })
+
+  test('rejects close with IO if the cut cannot be synced, and the records are there', async () => {
+    const { files, store } = await openPadded()
+    await store.append(1)
+    files.failOn({ operation: 'sync', path }, 'EIO')
+    await expect(store.close()).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    expect(files.exists(`${path}.seal`)).toBe(false)
+    expect(await MiniStore.replay(path, { fileSystem: files.afterCrash({ keep: 'none' }) })).toEqual([1])
+  })
+
   test.each([-1, 1.5, Number.NaN, 2 ** 30 + 1, '64k', null, {}])('refuses %s', async (preallocate) => {
     const files = new SimulatedFileSystem()
     const opening = MiniStore.open(path, { fileSystem: files, preallocate: preallocate as never })

@@ -99,13 +99,13 @@ class Process {
   }
 
   async live(): Promise<void> {
-    for (let session = 0; session < 2; session++) await this.session()
+    for (const preallocate of [undefined, 50]) await this.session(preallocate)
   }
 
   /** One session of a life. `live` runs two. */
-  async session(): Promise<void> {
+  async session(preallocate?: number): Promise<void> {
     const store = await this.#attempt('open', () =>
-      this.#model.open(this.#files, { maxBytesPerSegment: 90, maxSegments: 3 }),
+      this.#model.open(this.#files, { maxBytesPerSegment: 90, maxSegments: 3, preallocate }),
     )
     if (store === undefined) return
     await this.#use(store)

@@ -52,7 +52,7 @@ test(`a writer killed with SIGKILL at a random moment loses nothing, ${rounds} t
     await writer.start({
       path,
       seed: random(2 ** 32),
-      options: { maxBytesPerSegment: 2 ** (12 + random(7)) },
+      options: { maxBytesPerSegment: 2 ** (12 + random(7)), preallocate: random(2) === 0 ? undefined : 2 ** (9 + random(8)) },
       largePercent: moment.after === 'growth' ? 50 : 3,
       // On ext4, a write can be interrupted, and its growth is visible, between folios of up to a
       // few MiB.

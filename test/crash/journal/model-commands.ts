@@ -7,6 +7,7 @@ export type Json = fc.JsonValue
 /** Limits on segments; an absent limit has its default. */
 export interface Limits {
   readonly maxBytesPerSegment?: number | undefined
+  readonly preallocate?: number | undefined
   readonly maxSegments?: number | undefined
 }
 
@@ -116,6 +117,7 @@ const record: fc.Arbitrary<Json> = fc.oneof(
 
 const limits: fc.Arbitrary<Limits> = fc.record({
   maxBytesPerSegment: fc.option(fc.integer({ min: 1, max: 300 }), { freq: 5, nil: undefined }),
+  preallocate: fc.option(fc.integer({ min: 1, max: 300 }), { freq: 1, nil: undefined }),
   maxSegments: fc.option(fc.integer({ min: 1, max: 5 }), { freq: 1, nil: undefined }),
 })
 

@@ -175,7 +175,7 @@ describe('power loss', () => {
       await writer.start({
         path,
         seed: random(2 ** 32),
-        options: { maxBytesPerSegment: 2 ** (12 + random(8)) },
+        options: { maxBytesPerSegment: 2 ** (12 + random(8)), preallocate: random(2) === 0 ? undefined : 2 ** (9 + random(8)) },
         largePercent: random(3) === 0 ? 40 : 3,
         maxRecordBytes: 2 ** 20,
         maxJournalBytes: 2 ** 20,

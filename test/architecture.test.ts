@@ -22,7 +22,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   journal: ['errors', 'options', 'async', 'schema'],
   ministore: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
   // Inspecting, verifying and repairing use the journal and are not part of it.
-  maintenance: ['errors', 'options', 'async', 'schema', 'fs', 'ministore'],
+  maintenance: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore'],
   minisnap: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
   ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
   miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],

@@ -11,7 +11,7 @@ import type { SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { modelFile } from '../minisnap/settings.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
-import { RecordCodec, type FrozenRecord } from '../ministore/record-codec.ts'
+import { RecordCodec, type FrozenRecord } from '../journal/record-codec.ts'
 import { expectedSequenceOf, type Fields, fields, integer, iterable } from '../options.ts'
 import type { KeptByJson } from '../schema.ts'
 import {

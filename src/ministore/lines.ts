@@ -3,7 +3,7 @@ import { constants, isAscii, isUtf8, transcode } from 'node:buffer'
 import type { MiniStoreError, MiniStoreErrorContext } from '../errors.ts'
 import type { File } from '../fs/file-system.ts'
 import { countLines } from './format.ts'
-import type { LineCheck } from './record-codec.ts'
+import type { LineCheck } from '../journal/record-codec.ts'
 
 /**
  * Largest block in bytes, unless one line is longer. The text of 64 KiB stays in the CPU cache;

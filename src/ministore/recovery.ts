@@ -13,11 +13,12 @@ import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
 import { saveTornTail } from '../fs/evidence.ts'
 import type { File, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
+import { ActiveSegment } from './active-segment.ts'
 import {
   type Checkpoint, idOf, isSameCheckpoint, type JournalFiles, maxSegmentNumber, maxSequence, readSeal,
 } from './format.ts'
 import {
-  type ActiveSegment, type HeldFiles, holdJournal, newJournalId, prepareNextSegment, releaseHeld, replaceEmptySegment,
+  type HeldFiles, holdJournal, newJournalId, prepareNextSegment, releaseHeld, replaceEmptySegment,
   rotateSegment, stillMoving,
 } from './rotation.ts'
 import { checksumOf, missingActiveDamage, scanSegment, sealDamage, type SegmentScan } from './scan.ts'
@@ -326,7 +327,7 @@ async function recoverActive(
   await file.sync()
   await fs.syncDirectory(files.directory)
   return {
-    active: { segment: { ...last, bytes: prefix.bytes, padding: 0 }, file, acknowledged: prefix, padding: 0 },
+    active: new ActiveSegment({ ...last, bytes: prefix.bytes, padding: 0 }, file, prefix),
     torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
     isSealKept: !isForeign,
   }

@@ -12,8 +12,9 @@ import { hasCode, MiniStoreError } from '../errors.ts'
 import { exists, ifPresent, removeIfPresent, writeFully } from '../fs/durable.ts'
 import type { File, FileAccess, FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
+import { ActiveSegment, orPoison, PoisoningError } from './active-segment.ts'
 import {
-  formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader, type Checkpoint,
+  formatHeader, type Header, headerCheckpoint, type JournalFiles, parseHeader,
 } from './format.ts'
 import { retryWhileMoving, type Segment } from './segments.ts'
 
@@ -162,30 +163,6 @@ const refusals: readonly string[] = [
   'EACCES', 'EPERM', 'EBUSY', 'EAGAIN', 'EINTR', 'EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT', 'EROFS',
 ]
 
-/** The active segment, open for writing and locked. */
-export interface ActiveSegment {
-  readonly segment: Segment
-  readonly file: File
-  /** The acknowledged part of the segment. */
-  readonly acknowledged: Checkpoint
-  /** Number of NUL bytes that `preallocate` has written after it. */
-  readonly padding: number
-}
-
-/**
- * A failure that leaves the state on disk unknown. Only recovery at the next open can continue. A
- * failed fsync is always such a failure: the kernel may have dropped the dirty pages, so a second
- * fsync could report success for bytes that never reached the disk
- * (https://lwn.net/Articles/752063/).
- */
-export class PoisoningError extends Error {
-  override readonly name = 'PoisoningError'
-
-  constructor(cause: unknown) {
-    super('The state on disk is unknown', { cause })
-  }
-}
-
 /** Message of the channel `ministore:poison`: a store can no longer write. */
 export interface PoisonMessage {
   /** Absolute path of the journal. */
@@ -195,19 +172,6 @@ export interface PoisonMessage {
 }
 
 export const poisonChannel = channel('ministore:poison') as Channel<unknown, PoisonMessage>
-
-/**
- * Waits for a step whose failure leaves the state on disk unknown.
- *
- * @throws {PoisoningError} if the step fails, with the error as its `cause`.
- */
-export async function orPoison<T>(step: Promise<T>): Promise<T> {
-  try {
-    return await step
-  } catch (error) {
-    throw new PoisoningError(error)
-  }
-}
 
 /** The files of a journal that a writer locks before it reads them. */
 export interface HeldFiles {
@@ -403,7 +367,7 @@ export async function prepareNextSegment(
     const { name, path } = files
     const found = { number: undefined, name, path, header, bytes: bytes.length, padding: 0, inode, changedMs }
     const segment = { ...found, firstSequence: start.sequence }
-    return { segment, file, acknowledged: headerCheckpoint(bytes), padding: 0 }
+    return new ActiveSegment(segment, file, headerCheckpoint(bytes))
   } catch (error) {
     // Removes the unfinished file if possible and reports the first error. If the removal fails,
     // the next rotation or the next open removes the file.

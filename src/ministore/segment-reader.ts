@@ -11,7 +11,7 @@ import {
   addDamage, type Batch, blankLine, blockBytes, type BlockParser, describeUncleanLine, firstLines, isCleanLine,
   LineBlocks, type LinePosition, linesOf, LineTooLongError, offsetAfterLines, type ParserOf, type SpareBuffers, textOf,
 } from './lines.ts'
-import type { LineCodec } from './record-codec.ts'
+import type { LineCodec } from '../journal/record-codec.ts'
 import { findLongTornEnd, type TornEnd } from './scan.ts'
 import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from './segments.ts'
 

@@ -25,10 +25,7 @@ export interface SegmentFile {
   readonly header: Header
   /** Size of the file, without {@link padding}. */
   readonly bytes: number
-  /**
-   * Number of NUL bytes at the end of the active file, written ahead by a writer with `preallocate`.
-   * 0 for a sealed segment: there, they would be damage.
-   */
+  /** Number of NUL bytes that `preallocate` has written ahead. 0 if sealed: there, they are damage. */
   readonly padding: number
   /** Together with the header, distinguishes the file from another file of the same name. */
   readonly inode: FileStat['inode']
@@ -240,9 +237,7 @@ export async function retryWhileMoving<T>(
 
 /** Inspects the active file. Undefined if it is missing. Changes nothing. */
 export function inspectActive(
-  fs: FileSystem,
-  files: JournalFiles,
-  report: ReportDamage = throwDamage,
+  fs: FileSystem, files: JournalFiles, report: ReportDamage = throwDamage,
 ): Promise<SegmentFile | UnfinishedFile | undefined> {
   return ifPresent(inspect(fs, files, { name: files.name, number: undefined }, report))
 }
@@ -451,6 +446,5 @@ export function damaged(
   const { line, offset, sequence } = at
   const place = line === undefined ? segment : `${segment}, line ${line}, offset ${offset}`
   const message = `The journal ${path} is damaged at ${place}: ${problem}`
-  const context = { path, segment, line, offset, sequence, reason: problem }
-  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, context)
+  return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path, segment, line, offset, sequence, reason: problem })
 }

@@ -12,18 +12,16 @@ import PQueue from 'p-queue'
 
 import { addInContext, ChangeSignal, traced } from '../async.ts'
 import { foreignJournal, hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy, sequenceConflict } from '../errors.ts'
-import { isOutOfSpace, removeIfPresent, writeFully } from '../fs/durable.ts'
+import { removeIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
+import { type ActiveSegment, orPoison, PoisoningError } from './active-segment.ts'
 import {
-  extendCheckpoint, idOf, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
+  idOf, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
-import type { EncodedRecords } from './record-codec.ts'
+import type { EncodedRecords } from '../journal/record-codec.ts'
 import { type RecoveredJournal, SealedSegments } from './recovery.ts'
-import {
-  type ActiveSegment, newJournalId, orPoison, poisonChannel, PoisoningError, replaceEmptySegment, rotateChannel,
-  rotateSegment,
-} from './rotation.ts'
+import { newJournalId, poisonChannel, replaceEmptySegment, rotateChannel, rotateSegment } from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 
@@ -76,7 +74,7 @@ export class JournalWriter {
   }
 
   get lastSequence(): number {
-    return this.#active.segment.firstSequence + this.#active.acknowledged.records - 1
+    return this.#active.nextSequence - 1
   }
 
   get isClosed(): boolean {
@@ -172,11 +170,13 @@ export class JournalWriter {
         const { acknowledged } = this.#active
         const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
-        // If a crash tore several lines inside the padding, whole lines could follow NUL bytes.
-        if (count > 1) await this.#cutPadding()
-        await this.#write(lines, count, count > 1 ? lines : this.#padded(lines))
-        context.sequence = this.lastSequence
-        return context.sequence
+        try {
+          await this.#active.append(lines, count, { path, ...this.#limits })
+        } catch (error) {
+          throw this.#refusal('append', error)
+        }
+        this.#change.wake()
+        return (context.sequence = this.lastSequence)
       })
     })
   }
@@ -257,7 +257,7 @@ export class JournalWriter {
     await this.#queue.onIdle()
     try {
       if (this.isViewCurrent) {
-        await this.#cutPadding({ isLast: true })
+        await this.#guard('cut off the padding', this.#active.cutPadding({ isLast: true }))
         await this.#sealActive()
       }
     } finally {
@@ -286,90 +286,6 @@ export class JournalWriter {
     if (await this.#guard('seal', writing())) this.#seal = acknowledged
   }
 
-  /**
-   * The lines and, if they do not fit into the padding, new padding after them. Both are then written
-   * at once. An old header that recovery could not replace promises no padding.
-   */
-  #padded(lines: Buffer): Buffer {
-    const { acknowledged, padding, segment } = this.#active
-    const { preallocate, maxBytesPerSegment } = this.#limits
-    if (lines.length <= padding || preallocate === 0 || segment.header.id === undefined) return lines
-    const end = acknowledged.bytes + lines.length
-    const size = Math.min(Math.ceil(end / preallocate) * preallocate, maxBytesPerSegment)
-    // Buffer.concat fills up with NUL bytes.
-    return Buffer.concat([lines], Math.max(end, size) - acknowledged.bytes)
-  }
-
-  /**
-   * Cuts off the padding and makes the cut durable. Until then, nothing orders it before the next
-   * change: a crash could keep that and not the cut.
-   *
-   * @param isLast Whether no change follows. A failed sync then makes nothing unknown.
-   */
-  async #cutPadding({ isLast = false } = {}): Promise<void> {
-    const { file, acknowledged, padding } = this.#active
-    if (padding === 0) return
-    await this.#guard('cut off the padding', file.truncate(acknowledged.bytes))
-    this.#active = { ...this.#active, padding: 0 }
-    await this.#guard('cut off the padding', isLast ? file.sync() : orPoison(file.sync()))
-  }
-
-  /** @param bytes The lines, perhaps with padding after them. */
-  async #write(lines: Buffer, records: number, bytes: Buffer): Promise<void> {
-    const { file, acknowledged, segment, padding } = this.#active
-    try {
-      // `writeFully` returns no promise if every byte was written synchronously to the page cache.
-      const writing = writeFully(file, bytes, acknowledged.bytes)
-      if (writing !== undefined) await writing
-    } catch (error) {
-      const refused = await this.#rollBack(error)
-      const isPadded = bytes.length > lines.length
-      if (isPadded && isOutOfSpace(error) && this.#poisoned === undefined) return this.#write(lines, records, lines)
-      throw refused
-    }
-    let extended: Checkpoint
-    try {
-      const synced = file.dataSync()
-      // Computed while the disk is at work, so it takes no time of the append.
-      extended = extendCheckpoint(acknowledged, lines, records)
-      await synced
-    } catch (error) {
-      this.#poison('fsync', error)
-      // After the failed fsync the kernel treats the record's pages as clean. The next open on this
-      // system would still see the record, and its fsync would succeed without writing it. Cutting
-      // the record off keeps it from passing for durable. If the cut fails or does not last, the
-      // outcome is no less known than before, so its error is ignored.
-      await file.truncate(acknowledged.bytes).catch(() => {})
-      const sequence = this.lastSequence + 1
-      const message = `The fsync of record ${sequence} failed (${messageOf(error)}): it may or may not be on the disk`
-      const context = { path: this.files.path, segment: segment.name, sequence, cause: error }
-      throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, context)
-    }
-    this.#active = { segment, file, acknowledged: extended, padding: Math.max(padding, bytes.length) - lines.length }
-    this.#change.wake()
-  }
-
-  /**
-   * Cuts off what a failed write may have left, durably, so that the file again ends where the last
-   * acknowledged append ended. Returns the error for the caller. If the cut fails, poisons the
-   * writer and returns `ERR_MINISTORE_OUTCOME_UNKNOWN`, because some lines may be on disk.
-   */
-  async #rollBack(cause: unknown): Promise<MiniStoreError> {
-    const { file, acknowledged, segment } = this.#active
-    const context = { path: this.files.path, segment: segment.name }
-    try {
-      await file.truncate(acknowledged.bytes)
-      await file.sync()
-      this.#active = { ...this.#active, padding: 0 }
-    } catch (error) {
-      this.#poison('roll back a failed write', error)
-      const message = `A write failed (${messageOf(cause)}) and could not be rolled back (${messageOf(error)})`
-      return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { ...context, cause })
-    }
-    const hint = isOutOfSpace(cause) ? ' (no space left: disk, quota or maximum file size)' : ''
-    return ioError(`write the record${hint}; nothing was written and the store is usable`, cause, context)
-  }
-
   #refuseConflict(expected: number | undefined): void {
     const { lastSequence: sequence, files: { path } } = this
     if (expected === undefined || expected === sequence) return
@@ -390,8 +306,8 @@ export class JournalWriter {
     if (number > maxSegmentNumber) {
       throw new RangeError(`Expected a segment number of at most ${maxSegmentNumber}, but all of them are used`)
     }
-    await this.#cutPadding()
     const from = this.#active
+    await this.#guard('cut off the padding', from.cutPadding())
     const context = { path: this.files.path, segment: this.files.sealedName(number), sequence: this.lastSequence + 1 }
     const id = this.#id ?? newJournalId()
     // The rotation removes the seal first, and the seal stays removed if a later step fails.
@@ -434,22 +350,28 @@ export class JournalWriter {
     }
   }
 
-  /**
-   * Waits for a step and turns its failure into the error for the caller. Poisons the writer if the
-   * failure leaves the state on disk unknown or shows that the journal was moved.
-   */
+  /** Waits for a step and turns its failure into the error for the caller. */
   async #guard<T>(doing: string, step: Promise<T>): Promise<T> {
     try {
       return await step
     } catch (error) {
-      const isPoisoning = isInstance(error, PoisoningError)
-      const cause = isPoisoning ? error.cause : error
-      const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
-      if (isPoisoning || isMoved) this.#poison(doing, cause)
-      if (isMoved) throw cause
-      this.assertNotPoisoned()
-      throw ioError(doing, error, { path: this.files.path })
+      throw this.#refusal(doing, error)
     }
+  }
+
+  /**
+   * The error for the caller of a failed step. Poisons the writer if the failure leaves the state on
+   * disk unknown or shows that the journal was moved.
+   */
+  #refusal(doing: string, error: unknown): unknown {
+    const isPoisoning = isInstance(error, PoisoningError)
+    const cause = isPoisoning ? error.cause : error
+    const isMoved = hasCode(cause, 'ERR_MINISTORE_MOVED')
+    if (isPoisoning || isMoved) this.#poison((isPoisoning ? error.doing : undefined) ?? doing, cause)
+    if (isMoved) return cause
+    if (isPoisoning && error.refusal !== undefined) return error.refusal
+    if (this.#poisoned !== undefined) return poisonedBy(this.#poisoned)
+    return ioError(doing, error, { path: this.files.path })
   }
 
   /**

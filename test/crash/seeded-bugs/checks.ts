@@ -150,6 +150,16 @@ const workloadChecks: readonly Check[] = [
     await group.close()
     await store.close()
   }),
+  workloadCheck('preallocating, appendAll and rotations between', async (model, files) => {
+    const text = 'x'.repeat(700)
+    const store = await model.open(files, { preallocate: 2000, maxBytesPerSegment: 4000 })
+    for (const record of [1, { text }, 3]) await model.append(store, record)
+    await model.appendAll(store, [4, { text }])
+    await model.append(store, 6)
+    await model.rotate(store)
+    await model.append(store, { text })
+    await store.close()
+  }),
   workloadCheck('rotations, asked for and by size', async (model, files) => {
     const store = await model.open(files, { maxBytesPerSegment: 90 })
     for (let n = 1; n <= 5; n++) await model.append(store, { n })
@@ -225,6 +235,8 @@ const found: ReadonlyArray<readonly [name: string, files: Record<string, string>
   ['a torn tail', { '': `${header}1\n2\n${half}` }, ['1', '2']],
   ['a torn tail that parses', { '': `${header}1\n2\n12` }, ['1', '2']],
   ['a torn tail, evidence of another', { '': `${header}1\n2\n${half}`, '.torn-3': 'other' }, ['1', '2']],
+  ['padding', { '': `${header}1\n2\n${'\0'.repeat(100)}` }, ['1', '2']],
+  ['a torn tail inside padding', { '': `${header}1\n2\n{"n\0\0:1}\n${'\0'.repeat(100)}` }, ['1', '2']],
   ['a torn tail, half its evidence', { '': `${header}1\n2\n${half}`, '.torn-3.tmp': '{' }, ['1', '2']],
   ['half a header', { '': header.slice(0, 20), '.next': header }, []],
   ['no active segment', { '.001': `${header}1\n2\n`, '.next': '', '.seal.tmp': 'bytes=' }, ['1', '2']],

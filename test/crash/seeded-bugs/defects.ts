@@ -54,8 +54,8 @@ export const defects: readonly Defect[] = [
     name: 'no rollback of a failed write',
     patches: [
       {
-        file: 'ministore/writer.ts',
-        find: 'await file.truncate(acknowledged.bytes)\n      await file.sync()\n',
+        file: 'ministore/active-segment.ts',
+        find: 'await this.file.truncate(this.#acknowledged.bytes)\n      await this.file.sync()\n',
         by: '',
       },
     ],
@@ -218,12 +218,29 @@ export const defects: readonly Defect[] = [
     name: 'the seal is written ahead of the data it covers',
     patches: [
       {
-        file: 'ministore/writer.ts',
-        find: '    try {\n      await file.dataSync()\n',
-        by: `    try {
-      await writeSealIfRoom(this.#fs, this.files.seal, { checkpoint: extendCheckpoint(acknowledged, lines, records), access: await file.stat() })
-      await file.dataSync()
+        file: 'ministore/active-segment.ts',
+        find: "import { type Checkpoint, extendCheckpoint } from './format.ts'\n",
+        by: `import type { FileSystem } from '../fs/file-system.ts'
+import { type Checkpoint, extendCheckpoint, writeSealIfRoom } from './format.ts'
 `,
+      },
+      {
+        file: 'ministore/active-segment.ts',
+        find: '  readonly path: string\n',
+        by: '  readonly path: string\n  readonly sealing: FileSystem\n',
+      },
+      {
+        file: 'ministore/active-segment.ts',
+        find: '      const synced = this.file.dataSync()\n',
+        by: `      const checkpoint = extendCheckpoint(from, lines, records)
+      await writeSealIfRoom(options.sealing, options.path + '.seal', { checkpoint, access: await this.file.stat() })
+      const synced = this.file.dataSync()
+`,
+      },
+      {
+        file: 'ministore/writer.ts',
+        find: '{ path, ...this.#limits }',
+        by: '{ path, sealing: this.#fs, ...this.#limits }',
       },
     ],
     finding: /the seal says \d+ bytes before they are durable|the seal covers \d+ bytes, but only/,
@@ -434,16 +451,16 @@ export const defects: readonly Defect[] = [
     name: 'appendAll acknowledges its later part before it is synced',
     patches: [
       {
-        file: 'ministore/writer.ts',
-        find: 'writeFully(file, lines, acknowledged.bytes)',
-        by: 'writeFully(file, lines.subarray(0, lines.indexOf(0x0a) + 1), acknowledged.bytes)',
+        file: 'ministore/active-segment.ts',
+        find: 'writeFully(this.file, bytes, from.bytes)',
+        by: 'writeFully(this.file, bytes.subarray(0, lines.indexOf(0x0a) + 1), from.bytes)',
       },
       {
-        file: 'ministore/writer.ts',
-        find: '      await file.dataSync()\n',
-        by: `      await file.dataSync()
+        file: 'ministore/active-segment.ts',
+        find: '      await synced\n',
+        by: `      await synced
       const rest = lines.subarray(lines.indexOf(0x0a) + 1)
-      if (rest.length > 0) await writeFully(file, rest, acknowledged.bytes + lines.length - rest.length)
+      if (rest.length > 0) await writeFully(this.file, rest, from.bytes + lines.length - rest.length)
 `,
       },
     ],
@@ -453,12 +470,71 @@ export const defects: readonly Defect[] = [
     name: 'appendAll skips a sequence number',
     patches: [
       {
-        file: 'ministore/writer.ts',
-        find: 'acknowledged: extendCheckpoint(acknowledged, lines, records) }',
-        by: 'acknowledged: extendCheckpoint(acknowledged, lines, records > 1 ? records + 1 : records) }',
+        file: 'ministore/active-segment.ts',
+        find: 'extended = extendCheckpoint(from, lines, records)',
+        by: 'extended = extendCheckpoint(from, lines, records > 1 ? records + 1 : records)',
       },
     ],
     finding: /Expected the sequence numbers 1 to 3, got 2 to 4/,
+  },
+  {
+    name: 'a rotation leaves the padding',
+    patches: [
+      {
+        file: 'ministore/writer.ts',
+        find: "    await this.#guard('cut off the padding', from.cutPadding())\n",
+        by: '',
+      },
+    ],
+    finding: /^preallocating.*with its padding/,
+  },
+  {
+    name: 'the cut of the padding is not durable before a rotation',
+    patches: [
+      {
+        file: 'ministore/active-segment.ts',
+        find: '    await (isLast ? this.file.sync() : orPoison(this.file.sync()))\n',
+        by: '',
+      },
+    ],
+    finding: /^preallocating.*(?:before its bytes are durable|several lines are written into the padding)/,
+  },
+  {
+    name: 'appendAll writes into the padding',
+    patches: [
+      {
+        file: 'ministore/active-segment.ts',
+        find: '    if (records > 1 && this.#padding > 0) await this.cutPadding()\n',
+        by: '',
+      },
+    ],
+    finding: /^preallocating.*(?:several lines are written into the padding|it does not open: ERR_MINISTORE_CORRUPT)/,
+  },
+  {
+    name: 'padding is taken for a torn tail',
+    patches: [
+      {
+        file: 'ministore/segments.ts',
+        find: 'number === undefined ? await endOfData(file, { from: header.bytes, size }) : size',
+        by: 'size',
+      },
+    ],
+    finding: /^(?:preallocating|recovery of padding).*(?:the evidence is not what was cut|torn)/,
+  },
+  {
+    name: 'what follows NUL bytes is taken for padding',
+    patches: [
+      {
+        file: 'fs/bytes.ts',
+        find: '    if (length > 0) return start + length\n',
+        by: `    const whole = Buffer.alloc(size - from)
+    await file.read(whole, from)
+    if (whole.includes(0)) return from + whole.indexOf(0)
+    if (length > 0) return start + length
+`,
+      },
+    ],
+    finding: /before they are durable as evidence|recovery changed more than the torn tail/,
   },
   {
     name: 'two writes at a time',

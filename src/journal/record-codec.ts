@@ -1,9 +1,10 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
 import { isInstance, messageOf, MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
-import { bytesRefused, isPrepared, lineProblem, PreparedRecord, refusePromise, SerializedRecord, toJson, validated } from '../schema.ts'
+import {
+  bytesRefused, type Codec, isPrepared, lineProblem, PreparedRecord, refusePromise, SerializedRecord, toJson, validated,
+} from '../schema.ts'
 import { ignoreOutcome, isStrayPromise, isThenable } from '../async.ts'
-import type { Codec } from './settings.ts'
 
 /** Encoded records, ready to be written. */
 export interface EncodedRecords {

@@ -70,9 +70,15 @@ export async function renameIntoPlace(
  * Writes all bytes at a position, continuing after short writes.
  *
  * Returns without a promise if the first write completes synchronously and in full.
+ *
+ * @param written The result of the first write, if it was made already.
  */
-export function writeFully(file: File, bytes: Uint8Array, position: number): void | Promise<void> {
-  const written = file.write(bytes, position)
+export function writeFully(
+  file: File,
+  bytes: Uint8Array,
+  position: number,
+  written: number | Promise<number> = file.write(bytes, position),
+): void | Promise<void> {
   if (written === bytes.length) return undefined
   return continueWriting(file, bytes, position, written)
 }

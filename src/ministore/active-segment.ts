@@ -1,3 +1,11 @@
+/**
+ * The file that records are appended to: one write and one fsync at a time, the rollback of a failed
+ * write, and padding.
+ *
+ * **Invariant.** After the acknowledged bytes, the file holds nothing but padding: NUL bytes that
+ * `preallocate` has written ahead, and that no record contains. A method that cannot keep this throws
+ * a {@link PoisoningError}.
+ */
 import { ioError, messageOf, MiniStoreError } from '../errors.ts'
 import { isOutOfSpace, writeFully } from '../fs/durable.ts'
 import type { File } from '../fs/file-system.ts'
@@ -13,13 +21,7 @@ interface AppendOptions {
   readonly maxBytesPerSegment: number
 }
 
-/**
- * The active segment, open for writing and locked.
- *
- * **Invariant.** After the acknowledged bytes, the file holds nothing but padding, unless a method
- * has thrown {@link PoisoningError}: NUL bytes that `preallocate` has written ahead, which no
- * record contains.
- */
+/** The active segment, open for writing and locked. Calls of its methods must not overlap. */
 export class ActiveSegment {
   readonly segment: Segment
   readonly file: File
@@ -60,9 +62,9 @@ export class ActiveSegment {
     const bytes = records > 1 ? lines : this.#padded(lines, options)
     const from = this.#acknowledged
     try {
-      // `writeFully` returns no promise if every byte was written synchronously to the page cache.
-      const writing = writeFully(this.file, bytes, from.bytes)
-      if (writing !== undefined) await writing
+      const written = this.file.write(bytes, from.bytes)
+      // Usually, every byte is in the page cache by now.
+      if (written !== bytes.length) await writeFully(this.file, bytes, from.bytes, written)
     } catch (error) {
       const refusal = await this.#rollBack(error, options.path)
       // The padding may need space that the lines do not.

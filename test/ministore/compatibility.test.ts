@@ -335,7 +335,55 @@ describe('line endings of an editor', () => {
   })
 })
 
+describe('the format v0.3.0', () => {
+  /** A copy of a journal with this name in the fixture. */
+  async function journalOf(name: string): Promise<string> {
+    const directory = await temporaryDirectory()
+    await cp(join(import.meta.dirname, '../fixtures/v0.3.0'), directory, { recursive: true })
+    return join(directory, name)
+  }
+
+  test('of a journal that was closed is read and continued as it is', async () => {
+    const path = await journalOf('journal.jsonl')
+    const records = [
+      { EventType: 'UserCreated', user_id: 123 },
+      { EventType: 'OrderPlaced', order_id: 456, note: 'Grüße, 世界 🚀 \u2028 "q" \\ \n' },
+      null,
+      [1, [2, {}]],
+    ]
+    expect(await rustReplay(path)).toEqual(records)
+    await using store = await MiniStore.open(path)
+    expect(store.recovery).toMatchObject({ torn: undefined, removedFiles: [] })
+    expect(store.segments.map(({ version }) => version)).toEqual(['0.3.0', '0.3.0'])
+    expect(await store.append('next')).toBe(5)
+    expect(await rustReplay(path)).toEqual([...records, 'next'])
+  })
+
+  test.each([undefined, true])('of a journal whose writer crashed with padding opens with preallocate: %s', async (preallocate) => {
+    const path = await journalOf('crashed.jsonl')
+    const records = ['first', { n: 2 }, { n: 3 }]
+    expect((await readFile(path)).at(-1)).toBe(0)
+    // The crate takes the padding for a record: a clear error, and nothing misread.
+    await expect(rustReplay(path)).rejects.toThrow(SyntaxError)
+    expect(await MiniStore.replay(path)).toEqual(records)
+    const store = await MiniStore.open(path, { preallocate })
+    expect(store.recovery).toMatchObject({ torn: undefined, removedFiles: [] })
+    expect(await store.append('next')).toBe(4)
+    await store.close()
+    expect(await rustReplay(path)).toEqual([...records, 'next'])
+  })
+})
+
 describe('the reading rules of the Rust crate', () => {
+  test('accept what a store with preallocate has closed', async () => {
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    const store = await MiniStore.open(path, { preallocate: 100, maxBytesPerSegment: 150 })
+    for (const n of numbers(1, 100)) await store.append(n)
+    await store.close()
+    expect(store.segments.length).toBeGreaterThan(1)
+    expect(await rustReplay(path)).toEqual(numbers(1, 100))
+  })
+
   test('accept everything this library writes: every file, header and line', async () => {
     const path = join(await temporaryDirectory(), 'journal.jsonl')
     const store = await MiniStore.open(path, { maxBytesPerSegment: 100 })

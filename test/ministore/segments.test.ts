@@ -16,7 +16,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts'
 function segmentAt(firstSequence: number, inode = firstSequence): Segment {
   const header = { text: `header ${inode}`, bytes: 10, version: '0.3.0', sequence: firstSequence, id: 'id', previousCrc32: 0 }
   const name = `journal.jsonl.${inode}`
-  return { number: inode, name, path: `/${name}`, header, bytes: 100, inode, changedMs: 0, firstSequence }
+  return { number: inode, name, path: `/${name}`, header, bytes: 100, inode, padding: 0, changedMs: 0, firstSequence }
 }
 
 /** Writes a journal of segments with one record each, without the library. Resolves with its path. */

@@ -452,8 +452,10 @@ import { type Checkpoint, extendCheckpoint, writeSealIfRoom } from './format.ts'
     patches: [
       {
         file: 'ministore/active-segment.ts',
-        find: 'writeFully(this.file, bytes, from.bytes)',
-        by: 'writeFully(this.file, bytes.subarray(0, lines.indexOf(0x0a) + 1), from.bytes)',
+        find: 'const written = this.file.write(bytes, from.bytes)\n',
+        by: `const written = bytes.length
+      await writeFully(this.file, bytes.subarray(0, lines.indexOf(0x0a) + 1), from.bytes)
+`,
       },
       {
         file: 'ministore/active-segment.ts',

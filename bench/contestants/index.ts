@@ -3,7 +3,7 @@ import { classicLevel } from './classic-level.ts'
 import type { Appendable, Readable } from './contestant.ts'
 import { naiveHandle, readline, split2, synchronousLoop } from './json-lines.ts'
 import { lmdb } from './lmdb.ts'
-import { ministore, ministoreGroup } from './ministore.ts'
+import { ministore, ministoreGroup, ministorePreallocating } from './ministore.ts'
 import { betterSqlite3, nodeSqlite } from './sqlite.ts'
 
 export type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
@@ -19,8 +19,13 @@ export const appendables: Loaders<Appendable> = {
   'writeSync loop': synchronousLoop,
 }
 
-/** Loaders of all ways to append one record: the stores, and the library with shared syncs. */
-export const appenders: Loaders<Appendable> = { ministore, 'ministore group': ministoreGroup, ...appendables }
+/** Loaders of all ways to append one record: the stores, and the library with options. */
+export const appenders: Loaders<Appendable> = {
+  ministore,
+  'ministore preallocate': ministorePreallocating,
+  'ministore group': ministoreGroup,
+  ...appendables,
+}
 
 /** Loaders of all stores and readers to replay, the library first. */
 export const readables: Loaders<Readable> = {

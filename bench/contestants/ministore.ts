@@ -27,6 +27,25 @@ export async function ministore(): Promise<Contestant> {
   }
 }
 
+/** The library with preallocation, otherwise with default options. */
+export async function ministorePreallocating(): Promise<Appendable> {
+  return {
+    name: 'ministore, preallocate',
+    version: ownVersion(),
+    promise: 'one `fdatasync` each, into bytes written ahead, in call order',
+    blocksEventLoop: false,
+    sharing: undefined,
+    async open(path) {
+      const store = await MiniStore.open(path, { preallocate: true })
+      return {
+        append: (record) => store.append(record),
+        appendAll: (records) => store.appendAll(records),
+        close: () => store.close(),
+      }
+    },
+  }
+}
+
 /** The library with one group for all callers, with default options. */
 export async function ministoreGroup(): Promise<Appendable> {
   return {

@@ -32,7 +32,7 @@ export interface SegmentInspection {
   /** `firstSequence - 1` if the segment is empty. */
   readonly lastSequence: number
   readonly records: number
-  /** Size of the file, including a torn end. */
+  /** Size of the file, including a torn end, without the NUL bytes that `preallocate` wrote ahead. */
   readonly bytes: number
   /** Version of the format; empty if the header is damaged. */
   readonly version: string

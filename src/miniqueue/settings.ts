@@ -89,7 +89,7 @@ export interface QueueCompactionOptions {
 }
 
 /** Options of the journal in which the queue stores its changes, as for `MiniStore.open`. */
-export type QueueJournalOptions = Pick<StateJournalOptions<unknown>, 'maxBytesPerSegment' | 'lock' | 'mode'>
+export type QueueJournalOptions = Pick<StateJournalOptions<unknown>, 'maxBytesPerSegment' | 'preallocate' | 'lock' | 'mode'>
 
 /** Options of `enqueue`. */
 export interface EnqueueOptions {
@@ -219,7 +219,7 @@ export function queueSettings(options: unknown): QueueSettings {
     onError: optionalCallback('onError', onError),
     fileSystem: fileSystemOption(given['fileSystem']),
     state: {
-      journal: { ...fields(given['journal'], ['maxBytesPerSegment', 'lock', 'mode'], 'journal'), maxRecordBytes },
+      journal: { ...fields(given['journal'], ['maxBytesPerSegment', 'preallocate', 'lock', 'mode'], 'journal'), maxRecordBytes },
       snapshots: { keep: integer('keepSnapshots', keepSnapshots, { default: 2 }) },
     },
   }

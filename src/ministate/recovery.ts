@@ -328,10 +328,10 @@ function mutatorError(sequence: number, what: string, cause?: unknown): MiniStor
  * states.
  *
  * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` if the records or snapshots that it would
- *   be rebuilt from were dropped; and the errors of reading snapshots and journal.
+ *   be rebuilt from were dropped; `ERR_MINISTORE_FOREIGN_JOURNAL`; and the errors of reading snapshots and journal.
  */
 export async function pastState<State, Mutation>(
-  journal: Pick<Journal<Mutation, never>, 'firstSequence' | 'entries'>,
+  journal: Pick<Journal<Mutation, never>, 'id' | 'firstSequence' | 'entries'>,
   snapshots: Restorable<State>,
   definition: StateDefinition<State, Mutation>,
   sequence: number,
@@ -340,6 +340,7 @@ export async function pastState<State, Mutation>(
     // The state before the first mutation needs no snapshot.
     const base =
       sequence === 0 ? initialStateOf(definition) : (await restoreBase(snapshots, [], definition, sequence)).base
+    refuseForeign(journal, base, [])
     try {
       const first = journal.firstSequence
       if (base.sequence < sequence && first > base.sequence + 1) throw gone(first, base.sequence, sequence)

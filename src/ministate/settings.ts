@@ -105,7 +105,7 @@ export interface SnapshotOptions<State> extends AutomaticSnapshots {
 /** Options of the underlying journal, as for `MiniStore.open`. */
 export type StateJournalOptions<Input> = Pick<
   OpenOptions<Input>,
-  'maxBytesPerSegment' | 'maxRecordBytes' | 'codec' | 'lock' | 'mode'
+  'maxBytesPerSegment' | 'preallocate' | 'maxRecordBytes' | 'codec' | 'lock' | 'mode'
 >
 
 /** Options of `StateManager.open`. */
@@ -351,7 +351,7 @@ function journalFields(value: unknown): Fields {
     const reason = 'it would delete mutations that no snapshot covers; use compact() instead'
     throw new TypeError(`Expected no option \`maxSegments\` of \`journal\`: ${reason}`)
   }
-  return fields(value, ['maxBytesPerSegment', 'maxRecordBytes', 'codec', 'lock', 'mode'], 'journal')
+  return fields(value, ['maxBytesPerSegment', 'preallocate', 'maxRecordBytes', 'codec', 'lock', 'mode'], 'journal')
 }
 
 /** Options of `apply` and `applyAll`. */

@@ -285,8 +285,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * @throws {TypeError | RangeError} if `sequence` is not a whole number from 0 to the sequence
    *   number of the current state.
    * @throws {MiniStoreError} `ERR_MINISTORE_SEQUENCE_GONE` if a compaction has dropped records that
-   *   the state would be rebuilt from; and the errors of `SnapStore.restore` and
-   *   `MiniStore.entries`.
+   *   the state would be rebuilt from; `…_FOREIGN_JOURNAL` if the nearest earlier snapshot belongs to
+   *   another journal; and the errors of `SnapStore.restore` and `MiniStore.entries`.
    */
   async stateAt(sequence: number): Promise<State> {
     this.#assertUsable()

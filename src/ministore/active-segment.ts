@@ -50,7 +50,7 @@ export class ActiveSegment {
    * A failed write is rolled back: the file is cut after the acknowledged bytes, and the cut synced.
    *
    * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the write failed and was rolled back.
-   * @throws {UnknownStateError} if the fsync or the rollback failed.
+   * @throws {PoisoningError} if the fsync or the rollback failed.
    */
   async append(
     lines: Buffer,
@@ -97,7 +97,7 @@ export class ActiveSegment {
    * change: a crash could keep that and not the cut.
    *
    * @param isLast Whether no change follows. A failed sync then makes nothing unknown.
-   * @throws {UnknownStateError} if the sync failed. The error of the system if the cut failed.
+   * @throws {PoisoningError} if the sync failed. The error of the system if the cut failed.
    */
   async cutPadding({ isLast = false }: { readonly isLast?: boolean } = {}): Promise<void> {
     if (this.#padding === 0) return

@@ -100,6 +100,7 @@ describe('open', () => {
     [{ compaction: true }, /`compaction` to be an object/],
     [{ journal: { maxSegments: 5 } }, /maxSegments/],
     [{ journal: { codec: {} } }, /Unknown option `codec`/],
+    [{ journal: { preallocate: -1 } }, /`preallocate`/],
     [{ keepSnapshots: 0 }, /`keepSnapshots`/],
     [{ clock: { wallMs: Date.now } }, /`clock` to have wallMs, monotonicMs, setTimer/],
     [{ random: 0.5 }, /`random` to be a function/],

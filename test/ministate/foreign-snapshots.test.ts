@@ -80,6 +80,17 @@ describe('a snapshot of another journal', () => {
     }
   })
 
+  test('is no base for a past state, though a newer snapshot fits', async () => {
+    const [directory, other] = [await stateOf(1), await stateOf(100)]
+    await using manager = await StateManager.open(directory, definition)
+    await manager.apply({ by: 1 })
+    await manager.apply({ by: 1 })
+    await manager.createSnapshot()
+    await cp(join(other, 'snapshot-3.json'), join(directory, 'snapshot-3.json'))
+    await expect(manager.stateAt(4)).rejects.toMatchObject(foreign)
+    expect([await manager.stateAt(2), await manager.stateAt(5)]).toEqual([{ total: 2 }, { total: 5 }])
+  })
+
   test('is accepted if it names no journal', async () => {
     const directory = await stateOf(1)
     await new SnapStore<Sum>(directory).create({ total: 3 }, 3)

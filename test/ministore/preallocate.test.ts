@@ -5,6 +5,8 @@ import { describe, expect, test } from 'vitest'
 
 import { type FileStat, type FileSystem, MiniStore, type OpenOptions } from '../../src/index.ts'
 import { inspectJournal } from '../../src/maintenance/inspect.ts'
+import { MiniQueue } from '../../src/miniqueue/index.ts'
+import { StateManager } from '../../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ministore } from '../cli/run-command.ts'
 import { elsewhere } from '../support/elsewhere.ts'
@@ -341,4 +343,20 @@ test('old journals whose header could not be replaced get no padding', async () 
   await store.append(2)
   expect(contentOf(files)).toEqual({ lines: '1\n2\n', padding: 0 })
   await store.close()
+})
+
+test('a state and a queue take the option for their journals', async () => {
+  const files = new SimulatedFileSystem()
+  const options = { journal: { preallocate: 4096 }, fileSystem: files }
+  const state = await StateManager.open('/state', { initialState: () => 0, mutator: (sum: number, by: number) => sum + by, ...options })
+  await state.apply(5)
+  const queue = await MiniQueue.open<string>('/queue', options)
+  await queue.enqueue('job')
+  for (const directory of ['/state', '/queue']) {
+    expect(files.readFile(`${directory}/journal.jsonl`).length).toBe(4096)
+  }
+  await Promise.all([state.close(), queue.close()])
+  for (const directory of ['/state', '/queue']) {
+    expect(contentOf(files, `${directory}/journal.jsonl`).padding).toBe(0)
+  }
 })

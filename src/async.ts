@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { TracingChannel } from 'node:diagnostics_channel'
 import { setMaxListeners } from 'node:events'
-import { clearInterval, setInterval } from 'node:timers'
+import { clearInterval, setImmediate, setInterval } from 'node:timers'
 
 import type PQueue from 'p-queue'
 
@@ -179,6 +179,8 @@ const longestMs = 2 ** 31 - 1
 export class ChangeSignal {
   readonly #waiting = new Set<() => void>()
   #keepAlive: NodeJS.Timeout | undefined
+  #isWaking = false
+  readonly #readers = new WeakMap<AbortSignal, { readonly resolve: () => void; readonly reject: (reason: unknown) => void }>()
 
   /** Resolves at the next change. Rejects with the signal's reason if it is aborted first. */
   next(signal: AbortSignal): Promise<void> {
@@ -194,16 +196,53 @@ export class ChangeSignal {
       }
       if (signal.aborted) return onAbort()
       signal.addEventListener('abort', onAbort, { once: true })
-      this.#waiting.add(onChange)
-      // A pending promise does not keep the process alive, but a timer does.
-      this.#keepAlive ??= setInterval(() => {}, longestMs)
+      this.#wait(onChange)
     })
   }
 
+  /**
+   * Like {@link next}, for a signal that belongs to one reader, which waits again and again. Its
+   * listener stays on the signal, because to add and remove it would cost more than the rest of the
+   * wait. Calls with one signal must not overlap.
+   */
+  nextFor(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason)
+      if (!this.#readers.has(signal)) {
+        const onAbort = (): void => {
+          const wait = this.#readers.get(signal)
+          if (wait === undefined || !this.#waiting.delete(wait.resolve)) return
+          this.#endIfIdle()
+          wait.reject(signal.reason)
+        }
+        signal.addEventListener('abort', onAbort, { once: true })
+      }
+      this.#readers.set(signal, { resolve, reject })
+      this.#wait(resolve)
+    })
+  }
+
+  /**
+   * Wakes the waiters after everything that is ready has run. What the change lets somebody begin,
+   * such as the next write to a disk, is then under way while the waiters run.
+   */
+  wakeSoon(): void {
+    if (this.#waiting.size === 0 || this.#isWaking) return
+    this.#isWaking = true
+    setImmediate(() => this.wake())
+  }
+
   wake(): void {
+    this.#isWaking = false
     for (const onChange of this.#waiting) onChange()
     this.#waiting.clear()
     this.#endIfIdle()
+  }
+
+  #wait(onChange: () => void): void {
+    this.#waiting.add(onChange)
+    // A pending promise does not keep the process alive, but a timer does.
+    this.#keepAlive ??= setInterval(() => {}, longestMs)
   }
 
   #endIfIdle(): void {

@@ -54,7 +54,8 @@ describe('a quick run', () => {
   test('ends with exit code 0, runs every case, and leaves no journal behind', () => {
     expect(outcome.exitCode, outcome.stderr).toBe(0)
     const names = [
-      'append', 'append-all', 'replay', 'bytes', 'replicate', 'scale', 'segments', 'start-stop', 'state', 'queue', 'durability',
+      'append', 'append-all', 'replay', 'bytes', 'replicate', 'followers', 'scale', 'segments', 'start-stop', 'state', 'queue',
+      'durability',
     ]
     expect(sections.map(({ name }) => name)).toEqual(names)
     expect(readdirSync(join(directory, 'journals'))).toEqual([])

@@ -3,6 +3,7 @@ import { appendCase } from './append.ts'
 import { bytesCase } from './bytes.ts'
 import type { Case } from './case.ts'
 import { durabilityCase } from './durability.ts'
+import { followersCase } from './followers.ts'
 import { queueCase } from './queue.ts'
 import { replayCase } from './replay.ts'
 import { replicateCase } from './replicate.ts'
@@ -18,6 +19,7 @@ export const cases: readonly Case[] = [
   replayCase,
   bytesCase,
   replicateCase,
+  followersCase,
   scaleCase,
   segmentsCase,
   startStopCase,

@@ -130,3 +130,51 @@ function lengthWithoutNuls(bytes: Buffer): number {
   }
   return most
 }
+
+/** Most bytes that {@link RecentBytes} keeps (256 KiB), as many as a reader takes at once. */
+export const recentBytes: number = 256 * 1024
+
+/**
+ * The bytes last added to the end of one file, for readers in the same thread that follow it. Keeps
+ * at most {@link recentBytes} of them, and none before {@link keep} is called.
+ */
+export class RecentBytes {
+  /** The byte at position `p` of the file is at `p % recentBytes`. */
+  #ring: Buffer | undefined
+  #file: object | undefined
+  /** Positions in the file of the first byte kept and after the last one. */
+  #start = 0
+  #end = 0
+
+  /** Keeps what is added from now on. */
+  keep(): void {
+    this.#ring ??= Buffer.allocUnsafeSlow(recentBytes)
+  }
+
+  /**
+   * Adds bytes that were written at a position.
+   *
+   * @param file Identifies the file. Bytes of one file at a time are kept.
+   */
+  add(file: object, bytes: Buffer, position: number): void {
+    if (this.#ring === undefined) return
+    const end = position + bytes.length
+    if (file !== this.#file || position !== this.#end) this.#start = position
+    this.#file = file
+    this.#end = end
+    this.#start = Math.max(this.#start, end - recentBytes)
+    const from = Math.max(position, this.#start)
+    const at = from % recentBytes
+    const copied = bytes.copy(this.#ring, at, from - position)
+    bytes.copy(this.#ring, 0, from - position + copied)
+  }
+
+  /** Copies bytes at a position of a file into a buffer. Returns how many, or 0 if they are not kept. */
+  read(file: object, buffer: Uint8Array, position: number): number {
+    if (this.#ring === undefined || file !== this.#file || position < this.#start || position >= this.#end) return 0
+    const wanted = Math.min(buffer.length, this.#end - position)
+    const at = position % recentBytes
+    const copied = this.#ring.copy(buffer, 0, at, Math.min(at + wanted, recentBytes))
+    return copied + this.#ring.copy(buffer, copied, 0, wanted - copied)
+  }
+}

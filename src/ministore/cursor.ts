@@ -70,7 +70,7 @@ export class JournalCursor<T> {
     view?: JournalView,
   ) {
     this.#views = views
-    this.#replay = { fs, path: views.path, parser, spareBuffers: [], sinceTurn: { bytes: 0 } }
+    this.#replay = { fs, path: views.path, parser, views, spareBuffers: [], sinceTurn: { bytes: 0 } }
     this.#settings = settings
     this.#view = view
     this.#tail = view?.tail

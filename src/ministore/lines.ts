@@ -23,6 +23,12 @@ const nothing = Buffer.alloc(0)
  */
 export type SpareBuffers = Buffer[]
 
+/** What {@link LineBlocks} reads. */
+export interface LineSource extends Pick<File, 'read'> {
+  /** Copies bytes that are still in memory. Returns how many, or 0 if they are only in the file. */
+  readonly readRecent?: (buffer: Uint8Array, position: number) => number
+}
+
 /**
  * Reads a file from front to back in blocks of whole lines, so that a parser never gets half a line
  * or half a character.
@@ -32,7 +38,7 @@ export type SpareBuffers = Buffer[]
  * longest line. A file of up to 64 KiB takes one buffer of that size.
  */
 export class LineBlocks {
-  readonly #file: File
+  readonly #file: LineSource
   readonly #spareBuffers: SpareBuffers
   #buffer: Buffer = nothing
   /** The buffer for reading ahead. It begins with a copy of {@link rest}. */
@@ -50,7 +56,7 @@ export class LineBlocks {
   /** Whether the last read returned fewer bytes than wanted, as it does at the end of a file. */
   #wasShort = false
 
-  constructor(file: File, spareBuffers: SpareBuffers = []) {
+  constructor(file: LineSource, spareBuffers: SpareBuffers = []) {
     this.#file = file
     this.#spareBuffers = spareBuffers
   }
@@ -68,12 +74,13 @@ export class LineBlocks {
    */
   async next(end: number): Promise<Buffer | undefined> {
     while (this.#given === this.#whole) {
-      const read = await (this.#ahead === undefined ? this.#read(end) : this.#takeAhead(this.#ahead))
+      const reading = this.#ahead === undefined ? this.#read(end) : this.#takeAhead(this.#ahead)
+      const read = typeof reading === 'number' ? reading : await reading
       if (read === 0) return undefined
       const fresh = this.#filled - read
-      const last = this.#buffer.subarray(fresh, this.#filled).lastIndexOf(newline)
-      if (last === -1) continue
-      this.#whole = fresh + last + 1
+      const last = this.#buffer.lastIndexOf(newline, this.#filled - 1)
+      if (last < fresh) continue
+      this.#whole = last + 1
       this.#readAhead(end)
     }
     return this.#give()
@@ -115,7 +122,7 @@ export class LineBlocks {
     this.#spare = nothing
   }
 
-  async #read(end: number): Promise<number> {
+  #read(end: number): number | Promise<number> {
     this.#discardGiven()
     // The buffer is no larger than the bytes left to read, because many files are small.
     const useful = Math.min(blockBytes, Math.max(end - this.#offset, 1))
@@ -128,7 +135,13 @@ export class LineBlocks {
       end - at,
       Math.max(readBytes - this.#filled, this.#filled),
     )
-    const read = wanted > 0 ? await this.#file.read(this.#buffer.subarray(this.#filled, this.#filled + wanted), at) : 0
+    if (wanted <= 0) return this.#take(0, wanted)
+    const buffer = this.#buffer.subarray(this.#filled, this.#filled + wanted)
+    const recent = this.#file.readRecent?.(buffer, at) ?? 0
+    return recent > 0 ? this.#take(recent, wanted) : this.#file.read(buffer, at).then((read) => this.#take(read, wanted))
+  }
+
+  #take(read: number, wanted: number): number {
     this.#wasShort = read < wanted
     this.#filled += read
     return read
@@ -136,7 +149,11 @@ export class LineBlocks {
 
   #give(): Buffer {
     const from = this.#given
-    const near = Math.min(from + blockBytes, this.#whole)
+    if (this.#whole - from <= blockBytes) {
+      this.#given = this.#whole
+      return this.#buffer.subarray(from, this.#given)
+    }
+    const near = from + blockBytes
     const last = this.#buffer.subarray(from, near).lastIndexOf(newline)
     const end = last === -1 ? this.#buffer.indexOf(newline, near) : from + last
     this.#given = end + 1
@@ -144,11 +161,12 @@ export class LineBlocks {
   }
 
   #readAhead(end: number): void {
-    const { rest } = this
     const at = this.#offset + this.#filled
+    if (at >= end || this.#wasShort) return
+    const { rest } = this
     // In the middle of a long line the spare buffer has too little room. After a short read there
     // is usually nothing left to read.
-    if (at >= end || this.#wasShort || rest.length > readBytes / 2) return
+    if (rest.length > readBytes / 2) return
     if (this.#spare.length < readBytes) this.#spare = this.#spareBuffers.pop() ?? Buffer.allocUnsafeSlow(readBytes)
     rest.copy(this.#spare)
     const wanted = Math.min(readBytes - rest.length, end - at)

@@ -9,11 +9,13 @@ import type { File, FileSystem } from '../fs/file-system.ts'
 import { countLines, type Checkpoint } from './format.ts'
 import {
   addDamage, type Batch, blankLine, blockBytes, type BlockParser, describeUncleanLine, firstLines, isCleanLine,
-  LineBlocks, type LinePosition, linesOf, LineTooLongError, offsetAfterLines, type ParserOf, type SpareBuffers, textOf,
+  LineBlocks, type LinePosition, type LineSource, linesOf, LineTooLongError, offsetAfterLines, type ParserOf,
+  type SpareBuffers, textOf,
 } from './lines.ts'
 import type { LineCodec } from '../journal/record-codec.ts'
 import { findLongTornEnd, type TornEnd } from './scan.ts'
 import { damaged, isSameSegment, numbersProblem, readHeader, type Segment } from './segments.ts'
+import type { JournalViews } from './view.ts'
 
 const newline = 0x0a
 
@@ -44,6 +46,8 @@ export interface ReplayParts<T> {
   /** Path of the journal. */
   readonly path: string
   readonly parser: ParserOf<T>
+  /** Gives bytes that the writer in this thread still has in memory. */
+  readonly views: Pick<JournalViews, 'readRecent'>
   readonly spareBuffers: SpareBuffers
   /** Bytes read since the event loop last ran. */
   readonly sinceTurn: { bytes: number }
@@ -71,7 +75,11 @@ export class SegmentReader<T> {
     this.segment = segment
     this.#replay = replay
     this.#file = file
-    this.#blocks = new LineBlocks(file, replay.spareBuffers)
+    const source: LineSource = {
+      read: (buffer, position) => file.read(buffer, position),
+      readRecent: (buffer, position) => replay.views.readRecent(segment, buffer, position),
+    }
+    this.#blocks = new LineBlocks(source, replay.spareBuffers)
     const { path } = replay
     const where = (): MiniStoreErrorContext => ({ path, segment: segment.name, ...this.#parser.position() })
     this.#parser = replay.parser(where, (reason) => damaged(path, segment.name, reason, where()))
@@ -130,11 +138,13 @@ export class SegmentReader<T> {
   async next(bounds: ReadBounds): Promise<Batch<T> | undefined> {
     const block = await this.#nextBlock(bounds)
     if (block === undefined) return undefined
-    await this.#giveTurn(block.length, bounds.signal)
-    const damage = this.#checkAgainst(bounds.checkpoints, block)
+    this.#replay.sinceTurn.bytes += block.length
+    if (this.#replay.sinceTurn.bytes > blockBytes) await this.#giveTurn(block.length, bounds.signal)
+    const after = crc32(block, this.#crc32)
+    const damage = this.#checkAgainst(bounds.checkpoints, block, after)
     const isFirst = this.#bytes === 0
     this.#bytes += block.length
-    this.#crc32 = crc32(block, this.#crc32)
+    this.#crc32 = after
     if (isFirst) this.#lines = 1
     const lines = isFirst ? block.subarray(this.segment.header.bytes) : block
     this.#assertNumbered(lines, bounds.end)
@@ -148,12 +158,9 @@ export class SegmentReader<T> {
    * that are already in memory would delay timers and signals for the whole replay.
    */
   async #giveTurn(bytes: number, signal: AbortSignal): Promise<void> {
-    if (this.#replay.sinceTurn.bytes + bytes > blockBytes) {
-      await turn()
-      throwIfAborted(signal)
-      this.#replay.sinceTurn.bytes = 0
-    }
-    this.#replay.sinceTurn.bytes += bytes
+    await turn()
+    throwIfAborted(signal)
+    this.#replay.sinceTurn.bytes = bytes
   }
 
   async close(): Promise<void> {
@@ -215,10 +222,11 @@ export class SegmentReader<T> {
   }
 
   /** The damage that a checkpoint shows in this block or before it, if it ends in this block. */
-  #checkAgainst(checkpoints: readonly Checkpoint[], block: Buffer): MiniStoreError | undefined {
+  #checkAgainst(checkpoints: readonly Checkpoint[], block: Buffer, after: number): MiniStoreError | undefined {
     for (const { bytes, crc32: expected } of checkpoints) {
-      if (bytes <= this.#bytes || bytes > this.#bytes + block.length) continue
-      const found = crc32(block.subarray(0, bytes - this.#bytes), this.#crc32)
+      const within = bytes - this.#bytes
+      if (within <= 0 || within > block.length) continue
+      const found = within === block.length ? after : crc32(block.subarray(0, within), this.#crc32)
       if (found !== expected) {
         return damaged(this.#replay.path, this.segment.name, `a byte among the first ${bytes} has changed (wrong checksum)`)
       }

@@ -36,6 +36,8 @@ export class JournalViews {
   readonly #owner: JournalWriter | undefined
   #files: JournalFiles
   #isLocated = false
+  /** The writer last found in this thread, if there is no owner. */
+  #writer: JournalWriter | undefined
   /** Identity of the journal, once it is known. */
   #id: string | undefined
   readonly #pollIntervalMs: number
@@ -82,7 +84,10 @@ export class JournalViews {
    *   format versions below 0.3 write none.
    */
   async current(options: ViewOptions = {}): Promise<JournalView> {
-    const view = await this.#current(options)
+    const owner = this.#owner
+    // Many followers ask at each append, so none of them waits for a promise without need.
+    const isKnown = owner !== undefined && owner.namesSettled() === undefined && owner.isViewCurrent
+    const view = isKnown ? owner.view() : await this.#current(options)
     const id = idOf(view.segments)
     if (id !== undefined && id !== (this.#id ??= id)) {
       const message = `${this.path} was replaced by another journal: its id was ${this.#id} and is now ${id}`
@@ -107,11 +112,11 @@ export class JournalViews {
    * @param options.isRestless Whether to resolve after some time even without a change. Needed if
    *   the last line was incomplete, because a line of the same length may replace it.
    */
-  async changedSince(
-    view: JournalView,
-    { signal, isRestless }: { readonly signal: AbortSignal; readonly isRestless: boolean },
-  ): Promise<boolean> {
-    if (this.#owner !== undefined) return changedByOwner(this.#owner, view, signal)
+  changedSince(view: JournalView, wait: { readonly signal: AbortSignal; readonly isRestless: boolean }): Promise<boolean> {
+    return this.#owner === undefined ? this.#changedOnDisk(view, wait) : changedByOwner(this.#owner, view, wait.signal)
+  }
+
+  async #changedOnDisk(view: JournalView, { signal, isRestless }: Parameters<JournalViews['changedSince']>[1]): Promise<boolean> {
     for (let isFirst = true; ; isFirst = false) {
       const writer = await this.#liveWriter()
       const hint = this.#hint()
@@ -127,6 +132,14 @@ export class JournalViews {
   close(): void {
     this.#stopWatching?.()
     this.#stopWatching = undefined
+  }
+
+  /**
+   * Copies bytes that the writer in this thread has just acknowledged. Returns how many, or 0 if
+   * they are only on the disk.
+   */
+  readRecent(segment: Segment, buffer: Uint8Array, position: number): number {
+    return (this.#owner ?? this.#writer)?.recent.read(segment, buffer, position) ?? 0
   }
 
   async #fromDisk(options: ViewOptions): Promise<JournalView> {
@@ -242,7 +255,8 @@ export class JournalViews {
     const writer = holder !== undefined && 'writer' in holder ? holder.writer : undefined
     if (!(writer instanceof JournalWriter && writer.isViewCurrent)) return undefined
     // If the files were moved while the writer has them open, the names in its view are wrong.
-    return (await isSameName(this.#fs, writer.files.path, this.#files.path)) ? writer : undefined
+    if (!(await isSameName(this.#fs, writer.files.path, this.#files.path))) return undefined
+    return (this.#writer = writer)
   }
 
   /** Resolves when the directory watch next reports a change. */

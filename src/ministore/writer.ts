@@ -12,6 +12,7 @@ import PQueue from 'p-queue'
 
 import { addInContext, ChangeSignal, traced } from '../async.ts'
 import { foreignJournal, hasCode, ioError, isInstance, messageOf, MiniStoreError, poisonedBy, sequenceConflict } from '../errors.ts'
+import { RecentBytes } from '../fs/bytes.ts'
 import { removeIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { WriterLock } from '../fs/lock.ts'
@@ -50,6 +51,8 @@ export class JournalWriter {
   #isClosing = false
   #isClosed = false
   readonly #change = new ChangeSignal()
+  /** The bytes last acknowledged, by segment. Kept from the first wait for a change on. */
+  readonly recent: RecentBytes = new RecentBytes()
   /** The rotation or deletion in progress. Until it settles, names on disk may differ from the view. */
   #renaming: Promise<unknown> | undefined
 
@@ -108,15 +111,16 @@ export class JournalWriter {
    * the signal's reason if the signal is aborted first.
    */
   changed(signal: AbortSignal): Promise<void> {
-    return this.#change.next(signal)
+    this.recent.keep()
+    return this.#change.nextFor(signal)
   }
 
   /**
    * Resolves when no rotation or deletion is in progress. Until it resolves, the directory may hold
-   * file names that no view lists. Never rejects.
+   * file names that no view lists. Undefined if there is nothing to wait for. Never rejects.
    */
-  async namesSettled(): Promise<void> {
-    while (this.#renaming !== undefined) await this.#renaming.catch(() => {})
+  namesSettled(): Promise<void> | undefined {
+    return this.#renaming?.catch(() => {}).then(() => this.namesSettled())
   }
 
   /**
@@ -170,12 +174,14 @@ export class JournalWriter {
         const { acknowledged } = this.#active
         const isFull = acknowledged.records > 0 && acknowledged.bytes + lines.length > this.#limits.maxBytesPerSegment
         if (isFull) await this.#rotate()
+        const { segment, acknowledged: { bytes } } = this.#active
         try {
           await this.#active.append(lines, count, { path, ...this.#limits })
         } catch (error) {
           throw this.#refusal('append', error)
         }
-        this.#change.wake()
+        this.recent.add(segment, lines, bytes)
+        this.#change.wakeSoon()
         return (context.sequence = this.lastSequence)
       })
     })

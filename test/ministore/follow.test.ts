@@ -7,11 +7,13 @@ import { text } from 'node:stream/consumers'
 
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
+import { recentBytes, RecentBytes } from '../../src/fs/bytes.ts'
 import { type FileStat, type JournalEntry, type JournalIterator, type JournalStream, MiniStore } from '../../src/index.ts'
 import { collect, outcomeOf, take, turn } from '../support/consume.ts'
 import { crc32Of, idAt, numbers, writeJournal, writeOldJournal, writeSegment } from '../support/journals.ts'
 import { Gate, ObservedFileSystem } from '../support/observed-file-system.ts'
 import { RemoteStore } from '../support/remote-store.ts'
+import { pickSeed, seededRandom } from '../support/seeded-random.ts'
 import { temporaryDirectory, temporaryProgram } from '../support/temporary-directory.ts'
 
 const journalPath = async (): Promise<string> => join(await temporaryDirectory(), 'journal.jsonl')
@@ -76,7 +78,7 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     expect(any.mock.calls.length).toBeLessThanOrEqual(1)
   })
 
-  test('leaves no listener behind on the signal of its waits, however often it waits', async () => {
+  test('keeps one listener on the signal of its waits, however often it waits', async () => {
     await using store = await MiniStore.open<number>(await journalPath())
     const live = follower(store)
     const add = vi.spyOn(AbortSignal.prototype, 'addEventListener')
@@ -88,8 +90,8 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
       await next
     }
     const signals = new Set(add.mock.contexts as AbortSignal[])
-    expect(add.mock.calls.length).toBeGreaterThan(10)
-    for (const signal of signals) expect(getEventListeners(signal, 'abort')).toEqual([])
+    expect(signals.size).toBeGreaterThan(0)
+    for (const signal of signals) expect(getEventListeners(signal, 'abort').length).toBeLessThanOrEqual(1)
     await live.return()
   })
 
@@ -906,5 +908,135 @@ describe('a process whose only work is a waiting follower', () => {
       await leave['${way}']()
       console.log('left')`)
     expect({ output, code }).toEqual({ output: 'left\n', code: 0 })
+  })
+})
+
+describe('records just acknowledged', () => {
+  /** Opens a store whose followers by path find it too, and counts the reads of its files. */
+  async function observed(options: { maxBytesPerSegment?: number } = {}): Promise<{
+    store: MiniStore<unknown>
+    fs: ObservedFileSystem
+    reads: () => number
+  }> {
+    const fs = new ObservedFileSystem()
+    let reads = 0
+    fs.hook = ({ operation }) => {
+      if (operation === 'read' || operation === 'open') reads++
+    }
+    const store = await MiniStore.open<unknown>(await journalPath(), { ...options, fileSystem: fs })
+    return { store, fs, reads: () => reads }
+  }
+
+  test.each(['instance', 'static'])('are handed over from memory: a follower that waits reads no file, %s', async (kind) => {
+    const { store, fs, reads } = await observed()
+    await store.append({ n: 0 })
+    const options = { follow: true, fileSystem: fs }
+    const streams = kind === 'instance' ? () => store.stream({ follow: true }) : () => MiniStore.stream(store.path, options)
+    const followers = Array.from({ length: 3 }, () => streams().values())
+    for (const live of followers) expect(await take(live, 1)).toEqual([{ n: 0 }])
+    const waits = followers.map((live) => live.next())
+    expect(await stateOf(Promise.race(waits))).toBe('pending')
+    const before = reads()
+    await store.append({ n: 1 })
+    const given = await Promise.all(waits)
+    expect(given.map(({ value }) => value)).toEqual([{ n: 1 }, { n: 1 }, { n: 1 }])
+    // Each follower has an object of its own.
+    expect(new Set(given.map(({ value }) => value)).size).toBe(3)
+    await store.appendAll(numbers(2, 500).map((n) => ({ n })))
+    for (const live of followers) expect(await take(live, 499)).toEqual(numbers(2, 500).map((n) => ({ n })))
+    expect(reads()).toBe(before)
+    await Promise.all(followers.map((live) => live.return()))
+    await store.close()
+  })
+
+  test('are read from the file by a follower that is further behind than the memory kept', async () => {
+    const { store, reads } = await observed()
+    const text = 'x'.repeat(10_000)
+    await store.append([0, text])
+    const live = store.stream({ follow: true }).values()
+    expect(await take(live, 1)).toEqual([[0, text]])
+    const next = live.next()
+    expect(await stateOf(next)).toBe('pending')
+    await store.append([1, text])
+    expect((await next).value).toEqual([1, text])
+    const before = reads()
+    for (const n of numbers(2, 100)) await store.append([n, text])
+    expect(await take(live, 99)).toEqual(numbers(2, 100).map((n) => [n, text]))
+    expect(reads()).toBeGreaterThan(before)
+    // Followed again, and longer than everything that is kept.
+    await store.append(['long', 'y'.repeat(600_000)])
+    expect((await live.next()).value).toEqual(['long', 'y'.repeat(600_000)])
+    await live.return()
+    await store.close()
+  })
+
+  test('are the same from memory and from the file, in steps of any size, through rotations and failed writes', async () => {
+    const random = seededRandom(pickSeed('followers'))
+    const { store, fs } = await observed({ maxBytesPerSegment: 400_000 })
+    const followers = Array.from({ length: 6 }, () => ({ live: store.entries({ follow: true }).values(), taken: 0 }))
+    const expected: unknown[] = []
+    for (let round = 0; round < 150; round++) {
+      const records = Array.from({ length: 1 + random(4) }, () => 'z'.repeat(random(random(8) === 0 ? 90_000 : 900)))
+      if (random(6) === 0) {
+        const count = fs.hook
+        fs.hook = ({ operation }) => {
+          if (operation === 'write') throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' })
+        }
+        await expect(store.append('never')).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+        fs.hook = count
+      }
+      await store.appendAll(records)
+      expected.push(...records)
+      if (random(20) === 0) await store.rotate()
+      for (const [index, follower] of followers.entries()) {
+        // The first one keeps up, and the others fall behind more and more.
+        const ready = expected.length - follower.taken
+        const count = random(index + 1) === 0 ? ready : Math.min(ready, random(4))
+        const entries = await take(follower.live, count)
+        const sequences = entries.map(({ sequence }) => sequence)
+        expect(sequences).toEqual(numbers(follower.taken + 1, follower.taken + count))
+        expect(entries.map(({ record }) => record)).toEqual(expected.slice(follower.taken, follower.taken + count))
+        follower.taken += count
+      }
+    }
+    await store.close()
+    for (const { live, taken } of followers) {
+      expect((await collect(live)).map(({ record }) => record)).toEqual(expected.slice(taken))
+    }
+  })
+})
+
+describe('the bytes kept for followers', () => {
+  test('are the last of one file, and never more than the limit', () => {
+    const random = seededRandom(pickSeed('recent bytes'))
+    const recent = new RecentBytes()
+    const [one, other] = [{}, {}]
+    recent.add(one, Buffer.from('not kept'), 0)
+    expect(recent.read(one, Buffer.alloc(8), 0)).toBe(0)
+    recent.keep()
+    let [file, start] = [one, 100]
+    let written = Buffer.alloc(0)
+    for (let round = 0; round < 300; round++) {
+      if (random(40) === 0) {
+        // A rotation: the next bytes belong to another file, at positions that were used before.
+        file = file === one ? other : one
+        start = random(200)
+        written = Buffer.alloc(0)
+      }
+      const bytes = Buffer.alloc(1 + random(random(10) === 0 ? 600_000 : 40_000), String(random(2 ** 32)))
+      recent.add(file, bytes, start + written.length)
+      written = Buffer.concat([written, bytes])
+      const end = start + written.length
+      const kept = Math.min(written.length, recentBytes)
+      for (const back of [1, random(kept) + 1, kept]) {
+        const buffer = Buffer.alloc(1 + random(back + 10))
+        const read = recent.read(file, buffer, end - back)
+        expect(read).toBe(Math.min(buffer.length, back))
+        expect(buffer.subarray(0, read).equals(written.subarray(-back).subarray(0, read))).toBe(true)
+      }
+      expect(recent.read(file, Buffer.alloc(1), end)).toBe(0)
+      expect(recent.read(file, Buffer.alloc(1), end - kept - 1)).toBe(0)
+      expect(recent.read(file === one ? other : one, Buffer.alloc(1), end - 1)).toBe(0)
+    }
   })
 })

@@ -8,6 +8,7 @@ import { type FoundJournal, JournalOracle } from '../journal/oracle.ts'
 import { assertRefused } from '../journal/workloads.ts'
 import { bytesChecks } from './bytes-checks.ts'
 import { faultChecks } from './fault-checks.ts'
+import { followerChecks } from './follower-checks.ts'
 import { queueChecks } from './queue-checks.ts'
 import { replicaChecks } from './replica-checks.ts'
 import type { Sabotage } from './sabotage.ts'
@@ -405,5 +406,5 @@ async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void
 
 const allChecks: readonly Check[] = [
   ...directChecks, ...bytesChecks, ...snapChecks, ...replicaChecks, ...stateChecks, ...viewChecks, ...recoveryChecks, ...workloadChecks,
-  ...faultChecks, ...queueChecks,
+  ...faultChecks, ...followerChecks, ...queueChecks,
 ]

@@ -4,6 +4,7 @@ import {
   acknowledgesFirst, endsShortWrites, locksNothing, readsErrorsAsEnd, retriesSync, type Sabotage,
   withoutDirectorySync,
 } from './sabotage.ts'
+import { followerDefects } from './follower-defects.ts'
 import { queueDefects } from './queue-defects.ts'
 import { replicaDefects } from './replica-defects.ts'
 import { snapDefects } from './snap-defects.ts'
@@ -563,6 +564,7 @@ let calls = 0
     finding: /^one read fails: .*(?:damaged|were acknowledged)/,
   },
   ...bytesDefects,
+  ...followerDefects,
   {
     name: 'group: a batch is acknowledged before its fsync',
     patches: [

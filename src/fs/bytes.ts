@@ -169,12 +169,13 @@ export class RecentBytes {
     bytes.copy(this.#ring, 0, from - position + copied)
   }
 
-  /** Copies bytes at a position of a file into a buffer. Returns how many, or 0 if they are not kept. */
-  read(file: object, buffer: Uint8Array, position: number): number {
-    if (this.#ring === undefined || file !== this.#file || position < this.#start || position >= this.#end) return 0
-    const wanted = Math.min(buffer.length, this.#end - position)
+  /** A copy of up to `most` bytes at a position of a file. Undefined if they are not kept. */
+  read(file: object, position: number, most: number): Buffer | undefined {
+    if (this.#ring === undefined || file !== this.#file || position < this.#start || position >= this.#end) return undefined
+    const copy = Buffer.allocUnsafe(Math.min(most, this.#end - position))
     const at = position % recentBytes
-    const copied = this.#ring.copy(buffer, 0, at, Math.min(at + wanted, recentBytes))
-    return copied + this.#ring.copy(buffer, copied, 0, wanted - copied)
+    const copied = this.#ring.copy(copy, 0, at, Math.min(at + copy.length, recentBytes))
+    this.#ring.copy(copy, copied, 0, copy.length - copied)
+    return copy
   }
 }

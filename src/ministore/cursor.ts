@@ -164,8 +164,9 @@ export class JournalCursor<T> {
     this.#begin(emptyBatch)
     const reader = (this.#reader ??= await this.#openSegment())
     if (reader === undefined) return
-    const { to = Number.POSITIVE_INFINITY } = this.#settings
+    const { to = Number.POSITIVE_INFINITY, follow } = this.#settings
     const tail = this.#tailIn(reader)
+    if (follow && tail?.isAcknowledged === true && reader.bytes === tail.bytes) return this.#waitForMore(this.#view as JournalView)
     const { covered } = (this.#ahead ??= this.#lookAhead(reader, tail))
     const batch = await reader.next({
       from: this.#sequence ?? reader.segment.firstSequence,
@@ -301,8 +302,20 @@ export class JournalCursor<T> {
 
   async #waitForMore(view: JournalView, isRestless = false): Promise<void> {
     const { signal } = this.#closed
-    if (this.#settings.follow && (await this.#views.changedSince(view, { signal, isRestless }))) await this.#refresh(view)
-    else this.#isDone = true
+    if (!this.#settings.follow || !(await this.#views.changedSince(view, { signal, isRestless }))) {
+      this.#isDone = true
+      return
+    }
+    const { known } = this.#views
+    // After most appends, the writer in this thread is still in the segment in which it was.
+    if (known?.tail?.segment === this.#tail?.segment && known !== undefined) this.#see(known)
+    else await this.#refresh(view)
+  }
+
+  #see(view: JournalView): void {
+    this.#tail = view.tail
+    this.#view = view
+    this.#ahead = undefined
   }
 
   /** Leaves a sealed segment, after checking the bytes read against the header of the next one. */

@@ -25,8 +25,8 @@ export type SpareBuffers = Buffer[]
 
 /** What {@link LineBlocks} reads. */
 export interface LineSource extends Pick<File, 'read'> {
-  /** Copies bytes that are still in memory. Returns how many, or 0 if they are only in the file. */
-  readonly readRecent?: (buffer: Uint8Array, position: number) => number
+  /** Returns a copy of up to `most` bytes that are still in memory. Undefined if they are not. */
+  readonly readRecent?: (position: number, most: number) => Buffer | undefined
 }
 
 /**
@@ -74,8 +74,7 @@ export class LineBlocks {
    */
   async next(end: number): Promise<Buffer | undefined> {
     while (this.#given === this.#whole) {
-      const reading = this.#ahead === undefined ? this.#read(end) : this.#takeAhead(this.#ahead)
-      const read = typeof reading === 'number' ? reading : await reading
+      const read = await (this.#ahead === undefined ? this.#read(end) : this.#takeAhead(this.#ahead))
       if (read === 0) return undefined
       const fresh = this.#filled - read
       const last = this.#buffer.lastIndexOf(newline, this.#filled - 1)
@@ -84,6 +83,25 @@ export class LineBlocks {
       this.#readAhead(end)
     }
     return this.#give()
+  }
+
+  /** The next block, without a promise, if all of it is still in memory. If not, {@link next} gives it. */
+  nextRecent(end: number): Buffer | undefined {
+    const { offset } = this
+    if (offset >= end || this.#given < this.#filled || this.#ahead !== undefined) return undefined
+    const recent = this.#file.readRecent?.(offset, Math.min(blockBytes, end - offset))
+    if (recent === undefined) return undefined
+    const whole = recent.lastIndexOf(newline) + 1
+    if (whole === 0) return undefined
+    // The buffer is empty, and goes on behind this block.
+    this.#offset = offset + whole
+    this.#given = this.#whole = this.#filled = 0
+    return whole === recent.length ? recent : recent.subarray(0, whole)
+  }
+
+  /** Whether bytes were read after the last whole line. */
+  get hasRest(): boolean {
+    return this.#filled > this.#whole
   }
 
   /** The bytes read after the last whole line. */
@@ -122,7 +140,7 @@ export class LineBlocks {
     this.#spare = nothing
   }
 
-  #read(end: number): number | Promise<number> {
+  async #read(end: number): Promise<number> {
     this.#discardGiven()
     // The buffer is no larger than the bytes left to read, because many files are small.
     const useful = Math.min(blockBytes, Math.max(end - this.#offset, 1))
@@ -135,13 +153,7 @@ export class LineBlocks {
       end - at,
       Math.max(readBytes - this.#filled, this.#filled),
     )
-    if (wanted <= 0) return this.#take(0, wanted)
-    const buffer = this.#buffer.subarray(this.#filled, this.#filled + wanted)
-    const recent = this.#file.readRecent?.(buffer, at) ?? 0
-    return recent > 0 ? this.#take(recent, wanted) : this.#file.read(buffer, at).then((read) => this.#take(read, wanted))
-  }
-
-  #take(read: number, wanted: number): number {
+    const read = wanted > 0 ? await this.#file.read(this.#buffer.subarray(this.#filled, this.#filled + wanted), at) : 0
     this.#wasShort = read < wanted
     this.#filled += read
     return read

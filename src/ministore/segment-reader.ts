@@ -77,7 +77,7 @@ export class SegmentReader<T> {
     this.#file = file
     const source: LineSource = {
       read: (buffer, position) => file.read(buffer, position),
-      readRecent: (buffer, position) => replay.views.readRecent(segment, buffer, position),
+      readRecent: (position, most) => replay.views.readRecent(segment, position, most),
     }
     this.#blocks = new LineBlocks(source, replay.spareBuffers)
     const { path } = replay
@@ -121,7 +121,7 @@ export class SegmentReader<T> {
 
   /** Whether the last read found bytes after the last whole line. */
   get hasRest(): boolean {
-    return this.#blocks.rest.length > 0 || this.#longEnd !== undefined
+    return this.#blocks.hasRest || this.#longEnd !== undefined
   }
 
   /** Discards the bytes after the last whole line, so that later reads see what replaced them. */
@@ -136,7 +136,7 @@ export class SegmentReader<T> {
    * reached. Blocks after the last record wanted have no records, but they count for the checksum.
    */
   async next(bounds: ReadBounds): Promise<Batch<T> | undefined> {
-    const block = await this.#nextBlock(bounds)
+    const block = this.#blocks.nextRecent(bounds.end) ?? (await this.#nextBlock(bounds))
     if (block === undefined) return undefined
     this.#replay.sinceTurn.bytes += block.length
     if (this.#replay.sinceTurn.bytes > blockBytes) await this.#giveTurn(block.length, bounds.signal)

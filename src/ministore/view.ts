@@ -84,16 +84,19 @@ export class JournalViews {
    *   format versions below 0.3 write none.
    */
   async current(options: ViewOptions = {}): Promise<JournalView> {
-    const owner = this.#owner
-    // Many followers ask at each append, so none of them waits for a promise without need.
-    const isKnown = owner !== undefined && owner.namesSettled() === undefined && owner.isViewCurrent
-    const view = isKnown ? owner.view() : await this.#current(options)
+    const view = this.known ?? (await this.#current(options))
     const id = idOf(view.segments)
     if (id !== undefined && id !== (this.#id ??= id)) {
       const message = `${this.path} was replaced by another journal: its id was ${this.#id} and is now ${id}`
       throw foreignJournal(message, this.path)
     }
     return view
+  }
+
+  /** The current view, if the owner can tell it at once. */
+  get known(): JournalView | undefined {
+    const owner = this.#owner
+    return owner !== undefined && owner.namesSettled() === undefined && owner.isViewCurrent ? owner.view() : undefined
   }
 
   async #current(options: ViewOptions): Promise<JournalView> {
@@ -135,11 +138,11 @@ export class JournalViews {
   }
 
   /**
-   * Copies bytes that the writer in this thread has just acknowledged. Returns how many, or 0 if
-   * they are only on the disk.
+   * Returns a copy of up to `most` bytes that the writer in this thread has just acknowledged.
+   * Undefined if it no longer has them.
    */
-  readRecent(segment: Segment, buffer: Uint8Array, position: number): number {
-    return (this.#owner ?? this.#writer)?.recent.read(segment, buffer, position) ?? 0
+  readRecent(segment: Segment, position: number, most: number): Buffer | undefined {
+    return (this.#owner ?? this.#writer)?.recent.read(segment, position, most)
   }
 
   async #fromDisk(options: ViewOptions): Promise<JournalView> {

@@ -7,13 +7,16 @@ export const followerDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/writer.ts',
-        find: '    try {\n      await file.dataSync()\n',
-        by: `    this.#active = { segment, file, acknowledged: extendCheckpoint(acknowledged, lines, records) }
-    this.recent.add(segment, lines, acknowledged.bytes)
-    this.#change.wakeSoon()
-    try {
-      await file.dataSync()
+        find: '          await this.#active.append(lines, count, { path, ...this.#limits })\n',
+        by: `          this.recent.add(segment, lines, bytes)
+          this.#change.wakeSoon()
+          await this.#active.append(lines, count, { path, ...this.#limits })
 `,
+      },
+      {
+        file: 'ministore/active-segment.ts',
+        find: '      await synced\n',
+        by: '      this.#acknowledged = extended\n      await synced\n',
       },
     ],
     finding: /^followers: a record is durable .*: a follower was given "record \d+", which a crash takes away again/,

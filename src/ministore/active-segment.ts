@@ -26,12 +26,14 @@ export class ActiveSegment {
   readonly segment: Segment
   readonly file: File
   #acknowledged: Checkpoint
-  #padding = 0
+  #padding: number
 
+  /** @param segment with the padding that the file has now. */
   constructor(segment: Segment, file: File, acknowledged: Checkpoint) {
     this.segment = segment
     this.file = file
     this.#acknowledged = acknowledged
+    this.#padding = segment.padding
   }
 
   /** The acknowledged part of the segment. Another object after each append. */
@@ -96,12 +98,18 @@ export class ActiveSegment {
    * Cuts off the padding and makes the cut durable. Until then nothing orders it before the next
    * change: a crash could keep that and not the cut.
    *
-   * @param isLast Whether no change follows. A failed sync then makes nothing unknown.
+   * @param isLast Whether no change follows. A failed sync then makes nothing unknown, and on a full
+   *   disk the padding may stay: the next open cuts it off.
    * @throws {PoisoningError} if the sync failed. The error of the system if the cut failed.
    */
   async cutPadding({ isLast = false }: { readonly isLast?: boolean } = {}): Promise<void> {
     if (this.#padding === 0) return
-    await this.file.truncate(this.#acknowledged.bytes)
+    try {
+      await this.file.truncate(this.#acknowledged.bytes)
+    } catch (error) {
+      if (isLast && isOutOfSpace(error)) return
+      throw error
+    }
     this.#padding = 0
     await (isLast ? this.file.sync() : orPoison(this.file.sync()))
   }

@@ -212,6 +212,7 @@ async function identify(files: JournalFiles, lock: WriterLock, journal: Recovere
   if (segment.header.id !== undefined || sequence > maxSequence || number > maxSegmentNumber) return journal
   let changed: Pick<RecoveredJournal, 'sealed' | 'active'> = journal
   try {
+    await from.cutPadding()
     if (acknowledged.records > 0) {
       const rotated = await rotateSegment(fs, files, { from, number, id, lock })
       changed = { sealed: [...sealed, rotated.sealed], active: rotated.active }
@@ -322,12 +323,12 @@ async function recoverActive(
     nameOf: (copy: number): string => files.tornName(nextOf(last, prefix), copy),
   }
   const savedAs = torn === undefined ? undefined : await saveTornTail(fs, file, torn, place)
-  await cut(file, prefix.bytes, { isNeeded: torn !== undefined || last.padding > 0 })
+  const isCut = await cut(file, prefix.bytes, { isNeeded: torn !== undefined })
   await writeAgain(file, { from: seal === undefined || isForeign ? 0 : seal.bytes, to: prefix.bytes })
   await file.sync()
   await fs.syncDirectory(files.directory)
   return {
-    active: new ActiveSegment({ ...last, bytes: prefix.bytes, padding: 0 }, file, prefix),
+    active: new ActiveSegment({ ...last, bytes: prefix.bytes, padding: isCut ? 0 : last.padding }, file, prefix),
     torn: torn && { ...torn, savedAs: savedAs === undefined ? undefined : files.at(savedAs) },
     isSealKept: !isForeign,
   }
@@ -340,15 +341,18 @@ async function recoverActive(
  * the disk may still hold the old tail. A later crash could bring that tail back after newly
  * appended records. After another cut, the next fsync makes the cut durable.
  *
- * @param isNeeded Whether there are bytes to cut off. If not, a full disk is not an error.
+ * @param isNeeded Whether there is more than padding to cut off. If not, a full disk is not an error.
+ * @returns whether the file was cut.
  */
-async function cut(file: File, bytes: number, { isNeeded }: { readonly isNeeded: boolean }): Promise<void> {
+async function cut(file: File, bytes: number, { isNeeded }: { readonly isNeeded: boolean }): Promise<boolean> {
   try {
     await file.truncate(bytes)
+    return true
   } catch (error) {
     // A file system that never writes in place may need free space even for this. A journal on a
     // full disk must still open.
     if (isNeeded || !isOutOfSpace(error)) throw error
+    return false
   }
 }
 

@@ -66,7 +66,7 @@ export async function rotateSegment(
   const sequence = segment.firstSequence + acknowledged.records
   const active = await prepareAfter(fs, files, from, { sequence, id, previousCrc32: acknowledged.crc32, lock })
   const name = files.sealedName(number)
-  const sealed = { ...segment, number, name, path: files.at(name), bytes: acknowledged.bytes }
+  const sealed = { ...segment, number, name, path: files.at(name), bytes: acknowledged.bytes, padding: 0 }
   try {
     await fs.rename(files.path, sealed.path)
     await orPoison(fs.syncDirectory(files.directory))

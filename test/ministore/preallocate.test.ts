@@ -333,6 +333,36 @@ test('an inspection tells the size without the padding', async () => {
   await store.close()
 })
 
+describe('on a full disk that cannot even cut a file', () => {
+  test.each([undefined, 4096])('a padded journal opens, appends and closes with preallocate: %s', async (preallocate) => {
+    const { files: killed, store: dead } = await openPadded()
+    await dead.append(1)
+    const files = killed.afterKill()
+    const full = files.failOn({ operation: 'truncate', path, times: 'always' }, 'ENOSPC')
+    const store = await MiniStore.open(path, { fileSystem: files, preallocate })
+    expect(await store.append(2)).toBe(2)
+    for (const refused of [store.appendAll([3, 4]), store.rotate()]) {
+      await expect(refused).rejects.toMatchObject({ code: 'ERR_MINISTORE_IO' })
+    }
+    await store.close()
+    expect(contentOf(files).padding).toBeGreaterThan(0)
+    full.remove()
+    const again = await MiniStore.open(path, { fileSystem: files.afterCrash({ keep: 'none' }) })
+    expect(await again.replay()).toEqual([1, 2])
+    await again.close()
+  })
+
+  test('an old journal that ends in NUL bytes opens as it is, and is not sealed with them', async () => {
+    const files = new SimulatedFileSystem()
+    files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=1\n1\n\0\0\0')
+    files.failOn({ operation: 'truncate', path, times: 'always' }, 'ENOSPC')
+    const store = await MiniStore.open(path, { fileSystem: files })
+    expect([store.id, store.segments.length, await store.append(2)]).toEqual([undefined, 1, 2])
+    await store.close()
+    expect(await MiniStore.replay(path, { fileSystem: files })).toEqual([1, 2])
+  })
+})
+
 test('old journals whose header could not be replaced get no padding', async () => {
   const files = new SimulatedFileSystem()
   files.writeFile(path, '// MINISTORE JOURNAL v0.2.0 seq=1\n1\n')

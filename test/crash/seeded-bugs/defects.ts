@@ -421,7 +421,7 @@ import { type Checkpoint, extendCheckpoint, writeSealIfRoom } from './format.ts'
       {
         file: 'ministore/recovery.ts',
         find: 'await cut(file, prefix.bytes, {',
-        by: 'if (torn !== undefined) await cut(file, prefix.bytes, {',
+        by: 'torn === undefined || await cut(file, prefix.bytes, {',
       },
     ],
     finding: /^one write ends for want of space, and the sync of its cut fails: /,

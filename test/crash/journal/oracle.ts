@@ -122,7 +122,6 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
       this.toleratedDamage += 1
       return
     }
-    assert(id === undefined || found.id === id, `it has the identity ${found.id}, ${id} was told`)
     assert(
       found.last >= acknowledged,
       `${found.last} is the last record, but ${acknowledged} were acknowledged`,
@@ -149,6 +148,8 @@ export class JournalOracle implements Oracle<ExpectedJournal, FoundJournal> {
     )
     if (exactly !== undefined)
       assert(found.last === exactly, `${found.last} is the last record, expected ${exactly}`)
+    // Last: a journal that lost its records is begun anew, which the claims above say better.
+    assert(id === undefined || found.id === id, `it has the identity ${found.id}, ${id} was told`)
   }
 
   hasRecovered(found: FoundJournal): boolean {

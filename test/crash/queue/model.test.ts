@@ -33,4 +33,21 @@ describe('a queue behaves like a plain queue in memory', { timeout: limitMs * 1.
       expect(count, name).toBeGreaterThan(2)
     }
   })
+
+  test('with a redrive while it is unknown whether the key is free: the clock was set back (seed 1532133961)', async () => {
+    const commands: Parameters<typeof runQueueModel>[0] = [
+      { do: 'crash', action: { do: 'awaited', max: 1, jobs: [{ key: '__proto__' }, {}] }, after: 2, loss: { pick: 0 }, options: {} },
+      { do: 'crash', action: { do: 'ack', pick: 0 }, after: 0, loss: 'process', options: { maxAttempts: 1, dedupeWindowMs: 50000 } },
+      { do: 'enqueue', job: { key: '__proto__' } },
+      { do: 'receive', max: 2 },
+      { do: 'ack', pick: 3 },
+      { do: 'jump', ms: -3600000, behind: 'receive' },
+      { do: 'crash', action: { do: 'redrive', pick: 'all' }, after: 2, loss: { pick: 0 }, options: {} },
+      { do: 'process', concurrency: 1, throwsAt: 1 },
+      { do: 'crash', action: { do: 'awaited', max: 1, jobs: [{}] }, after: 0, loss: 'process', options: {} },
+      { do: 'crash', action: { do: 'nack', pick: 0 }, after: 0, loss: { pick: 0 }, options: {} },
+    ]
+    const counts = { trouble: new TroubleCounts(), calls: new QueueCounts() }
+    await expect(runQueueModel(commands, new SimulatedFileSystem(), counts)).resolves.toBeUndefined()
+  })
 })

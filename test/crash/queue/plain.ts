@@ -99,8 +99,12 @@ export function redriven(names: readonly number[], wall: number): Step {
       const message = { ...of(queue.dead, name), attempts: 0, dueAt: 0, order: nextOrder++ }
       messages.set(name, message)
       const { key } = message
+      if (key === undefined) continue
+      const { until = 0 } = keys.get(key) ?? {}
+      // After a clock was set back it is unknown whether the key is free, and so which message has it now.
+      if (Number.isNaN(until)) keys.set(key, { name: NaN, until: NaN })
       // Another message may use its key by now, or may have released it recently.
-      if (key !== undefined && !((keys.get(key)?.until ?? 0) > wall)) keys.set(key, { name, until: Infinity })
+      else if (until <= wall) keys.set(key, { name, until: Infinity })
     }
     return { ...queue, messages, keys, nextOrder, dead: without(queue.dead, names) }
   }

@@ -38,7 +38,7 @@ export interface OpenOptions<Input = unknown, Output = Input> extends FileSystem
    * off after a crash. Programs that watch the size of the file do not see its growth, such as
    * `tail -f` and log shippers; followers of this library do.
    *
-   * @default false; a number from 0 to 1_073_741_824 (1 GiB)
+   * @default false; a number from 0 to 16_777_216 (16 MiB)
    */
   readonly preallocate?: boolean | number | undefined
   /**
@@ -187,7 +187,7 @@ function preallocation(given: unknown): number {
   if (given === undefined || given === false) return 0
   if (given === true) return 64 * 1024
   if (typeof given !== 'number') throw new TypeError(`Expected \`preallocate\` to be a boolean or a number of bytes, got ${shown(given)}`)
-  return integer('preallocate', given, { min: 0, max: 1024 ** 3 })
+  return integer('preallocate', given, { min: 0, max: 16 * 1024 * 1024 })
 }
 
 /**

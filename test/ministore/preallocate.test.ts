@@ -181,7 +181,7 @@ describe('a store with preallocate', () => {
     expect(await MiniStore.replay(path, { fileSystem: files.afterCrash({ keep: 'none' }) })).toEqual([1])
   })
 
-  test.each([-1, 1.5, Number.NaN, 2 ** 30 + 1, '64k', null, {}])('refuses %s', async (preallocate) => {
+  test.each([-1, 1.5, Number.NaN, 2 ** 24 + 1, '64k', null, {}])('refuses %s', async (preallocate) => {
     const files = new SimulatedFileSystem()
     const opening = MiniStore.open(path, { fileSystem: files, preallocate: preallocate as never })
     await expect(opening).rejects.toThrow(/^Expected `preallocate` to be /)

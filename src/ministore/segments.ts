@@ -196,8 +196,7 @@ async function isJournal(fs: FileSystem, files: JournalFiles): Promise<boolean> 
     const active = await inspectActive(fs, files)
     return active !== undefined && 'header' in active
   } catch (error) {
-    // A newer format version is still a journal. Anything else is not: a directory, a file that may
-    // not be read, or a first line that is not a header.
+    // A newer format version is still a journal. A directory, an unreadable file and other content are not.
     return hasCode(error, 'ERR_MINISTORE_UNSUPPORTED_VERSION')
   }
 }
@@ -209,10 +208,12 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
   if (directory === undefined) return new JournalFiles(absolute)
   const located = await retryWhileMoving(async () => {
     const real = await ifPresent(fs.realPath(absolute))
-    if (real !== undefined) return new JournalFiles(real === join(directory, name) ? absolute : real)
+    if (real === join(directory, name)) return new JournalFiles(absolute)
+    // Bun gives the new name of a file that is renamed meanwhile, so a target must be found twice.
+    if (real !== undefined) return (await ifPresent(fs.realPath(absolute))) === real ? new JournalFiles(real) : undefined
     // A listed name without a real path is a link that leads nowhere, or it was renamed meanwhile.
     return (await fs.list(directory)).includes(name) ? undefined : new JournalFiles(absolute)
-  }, { attempts: 3 })
+  }, { attempts: 10 })
   if (located !== undefined) return located
   throw new MiniStoreError('ERR_MINISTORE_IO', `${absolute} is a symbolic link that leads nowhere`, { path: absolute })
 }
@@ -224,8 +225,7 @@ async function followLink(fs: FileSystem, path: string): Promise<JournalFiles> {
  * A rename has usually finished by the second attempt, so only later ones wait, for 1 ms each.
  */
 export async function retryWhileMoving<T>(
-  attempt: () => Promise<T | undefined>,
-  { attempts = 100 }: { readonly attempts?: number } = {},
+  attempt: () => Promise<T | undefined>, { attempts = 100 }: { readonly attempts?: number } = {},
 ): Promise<T | undefined> {
   for (let moves = 0; moves < attempts; moves++) {
     if (moves > 1) await delay(1)

@@ -3,7 +3,7 @@ import { basename, join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
-import { MiniStore, nodeFileSystem } from '../../src/index.ts'
+import { type FileSystem, MiniStore, nodeFileSystem } from '../../src/index.ts'
 import { repairJournal } from '../../src/maintenance/repair.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { ObservedFileSystem } from '../support/observed-file-system.ts'
@@ -172,4 +172,20 @@ describe.skipIf(process.platform === 'win32')('a name whose longest sibling does
     const own = ['journal.jsonl', 'snapshot-9007199254740991.json.tmp']
     for (const name of own) expect(name.length + longest.length).toBeLessThanOrEqual(143)
   })
+})
+
+test('a real path that is that of the file after a rotation, as Bun gives it, is not taken for the target of a link', async () => {
+  const path = join(await temporaryDirectory(), 'journal.jsonl')
+  const store = await MiniStore.open<number>(path)
+  await store.append(1)
+  await store.rotate()
+  await store.append(2)
+  await store.close()
+  let calls = 0
+  const fileSystem: FileSystem = {
+    ...nodeFileSystem,
+    realPath: async (at) => (at === path && ++calls === 1 ? `${path}.001` : await nodeFileSystem.realPath(at)),
+  }
+  expect(await MiniStore.replay(path, { fileSystem })).toEqual([1, 2])
+  expect(calls).toBeGreaterThan(1)
 })

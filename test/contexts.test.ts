@@ -4,7 +4,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { groupCommit, MiniStore, type OpenOptions } from '../src/index.ts'
+import { type Codec, groupCommit, MiniStore, type OpenOptions } from '../src/index.ts'
 import { SnapStore } from '../src/minisnap/index.ts'
 import { StateManager, StateView } from '../src/ministate/index.ts'
 import { SimulatedFileSystem } from '../src/testing/index.ts'
@@ -67,6 +67,20 @@ function on(channel: string, listener: (message: never) => void): void {
   onTestFinished(() => void unsubscribe(channel, listener as (message: unknown) => void))
 }
 
+/** A codec of numbers whose functions note the context that they run in. */
+function codecThatNotes(notes: Notes): Codec<number, number> {
+  return {
+    encode: (record) => {
+      notes.note('encode', record)
+      return String(record)
+    },
+    decode: (line) => {
+      notes.note('decode', Number(line))
+      return Number(line)
+    },
+  }
+}
+
 describe('overlapping calls of a journal', () => {
   const events = ['start', 'end', 'asyncStart', 'asyncEnd']
 
@@ -74,16 +88,7 @@ describe('overlapping calls of a journal', () => {
     const notes = new Notes()
     const options: OpenOptions<number> & { schema: StandardSchemaV1<number> } = {
       schema: schemaThatNotes(notes, (value) => value, isAsync),
-      codec: {
-        encode: (record) => {
-          notes.note('encode', record)
-          return String(record)
-        },
-        decode: (line) => {
-          notes.note('decode', Number(line))
-          return Number(line)
-        },
-      },
+      codec: codecThatNotes(notes),
       // So that each append rotates.
       maxBytesPerSegment: 1,
       fileSystem: new SimulatedFileSystem(),
@@ -179,16 +184,7 @@ describe('a group', () => {
     const notes = new Notes()
     const options: OpenOptions<number> & { schema: StandardSchemaV1<number> } = {
       schema: schemaThatNotes(notes, (value) => value, isAsync),
-      codec: {
-        encode: (record) => {
-          notes.note('encode', record)
-          return String(record)
-        },
-        decode: (line) => {
-          notes.note('decode', Number(line))
-          return Number(line)
-        },
-      },
+      codec: codecThatNotes(notes),
       fileSystem: new SimulatedFileSystem(),
     }
     await using store = await MiniStore.open('/journal.jsonl', options)

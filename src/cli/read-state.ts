@@ -25,8 +25,8 @@ const maxLooks = 10
  * before it is durable.
  *
  * @throws {MiniStoreError} as `SnapStore.restore` and `MiniStore.entries` do;
- *   `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_SNAPSHOT_AHEAD` or `ERR_MINISTORE_STATE_GAP` if journal
- *   and snapshots do not fit together.
+ *   `ERR_MINISTORE_MUTATOR`; `ERR_MINISTORE_SNAPSHOT_AHEAD`, `…_FOREIGN_JOURNAL` or `…_STATE_GAP` if
+ *   journal and snapshots do not fit together.
  */
 export async function readState<State, Mutation>(
   directory: string,

@@ -54,11 +54,7 @@ export class ActiveSegment {
    * @throws {MiniStoreError} `ERR_MINISTORE_IO` if the write failed and was rolled back.
    * @throws {PoisoningError} if the fsync or the rollback failed.
    */
-  async append(
-    lines: Buffer,
-    records: number,
-    options: AppendOptions,
-  ): Promise<void> {
+  async append(lines: Buffer, records: number, options: AppendOptions): Promise<void> {
     // If a crash tore several lines inside the padding, whole lines could follow NUL bytes.
     if (records > 1 && this.#padding > 0) await this.cutPadding()
     const bytes = records > 1 ? lines : this.#padded(lines, options)

@@ -86,6 +86,62 @@ export async function rotateSegment(
 }
 
 /**
+ * The sealed segments of an open journal. To remove the oldest one, and to show them to another
+ * reader, costs the same however many there are.
+ */
+export class SealedSegments {
+  /** Begins with the removed segments. They are cut off when they are half of the array. */
+  readonly #segments: Segment[]
+  #removed = 0
+  #shown: readonly Segment[] | undefined
+
+  constructor(segments: readonly Segment[]) {
+    this.#segments = [...segments]
+  }
+
+  get length(): number {
+    return this.#segments.length - this.#removed
+  }
+
+  get oldest(): Segment | undefined {
+    return this.#segments[this.#removed]
+  }
+
+  get second(): Segment | undefined {
+    return this.#segments[this.#removed + 1]
+  }
+
+  /**
+   * The number of the next segment. Numbers only order the files, so they begin with 1 again once no
+   * sealed segment is left. What identifies a segment is the sequence number in its header.
+   */
+  get nextNumber(): number {
+    return ((this.length === 0 ? undefined : this.#segments.at(-1)?.number) ?? 0) + 1
+  }
+
+  /** Adds the newest segment. */
+  add(segment: Segment): void {
+    this.#segments.push(segment)
+    this.#shown = undefined
+  }
+
+  removeOldest(): void {
+    this.#removed++
+    if (2 * this.#removed >= this.#segments.length) {
+      this.#segments.splice(0, this.#removed)
+      this.#removed = 0
+    }
+    this.#shown = undefined
+  }
+
+  /** These segments and the active one. Until they change, every call returns the same array. */
+  followedBy(active: Segment): readonly Segment[] {
+    if (this.#shown?.at(-1) !== active) this.#shown = [...this.#segments.slice(this.#removed), active]
+    return this.#shown
+  }
+}
+
+/**
  * Replaces an active segment without records by one with another header: to give the journal an
  * identity, or another first sequence number too. The steps are 1, 2 and 4 of
  * {@link rotateSegment}, so the new file is durable and locked before it gets the active name.

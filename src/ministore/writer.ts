@@ -21,8 +21,10 @@ import {
   idOf, type JournalFiles, maxSegmentNumber, maxSequence, isSameCheckpoint, type Checkpoint, writeSealIfRoom,
 } from './format.ts'
 import type { EncodedRecords } from '../journal/record-codec.ts'
-import { type RecoveredJournal, SealedSegments } from './recovery.ts'
-import { newJournalId, poisonChannel, replaceEmptySegment, rotateChannel, rotateSegment } from './rotation.ts'
+import type { RecoveredJournal } from './recovery.ts'
+import {
+  newJournalId, poisonChannel, replaceEmptySegment, rotateChannel, rotateSegment, SealedSegments,
+} from './rotation.ts'
 import { isSameSegment, type JournalTail, type JournalView } from './segments.ts'
 import type { WriterSettings } from './settings.ts'
 

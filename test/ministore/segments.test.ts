@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
 import { indexAt, indexOfSegment } from '../../src/ministore/cursor.ts'
-import { SealedSegments } from '../../src/ministore/recovery.ts'
+import { SealedSegments } from '../../src/ministore/rotation.ts'
 import type { Segment } from '../../src/ministore/segments.ts'
 import { collect } from '../support/consume.ts'
 import { numbers, writeSegment } from '../support/journals.ts'

@@ -2,6 +2,7 @@ import { crc32 } from 'node:zlib'
 
 import { groupCommit, MiniStore, MiniStoreError } from '../../../src/index.ts'
 import { type FileSystem, SimulatedFileSystem } from '../../../src/testing/index.ts'
+import { elsewhere } from '../../support/elsewhere.ts'
 import { CrashHarness, type Workload } from '../harness.ts'
 import { type ExpectedJournal, JournalModel, journalPath } from '../journal/model.ts'
 import { type FoundJournal, JournalOracle } from '../journal/oracle.ts'
@@ -281,7 +282,7 @@ const directChecks: readonly Check[] = [
       await other.appendAll(['C', 'D'])
       await other.truncateBefore(3)
       await other.close()
-      const reader = await MiniStore.read(journalPath, { fileSystem: process(files) })
+      const reader = await MiniStore.read(journalPath, { fileSystem: elsewhere(files) })
       if (reader.lastSequence !== 3) throw new Error(`the reader ends with ${reader.lastSequence}`)
       files.writeFile(`${journalPath}.other`, others.readFile(journalPath))
       await files.rename(`${journalPath}.other`, journalPath)
@@ -316,13 +317,13 @@ const directChecks: readonly Check[] = [
     'a second process is refused while the first writes, and admitted when it has closed',
     async ({ newFiles }) => {
       const files = newFiles()
-      const first = await MiniStore.open(journalPath, { fileSystem: process(files) })
-      await expectLocked(process(files), true)
+      const first = await MiniStore.open(journalPath, { fileSystem: elsewhere(files) })
+      await expectLocked(elsewhere(files), true)
       await first.append(1)
       await first.rotate()
-      await expectLocked(process(files), true)
+      await expectLocked(elsewhere(files), true)
       await first.close()
-      const second = await MiniStore.open(journalPath, { fileSystem: process(files) })
+      const second = await MiniStore.open(journalPath, { fileSystem: elsewhere(files) })
       await second.close()
     },
   ],
@@ -330,11 +331,11 @@ const directChecks: readonly Check[] = [
     'a second process is refused when the lock file was removed, before a rotation and after',
     async ({ newFiles }) => {
       const files = newFiles()
-      const first = await MiniStore.open(journalPath, { fileSystem: process(files) })
+      const first = await MiniStore.open(journalPath, { fileSystem: elsewhere(files) })
       await first.append(1)
       for (let look = 0; look < 2; look++) {
         await files.unlink(`${journalPath}.lock`)
-        await expectLocked(process(files), true)
+        await expectLocked(elsewhere(files), true)
         await first.rotate()
       }
       await first.close()
@@ -345,10 +346,10 @@ const directChecks: readonly Check[] = [
     async ({ newFiles }) => {
       for (const change of ['rotate', 'close'] as const) {
         const files = newFiles()
-        const old = await MiniStore.open(journalPath, { fileSystem: process(files) })
+        const old = await MiniStore.open(journalPath, { fileSystem: elsewhere(files) })
         await old.append('old')
         for (const name of files.snapshot().keys()) await files.unlink(name)
-        const current = await MiniStore.open(journalPath, { fileSystem: process(files) })
+        const current = await MiniStore.open(journalPath, { fileSystem: elsewhere(files) })
         await current.append('new')
         const before = files.snapshot()
         const error: unknown = await old[change]().catch((thrown: unknown) => thrown)
@@ -372,25 +373,6 @@ const directChecks: readonly Check[] = [
     },
   ],
 ]
-
-/**
- * The disk as another process sees it. State that the library keeps in memory per file system
- * object does not include that process.
- */
-function process(files: SimulatedFileSystem): FileSystem {
-  return {
-    open: (path, mode) => files.open(path, mode),
-    list: (directory) => files.list(directory),
-    stat: (path) => files.stat(path),
-    realPath: (path) => files.realPath(path),
-    rename: (from, to) => files.rename(from, to),
-    unlink: (path) => files.unlink(path),
-    makeDirectory: (path) => files.makeDirectory(path),
-    syncDirectory: (directory) => files.syncDirectory(directory),
-    lock: (file) => files.lock(file),
-    watch: (directory, onChange) => files.watch(directory, onChange),
-  }
-}
 
 async function expectLocked(fileSystem: FileSystem, lock: boolean): Promise<void> {
   let second: MiniStore

@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 
 import { type File, type FileSystem, MiniStore } from '../../../src/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
+import { elsewhere } from '../../support/elsewhere.ts'
 import { journalPath } from '../journal/model.ts'
 import type { Check } from './checks.ts'
 
@@ -20,16 +21,9 @@ function slowly(files: SimulatedFileSystem): FileSystem {
     close: () => file.close(),
   })
   return {
+    ...elsewhere(files),
     open: async (path, mode, access) => slow(await files.open(path, mode, access)),
-    list: (directory) => files.list(directory),
-    stat: (path) => files.stat(path),
-    realPath: (path) => files.realPath(path),
-    rename: (from, to) => files.rename(from, to),
-    unlink: (path) => files.unlink(path),
-    makeDirectory: (path) => files.makeDirectory(path),
-    syncDirectory: (directory) => files.syncDirectory(directory),
     lock: () => Promise.resolve(true),
-    watch: (directory, onChange) => files.watch(directory, onChange),
   }
 }
 

@@ -7,7 +7,7 @@ import type { Appendable, Log } from '../contestants/contestant.ts'
 import { appenders, loadAll } from '../contestants/index.ts'
 import { syntheticRecord } from '../data/synthetic.ts'
 import { eventLoopFigures, watchEventLoop } from '../event-loop.ts'
-import { type CFloor, compileFloor, runFloor } from '../floor/c-floor.ts'
+import { type Compiled, compileFloor, compileRustCrate, runProgram } from '../floor/programs.ts'
 import type { Comparison, Figures } from '../results.ts'
 import { type Runner, warmTurnAbout } from '../turn-about.ts'
 import type { Case, Context } from './case.ts'
@@ -27,6 +27,10 @@ export const appendCase: Case = {
       'Node, synchronous). It serves one caller. For more callers, and for contestants that block the event ' +
       'loop, each caller is assumed to wait for its turn. A contestant that blocks gets a free turn of the ' +
       'loop after each append, which is not counted.',
+    'The Rust crate is a program of its own too: its append, transcribed (bench/floor/rust/append.rs names the ' +
+      'source), which calls `fsync`, on the crates that Debian packages. SQLite appends to a new database ' +
+      'whose write-ahead log grows with each commit, and once more to one whose log was written before and ' +
+      'is used again, so that its commits overwrite bytes that exist.',
     'Event loop delay is how much later than it should a timer of 1 ms fires while one contestant ' +
       'appends; *busy* is the share of time in which the loop did not wait for events; medians of the ' +
       'rounds, and the worst of all. Hypercore (10.38, 11.0) is not here because no way was found to have it ' +
@@ -34,35 +38,47 @@ export const appendCase: Case = {
   ],
   async run(context) {
     const { loaded, missing } = await loadAll(appenders)
-    const floor = await compileFloor()
+    const [floor, rustCrate] = [await compileFloor(), await compileRustCrate()]
+    const uncompiled = Object.entries({ 'C floor': floor, [rustName]: rustCrate }).flatMap(([name, result]) =>
+      'missing' in result ? [{ name, reason: result.missing }] : [],
+    )
     const milliseconds = context.isQuick ? 10 : 300
     const rounds = context.isQuick ? 1 : 7
     const comparisons: Comparison[] = []
     for (const bytes of [100, 1024, 65_536]) {
       for (const callers of [1, 64]) {
-        const trial = { context, floor, contestants: loaded, bytes, callers, milliseconds, rounds }
+        const trial = { context, floor, rustCrate, contestants: loaded, bytes, callers, milliseconds, rounds }
         context.progress(labelOf(trial))
         comparisons.push(await compareAppends(trial))
       }
     }
     const delays: Figures[] = []
     for (const callers of [1, 64]) {
-      const trial = { context, floor, contestants: loaded, bytes: 100, callers, milliseconds, rounds }
+      const trial = { context, floor, rustCrate, contestants: loaded, bytes: 100, callers, milliseconds, rounds }
       context.progress(`event loop, ${labelOf(trial)}`)
       delays.push(await watchAppends(trial))
     }
     return {
       comparisons,
       figures: delays,
-      participants: loaded.map(participantOf),
-      missing: 'missing' in floor ? [...missing, { name: 'C floor', reason: floor.missing }] : missing,
+      participants: [...loaded.map(participantOf), ...('program' in rustCrate ? [rustParticipant] : [])],
+      missing: [...missing, ...uncompiled],
     }
   },
 }
 
+const rustName = 'Rust crate ministore'
+
+const rustParticipant = {
+  name: rustName,
+  version: '0.1.5, transcribed',
+  promise: 'in a JSON Lines file: one `fsync` each, in call order',
+}
+
 interface Trial {
   readonly context: Context
-  readonly floor: CFloor
+  readonly floor: Compiled
+  readonly rustCrate: Compiled
   readonly contestants: readonly Appendable[]
   readonly bytes: number
   readonly callers: number
@@ -75,13 +91,13 @@ function labelOf({ bytes, callers }: Trial): string {
 }
 
 async function compareAppends(trial: Trial): Promise<Comparison> {
-  const { floor, contestants, callers, rounds } = trial
+  const { floor, rustCrate, contestants, callers, rounds } = trial
   const hasCFloor = 'program' in floor
   const entrants: Entrant[] = []
   const runners: Array<Runner<Slice>> = []
   if (hasCFloor) {
     entrants.push({ name: 'C, write + fdatasync', role: 'floor', notes: ['one caller at a time'] })
-    runners.push({ name: 'C, write + fdatasync', run: () => floorSlice(floor.program, trial) })
+    runners.push({ name: 'C, write + fdatasync', run: () => programSlice(floor.program, trial) })
   }
   for (const contestant of contestants) {
     const isFloor = !hasCFloor && contestant.name === 'Node, writeSync + fdatasyncSync'
@@ -94,13 +110,17 @@ async function compareAppends(trial: Trial): Promise<Comparison> {
       runners.push({ name, run: () => appendAllSlice(contestant, trial) })
     }
   }
+  if ('program' in rustCrate) {
+    entrants.push({ name: rustName, role: 'peer', notes: ['a program of its own, one caller at a time'] })
+    runners.push({ name: rustName, run: () => programSlice(rustCrate.program, trial) })
+  }
   return compare({ label: labelOf(trial), unit: 'append' }, entrants, await warmTurnAbout(runners, rounds))
 }
 
-async function floorSlice(program: string, { context, bytes, callers, milliseconds }: Trial): Promise<Slice> {
-  const path = join(context.directory, 'floor')
+async function programSlice(program: string, { context, bytes, callers, milliseconds }: Trial): Promise<Slice> {
+  const path = join(context.directory, 'journal')
   // Each record is stored as a line, and the line feed adds one byte.
-  const durations = await runFloor(program, { path, bytes: bytes + 1, milliseconds })
+  const durations = await runProgram(program, { path, bytes: bytes + 1, milliseconds })
   await rm(path)
   return sliceOfTurns(durations, callers)
 }

@@ -4,7 +4,7 @@ import type { Appendable, Readable } from './contestant.ts'
 import { naiveHandle, readline, split2, synchronousLoop } from './json-lines.ts'
 import { lmdb } from './lmdb.ts'
 import { ministore, ministoreGroup, ministorePreallocating } from './ministore.ts'
-import { betterSqlite3, nodeSqlite } from './sqlite.ts'
+import { betterSqlite3, betterSqlite3Warm, nodeSqlite, nodeSqliteWarm } from './sqlite.ts'
 
 export type Loaders<Item> = Readonly<Record<string, () => Promise<Item>>>
 
@@ -25,6 +25,8 @@ export const appenders: Loaders<Appendable> = {
   'ministore preallocate': ministorePreallocating,
   'ministore group': ministoreGroup,
   ...appendables,
+  'better-sqlite3, warm WAL': betterSqlite3Warm,
+  'node:sqlite, warm WAL': nodeSqliteWarm,
 }
 
 /** Loaders of all stores and readers to replay, the library first. */

@@ -1,4 +1,4 @@
-import type { Contestant } from './contestant.ts'
+import type { Appendable, Contestant, Log } from './contestant.ts'
 import { betterSqlite3Driver, type Database, nodeSqliteDriver, type SqliteDriver } from './sqlite-drivers.ts'
 
 export async function betterSqlite3(): Promise<Contestant> {
@@ -8,6 +8,34 @@ export async function betterSqlite3(): Promise<Contestant> {
 export async function nodeSqlite(): Promise<Contestant> {
   return sqlite(await nodeSqliteDriver())
 }
+
+/** SQLite whose write-ahead log was written before: a commit overwrites bytes that exist. */
+export async function betterSqlite3Warm(): Promise<Appendable> {
+  return warm(await betterSqlite3Driver())
+}
+
+export async function nodeSqliteWarm(): Promise<Appendable> {
+  return warm(await nodeSqliteDriver())
+}
+
+function warm(driver: SqliteDriver): Appendable {
+  const { name, promise, ...rest } = sqlite(driver)
+  return {
+    ...rest,
+    name: `${name}, warm WAL`,
+    promise: `${promise}, a log of ${warmPages} pages used again`,
+    async open(path) {
+      const database = openDatabase(driver, path, 'OFF')
+      const write = writerOf(database)
+      for (let page = 0; page < warmPages; page++) write.one(null)
+      database.exec(`PRAGMA wal_checkpoint(RESTART); PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = ${warmPages}`)
+      return logOf(database)
+    },
+  }
+}
+
+/** Pages of 4 KiB that the log of a warm database has, and after which it begins anew. SQLite's default. */
+const warmPages = 1000
 
 function sqlite(driver: SqliteDriver): Contestant {
   const { name, version, Database } = driver
@@ -19,8 +47,9 @@ function sqlite(driver: SqliteDriver): Contestant {
     sharing: undefined,
     async open(path) {
       const database = openDatabase(driver, path, 'FULL')
-      const write = writerOf(database)
-      return { append: write.one, appendAll: write.all, close: async () => database.close() }
+      // With checkpoints the log would be used again after 1,000 pages: see `warm`.
+      database.exec('PRAGMA wal_autocheckpoint = 0')
+      return logOf(database)
     },
     async fill(path, batches) {
       const database = openDatabase(driver, path, 'OFF')
@@ -52,6 +81,11 @@ function openDatabase({ Database }: SqliteDriver, path: string, synchronous: 'FU
   database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${synchronous}`)
   database.exec('CREATE TABLE IF NOT EXISTS records (sequence INTEGER PRIMARY KEY, record TEXT NOT NULL)')
   return database
+}
+
+function logOf(database: Database): Log {
+  const write = writerOf(database)
+  return { append: write.one, appendAll: write.all, close: async () => database.close() }
 }
 
 function writerOf(database: Database): {

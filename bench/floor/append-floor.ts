@@ -5,7 +5,7 @@ import { measureCalls, sliceOfTurns } from '../calls.ts'
 import type { Entrant, Slice } from '../comparison.ts'
 import { synchronousLoop } from '../contestants/json-lines.ts'
 import type { Findings } from '../results.ts'
-import { compileFloor, runFloor } from './c-floor.ts'
+import { compileFloor, runProgram } from './programs.ts'
 
 /** The parameters of one slice of the floor. */
 export interface FloorSlice {
@@ -48,7 +48,7 @@ function countText(appends: number): string {
 async function compiledSlice(program: string, options: FloorSlice): Promise<Slice> {
   const { directory, bytes, milliseconds, appends = 1 } = options
   const path = join(directory, 'floor')
-  const durations = await runFloor(program, { path, bytes, milliseconds })
+  const durations = await runProgram(program, { path, bytes, milliseconds })
   await rm(path)
   return unitsOf(durations, appends)
 }

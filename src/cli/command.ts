@@ -17,6 +17,8 @@ export interface Command {
   readonly positionals: readonly string[]
   /** Names of the optional positional arguments, which follow the required ones. */
   readonly optionalPositionals?: readonly string[]
+  /** The name of any number of further positional arguments. */
+  readonly rest?: string
   readonly options: Readonly<Record<string, CommandOption>>
   /** The explanation in `--help`. Empty lines separate paragraphs; other line breaks do not matter. */
   readonly details: readonly string[]
@@ -36,6 +38,8 @@ export interface CommandOption {
   /** The name of the option's value in help. Absent for an option without a value. */
   readonly value?: string
   readonly short?: string
+  /** Whether the option may be given several times. */
+  readonly isRepeatable?: true
   readonly help: string
 }
 
@@ -73,11 +77,11 @@ export class Arguments {
     if (missing !== undefined) throw new UsageError(`Expected ${missing}, got nothing`)
     const all = [...command.positionals, ...(command.optionalPositionals ?? [])]
     const extra = positionals[all.length]
-    if (extra !== undefined) {
+    if (extra !== undefined && command.rest === undefined) {
       throw new UsageError(`Expected no argument after ${all.at(-1) ?? command.name}, got ${JSON.stringify(extra)}`)
     }
-    const empty = positionals.indexOf('')
-    if (empty !== -1) throw new UsageError(`Expected ${all[empty]}, got an empty argument`)
+    const empty = positionals.findIndex((text, at) => text === '' && all[at] !== 'PATTERN')
+    if (empty !== -1) throw new UsageError(`Expected ${all[empty] ?? command.rest}, got an empty argument`)
     return new Arguments(values, positionals)
   }
 
@@ -89,6 +93,16 @@ export class Arguments {
   /** Returns an optional positional argument, or undefined if it is absent. */
   optionalPositional(index: number): string | undefined {
     return this.#positionals[index]
+  }
+
+  /** All positional arguments, in order. */
+  get positionals(): readonly string[] {
+    return this.#positionals
+  }
+
+  /** Returns the values of an option that may be given several times. */
+  texts(name: string): readonly string[] {
+    return (this.#values[name] ?? []) as readonly string[]
   }
 
   flag(name: string): boolean {
@@ -113,9 +127,9 @@ export class Arguments {
 }
 
 function parse({ name: command, options }: Command, given: readonly string[]): ReturnType<typeof parseArgs> {
-  const specs = Object.entries(options).map(([name, { value, short }]) => {
+  const specs = Object.entries(options).map(([name, { value, short, isRepeatable = false }]) => {
     const type = value === undefined ? ('boolean' as const) : ('string' as const)
-    return [name, { type, ...(short === undefined ? {} : { short }) }] as const
+    return [name, { type, multiple: isRepeatable, ...(short === undefined ? {} : { short }) }] as const
   })
   try {
     return parseArgs({ args: [...given], options: Object.fromEntries(specs), allowPositionals: true, strict: true })
@@ -184,8 +198,9 @@ export function commandHelp(command: Command, columns: number): string {
   ].join('\n')
 }
 
-function usageOf({ name, positionals, optionalPositionals = [] }: Command): string {
-  return [name, ...positionals, ...optionalPositionals.map((optional) => `[${optional}]`)].join(' ')
+function usageOf({ name, positionals, optionalPositionals = [], rest }: Command): string {
+  const more = rest === undefined ? optionalPositionals : [...optionalPositionals, `${rest}…`]
+  return [name, ...positionals, ...more.map((optional) => `[${optional}]`)].join(' ')
 }
 
 function optionUsage(name: string, { value, short }: CommandOption): string {

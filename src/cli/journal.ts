@@ -11,7 +11,8 @@ import { type JournalEntry, MiniStore, type ReadOptions } from '../index.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
 import type { Codec } from '../ministore/settings.ts'
 import { JournalViews } from '../ministore/view.ts'
-import { CommandFailure } from './errors.ts'
+import type { Arguments } from './command.ts'
+import { CommandFailure, UsageError } from './errors.ts'
 import type { Io } from './io.ts'
 import { ProgressBar } from './progress-bar.ts'
 import { visibleJson } from './terminal.ts'
@@ -47,6 +48,19 @@ export async function assertThere(path: string): Promise<void> {
     const message = `There is no journal at ${resolve(path)}. ${advice}`
     throw new CommandFailure(message, { cause: error })
   }
+}
+
+/**
+ * Returns the values of `--from` and `--to`.
+ *
+ * @throws {UsageError} if they are no sequence numbers, or in the wrong order.
+ */
+export function rangeOf(args: Arguments): { readonly from: number | undefined; readonly to: number | undefined } {
+  const [from, to] = [args.integer('from'), args.integer('to')]
+  if (from !== undefined && to !== undefined && to < from) {
+    throw new UsageError(`Expected --to to be at least ${from}, the value of --from, got ${to}`)
+  }
+  return { from, to }
 }
 
 /**

@@ -9,6 +9,7 @@ import { append } from './commands/append.ts'
 import { cat } from './commands/cat.ts'
 import { compact } from './commands/compact.ts'
 import { demo } from './commands/demo.ts'
+import { grep } from './commands/grep.ts'
 import { inspect } from './commands/inspect.ts'
 import { queue } from './commands/queue.ts'
 import { repair } from './commands/repair.ts'
@@ -23,7 +24,7 @@ import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { jsonLine, shellWord, styleFor, visible, visibleLines } from './terminal.ts'
 
 /** Every command, in the order of `--help`. */
-const commands: readonly Command[] = [append, cat, tail, inspect, verify, repair, compact, replicate, stats, queue, demo]
+const commands: readonly Command[] = [append, cat, tail, grep, inspect, verify, repair, compact, replicate, stats, queue, demo]
 
 function commandNamed(name: string | undefined): Command | undefined {
   return commands.find((command) => command.name === name)

@@ -239,7 +239,7 @@ const isWindows = process.platform === 'win32'
 
 /** Every command with its required words, grouped by argument: a journal path or a directory. */
 const journalCommands = [
-  'append', 'cat', 'cat --salvage', 'tail', 'tail -f', 'inspect', 'inspect --quick', 'verify', 'repair', 'repair --write',
+  'append', 'cat', 'cat --salvage', 'tail', 'tail -f', 'grep x', 'inspect', 'inspect --quick', 'verify', 'repair', 'repair --write',
   'repair --truncate-at 2 --write', 'repair --truncate-at 1', 'compact --before 1', 'compact --before 1 --write',
   'replicate /dev/null/copy.jsonl',
 ]

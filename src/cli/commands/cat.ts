@@ -1,8 +1,8 @@
 import type { MiniStoreError } from '../../errors.ts'
 import { type Arguments, type Command, commonOptions } from '../command.ts'
-import { damageReport, damageText, exitCodes, UsageError } from '../errors.ts'
+import { damageReport, damageText, exitCodes } from '../errors.ts'
 import type { Io } from '../io.ts'
-import { outlineOf, printBlocks, printRecords } from '../journal.ts'
+import { outlineOf, printBlocks, printRecords, rangeOf } from '../journal.ts'
 import { jsonLine, visible } from '../terminal.ts'
 
 export const cat: Command = {
@@ -36,12 +36,8 @@ export const cat: Command = {
 
 async function runCat(args: Arguments, io: Io): Promise<number> {
   const path = args.positional(0)
-  const from = args.integer('from')
-  const to = args.integer('to')
+  const { from, to } = rangeOf(args)
   const limit = args.integer('limit', { min: 0 })
-  if (from !== undefined && to !== undefined && to < from) {
-    throw new UsageError(`Expected --to to be at least ${from}, the value of --from, got ${to}`)
-  }
   let damages = 0
   const tell = (damage: MiniStoreError): void => {
     damages++

@@ -82,7 +82,7 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
     ['cat --no-json --sequence', hostileJournal],
     ['tail -n 1', hostileJournal],
     ['tail --no-json', hostileJournal],
-    ['grep x', hostileJournal],
+    ['grep 1', hostileJournal],
     ['inspect', hostileJournal],
     ['verify', hostileJournal],
     ['verify --no-json', hostileJournal],
@@ -95,7 +95,7 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
     ['compact --before 99', hostileJournal],
     ['append', hostileJournal],
     ['cat', hostileHeader],
-    ['grep x', hostileHeader],
+    ['grep 1', hostileHeader],
     ['inspect', hostileHeader],
     ['verify', hostileHeader],
     ['repair', hostileHeader],
@@ -117,7 +117,7 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
     const [command = '', ...more] = words.split(' ')
     const path = await make()
     const run = (...options: readonly string[]): Promise<Outcome> =>
-      ministore([command, path, ...more, ...options], { columns: 120, env: { NO_COLOR: '1' }, input: `1\n${hostile}\n` })
+      ministore([command, ...(command === 'grep' ? [...more, path, path] : [path, ...more]), ...options], { columns: 120, env: { NO_COLOR: '1' }, input: `1\n${hostile}\n` })
     const text = await run()
     expect(text.stdout + text.stderr).not.toMatch(unseen)
     expect(text.stdout + text.stderr).toMatch(/[^\n]\n$/)

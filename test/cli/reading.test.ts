@@ -301,7 +301,9 @@ describe.skipIf(isWindows)('an error reports something other than a journal in o
     for (const name of isDirectory ? ['state', 'journal.jsonl'] : ['journal.jsonl']) {
       const place = join(directory, name)
       await make(place)
-      const args = [command, name === 'state' || !isDirectory ? place : directory, ...more.filter((word) => word !== '.')]
+      const argument = name === 'state' || !isDirectory ? place : directory
+      const rest = more.filter((word) => word !== '.')
+      const args = command === 'grep' ? [command, ...rest, argument] : [command, argument, ...rest]
       const before = await kindsIn(directory)
       const tellsDamage = /^(?:inspect|verify|repair|cat --salvage)/.test(words) && (kind === 'a text' || kind === 'bytes')
       const makesOne = command === 'append' && kind === 'nothing'

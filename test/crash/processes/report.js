@@ -9,8 +9,18 @@ import { createInterface } from 'node:readline'
  */
 export function report(message) {
   const bytes = Buffer.from(`${JSON.stringify(message)}\n`)
-  for (let written = 0; written < bytes.length; ) written += writeSync(1, bytes, written)
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(1, bytes, written)
+    } catch (error) {
+      // The pipe is full: its reader is a moment behind.
+      if (error.code !== 'EAGAIN') throw error
+      Atomics.wait(pause, 0, 0, 1)
+    }
+  }
 }
+
+const pause = new Int32Array(new SharedArrayBuffer(4))
 
 /** Reports that this process is ready, and resolves with its instructions. */
 export async function instructions() {

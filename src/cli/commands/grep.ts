@@ -203,7 +203,7 @@ async function* recordsFound(
 const lineFeed = 0x0a
 
 function hasAll(bytes: Buffer, needles: Search['needles']): boolean {
-  return needles.every((some) => some.some((needle) => (needle instanceof RegExp ? needle.test(bytes.toString('latin1')) : bytes.includes(needle))))
+  return needles.every((some) => some.some((needle) => (Buffer.isBuffer(needle) ? bytes.includes(needle) : needle.test(bytes.toString('latin1')))))
 }
 
 function linesIn(block: Buffer): number {

@@ -6,7 +6,7 @@ import type { QueueLog } from './log.ts'
 import type { Lease } from './messages.ts'
 import type { LeaseRequest } from './receivers.ts'
 import { type NackOptions, nackSettings, type NackSettings, type QueueSettings } from './settings.ts'
-import type { QueuedMessage, QueueStep } from './state.ts'
+import { mutationOf, type QueuedMessage, type QueueStep } from './state.ts'
 
 /**
  * A delivered message with its lease. Until the lease ends, no other receiver gets the message. The
@@ -23,13 +23,15 @@ export interface Message<T = unknown> {
   /** When the message was enqueued, by the wall clock. */
   readonly enqueuedAt: Date
   /**
-   * Fires when the lease is lost and when the queue is closed. In a handler, it also fires when
-   * `process` is stopped.
+   * Fires when the lease is lost and when the queue is closed. In a handler, it fires when the
+   * lease is lost, and when `process` or the queue is stopped and its `drainMs` have passed.
+   *
+   * A nack after a stop has fired it uses up no attempt.
    */
   readonly signal: AbortSignal
   /**
-   * Milliseconds until the lease ends, by the monotonic clock; 0 once the message is acked or
-   * nacked, or the lease is lost.
+   * Milliseconds until the lease ends, by the monotonic clock; `Infinity` in a handler without
+   * `handlerTimeoutMs`. 0 once the message is acked or nacked, or the lease is lost.
    */
   readonly leaseEndsInMs: number
   /**
@@ -44,8 +46,12 @@ export interface Message<T = unknown> {
   ack(): Promise<void>
   /**
    * Returns the message to the queue, to be delivered again in its old place after a delay. After
-   * `maxAttempts` deliveries it becomes a dead letter instead. The change is durable when it
-   * resolves. Lease, failures and crashes are as for {@link ack}.
+   * `maxAttempts` deliveries, with `dead`, or if `backoff` says so, it becomes a dead letter
+   * instead. The change is durable when it resolves. Lease, failures and crashes are as for
+   * {@link ack}.
+   *
+   * If a stop has fired the {@link signal}, the attempt is refunded with the same write, and
+   * without `delayMs` the message is ready at once.
    *
    * @throws {MiniStoreError} the errors of {@link ack}.
    * @throws {TypeError | RangeError} if an option is invalid.
@@ -66,7 +72,35 @@ export interface Message<T = unknown> {
 export interface Acknowledgement {
   readonly lease: Lease
   /** Decides what to write; called when the turn to write has come. */
-  readonly step: () => QueueStep
+  readonly steps: () => readonly QueueStep[]
+}
+
+/** Marks failures of every copy of this library, in every realm. */
+const permanentMark = Symbol.for('@mini-ts/ministore.PermanentFailure')
+
+/**
+ * Thrown by a handler of `process`, makes its message a dead letter at once: further attempts would
+ * fail too. Its message is the reason of the dead letter, cut to 1000 characters.
+ *
+ * ```ts
+ * if (!isAddress(mail.to)) throw new PermanentFailure(`no such address: ${mail.to}`)
+ * ```
+ */
+export class PermanentFailure extends Error {
+  static {
+    Object.defineProperty(this.prototype, 'name', { value: 'PermanentFailure' })
+    Object.defineProperty(this.prototype, permanentMark, { value: true })
+  }
+}
+
+/** Whether a thrown value is a {@link PermanentFailure}. Never throws. */
+export function isPermanent(thrown: unknown): boolean {
+  try {
+    return (thrown as { readonly [mark: symbol]: unknown } | null | undefined)?.[permanentMark] === true
+  } catch {
+    // A revoked Proxy, or a trap that throws.
+    return false
+  }
 }
 
 /**
@@ -84,14 +118,29 @@ export class Delivery<T> {
     this.#settings = settings
   }
 
-  /** Makes the message for a receiver. The lease of a prefetched message begins again here. */
-  handOut(lease: Lease): Message<T> {
+  /**
+   * Makes the message for a receiver. The lease of a prefetched message begins again here.
+   *
+   * @param options.leaseMs how long that lease lasts. Default: the visibility timeout.
+   */
+  handOut(lease: Lease, { leaseMs = this.#settings.visibilityTimeoutMs }: { readonly leaseMs?: number } = {}): Message<T> {
     if (!lease.isHanded) {
       lease.isHanded = true
-      this.#log.messages.restart(lease, this.#dispatcher.leaseEnd)
+      lease.beganAt = this.#now
+      this.#log.messages.restart(lease, lease.beganAt + leaseMs)
       this.#dispatcher.rearm()
     }
     return new LeasedMessage<T>(this, lease, this.#log.state.messages[lease.id] as QueuedMessage)
+  }
+
+  /**
+   * Called when the handler of a message has ended, or its run no longer waits for it. Without a
+   * limit from here on, a message whose ack fails would never come again.
+   */
+  handlerEnded(lease: Lease): void {
+    lease.isHandled = false
+    if (lease.phase === 'done' || lease.phase === 'lost') return
+    this.#log.messages.limit(lease, this.#now, this.#settings.visibilityTimeoutMs)
   }
 
   remainingMs({ phase, endsAt, leftMs }: Lease): number {
@@ -117,29 +166,32 @@ export class Delivery<T> {
     const { dedupeWindowMs, clock } = this.#settings
     return this.#begin(lease, () => {
       const isKept = dedupeWindowMs > 0 && this.#log.state.messages[lease.id]?.key !== undefined
-      return { op: 'ack', ids: [lease.id], ...(isKept && { keysUntil: clock.wallMs() + dedupeWindowMs }) }
+      return [{ op: 'ack', ids: [lease.id], ...(isKept && { keysUntil: clock.wallMs() + dedupeWindowMs }) }]
     })
   }
 
   /** Like {@link ack}, for a nack. */
-  nack(lease: Lease, { delayMs, reason }: NackSettings): Acknowledgement {
+  nack(lease: Lease, { delayMs, reason, dead = false }: NackSettings): Acknowledgement {
     this.#assertHeld(lease)
-    const { id, attempt } = lease
-    const { backoff, clock, maxAttempts } = this.#settings
-    const waitMs = delayMs ?? backoff(attempt)
+    const { id, attempt, isLast, isStopped } = lease
+    const { backoff, clock } = this.#settings
+    const waitMs = dead ? 'dead' : (delayMs ?? (isStopped ? 0 : backoff(attempt)))
     const fitting = (text: string): string => reasonThatFits(text, { liveBytes: this.#log.messages.bytes, messages: 1 })
     return this.#begin(lease, () => {
       const at = clock.wallMs()
-      if (attempt >= maxAttempts) return { op: 'bury', ids: [id], reason: fitting(reason ?? 'nacked without a reason'), at }
+      if (waitMs === 'dead' || (isLast && !isStopped)) {
+        return [{ op: 'bury', ids: [id], reason: fitting(reason ?? 'nacked without a reason'), at }]
+      }
       const due = waitMs > 0 && { dueAt: at + waitMs }
-      return { op: 'nack', id, ...due, ...(reason !== undefined && { reason: fitting(reason) }) }
+      const nack: QueueStep = { op: 'nack', id, ...due, ...(reason !== undefined && { reason: fitting(reason) }) }
+      return isStopped ? [{ op: 'return', ids: [id] }, nack] : [nack]
     })
   }
 
   /** Writes an ack or nack. If the write fails, it rejects and the lease goes on. */
   async write(acknowledgement: Acknowledgement): Promise<void> {
     try {
-      await this.#log.inTurn(() => this.#log.commit(acknowledgement.step()))
+      await this.#log.inTurn(() => this.#log.commit(mutationOf(acknowledgement.steps())))
     } catch (error) {
       this.#resume([acknowledgement])
       throw error
@@ -165,11 +217,11 @@ export class Delivery<T> {
     }
   }
 
-  #begin(lease: Lease, step: () => QueueStep): Acknowledgement {
+  #begin(lease: Lease, steps: () => readonly QueueStep[]): Acknowledgement {
     this.#assertHeld(lease)
     this.#log.messages.pause(lease, this.#now)
     this.#dispatcher.changed()
-    return { lease, step }
+    return { lease, steps }
   }
 
   /** After a failed write, lets the leases go on with the time that was left. */
@@ -184,12 +236,13 @@ export class Delivery<T> {
   }
 
   #assertHeld(lease: Lease): void {
-    if (this.#dispatcher.isClosed) throw queueClosed()
+    const { isClosed } = this.#dispatcher
     // The alarm may be late, for example because the event loop was blocked.
-    if (lease.phase === 'held' && lease.endsAt <= this.#now) this.#dispatcher.endLeases()
+    if (!isClosed && lease.phase === 'held' && lease.endsAt <= this.#now) this.#dispatcher.endLeases()
     // Read again, because endLeases() may have changed the phase.
     const { id, phase }: Pick<Lease, 'id' | 'phase'> = lease
     if (phase === 'lost') throw leaseLost(id)
+    if (isClosed) throw queueClosed()
     if (phase === 'held') return
     const message = `An ack or nack of message ${id} was written before, or is being written`
     throw new MiniStoreError('ERR_MINISTORE_MESSAGE_SETTLED', message)
@@ -200,8 +253,7 @@ export class Delivery<T> {
 function stepsOf(acknowledgements: readonly Acknowledgement[]): QueueStep[] {
   const steps: QueueStep[] = []
   const done: number[] = []
-  for (const { step: decide } of acknowledgements) {
-    const step = decide()
+  for (const step of acknowledgements.flatMap((acknowledgement) => acknowledgement.steps())) {
     if (step.op === 'ack' && step.keysUntil === undefined) done.push(...step.ids)
     else steps.push(step)
   }

@@ -28,7 +28,6 @@ export class Dispatcher {
   readonly #messages: Messages
   readonly #clock: Clock
   readonly #visibilityTimeoutMs: number
-  readonly #maxAttempts: number
   readonly #alarm: Alarm
   readonly #waiting = new WaitingReceivers()
   /** While the queue is `closing`, messages in flight may still be acked or nacked. */
@@ -45,7 +44,6 @@ export class Dispatcher {
     this.#messages = log.messages
     this.#clock = settings.clock
     this.#visibilityTimeoutMs = settings.visibilityTimeoutMs
-    this.#maxAttempts = settings.maxAttempts
     this.#alarm = new Alarm(settings.clock, () => this.#ring())
     log.onChange = () => this.changed()
     log.onFailure = (error) => this.#fail(error)
@@ -59,11 +57,6 @@ export class Dispatcher {
   /** Whether messages in flight can no longer be acked or nacked. */
   get isClosed(): boolean {
     return this.#phase === 'closed'
-  }
-
-  /** When a lease that begins now ends, on the monotonic clock. */
-  get leaseEnd(): number {
-    return this.#clock.monotonicMs() + this.#visibilityTimeoutMs
   }
 
   /**
@@ -125,7 +118,6 @@ export class Dispatcher {
   /** Ends leases whose time is over. A message in its last attempt is buried. */
   endLeases(): void {
     const ended = this.#messages.takeEnded(this.#clock.monotonicMs())
-    const isDying = ({ isHanded, attempt }: Lease): boolean => isHanded && attempt >= this.#maxAttempts
     const dying = ended.filter(isDying)
     for (const lease of dying) lease.phase = 'lost'
     this.#requeue(ended.filter((lease) => !isDying(lease)))
@@ -135,6 +127,16 @@ export class Dispatcher {
       if (!this.#log.hasFailed) this.#log.tell(error)
     })
     this.changed()
+  }
+
+  /**
+   * Ends leases now, whatever time is left: those of handlers that a stopped run no longer waits
+   * for. A lease whose ack or nack is being written goes on.
+   */
+  abandon(leases: readonly Lease[]): void {
+    const now = this.#clock.monotonicMs()
+    for (const lease of leases) if (lease.phase === 'held') this.#messages.restart(lease, now)
+    this.endLeases()
   }
 
   /** Buries messages whose process ended in their last attempt. If it rejects, `end` was called. */
@@ -171,11 +173,14 @@ export class Dispatcher {
     else this.#alarm.set(Math.min(...waits), { keepsAlive: isAwaited })
   }
 
-  /** Ends all waits and fires the signals of messages in flight, which may still be acked. */
+  /**
+   * Ends all waits and fires the signals of messages in flight, which may still be acked. Those that
+   * handlers of `process` have are left to their runs.
+   */
   stop(): void {
     this.#phase = 'closing'
     const closed = queueClosed()
-    for (const lease of this.#messages.inFlight.values()) lease.abort(closed)
+    for (const lease of this.#messages.inFlight.values()) if (!lease.isHandled) lease.stop(closed)
     for (const receiver of this.#waiting.take()) receiver.give([])
     this.rearm()
   }
@@ -336,8 +341,9 @@ export class Dispatcher {
   }
 
   #grant(ids: readonly number[], { isHanded }: { readonly isHanded: boolean }): Lease[] {
-    const endsAt = this.leaseEnd
-    return ids.map((id) => this.#messages.lease(id, { isHanded, endsAt }))
+    const beganAt = this.#clock.monotonicMs()
+    const endsAt = beganAt + this.#visibilityTimeoutMs
+    return ids.map((id) => this.#messages.lease(id, { isHanded, beganAt, endsAt }))
   }
 
   #requeue(leases: readonly Lease[]): void {
@@ -399,6 +405,11 @@ export class Dispatcher {
       throw error
     }
   }
+}
+
+/** Whether a message becomes a dead letter when this lease ends. */
+function isDying({ isHanded, isLast }: Lease): boolean {
+  return isHanded && isLast
 }
 
 export function queueClosed(): MiniStoreError {

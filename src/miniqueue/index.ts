@@ -12,12 +12,12 @@ export type { DeadEvent, NackEvent, QueueEvent } from './log.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { DeadLetter } from './miniqueue.ts'
 export type { MessageToEnqueue } from './enqueueing.ts'
-export type { Message } from './delivery.ts'
-export type { MessageStream } from './worker.ts'
+export { type Message, PermanentFailure } from './delivery.ts'
+export type { MessageStream } from './stream.ts'
 export { MiniQueue } from './miniqueue.ts'
 export type { QueueStats } from './miniqueue.ts'
 export type {
-  ConsumeOptions, EnqueueOptions, NackOptions, ProcessOptions, QueueCompactionOptions, QueueJournalOptions,
+  CloseOptions, ConsumeOptions, EnqueueOptions, NackOptions, ProcessOptions, QueueCompactionOptions, QueueJournalOptions,
   QueueOptions, ReceiveOptions,
 } from './settings.ts'
 export type { Handler } from './worker.ts'

@@ -21,7 +21,21 @@ export class Lease {
    * hangs does not hold the message forever.
    */
   isHanded: boolean
-  /** When the lease ends, on the monotonic clock. */
+  /**
+   * Whether a handler of `process` has the message. Such a lease does not end by itself, unless the
+   * handler has a time limit, and a closing queue waits for it.
+   */
+  isHandled = false
+  /**
+   * Whether its signal fired because its receiver was stopped. A nack after that is no failure, so
+   * it uses up no attempt.
+   */
+  isStopped = false
+  /** Whether the message becomes a dead letter if this attempt fails. */
+  readonly isLast: boolean
+  /** When the receiver got the message, or the stream prefetched it, on the monotonic clock. */
+  beganAt: number
+  /** When the lease ends, on the monotonic clock; `Infinity` if it does not end by itself. */
   endsAt: number
   /** Milliseconds that were left when the writing of an ack or nack began. */
   leftMs = 0
@@ -30,10 +44,12 @@ export class Lease {
   #controller: AbortController | undefined
   #abort: { readonly reason: unknown } | undefined
 
-  constructor(parts: Pick<Lease, 'id' | 'attempt' | 'isHanded' | 'endsAt'>) {
+  constructor(parts: Pick<Lease, 'id' | 'attempt' | 'isHanded' | 'isLast' | 'beganAt' | 'endsAt'>) {
     this.id = parts.id
     this.attempt = parts.attempt
     this.isHanded = parts.isHanded
+    this.isLast = parts.isLast
+    this.beganAt = parts.beganAt
     this.endsAt = parts.endsAt
   }
 
@@ -52,6 +68,12 @@ export class Lease {
     this.#abort = { reason }
     this.#controller?.abort(reason)
   }
+
+  /** Aborts the signal because the receiver was stopped. */
+  stop(reason: unknown): void {
+    if (this.#abort === undefined) this.isStopped = true
+    this.abort(reason)
+  }
 }
 
 /**
@@ -62,6 +84,7 @@ export class Lease {
  */
 export class Messages {
   readonly #state: QueueState
+  readonly #maxAttempts: number
   readonly #ready: Heap<number>
   readonly #delayed: Heap<number>
   readonly #leases = new Map<number, Lease>()
@@ -94,6 +117,7 @@ export class Messages {
       { readonly wallMs: number; readonly maxAttempts?: number; readonly endsAt?: number },
   ) {
     this.#state = state
+    this.#maxAttempts = maxAttempts
     this.#oldest = state.nextId
     this.#ready = new Heap((left, right) => comesBefore(this.#message(left), this.#message(right)))
     this.#delayed = new Heap((left, right) => dueAtOf(this.#message(left)) < dueAtOf(this.#message(right)))
@@ -101,7 +125,7 @@ export class Messages {
     const delayed: number[] = []
     for (const id of Object.keys(state.messages).map(Number)) {
       const message = this.#message(id)
-      if (message.attempts >= maxAttempts) this.lease(id, { isHanded: true, endsAt }).phase = 'lost'
+      if (message.attempts >= maxAttempts) this.lease(id, { isHanded: true, beganAt: endsAt, endsAt }).phase = 'lost'
       else (dueAtOf(message) > wallMs ? delayed : ready).push(id)
       this.#oldest = Math.min(this.#oldest, id)
       this.#depth++
@@ -150,9 +174,17 @@ export class Messages {
     return id === undefined ? undefined : dueAtOf(this.#message(id))
   }
 
-  /** When the next lease ends, on the monotonic clock; undefined if no lease runs. */
+  /** When the next lease ends, on the monotonic clock; undefined if none ends by itself. */
   get nextLeaseEnd(): number | undefined {
-    return this.#leaseEnds.first?.endsAt
+    const endsAt = this.#leaseEnds.first?.endsAt
+    return endsAt === Number.POSITIVE_INFINITY ? undefined : endsAt
+  }
+
+  /** When the oldest lease began, on the monotonic clock; undefined if no message is in flight. */
+  get oldestLease(): number | undefined {
+    let began: number | undefined
+    for (const { beganAt } of this.#leases.values()) began = Math.min(began ?? beganAt, beganAt)
+    return began
   }
 
   /** The message that was enqueued first; undefined if there is no message. */
@@ -206,8 +238,9 @@ export class Messages {
   }
 
   /** Puts a message whose attempt is written in flight. */
-  lease(id: number, { isHanded, endsAt }: Pick<Lease, 'isHanded' | 'endsAt'>): Lease {
-    const lease = new Lease({ id, attempt: this.#message(id).attempts, isHanded, endsAt })
+  lease(id: number, { isHanded, beganAt, endsAt }: Pick<Lease, 'isHanded' | 'beganAt' | 'endsAt'>): Lease {
+    const { attempts: attempt } = this.#message(id)
+    const lease = new Lease({ id, attempt, isHanded, isLast: attempt >= this.#maxAttempts, beganAt, endsAt })
     this.#unused.delete(id)
     this.#leases.set(id, lease)
     this.#leaseEnds.push(lease)
@@ -258,6 +291,12 @@ export class Messages {
     this.#stop(lease)
     lease.leftMs = lease.endsAt - now
     lease.phase = 'writing'
+  }
+
+  /** Gives a lease that has no end, or a late one, an end at most `ms` milliseconds from now. */
+  limit(lease: Lease, now: number, ms: number): void {
+    if (lease.phase === 'held') this.restart(lease, Math.min(lease.endsAt, now + ms))
+    else lease.leftMs = Math.min(lease.leftMs, ms)
   }
 
   /** Lets a paused lease go on with the time that was left. */

@@ -9,11 +9,12 @@ import {
 } from './enqueueing.ts'
 import { QueueLog } from './log.ts'
 import {
-  type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings, type QueueOptions,
+  type CloseOptions, closeSettings, type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings, type QueueOptions,
   queueSettings, type QueueSettings, type ReceiveOptions, receiveSettings,
 } from './settings.ts'
 import type { QueueState } from './state.ts'
-import { type Handler, messageStream, type MessageStream, type QueueParts, Worker } from './worker.ts'
+import { messageStream, type MessageStream } from './stream.ts'
+import { type Handler, type QueueParts, Worker } from './worker.ts'
 
 /**
  * A durable queue of messages in a directory, for one process at a time. Each message is delivered
@@ -39,7 +40,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   readonly #settings: QueueSettings
   readonly #dispatcher: Dispatcher
   readonly #delivery: Delivery<T>
-  readonly #workers = new Set<Promise<void>>()
+  readonly #workers = new Map<Worker<T>, Promise<void>>()
   #closing: Promise<void> | undefined
 
   private constructor(log: QueueLog, dispatcher: Dispatcher, settings: QueueSettings) {
@@ -105,7 +106,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {TypeError | RangeError} if an option is invalid.
    */
   async enqueue(payload: T, options?: EnqueueOptions): Promise<number> {
-    this.#assertOpen()
+    this.#assertTakes()
     const [id] = await this.#enqueue([entryOf(payload, options, this.#settings)])
     return id as number
   }
@@ -121,7 +122,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {TypeError | RangeError} if `messages` is not iterable, or a message is invalid.
    */
   async enqueueAll(messages: Iterable<MessageToEnqueue<T>>): Promise<number[]> {
-    this.#assertOpen()
+    this.#assertTakes()
     const settings = this.#settings
     const entries = Array.from(iterable('messages', messages), (message) => entryOfMessage(message, settings))
     return entries.length === 0 ? [] : await this.#enqueue(entries)
@@ -171,18 +172,23 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   /**
    * Calls a handler for each message, at most `concurrency` at a time. When the handler resolves,
    * the message is acked. When it throws, the message is nacked with the error's message as its
-   * reason, and is delivered again after the backoff. A handler that runs longer than the
-   * visibility timeout must extend the lease of its message. If the lease is lost, the message's
-   * signal fires.
+   * reason, and is delivered again after the backoff. When it throws a {@link PermanentFailure},
+   * the message becomes a dead letter at once. A handler keeps its message while it runs, for at
+   * most `handlerTimeoutMs`. If the lease is lost, the message's signal fires.
    *
    * The ack or nack of a message and the delivery of its successor are one write. Acks and nacks of
    * other handlers that end while this write waits join it. After a crash before the write is
    * durable, these messages are delivered again.
    *
-   * The signal or `close()` stops the run: no more handlers start, and the signals of messages in
-   * flight fire. A handler that throws after that has its message nacked without delay. Messages
-   * whose handlers have not started lose no attempt. The promise resolves once all handlers have
-   * ended. A handler must not wait for this promise or for `close()`.
+   * The signal or `close()` stops the run: no more handlers start. Handlers that run may go on for
+   * `drainMs`; then the signals of their messages fire. A handler that throws after that has used
+   * up no attempt: the refund is written together with the nack, and the message is first in line
+   * again. If the process is killed before that write is durable, the attempt counts. Messages
+   * whose handlers have not started lose no attempt.
+   *
+   * The promise resolves once all handlers have ended, or 5 s after the signals have fired. A
+   * handler that is still running then has lost its lease and used up its attempt. A handler must
+   * not wait for this promise or for `close()`.
    *
    * Calls may overlap; each has its own `concurrency`.
    *
@@ -194,13 +200,13 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   async process(handler: Handler<T>, options?: ProcessOptions): Promise<void> {
     this.#assertOpen()
     if (typeof handler !== 'function') throw new TypeError(`Expected a handler, got ${shown(handler)}`)
-    const { concurrency, signal } = processSettings(options)
-    const run = new Worker(this.#parts, handler, concurrency).run(signal)
-    this.#workers.add(run)
+    const worker = new Worker(this.#parts, handler, processSettings(options))
+    const run = worker.run()
+    this.#workers.set(worker, run)
     try {
       await run
     } finally {
-      this.#workers.delete(run)
+      this.#workers.delete(worker)
     }
   }
 
@@ -210,10 +216,11 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     const now = this.#settings.clock.wallMs()
     messages.promote(now)
     this.#dispatcher.changed()
-    const { depth, delayed, dead, oldest } = messages
+    const { depth, delayed, dead, oldest, oldestLease } = messages
     const inFlight = messages.inFlight.size
     const oldestAgeMs = oldest && Math.max(0, now - oldest.enqueuedAt)
-    return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldestAgeMs, bytesOnDisk }
+    const oldestInFlightMs = oldestLease === undefined ? undefined : this.#settings.clock.monotonicMs() - oldestLease
+    return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldestAgeMs, oldestInFlightMs, bytesOnDisk }
   }
 
   /**
@@ -281,26 +288,36 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
 
   /**
    * Closes the queue. At once, every waiting `receive` resolves with an empty array, streams end,
-   * and the signals of all messages in flight fire. These messages may still be acked or nacked
-   * while the queue closes.
+   * and the signals of messages that `receive` and `consume` gave fire. The runs of `process` drain:
+   * their handlers may go on for `drainMs`, as {@link process} describes. Messages in flight may
+   * be acked or nacked while the queue closes; `enqueue` works while handlers run.
    *
-   * It resolves when the handlers of `process` have ended, all earlier calls are done, the attempts
-   * of messages that no receiver got are refunded, and the lock is free. If the refund cannot be
+   * It resolves when the runs of `process` have ended, all earlier calls are done, the attempts of
+   * messages that no receiver got are refunded, and the lock is free. If the refund cannot be
    * written, `onError` is called.
    *
-   * Further calls return the same promise. Other methods of the queue that receive or change
-   * messages fail with `ERR_MINISTORE_CLOSED`.
+   * Further calls return the same promise; with a smaller `drainMs` they shorten the drain. Other
+   * methods of the queue that receive or change messages fail with `ERR_MINISTORE_CLOSED`.
    *
    * @throws {MiniStoreError} the errors of `StateManager.close`; the queue is closed all the same.
+   * @throws {TypeError | RangeError} if an option is invalid; the queue stays open.
    */
-  close(): Promise<void> {
+  close(options?: CloseOptions): Promise<void> {
+    let settings: ReturnType<typeof closeSettings>
+    try {
+      settings = closeSettings(options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
     if (this.#closing === undefined) {
       let follow!: (closed: Promise<void>) => void
       // #close() fires abort signals, and their listeners may call close() again. They must find
       // the promise set.
       this.#closing = new Promise((resolve) => (follow = resolve))
+      this.#dispatcher.stop()
       follow(this.#close())
     }
+    for (const worker of this.#workers.keys()) worker.stop(queueClosed(), settings.drainMs)
     return this.#closing
   }
 
@@ -310,21 +327,20 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    this.#dispatcher.stop()
     // A failed run has rejected the promise of its own `process` call.
-    await Promise.allSettled(this.#workers)
+    await Promise.allSettled(this.#workers.values())
     await this.#dispatcher.refundAttempts()
     this.#dispatcher.end()
     await this.#log.close()
   }
 
   get #parts(): QueueParts<T> {
-    return { log: this.#log, dispatcher: this.#dispatcher, delivery: this.#delivery }
+    return { log: this.#log, dispatcher: this.#dispatcher, delivery: this.#delivery, clock: this.#settings.clock }
   }
 
   #enqueue(entries: readonly Entry[]): Promise<number[]> {
     // Checked a second time because the `toJSON` of a payload may have closed the queue.
-    this.#assertOpen()
+    this.#assertTakes()
     return this.#log.inTurn(async () => {
       const { state } = this.#log
       const { step, text, ids } = planEnqueue(entries, { state, at: this.#settings.clock.wallMs() })
@@ -360,9 +376,14 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   #assertOpen(): void {
     if (this.#closing !== undefined) throw queueClosed()
   }
+
+  /** A handler that may go on after a stop must be able to enqueue what follows from its work. */
+  #assertTakes(): void {
+    if (this.#workers.size === 0) this.#assertOpen()
+  }
 }
 
-/** A message that used up `maxAttempts` deliveries and was never acknowledged. */
+/** A message that was given up: it used up its attempts, or it failed for good. */
 export interface DeadLetter<T = unknown> {
   /** The id that the message was enqueued under. */
   readonly id: number
@@ -405,6 +426,11 @@ export interface QueueStats {
    * is no message.
    */
   readonly oldestAgeMs: number | undefined
+  /**
+   * Milliseconds since the message that has been in flight longest was handed out or prefetched.
+   * Undefined if no message is in flight. It shows a handler that hangs.
+   */
+  readonly oldestInFlightMs: number | undefined
   /** Bytes of the journal and the snapshots together. */
   readonly bytesOnDisk: number
 }

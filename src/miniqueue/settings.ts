@@ -2,7 +2,7 @@ import { ignoreOutcome, isThenable } from '../async.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
 import {
-  type Fields, fields, finiteNumber, integer, isObject, maxMs, optionalCallback, shown, signalOption,
+  boolean, type Fields, fields, finiteNumber, integer, isObject, maxMs, optionalCallback, shown, signalOption,
 } from '../options.ts'
 import { type Clock, systemClock } from './clock.ts'
 
@@ -12,9 +12,10 @@ import { type Clock, systemClock } from './clock.ts'
  */
 export interface QueueOptions extends FileSystemOption {
   /**
-   * Milliseconds until the lease of a delivered message ends. Without an ack, nack or extension by
-   * then, the message is ready again, or becomes a dead letter after its last attempt. Minimum 1,
-   * maximum 10^13.
+   * Milliseconds until the lease of a message from `receive` or `consume` ends. Without an ack, nack
+   * or extension by then, the message is ready again, or becomes a dead letter after its last
+   * attempt. A handler of `process` keeps its message, see `ProcessOptions.handlerTimeoutMs`.
+   * Minimum 1, maximum 10^13.
    *
    * @default 30_000
    */
@@ -147,11 +148,34 @@ export interface ConsumeOptions {
 export interface ProcessOptions {
   /** Maximum number of handlers that run at the same time. Minimum 1. @default 1 */
   readonly concurrency?: number | undefined
-  /**
-   * When it is aborted, the run stops: it receives no more messages, and the signals of its
-   * messages in flight fire.
-   */
+  /** When it is aborted, the run stops: it receives no more messages and drains. */
   readonly signal?: AbortSignal | undefined
+  /**
+   * Milliseconds that handlers may go on after the run is stopped. Then the signals of their
+   * messages fire. With 0 they fire at once. Minimum 0, maximum 10^13 or `Infinity`.
+   *
+   * @default 30_000
+   */
+  readonly drainMs?: number | undefined
+  /**
+   * Milliseconds after which a handler loses its message: the signal of the message fires, and the
+   * message is ready again, or a dead letter after its last attempt. The handler counts as running
+   * until it ends. Without a limit, a handler that hangs holds its message for as long as its
+   * process lives. Minimum 1, maximum 10^13 or `Infinity`.
+   *
+   * @default Infinity
+   */
+  readonly handlerTimeoutMs?: number | undefined
+}
+
+/** Options of `close`. */
+export interface CloseOptions {
+  /**
+   * Milliseconds that handlers of `process` may go on, as for `process`.
+   *
+   * @default the `drainMs` of each run
+   */
+  readonly drainMs?: number | undefined
 }
 
 /** Options of `nack`. */
@@ -170,6 +194,13 @@ export interface NackOptions {
    * @default no reason
    */
   readonly reason?: string | undefined
+  /**
+   * Whether the message becomes a dead letter at once, whatever attempts it has left. Excludes
+   * `delayMs`.
+   *
+   * @default false
+   */
+  readonly dead?: boolean | undefined
 }
 
 const mebibyte = 1024 * 1024
@@ -241,25 +272,54 @@ export function consumeSettings(options: unknown): Settings<ConsumeOptions> {
   return { prefetch: integer('prefetch', prefetch, { default: 1 }), signal: signalOption(signal) }
 }
 
+/** Options of `process`, validated. */
+export type ProcessSettings = Settings<ProcessOptions>
+
 /** @throws {TypeError | RangeError} if an option of `process` is invalid. */
-export function processSettings(options: unknown): Settings<ProcessOptions> {
-  const { concurrency, signal } = fields(options, ['concurrency', 'signal'])
-  return { concurrency: integer('concurrency', concurrency, { default: 1 }), signal: signalOption(signal) }
+export function processSettings(options: unknown): ProcessSettings {
+  const { concurrency, signal, drainMs, handlerTimeoutMs } = fields(
+    options, ['concurrency', 'signal', 'drainMs', 'handlerTimeoutMs'],
+  )
+  return {
+    concurrency: integer('concurrency', concurrency, { default: 1 }),
+    signal: signalOption(signal),
+    drainMs: drainOption(drainMs) ?? 30_000,
+    handlerTimeoutMs: integer('handlerTimeoutMs', handlerTimeoutMs, {
+      default: Number.POSITIVE_INFINITY, max: maxMs, orInfinity: true,
+    }),
+  }
+}
+
+/** @throws {TypeError | RangeError} if an option of `close` is invalid. */
+export function closeSettings(options: unknown): Required<CloseOptions> {
+  return { drainMs: drainOption(fields(options, ['drainMs'])['drainMs']) }
+}
+
+function drainOption(value: unknown): number | undefined {
+  return value === undefined ? undefined : integer('drainMs', value, { min: 0, max: maxMs, orInfinity: true })
 }
 
 /** Options of `nack`, validated. */
-export type NackSettings = Required<NackOptions>
+export type NackSettings = NackOptions
 
 /** @throws {TypeError | RangeError} if an option of `nack` is invalid. */
 export function nackSettings(options: unknown): NackSettings {
-  const { delayMs, reason } = fields(options, ['delayMs', 'reason'])
+  const { delayMs, reason, dead } = fields(options, ['delayMs', 'reason', 'dead'])
   if (reason !== undefined && typeof reason !== 'string') {
     throw new TypeError(`Expected \`reason\` to be a string, got ${shown(reason)}`)
   }
+  const isDead = boolean('dead', dead, { default: false })
+  if (isDead && delayMs !== undefined) throw new TypeError('Expected `delayMs` or `dead`, got both')
   return {
     delayMs: delayMs === undefined ? undefined : integer('delayMs', delayMs, { min: 0, max: maxMs }),
-    reason: reason?.slice(0, 1000),
+    reason: reason === undefined ? undefined : cutReason(reason),
+    dead: isDead,
   }
+}
+
+/** The text of a reason as it is stored. */
+export function cutReason(reason: string): string {
+  return reason.slice(0, 1000)
 }
 
 function clockOption(value: unknown): Clock {
@@ -318,10 +378,11 @@ export interface Backoff {
 
 /**
  * Returns the milliseconds that a message waits after its `attempt`, which is 1 for the first. The
- * result must be 0 or more; it is rounded, and limited to 10^13. With any other result, the nack
- * rejects with a `TypeError` and the lease goes on.
+ * result must be 0 or more; it is rounded, and limited to 10^13. Or it returns `'dead'`, and the
+ * message becomes a dead letter. With any other result, the nack rejects with a `TypeError` and the
+ * lease goes on.
  */
-export type BackoffFunction = (attempt: number) => number
+export type BackoffFunction = (attempt: number) => number | 'dead'
 
 /**
  * Turns the `backoff` option into a function.
@@ -354,7 +415,8 @@ function checked(backoff: BackoffFunction): BackoffFunction {
   return (attempt) => {
     const ms: unknown = backoff(attempt)
     if (typeof ms === 'number' && ms >= 0) return Math.min(Math.round(ms), maxMs)
-    throw refused('backoff', 'milliseconds, 0 or more', ms)
+    if (ms === 'dead') return ms
+    throw refused('backoff', 'milliseconds, 0 or more, or "dead"', ms)
   }
 }
 

@@ -1,19 +1,18 @@
 import { AsyncResource } from 'node:async_hooks'
-import type {
-  ReadableStreamBYOBReader, ReadableStreamGetReaderOptions, ReadableStreamReader, UnderlyingSource,
-} from 'node:stream/web'
-
-import PQueue from 'p-queue'
 
 import { whenAborted } from '../async.ts'
 import { hasCode, messageOf } from '../errors.ts'
-import type { Acknowledgement, Delivery, Message } from './delivery.ts'
+import { Alarm, type Clock } from './clock.ts'
+import { type Acknowledgement, type Delivery, isPermanent, type Message } from './delivery.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { QueueLog } from './log.ts'
 import type { Lease } from './messages.ts'
+import { cutReason, type ProcessSettings } from './settings.ts'
 
 /** Most acks and nacks in one write. Without a limit, many long reasons could exceed one record. */
 const maxTogether = 1000
+/** How long a stopped run waits for handlers whose signals have fired. */
+const leaveAfterMs = 5000
 
 /**
  * Processes one message for `process`. If it returns or resolves, the message is acked; if it
@@ -26,6 +25,7 @@ export interface QueueParts<T> {
   readonly log: QueueLog
   readonly dispatcher: Dispatcher
   readonly delivery: Delivery<T>
+  readonly clock: Clock
 }
 
 /** Acks and nacks of handlers that have ended, to be written together. */
@@ -50,44 +50,91 @@ interface Endings {
 export class Worker<T> {
   readonly #queue: QueueParts<T>
   readonly #handler: Handler<T>
-  readonly #concurrency: number
-  readonly #slots: PQueue
+  readonly #settings: ProcessSettings
+  /** For the end of the drain, and for the end of the wait after it. */
+  readonly #alarm: Alarm
   /** The next write of acks and nacks, as long as more of them can join it. */
   #endings: Endings | undefined
   /** Leases whose handlers are running or have not started. */
   readonly #running = new Set<Lease>()
+  /** Leases whose handlers are pending. */
+  readonly #pending = new Set<Lease>()
   /** The asynchronous context in which `process` was called. */
   readonly #scope = new AsyncResource('miniqueue.process')
   readonly #stop = new AbortController()
+  /** When the signals of the messages fire, on the monotonic clock; `Infinity` before a stop. */
+  #signalsAt = Number.POSITIVE_INFINITY
+  /** When the run no longer waits for its handlers; `Infinity` before the signals have fired. */
+  #leavesAt = Number.POSITIVE_INFINITY
   #failure: { readonly reason: unknown } | undefined
-  /** Wakes the loop of `run` when a handler has ended. */
+  /** Wakes `run` when a handler has ended. */
   #slotFreed: () => void = () => {}
 
-  constructor(queue: QueueParts<T>, handler: Handler<T>, concurrency: number) {
+  constructor(queue: QueueParts<T>, handler: Handler<T>, settings: ProcessSettings) {
     this.#queue = queue
     this.#handler = handler
-    this.#concurrency = concurrency
-    this.#slots = new PQueue({ concurrency })
+    this.#settings = settings
+    this.#alarm = new Alarm(queue.clock, () => this.#drain())
   }
 
   /**
-   * Receives and handles messages until the run is stopped. Resolves once all handlers have ended;
-   * rejects then if messages could no longer be received or written.
+   * Receives and handles messages until the run is stopped. Resolves once all handlers have ended,
+   * or are no longer waited for; rejects then if messages could no longer be received or written.
    */
-  async run(signal: AbortSignal | undefined): Promise<void> {
-    const forgetSignal = signal && whenAborted(signal, () => this.#end(signal.reason))
+  async run(): Promise<void> {
+    const { signal } = this.#settings
+    const forgetSignal = signal && whenAborted(signal, () => this.stop(signal.reason))
     try {
       while (!this.#isStopped) {
         if (this.#free() > 0) await this.#receive()
-        else await new Promise<void>((resolve) => (this.#slotFreed = resolve))
+        else await this.#nextEnd()
       }
-      await this.#slots.onIdle()
+      while (this.#running.size > 0) await this.#nextEnd()
       // Messages may have been delivered to this run while it was being stopped.
       await this.#queue.dispatcher.refundAttempts()
     } finally {
       forgetSignal?.()
+      this.#alarm.clear()
     }
     if (this.#failure !== undefined) throw this.#failure.reason
+  }
+
+  #nextEnd(): Promise<void> {
+    return new Promise((resolve) => (this.#slotFreed = resolve))
+  }
+
+  /**
+   * Stops the run: no handler starts any more. Handlers that are pending may go on for `drainMs`,
+   * then the signals of their messages fire, with the reason of the first stop. A later call may
+   * shorten the drain.
+   */
+  stop(reason: unknown, drainMs: number = this.#settings.drainMs): void {
+    this.#signalsAt = Math.min(this.#signalsAt, this.#queue.clock.monotonicMs() + drainMs)
+    this.#stop.abort(reason)
+    this.#drain()
+    this.#slotFreed()
+  }
+
+  /** Does what is due in a stopped run, and sets the alarm for what is due next. */
+  #drain(): void {
+    const now = this.#queue.clock.monotonicMs()
+    if (this.#signalsAt <= now && this.#leavesAt === Number.POSITIVE_INFINITY) {
+      this.#leavesAt = now + leaveAfterMs
+      for (const lease of this.#running) lease.stop(this.#stop.signal.reason)
+    }
+    if (this.#leavesAt <= now) {
+      for (const lease of this.#pending) {
+        this.#running.delete(lease)
+        this.#queue.delivery.handlerEnded(lease)
+      }
+      // Their acks must fail from here on, because the messages may be delivered again.
+      this.#queue.dispatcher.abandon([...this.#pending])
+      this.#slotFreed()
+      return
+    }
+    const next = this.#signalsAt <= now ? this.#leavesAt : this.#signalsAt
+    const isAwaited = this.#pending.size > 0 && next > now && next < Number.POSITIVE_INFINITY
+    if (isAwaited) this.#alarm.set(next - now, { keepsAlive: true })
   }
 
   get #isStopped(): boolean {
@@ -96,7 +143,7 @@ export class Worker<T> {
 
   /** Number of free handlers, counting `leaving` of the running ones as free. */
   #free(leaving = 0): number {
-    return Math.max(0, this.#concurrency - this.#running.size + leaving)
+    return Math.max(0, this.#settings.concurrency - this.#running.size + leaving)
   }
 
   async #receive(): Promise<void> {
@@ -111,12 +158,11 @@ export class Worker<T> {
 
   #start(leases: readonly Lease[]): void {
     for (const lease of leases) this.#running.add(lease)
-    for (const lease of leases) {
-      // Without this scope, the handler would run in the asynchronous context of the call that
-      // brought the message, for example an `enqueue`.
-      const handle = (): Promise<void> => this.#scope.runInAsyncScope(() => this.#handle(lease))
-      this.#slots.add(handle).catch((error: unknown) => this.#fail(error))
-    }
+    // Without this scope, the handler would run in the asynchronous context of the call that
+    // brought the message, for example an `enqueue`.
+    this.#scope.runInAsyncScope(() => {
+      for (const lease of leases) this.#handle(lease).catch((error: unknown) => this.#fail(error))
+    })
   }
 
   async #handle(lease: Lease): Promise<void> {
@@ -125,10 +171,11 @@ export class Worker<T> {
       if (this.#isStopped) return this.#queue.dispatcher.requeue([lease])
       // The lease may have ended before the handler could start.
       if (lease.phase !== 'held') return
-      const acknowledge = await this.#run(this.#queue.delivery.handOut(lease))
-      // Otherwise the lease has ended, or the handler has acked or nacked the message itself.
-      if (lease.phase === 'held') await this.#write(acknowledge(lease))
+      const acknowledgement = await this.#run(lease)
+      if (acknowledgement !== undefined) await this.#write(acknowledgement)
     } catch (error) {
+      // The nack may have failed before it began, for example in `backoff`. The lease goes on.
+      this.#queue.dispatcher.rearm()
       this.#report(error)
     } finally {
       this.#running.delete(lease)
@@ -136,20 +183,30 @@ export class Worker<T> {
     }
   }
 
-  /** Runs the handler and returns the function that begins the ack or nack of its message. */
-  async #run(message: Message<T>): Promise<(lease: Lease) => Acknowledgement> {
+  /**
+   * Runs the handler and begins the ack or nack of its message. Undefined if the lease has ended, or
+   * the handler has acked or nacked the message itself.
+   */
+  async #run(lease: Lease): Promise<Acknowledgement | undefined> {
+    const { delivery } = this.#queue
+    const message = delivery.handOut(lease, { leaseMs: this.#settings.handlerTimeoutMs })
+    lease.isHandled = true
+    this.#pending.add(lease)
+    let failure: { readonly thrown: unknown } | undefined
     try {
       // Each handler has a scope of its own, so that a context that it enters does not leak into
       // the code that runs after it.
       const scope = new AsyncResource('miniqueue.handler')
       await scope.runInAsyncScope(this.#handler, undefined, message.payload, message)
-      return (lease) => this.#queue.delivery.ack(lease)
-    } catch (error) {
-      const reason = messageOf(error).slice(0, 1000)
-      // A handler that was stopped did not fail, so its message is ready again without a delay.
-      const delayMs = this.#isStopped ? 0 : undefined
-      return (lease) => this.#queue.delivery.nack(lease, { delayMs, reason })
+    } catch (thrown) {
+      failure = { thrown }
     }
+    this.#pending.delete(lease)
+    delivery.handlerEnded(lease)
+    if (lease.phase !== 'held') return undefined
+    if (failure === undefined) return delivery.ack(lease)
+    const { thrown } = failure
+    return delivery.nack(lease, { reason: cutReason(messageOf(thrown)), dead: isPermanent(thrown) })
   }
 
   /** Resolves when the ack or nack is written, or when the write has failed and was reported. */
@@ -197,226 +254,6 @@ export class Worker<T> {
 
   #fail(reason: unknown): void {
     this.#failure ??= { reason }
-    this.#end(reason)
-  }
-
-  #end(reason: unknown): void {
-    this.#stop.abort(reason)
-    for (const lease of this.#running) lease.abort(reason)
-    this.#slotFreed()
-  }
-}
-
-/**
- * A stream of messages: a ReadableStream, which can be piped, and an async iterable. It fetches
- * messages only when it is read, up to `prefetch` of them with one fsync.
- *
- * The stream can be left at any time, even while a read waits: by `break`, `return()`, `cancel()`,
- * `releaseLock()` or an abort. Messages that were fetched and not taken then go back to the queue.
- * So does a message that arrives later.
- */
-export type MessageStream<T = unknown> = ReadableStream<Message<T>>
-
-/**
- * Makes a stream that ends when the queue closes. When the signal is aborted, the stream fails with
- * the signal's reason.
- */
-export function messageStream<T>(
-  queue: QueueParts<T>,
-  { prefetch, signal }: { readonly prefetch: number; readonly signal: AbortSignal | undefined },
-): MessageStream<T> {
-  return new LeavableStream(new MessageSource(queue, prefetch, signal))
-}
-
-/** A stream whose readers send fetched messages back to the queue when they leave. */
-class LeavableStream<T> extends ReadableStream<Message<T>> {
-  readonly #source: MessageSource<T>
-
-  constructor(source: MessageSource<T>) {
-    super(source, { highWaterMark: 0 })
-    this.#source = source
-    source.isRead = () => this.locked
-  }
-
-  override getReader(options: { mode: 'byob' }): ReadableStreamBYOBReader
-  override getReader(): ReadableStreamDefaultReader<Message<T>>
-  override getReader(options?: ReadableStreamGetReaderOptions): ReadableStreamReader<Message<T>>
-  override getReader(options?: ReadableStreamGetReaderOptions): ReadableStreamReader<Message<T>> {
-    if (options?.mode !== undefined) return super.getReader(options)
-    return new MessageReader(this, this.#source)
-  }
-
-  override values({ preventCancel = false }: { preventCancel?: boolean } = {}): MessageIterator<T> {
-    return new MessageIterator(this.getReader(), preventCancel)
-  }
-
-  override [Symbol.asyncIterator](options?: { preventCancel?: boolean }): MessageIterator<T> {
-    return this.values(options)
-  }
-}
-
-class MessageReader<T> extends ReadableStreamDefaultReader<Message<T>> {
-  readonly #source: MessageSource<T>
-  #isReleased = false
-
-  constructor(stream: LeavableStream<T>, source: MessageSource<T>) {
-    super(stream)
-    this.#source = source
-  }
-
-  override releaseLock(): void {
-    super.releaseLock()
-    // A second call must not requeue messages that were fetched for the next reader.
-    if (!this.#isReleased) this.#source.release()
-    this.#isReleased = true
-  }
-}
-
-/**
- * Iterates as the platform's iterator does, except for `return`. The platform's `return` waits for
- * a pending `next`, which may never resolve.
- */
-class MessageIterator<T> implements AsyncIterableIterator<Message<T>, undefined, void> {
-  readonly #reader: ReadableStreamDefaultReader<Message<T>>
-  readonly #preventCancel: boolean
-  #isFinished = false
-
-  constructor(reader: ReadableStreamDefaultReader<Message<T>>, preventCancel: boolean) {
-    this.#reader = reader
-    this.#preventCancel = preventCancel
-  }
-
-  async next(): Promise<IteratorResult<Message<T>, undefined>> {
-    if (this.#isFinished) return { done: true, value: undefined }
-    try {
-      const result = await this.#reader.read()
-      if (!result.done) return result
-    } catch (error) {
-      // If the iterator is finished, `return` released the lock and caused this error.
-      if (!this.#isFinished) {
-        this.#finish()
-        throw error
-      }
-    }
-    this.#finish()
-    return { done: true, value: undefined }
-  }
-
-  async return(): Promise<IteratorResult<Message<T>, undefined>> {
-    if (!this.#isFinished) {
-      this.#isFinished = true
-      const cancelled = this.#preventCancel ? undefined : this.#reader.cancel()
-      this.#reader.releaseLock()
-      await cancelled
-    }
-    return { done: true, value: undefined }
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return()
-  }
-
-  #finish(): void {
-    if (this.#isFinished) return
-    this.#isFinished = true
-    this.#reader.releaseLock()
-  }
-}
-
-class MessageSource<T> implements UnderlyingSource<Message<T>> {
-  /** Whether the stream has a reader. A pipe releases its reader without calling `release`. */
-  isRead: () => boolean = () => true
-  readonly #queue: QueueParts<T>
-  readonly #prefetch: number
-  readonly #signal: AbortSignal | undefined
-  /** Aborts the pending fetch. */
-  #stop = new AbortController()
-  #isEnded = false
-  #forgetSignal: () => void = () => {}
-  /** Messages that were fetched and not read yet. */
-  #fetched: Lease[] = []
-  #controller: ReadableStreamDefaultController<Message<T>> | undefined
-
-  constructor(queue: QueueParts<T>, prefetch: number, signal: AbortSignal | undefined) {
-    this.#queue = queue
-    this.#prefetch = prefetch
-    this.#signal = signal
-  }
-
-  start(controller: ReadableStreamDefaultController<Message<T>>): void {
-    this.#controller = controller
-    if (this.#signal !== undefined) this.#forgetSignal = whenAborted(this.#signal, this.#onAbort)
-  }
-
-  async pull(controller: ReadableStreamDefaultController<Message<T>>): Promise<void> {
-    const { signal } = this.#stop
-    for (;;) {
-      const lease = this.#next()
-      if (lease !== undefined) return controller.enqueue(this.#queue.delivery.handOut(lease))
-      const leases = await this.#fetch(signal)
-      // The reader that caused this pull is gone. A read by another reader calls `pull` again.
-      if (signal.aborted || !this.isRead()) return this.#queue.dispatcher.requeue(leases)
-      this.#fetched = leases
-      if (leases.length > 0) continue
-      this.#end()
-      return controller.close()
-    }
-  }
-
-  cancel(reason: unknown): void {
-    this.#end(reason)
-  }
-
-  /**
-   * Called when the reader releases its lock. Aborts the pending fetch and requeues fetched
-   * messages, so that no message stays in a stream without a reader.
-   */
-  release(): void {
-    if (this.#isEnded) return
-    this.#stop.abort()
-    this.#stop = new AbortController()
-    this.#requeue()
-  }
-
-  /** Takes the next fetched message whose lease has not ended meanwhile. */
-  #next(): Lease | undefined {
-    if (!this.#queue.dispatcher.isOpen) this.#requeue()
-    let lease = this.#fetched.shift()
-    while (lease !== undefined && lease.phase !== 'held') lease = this.#fetched.shift()
-    return lease
-  }
-
-  async #fetch(signal: AbortSignal): Promise<Lease[]> {
-    const request = { max: () => this.#prefetch, waitMs: Number.POSITIVE_INFINITY, signal, isHanded: false }
-    try {
-      return await this.#queue.dispatcher.receive(request)
-    } catch (error) {
-      if (signal.aborted) return []
-      this.#end(error)
-      throw error
-    }
-  }
-
-  readonly #onAbort = (): void => {
-    const reason: unknown = this.#signal?.reason
-    this.#end(reason)
-    this.#controller?.error(reason)
-  }
-
-  #end(reason?: unknown): void {
-    this.#isEnded = true
-    this.#forgetSignal()
-    this.#stop.abort(reason)
-    this.#requeue()
-  }
-
-  #requeue(): void {
-    const leases = this.#fetched
-    this.#fetched = []
-    this.#queue.dispatcher.requeue(leases)
+    this.stop(reason, 0)
   }
 }

@@ -4,39 +4,13 @@ import { join } from 'node:path'
 
 import { describe, expect, onTestFinished, test } from 'vitest'
 
-import { type Message, MiniQueue } from '../../src/miniqueue/index.ts'
+import { MiniQueue } from '../../src/miniqueue/index.ts'
 import { turn } from '../support/consume.ts'
 import { deferred } from '../support/deferred.ts'
 import { temporaryDirectory } from '../support/temporary-directory.ts'
-import { codeOf, countsOf, errorOf, journalFile, openQueue, receiveOne, recordsOf, reopenKilled } from './support.ts'
-
-/** A handler whose calls the test ends one by one; `called` waits until this many have begun. */
-function heldHandler(): {
-  handler: (payload: string, message: Message<string>) => Promise<void>
-  calls: Array<{ readonly message: Message<string>; readonly resolve: () => void; readonly reject: (error: unknown) => void }>
-  called: (count: number) => Promise<void>
-} {
-  const calls: Array<{ message: Message<string>; resolve: () => void; reject: (error: unknown) => void }> = []
-  let next = deferred()
-  return {
-    calls,
-    handler: (_, message) => {
-      const { promise, resolve, reject } = deferred()
-      calls.push({ message, resolve, reject })
-      next.resolve()
-      next = deferred()
-      return promise
-    },
-    called: async (count) => {
-      while (calls.length < count) await next.promise
-    },
-  }
-}
-
-/** Waits until everything in progress has finished. */
-async function quiet(): Promise<void> {
-  for (let n = 0; n < 20; n++) await turn()
-}
+import {
+  codeOf, countsOf, errorOf, heldHandler, journalFile, openQueue, quiet, receiveOne, recordsOf, reopenKilled,
+} from './support.ts'
 
 describe('process', () => {
   test('acks a message when its handler resolves, until it is stopped', async () => {
@@ -285,20 +259,6 @@ describe('process', () => {
     await again.queue.close()
   })
 
-  test('a stop fires the signals of handlers that began together with the stopping one', async () => {
-    const { queue } = await openQueue()
-    await queue.enqueueAll(['a', 'b'].map((payload) => ({ payload })))
-    const controller = new AbortController()
-    const reasons: unknown[] = []
-    await queue.process(async (payload, { signal }) => {
-      if (payload === 'b') controller.abort('enough')
-      else await new Promise((resolve) => signal.addEventListener('abort', resolve))
-      reasons.push(signal.reason)
-    }, { concurrency: 2, signal: controller.signal })
-    expect(reasons).toEqual(['enough', 'enough'])
-    await queue.close()
-  })
-
   test('a handler runs in the context of the call, not in that of the handler before it', async () => {
     const { queue } = await openQueue()
     await queue.enqueueAll(['a', 'b', 'c'].map((payload) => ({ payload })))
@@ -358,7 +318,7 @@ describe('process', () => {
     const { queue, clock, told } = await openQueue({ maxAttempts: 3 })
     await queue.enqueue('slow')
     const held = heldHandler()
-    const run = queue.process(held.handler, { concurrency: 2 })
+    const run = queue.process(held.handler, { concurrency: 2, handlerTimeoutMs: 30_000 })
     await held.called(1)
     const signal = held.calls[0]?.message.signal
     clock.advance(30_000)
@@ -387,54 +347,12 @@ describe('process', () => {
     await run
   })
 
-  test('a stop fires the signals, receives no more, and waits for in-flight messages', async () => {
-    const { queue, clock } = await openQueue({ maxAttempts: 3 })
-    await queue.enqueueAll(['done', 'given up', 'never begun'].map((payload) => ({ payload })))
-    const held = heldHandler()
-    const controller = new AbortController()
-    let isOver = false
-    const run = queue.process(held.handler, { concurrency: 2, signal: controller.signal }).finally(() => (isOver = true))
-    await held.called(2)
-    const signals = held.calls.map(({ message }) => message.signal)
-    const reason = new Error('deploy')
-    controller.abort(reason)
-    expect(signals.map((signal) => signal.reason as unknown)).toEqual([reason, reason])
-    held.calls[0]?.resolve()
-    await quiet()
-    expect([isOver, held.calls.length]).toEqual([false, 2])
-    held.calls[1]?.reject(reason)
-    await run
-    expect(countsOf(queue)).toEqual([2, 0, 0, 0])
-    expect(clock.timers).toBe(0)
-    expect((await queue.receive({ max: 2 })).map(({ payload, attempt }) => [payload, attempt])).toEqual([
-      ['given up', 2], ['never begun', 1],
-    ])
-    await queue.close()
-  })
-
   test('does nothing if stopped before it begins', async () => {
     const { queue, files } = await openQueue()
     await queue.enqueue('x')
     await queue.process(() => expect.unreachable(), { signal: AbortSignal.abort() })
     expect(recordsOf(files)).toHaveLength(1)
     await queue.close()
-  })
-
-  test('close() stops it, waits for its handlers, and lets them ack', async () => {
-    const { queue, files } = await openQueue()
-    await queue.enqueueAll([{ payload: 'a' }, { payload: 'b' }])
-    const held = heldHandler()
-    const run = queue.process(held.handler)
-    await held.called(1)
-    let isClosed = false
-    const closed = queue.close().finally(() => (isClosed = true))
-    expect(held.calls[0]?.message.signal.reason).toMatchObject({ code: 'ERR_MINISTORE_CLOSED' })
-    await quiet()
-    expect(isClosed).toBe(false)
-    held.calls[0]?.resolve()
-    await Promise.all([closed, run])
-    expect(held.calls).toHaveLength(1)
-    expect(recordsOf(files).at(-1)).toEqual({ op: 'ack', ids: [1] })
   })
 
   test('an ack that fails is reported, and the message comes again when its lease ends', async () => {

@@ -3,6 +3,8 @@ import { expect } from 'vitest'
 import { type Message, MiniQueue, MiniStoreError, type QueueOptions } from '../../src/miniqueue/index.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'
 import { SteppedClock } from '../crash/queue/clock.ts'
+import { turn } from '../support/consume.ts'
+import { deferred } from '../support/deferred.ts'
 
 export const directory = '/jobs'
 export const journalFile = '/jobs/journal.jsonl'
@@ -76,4 +78,32 @@ export function recordsOf(files: SimulatedFileSystem): Array<{ readonly op: stri
 export function countsOf(queue: MiniQueue<string>): [ready: number, delayed: number, inFlight: number, dead: number] {
   const { ready, delayed, inFlight, dead } = queue.stats()
   return [ready, delayed, inFlight, dead]
+}
+
+/** A handler whose calls the test ends one by one; `called` waits until this many have begun. */
+export function heldHandler(): {
+  handler: (payload: string, message: Message<string>) => Promise<void>
+  calls: Array<{ readonly message: Message<string>; readonly resolve: () => void; readonly reject: (error: unknown) => void }>
+  called: (count: number) => Promise<void>
+} {
+  const calls: Array<{ message: Message<string>; resolve: () => void; reject: (error: unknown) => void }> = []
+  let next = deferred()
+  return {
+    calls,
+    handler: (_, message) => {
+      const { promise, resolve, reject } = deferred()
+      calls.push({ message, resolve, reject })
+      next.resolve()
+      next = deferred()
+      return promise
+    },
+    called: async (count) => {
+      while (calls.length < count) await next.promise
+    },
+  }
+}
+
+/** Waits until everything in progress has finished. */
+export async function quiet(): Promise<void> {
+  for (let n = 0; n < 20; n++) await turn()
 }

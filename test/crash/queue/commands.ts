@@ -22,6 +22,7 @@ export type Call =
       readonly pick: number
       readonly delayMs?: number | undefined
       readonly reason?: string | undefined
+      readonly dead?: boolean | undefined
     }
   | { readonly do: 'compact' | 'purge' }
 
@@ -56,7 +57,16 @@ export type Action =
    * Runs handlers, some of which throw, until nothing is ready. For what a crash leaves, only one
    * handler at a time is predictable.
    */
-  | { readonly do: 'process'; readonly concurrency: number; readonly throwsAt: number }
+  | {
+      readonly do: 'process'
+      readonly concurrency: number
+      readonly throwsAt: number
+      /**
+       * How a handler that does not just succeed ends: it throws, it throws for good, or it stops its
+       * own run and then throws or succeeds.
+       */
+      readonly ending?: 'permanent' | 'stopped' | 'finished' | undefined
+    }
 
 /** What is left of the disk: everything after a killed process, or what a power failure leaves. */
 export type Loss = 'process' | 'power-none' | 'power-all' | { readonly pick: number }
@@ -145,6 +155,7 @@ const call: fc.Arbitrary<Call> = fc.oneof(
       { requiredKeys: ['do', 'pick'] },
     ),
   },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('nack' as const), pick, dead: fc.constant(true) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('compact' as const, 'purge' as const) }) },
 )
 
@@ -175,6 +186,7 @@ function doesProcess(maxConcurrency: number): fc.Arbitrary<Extract<Action, { do:
     do: fc.constant('process' as const),
     concurrency: fc.integer({ min: 1, max: maxConcurrency }),
     throwsAt: fc.integer({ min: 1, max: 3 }),
+    ending: fc.constantFrom(undefined, undefined, 'permanent' as const, 'stopped' as const, 'finished' as const),
   })
 }
 

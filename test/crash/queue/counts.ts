@@ -11,6 +11,10 @@ export class QueueCounts {
   acked = 0
   nacked = 0
   buried = 0
+  /** Handlers that failed after a stop, and used up no attempt. */
+  stopped = 0
+  /** Handlers that failed for good. */
+  permanent = 0
   leasesLost = 0
   redriven = 0
   discarded = 0

@@ -43,8 +43,13 @@ export class MixCaller {
   #handed: Array<Message<string>> = []
   /** The earliest time at which each message's lease may end, on the monotonic clock. */
   readonly #leaseEnds = new WeakMap<Message<string>, number>()
-  /** Messages whose handlers have returned, and how often the disk had been full by then. */
-  readonly #returned: Array<{ readonly message: Message<string>; readonly fullDisks: number }> = []
+  /** When each message's signal fired because of a stop, on the monotonic clock. */
+  readonly #stoppedAt = new WeakMap<Message<string>, number>()
+  /**
+   * Messages whose handlers have ended, how often the disk had been full by then, and what to note
+   * once the ack or nack is durable.
+   */
+  readonly #returned: Array<{ readonly message: Message<string>; readonly fullDisks: number; readonly note: () => void }> = []
   readonly #begun: Array<Promise<void>> = []
   readonly #faults: Fault[] = []
   #isFilled = false
@@ -75,6 +80,10 @@ export class MixCaller {
     log.note(`  ${by} got ${name}, attempt ${attempt}`)
     ledger.handedOut(message, clock.wallMs())
     this.#handed.push(message)
+    const onAbort = (): void => {
+      if (!isLost(message.signal.reason)) this.#stoppedAt.set(message, clock.monotonicMs())
+    }
+    message.signal.addEventListener('abort', onAbort)
     this.#leaseEnds.set(message, clock.monotonicMs() + message.leaseEndsInMs)
     const counted = durable?.of(id, files) ?? attempt
     log.claim(counted >= attempt, `${by} got ${name} with attempt ${attempt}, and ${counted} are durable`)
@@ -84,10 +93,13 @@ export class MixCaller {
    * Checks that a lease has its full length. It began when the message was handed out, at
    * `handedAt` on the monotonic clock or later.
    */
-  checkLease({ payload, leaseEndsInMs }: Message<string>, { handedAt }: { readonly handedAt: number }): void {
+  checkLease(
+    { payload, leaseEndsInMs }: Message<string>,
+    { handedAt, leaseMs = visibilityTimeoutMs }: { readonly handedAt: number; readonly leaseMs?: number },
+  ): void {
     const { clock, log } = this.world
-    const least = visibilityTimeoutMs - (clock.monotonicMs() - handedAt)
-    const isWhole = leaseEndsInMs >= least && leaseEndsInMs <= visibilityTimeoutMs
+    const least = leaseMs - (clock.monotonicMs() - handedAt)
+    const isWhole = leaseEndsInMs >= least && leaseEndsInMs <= leaseMs
     log.claim(isWhole, `the lease of ${payload} begins with ${leaseEndsInMs} ms`)
   }
 
@@ -141,31 +153,62 @@ export class MixCaller {
   /** Notes that a handler has returned. Its run acks the message unless the lease has ended. */
   returned(message: Message<string>): void {
     if (message.leaseEndsInMs === 0) return
-    this.world.ledger.beginAck(message.payload)
-    this.#returned.push({ message, fullDisks: this.fullDisks })
+    const { ledger, counts } = this.world
+    ledger.beginAck(message.payload)
+    const note = (): void => {
+      ledger.acked(message.payload)
+      counts.returned += 1
+    }
+    this.#returned.push({ message, fullDisks: this.fullDisks, note })
+  }
+
+  /** Notes that a handler is about to throw. After a stop, its run takes back the attempt. */
+  thrown(message: Message<string>): void {
+    const refund = this.#refundOf(message)
+    if (refund !== undefined) this.#returned.push({ message, fullDisks: this.fullDisks, note: () => refund.done() })
+    else this.begin(this.#doubtThrown(message))
+  }
+
+  /** A stop between the throw and the moment at which the run sees it may or may not count. */
+  async #doubtThrown(message: Message<string>): Promise<void> {
+    for (let left = 4; left > 0; left--) await Promise.resolve()
+    this.#refundOf(message)
   }
 
   /**
-   * Counts returned messages as acked, once nothing runs by itself any more, if there was time and
-   * room for the ack.
+   * Notes what became of messages whose handlers have ended, once nothing runs by itself any more,
+   * if there was time and room to write it.
    */
   noteReturned(): void {
-    const { ledger, clock, counts } = this.world
-    for (const { message, fullDisks } of this.#returned.splice(0)) {
+    const { clock } = this.world
+    for (const { message, fullDisks, note } of this.#returned.splice(0)) {
       const hadTime = clock.monotonicMs() < (this.#leaseEnds.get(message) ?? 0)
-      if (!hadTime || fullDisks !== this.fullDisks) continue
-      ledger.acked(message.payload)
-      counts.returned += 1
+      if (hadTime && fullDisks === this.fullDisks && !this.#isAbandoned(message)) note()
     }
   }
 
   async nack(message: Message<string>, options: NackOptions): Promise<void> {
+    const refund = options.dead === true ? undefined : this.#refundOf(message)
     try {
       await message.nack(options)
       this.world.counts.nacked += 1
+      refund?.done()
     } catch (error) {
+      refund?.failed()
       this.#judgeOf(message, 'nack', error)
     }
+  }
+
+  /** The refund that a nack of this message makes now; undefined if it makes none. */
+  #refundOf(message: Message<string>): { done(): void; failed(): void } | undefined {
+    if (message.leaseEndsInMs === 0 || !this.#stoppedAt.has(message)) return undefined
+    this.world.counts.refunded += 1
+    return this.world.ledger.beginRefund(message.payload)
+  }
+
+  /** Whether a stopped run no longer waits for the handler of a message. */
+  #isAbandoned(message: Message<string>): boolean {
+    return this.world.clock.monotonicMs() >= (this.#stoppedAt.get(message) ?? Infinity) + 5000
   }
 
   /** Receives without waiting, and holds what it gets. */
@@ -259,7 +302,7 @@ export class MixCaller {
   /** A lease may be lost, but not before its time is over. */
   #judgeOf(message: Message<string>, what: string, error: unknown): void {
     const endsAt = this.#leaseEnds.get(message) ?? 0
-    const isOver = this.world.clock.monotonicMs() >= endsAt
+    const isOver = this.world.clock.monotonicMs() >= endsAt || this.#isAbandoned(message)
     this.judge(`${what} of ${message.payload}`, error, ...(isOver ? ['ERR_MINISTORE_LEASE_LOST'] : []))
   }
 
@@ -275,4 +318,8 @@ export class MixCaller {
       this.judge(`redrive of ${id}`, error)
     }
   }
+}
+
+export function isLost(reason: unknown): boolean {
+  return codeOf(reason) === 'ERR_MINISTORE_LEASE_LOST'
 }

@@ -18,6 +18,8 @@ interface Entry {
   readonly doubts: Set<Doubt>
   /** A redrive that was called and has not been seen to succeed. */
   redrive: object | undefined
+  /** A nack after a stop, which takes back the attempt and has not been seen to succeed. */
+  refund: object | undefined
 }
 
 /** The content of a disk: how many attempts are counted for each message, by name. */
@@ -44,7 +46,7 @@ export class MixLedger {
   /** Makes a name for a message that is about to be enqueued. */
   name({ dueAt }: { readonly dueAt: number }): string {
     const name = `m${++this.#names}`
-    const nothing = { id: undefined, attempts: 0, isGone: false, redrive: undefined }
+    const nothing = { id: undefined, attempts: 0, isGone: false, redrive: undefined, refund: undefined }
     this.#entries.set(name, { ...nothing, dueAt, doubts: new Set() })
     return name
   }
@@ -66,6 +68,9 @@ export class MixLedger {
     // The message may be seen before the redrive resolves. This redrive then counts as done, and a
     // later one is separate.
     if (attempt === 1 && entry.redrive !== undefined) this.#reset(entry)
+    // So may the nack after a stop.
+    if (entry.refund !== undefined && attempt === entry.attempts) entry.attempts -= 1
+    entry.refund = undefined
     this.#log.claim(attempt === entry.attempts + 1, `${name} has attempt ${attempt} after ${entry.attempts}`)
     this.#log.claim(attempt <= this.#maxAttempts, `${name} has attempt ${attempt} of ${this.#maxAttempts}`)
     entry.attempts = attempt
@@ -84,6 +89,19 @@ export class MixLedger {
   acked(name: string): void {
     const entry = this.#entries.get(name)
     if (entry !== undefined) entry.isGone = true
+  }
+
+  /** Notes that an attempt is being taken back. Returns functions that end that. */
+  beginRefund(name: string): { done(): void; failed(): void } {
+    const entry = this.#entries.get(name)
+    const refund = {}
+    if (entry !== undefined) entry.refund = refund
+    const end = (attempts: number): void => {
+      if (entry?.refund !== refund) return
+      entry.refund = undefined
+      entry.attempts -= attempts
+    }
+    return { done: () => end(1), failed: () => end(0) }
   }
 
   /**
@@ -141,9 +159,11 @@ export class MixLedger {
         continue
       }
       this.#log.claim(!entry.isGone, `${name} is there, and should be gone`)
-      const isRight = isExact ? attempts === entry.attempts : attempts >= entry.attempts
+      const least = entry.attempts - (entry.refund === undefined ? 0 : 1)
+      const isRight = attempts >= least && (!isExact || attempts <= entry.attempts)
       this.#log.claim(isRight, `${name} has ${attempts} attempts, and was handed out with ${entry.attempts}`)
       entry.attempts = attempts
+      entry.refund = undefined
       entry.doubts.clear()
     }
   }
@@ -159,6 +179,7 @@ export class MixLedger {
 
   #reset(entry: Entry): void {
     entry.redrive = undefined
+    entry.refund = undefined
     entry.attempts = 0
   }
 }

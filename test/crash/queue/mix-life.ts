@@ -111,6 +111,12 @@ export class MixLife {
     if (random.below(2) === 0) for (const stream of this.#crowd.streams) stream.read()
     if (random.below(2) === 0) await quiet()
     if (random.below(3) === 0) clock.advance(visibilityTimeoutMs)
+    // Longer than a drain, and then as long as a handler is waited for whose signal has fired.
+    if (random.below(4) === 0) {
+      clock.advance(30_000)
+      await quiet()
+      clock.advance(5000)
+    }
     for (let rounds = 0; rounds < 30 && !close.isOver; rounds++) {
       for (const worker of this.#crowd.workers) worker.endAll()
       await quiet()

@@ -18,6 +18,8 @@ export class MixCounts {
   /** Compactions by a call. They also happen without one. */
   compacted = 0
   aborted = 0
+  /** Nacks after a stop, which take back the attempt. */
+  refunded = 0
   /** Acks and nacks that came too late. */
   leasesLost = 0
   /** Attempts that the journal takes back, since their messages were never handed out. */

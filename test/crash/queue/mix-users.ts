@@ -1,8 +1,7 @@
 import type { Message } from '../../../src/miniqueue/index.ts'
 import { deferred } from '../../support/deferred.ts'
-import type { MixCaller } from './mix-caller.ts'
+import { isLost, type MixCaller, visibilityTimeoutMs } from './mix-caller.ts'
 import { anyOf, pick } from './mix-chance.ts'
-import { codeOf } from './user.ts'
 
 /** How a handler ends. */
 type Ending = 'return' | 'throw' | 'nack' | 'ack'
@@ -57,6 +56,8 @@ export abstract class MixUser {
 /** A run of `process`. Its handlers wait to be ended, or do something and end at once. */
 export class MixWorker extends MixUser {
   readonly #concurrency: number
+  readonly #drainMs: number
+  readonly #leaseMs: number
   readonly #endsAtOnce: boolean
   readonly #running = new Set<Running>()
   readonly #fullDisksBefore: number
@@ -67,7 +68,10 @@ export class MixWorker extends MixUser {
     { concurrency, endsAtOnce }: { readonly concurrency: number; readonly endsAtOnce: boolean },
   ) {
     super(name, caller)
+    const { random } = caller.world
     this.#concurrency = concurrency
+    this.#drainMs = pick(random, [0, 0, 300, 30_000])
+    this.#leaseMs = pick(random, [visibilityTimeoutMs, Infinity])
     this.#endsAtOnce = endsAtOnce
     this.#fullDisksBefore = caller.fullDisks
     caller.begin(this.#run())
@@ -103,7 +107,8 @@ export class MixWorker extends MixUser {
   }
 
   async #run(): Promise<void> {
-    const options = { concurrency: this.#concurrency, signal: this.signal }
+    const times = { drainMs: this.#drainMs, handlerTimeoutMs: this.#leaseMs }
+    const options = { concurrency: this.#concurrency, signal: this.signal, ...times }
     let hasFailed = false
     try {
       await this.caller.queue.process((_, message) => this.#handle(message), options)
@@ -113,7 +118,8 @@ export class MixWorker extends MixUser {
     }
     const { log } = this.caller.world
     log.claim(hasFailed || this.isStopped || this.caller.isClosing, `${this.name} has ended by itself`)
-    log.claim(this.running === 0, `${this.name} has ended before its handlers`)
+    const isLeft = ({ message }: Running): boolean => message.signal.aborted && message.leaseEndsInMs === 0
+    log.claim([...this.#running].every(isLeft), `${this.name} has ended before its handlers`)
     this.isOver = true
   }
 
@@ -121,7 +127,7 @@ export class MixWorker extends MixUser {
     const { log, counts, random } = this.caller.world
     counts.handlers += 1
     log.claim(!this.isStopped && !this.caller.isClosing, `a handler of ${this.name} began after a stop`)
-    this.caller.checkLease(message, { handedAt: this.caller.world.clock.monotonicMs() })
+    this.caller.checkLease(message, { handedAt: this.caller.world.clock.monotonicMs(), leaseMs: this.#leaseMs })
     this.caller.take(message, this.name)
     if (!this.#endsAtOnce) return this.#wait(message)
     const deed = pick(random, deeds)
@@ -140,7 +146,10 @@ export class MixWorker extends MixUser {
     log.claim(this.running <= this.#concurrency, `${this.name} runs ${this.running} of ${this.#concurrency}`)
     try {
       const ending = await ended.promise
-      if (ending === 'throw') throw new Error('thrown by a handler')
+      if (ending === 'throw') {
+        this.caller.thrown(message)
+        throw new Error('thrown by a handler')
+      }
       if (ending === 'nack') await this.caller.nack(message, { delayMs: 0 })
       if (ending === 'ack') await this.caller.ack(message)
       this.caller.returned(message)
@@ -270,8 +279,4 @@ export class MixStream extends MixUser {
     }
     this.#isReading = false
   }
-}
-
-function isLost(reason: unknown): boolean {
-  return codeOf(reason) === 'ERR_MINISTORE_LEASE_LOST'
 }

@@ -22,6 +22,7 @@ const least: Readonly<Record<keyof Omit<MixCounts, 'toString'>, number>> = {
   purged: 10,
   compacted: 0.4,
   aborted: 6,
+  refunded: 0.8,
   leasesLost: 2,
   takenBack: 1,
   fullDisks: 2,

@@ -79,6 +79,11 @@ export function nacked(name: number, dueAt: number): Step {
   return changed([name], (message) => ({ ...message, dueAt }))
 }
 
+/** A nack after a stop, which takes back the attempt. */
+export function stopped(name: number): Step {
+  return changed([name], (message) => ({ ...message, attempts: message.attempts - 1 }))
+}
+
 export function buried(
   names: readonly number[],
   { diedAt, reason }: Pick<PlainDead, 'diedAt' | 'reason'>,

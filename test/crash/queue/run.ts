@@ -1,4 +1,4 @@
-import type { Message } from '../../../src/miniqueue/index.ts'
+import { type Message, PermanentFailure } from '../../../src/miniqueue/index.ts'
 import type { OperationMatch, SimulatedFileSystem, SystemErrorCode } from '../../../src/testing/index.ts'
 import { deferred } from '../../support/deferred.ts'
 import { named, turn } from '../../support/consume.ts'
@@ -6,7 +6,7 @@ import { countsText } from '../counts-text.ts'
 import type { Action, Call, Command, Loss } from './commands.ts'
 import { assert, type Payload } from './look.ts'
 import { delivered } from './plain.ts'
-import { backoffMs, codeOf, type Handed, QueueUser } from './user.ts'
+import { codeOf, type Handed, QueueUser } from './user.ts'
 
 /** How much trouble there was. */
 export class TroubleCounts {
@@ -215,12 +215,13 @@ export class QueueRun {
     }
   }
 
-  async #process({ concurrency, throwsAt }: Extract<Action, { do: 'process' }>): Promise<void> {
+  async #process({ concurrency, throwsAt, ending }: Extract<Action, { do: 'process' }>): Promise<void> {
     const user = this.#user
     const stop = new AbortController()
     const idle = deferred()
     let calls = 0
     let running = 0
+    let late: number | undefined
     const finish = (): void => {
       if (running === 0 && user.deliverable.length === 0) idle.resolve()
     }
@@ -229,6 +230,8 @@ export class QueueRun {
     user.doubtAttempts(user.deliverable)
     const working = user.queue.process(
       async (payload, message) => {
+        // Thrown here, this would be a failure of the handler.
+        if (stop.signal.aborted) late ??= payload.n
         if (concurrency === 1) user.endSettling()
         const [name] = user.deliverable
         assert(name === payload.n, `a handler got ${payload.n}, expected ${name}`)
@@ -237,19 +240,22 @@ export class QueueRun {
         calls += 1
         running += 1
         assert(running <= concurrency, `${running} handlers run at once`)
-        const badness = calls % throwsAt === 0 ? new Error(`bad ${calls}`) : undefined
+        const isPermanent = ending === 'permanent'
+        const isOne = calls % throwsAt === 0
+        const badness = isOne && ending !== 'finished' ? new (isPermanent ? PermanentFailure : Error)(`bad ${calls}`) : undefined
         await turn()
+        if (isOne && (ending === 'stopped' || ending === 'finished')) stop.abort()
         running -= 1
         if (badness === undefined) user.beginAck(handed)
-        else user.beginNack(handed, { delayMs: backoffMs(message.attempt), reason: badness.message })
+        else user.beginNack(handed, { reason: badness.message, isPermanent })
         this.#counts.handlers += 1
         queueMicrotask(finish)
         if (badness !== undefined) throw badness
       },
-      { concurrency, signal: stop.signal },
+      { concurrency, signal: stop.signal, drainMs: 0 },
     )
     finish()
-    const failed = working.then(() => assert(false, 'process has ended by itself'))
+    const failed = working.then(() => assert(stop.signal.aborted, 'process has ended by itself'))
     failed.catch(() => {})
     try {
       await Promise.race([idle.promise, failed])
@@ -260,6 +266,7 @@ export class QueueRun {
       if (codeOf(error) === 'ERR_MINISTORE_IO') user.endSettling()
       throw error
     }
+    assert(late === undefined, `the handler of message ${late} began after the stop`)
     user.endSettling()
     await user.settleAttempts()
   }

@@ -29,6 +29,7 @@ import {
   purged,
   redriven,
   type Step,
+  stopped,
 } from './plain.ts'
 
 /** A message that was handed out. */
@@ -308,7 +309,8 @@ export class QueueUser {
       assert(shorten(payload.text) === plain.text, `${what} has another payload: ${shorten(payload.text)}`)
       assert(!message.signal.aborted, `${what} has lost its lease before it was handed out`)
       const leaseMs = message.leaseEndsInMs
-      assert(leaseMs > 0 && leaseMs <= visibilityTimeoutMs, `${what} has a lease of ${leaseMs} ms`)
+      const isRight = leaseMs > 0 && (leaseMs <= visibilityTimeoutMs || leaseMs === Infinity)
+      assert(isRight, `${what} has a lease of ${leaseMs} ms`)
       const leaseEnd = this.clock.monotonicMs() + leaseMs
       const handed: Handed = { name: payload.n, message, leaseEnd, state: 'leased' }
       this.#handed.push(handed)
@@ -335,13 +337,13 @@ export class QueueUser {
 
   async nack(
     handed: Handed | undefined,
-    options: { delayMs?: number | undefined; reason?: string | undefined },
+    options: { delayMs?: number | undefined; reason?: string | undefined; dead?: boolean | undefined },
   ): Promise<void> {
     if (handed === undefined) return
     const refusal = refusalOf(handed)
     if (refusal !== undefined) return this.#refused(handed.message.nack(options), [refusal])
     const { name, message } = handed
-    const isLast = message.attempt >= this.#maxAttempts
+    const isLast = options.dead === true || message.attempt >= this.#maxAttempts
     const wall = this.clock.wallMs()
     const delayMs = options.delayMs ?? backoffMs(message.attempt)
     const step = isLast
@@ -587,14 +589,16 @@ export class QueueUser {
     this.#beginSettling(handed, acked([handed.name], this.#keysUntil()))
   }
 
-  beginNack(handed: Handed, { delayMs, reason }: { readonly delayMs: number; readonly reason: string }): void {
+  /** Notes that a handler has failed. After a stop, that uses up no attempt, unless it is for good. */
+  beginNack(handed: Handed, { reason, isPermanent }: { readonly reason: string; readonly isPermanent: boolean }): void {
     const { name, message } = handed
     const wall = this.clock.wallMs()
-    const isLast = message.attempt >= this.#maxAttempts
-    this.#beginSettling(
-      handed,
-      isLast ? buried([name], { diedAt: wall, reason }) : nacked(name, dueAtOf(wall, delayMs)),
-    )
+    const isStopped = message.signal.aborted
+    const isDead = isPermanent || (!isStopped && message.attempt >= this.#maxAttempts)
+    const retried = isStopped ? stopped(name) : nacked(name, dueAtOf(wall, backoffMs(message.attempt)))
+    this.#beginSettling(handed, isDead ? buried([name], { diedAt: wall, reason }) : retried)
+    if (isStopped && !isDead) this.counts.stopped += 1
+    if (isPermanent) this.counts.permanent += 1
   }
 
   /** Settles what handlers left: it is written by now, or it failed and the leases continue. */
@@ -604,6 +608,9 @@ export class QueueUser {
       else {
         this.#withdraw([step])
         handed.state = 'leased'
+        // The lease of a handler has no end, but only as long as the handler runs.
+        handed.leaseEnd = this.clock.monotonicMs() + handed.message.leaseEndsInMs
+        assert(handed.leaseEnd < Infinity, `message ${handed.name} is kept by a handler that has ended`)
         this.#leases.set(handed.name, handed)
       }
     }
@@ -751,9 +758,11 @@ function payloadOf(name: number, { isLong }: Job): Payload {
   return { n: name, text: textOf(isLong) }
 }
 
-function definedOnly({ delayMs, reason }: { delayMs?: number | undefined; reason?: string | undefined }): {
-  delayMs?: number
-  reason?: string
-} {
-  return { ...(delayMs === undefined ? {} : { delayMs }), ...(reason === undefined ? {} : { reason }) }
+function definedOnly(options: Extract<Call, { do: 'nack' }>): { delayMs?: number; reason?: string; dead?: boolean } {
+  const { delayMs, reason, dead } = options
+  return {
+    ...(delayMs === undefined ? {} : { delayMs }),
+    ...(reason === undefined ? {} : { reason }),
+    ...(dead === undefined ? {} : { dead }),
+  }
 }

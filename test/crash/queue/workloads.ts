@@ -20,7 +20,8 @@ const advance = (ms: number): Action => ({ do: 'advance', ms })
 const reopen = (options: Options = small): Action => ({ do: 'reopen', options })
 const compact: Action = { do: 'compact' }
 const awaited = (max: number, jobs: Extract<Action, { do: 'awaited' }>['jobs']): Action => ({ do: 'awaited', max, jobs })
-const handle = (how: { readonly throwsAt: number }): Action => ({ do: 'process', concurrency: 1, ...how })
+const handle = (how: Pick<Extract<Action, { do: 'process' }>, 'throwsAt' | 'ending'>): Action =>
+  ({ do: 'process', concurrency: 1, ...how })
 
 function consume(
   how: { readonly prefetch: number; readonly take: number; readonly isAcked?: boolean; readonly isLeft?: boolean },
@@ -187,6 +188,19 @@ export function queueScripts(): QueueScript[] {
       handle({ throwsAt: 1 }),
       reopen({ ...small, maxAttempts: 2 }),
       handle({ throwsAt: 9 }),
+    ]),
+    script('stopped in the only attempt, and failed for good', { ...small, maxAttempts: 1 }, [
+      { do: 'enqueue-all', jobs: [{}, {}, { key: 'a' }, {}] },
+      handle({ throwsAt: 2, ending: 'stopped' }),
+      reopen({ ...small, maxAttempts: 1 }),
+      handle({ throwsAt: 1, ending: 'finished' }),
+      handle({ throwsAt: 1, ending: 'stopped' }),
+      receive(),
+      { do: 'nack', pick: 0, dead: true },
+      enqueue(),
+      handle({ throwsAt: 1, ending: 'permanent' }),
+      enqueue({ key: 'a' }),
+      reopen({ ...small, maxAttempts: 1 }),
     ]),
     script('long messages', small, [
       enqueue({ isLong: true }),

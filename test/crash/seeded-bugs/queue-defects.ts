@@ -7,9 +7,9 @@ export const queueDefects: readonly Defect[] = [
     patches: [
       {
         file: 'miniqueue/delivery.ts',
-        find: '      await this.#log.inTurn(() => this.#log.commit(acknowledgement.step()))\n',
-        by: `      const written = this.#log.inTurn(() => this.#log.commit(acknowledgement.step()))
-      if (acknowledgement.step().op === 'ack') written.catch(() => {})
+        find: '      await this.#log.inTurn(() => this.#log.commit(mutationOf(acknowledgement.steps())))\n',
+        by: `      const written = this.#log.inTurn(() => this.#log.commit(mutationOf(acknowledgement.steps())))
+      if (acknowledgement.steps()[0]?.op === 'ack') written.catch(() => {})
       else await written
 `,
       },
@@ -200,5 +200,43 @@ export const queueDefects: readonly Defect[] = [
       },
     ],
     finding: /^queue: enqueued for somebody.*found is waiting \[\d ×0 .*expected waiting \[\d ×1 /,
+  },
+  {
+    name: 'queue: an attempt that a stop has ended counts',
+    patches: [
+      {
+        file: 'miniqueue/delivery.ts',
+        find: "      return isStopped ? [{ op: 'return', ids: [id] }, nack] : [nack]\n",
+        by: '      return [nack]\n',
+      },
+    ],
+    finding: /^queue: stopped in the only attempt.*found is waiting \[2 ×1 .*expected waiting \[2 ×0 /,
+  },
+  {
+    name: 'queue: a run that is stopped hands out one more message',
+    patches: [
+      {
+        file: 'miniqueue/worker.ts',
+        find: '        isWanted: () => !this.#isStopped,\n',
+        by: '        isWanted: () => true,\n',
+      },
+      {
+        file: 'miniqueue/worker.ts',
+        find: '      if (this.#isStopped) return this.#queue.dispatcher.requeue([lease])\n',
+        by: '',
+      },
+    ],
+    finding: /^queue: stopped in the only attempt.*the handler of message \d began after the stop/,
+  },
+  {
+    name: 'queue: a lease has no end after its handler has ended',
+    patches: [
+      {
+        file: 'miniqueue/delivery.ts',
+        find: '    this.#log.messages.limit(lease, this.#now, this.#settings.visibilityTimeoutMs)\n',
+        by: '',
+      },
+    ],
+    finding: /^queue: a message whose ack cannot be written.*handled 1 times/,
   },
 ]

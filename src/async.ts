@@ -186,8 +186,7 @@ export class ChangeSignal {
   next(signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
-        this.#waiting.delete(onChange)
-        this.#endIfIdle()
+        this.forget(onChange)
         reject(signal.reason)
       }
       const onChange = (): void => {
@@ -196,7 +195,7 @@ export class ChangeSignal {
       }
       if (signal.aborted) return onAbort()
       signal.addEventListener('abort', onAbort, { once: true })
-      this.#wait(onChange)
+      this.once(onChange)
     })
   }
 
@@ -218,7 +217,7 @@ export class ChangeSignal {
         signal.addEventListener('abort', onAbort, { once: true })
       }
       this.#readers.set(signal, { resolve, reject })
-      this.#wait(resolve)
+      this.once(resolve)
     })
   }
 
@@ -239,10 +238,17 @@ export class ChangeSignal {
     this.#endIfIdle()
   }
 
-  #wait(onChange: () => void): void {
+  /** Calls back once, at the next change. */
+  once(onChange: () => void): void {
     this.#waiting.add(onChange)
     // A pending promise does not keep the process alive, but a timer does.
     this.#keepAlive ??= setInterval(() => {}, longestMs)
+  }
+
+  /** Takes back a call of {@link once}. */
+  forget(onChange: () => void): void {
+    this.#waiting.delete(onChange)
+    this.#endIfIdle()
   }
 
   #endIfIdle(): void {

@@ -167,6 +167,28 @@ describe('streams of a journal', () => {
     expect(notes.all).toEqual(rightFor('decode', 'salvage', 'schema', 'schema later'))
   })
 
+  test('run the codec of a follower in the context that created the stream, whoever appends or reads', async () => {
+    const files = new SimulatedFileSystem()
+    const notes = new Notes()
+    let isFollowed = false
+    const decode = (line: string): unknown => {
+      if (isFollowed) notes.note('decode', 7)
+      return JSON.parse(line) as unknown
+    }
+    await using store = await MiniStore.open('/journal.jsonl', { fileSystem: files, codec: { encode: JSON.stringify, decode } })
+    await store.append(0)
+    const live = caller.run(7, () => store.stream({ follow: true }).values())
+    await live.next()
+    isFollowed = true
+    for (let n = 1; n <= 5; n++) {
+      const next = caller.run(8, () => live.next())
+      await caller.run(9, () => store.append(n))
+      expect((await next).value).toBe(n)
+    }
+    expect(notes.all).toEqual({ decode: ['7'] })
+    await live.return()
+  })
+
   test('append through a writable in the context that created it, regardless of the writer', async () => {
     const notes = new Notes()
     await using store = await MiniStore.open('/journal.jsonl', { fileSystem: new SimulatedFileSystem() })

@@ -146,6 +146,9 @@ export class RecentBytes {
   #start = 0
   #end = 0
 
+  /** What was last read. Readers that have come to the same position share it. */
+  #last: { readonly file: object; readonly position: number; readonly copy: Buffer } | undefined
+
   /** Keeps what is added from now on. */
   keep(): void {
     this.#ring ??= Buffer.allocUnsafeSlow(recentBytes)
@@ -172,7 +175,11 @@ export class RecentBytes {
   /** A copy of up to `most` bytes at a position of a file. Undefined if they are not kept. */
   read(file: object, position: number, most: number): Buffer | undefined {
     if (this.#ring === undefined || file !== this.#file || position < this.#start || position >= this.#end) return undefined
-    const copy = Buffer.allocUnsafe(Math.min(most, this.#end - position))
+    const length = Math.min(most, this.#end - position)
+    const last = this.#last
+    if (last?.file === file && last.position === position && last.copy.length === length) return last.copy
+    const copy = Buffer.allocUnsafe(length)
+    this.#last = { file, position, copy }
     const at = position % recentBytes
     const copied = this.#ring.copy(copy, 0, at, Math.min(at + copy.length, recentBytes))
     this.#ring.copy(copy, copied, 0, copy.length - copied)

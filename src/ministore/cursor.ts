@@ -1,16 +1,14 @@
 import { AsyncResource } from 'node:async_hooks'
 
-import { CallbackError, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
+import { CallbackError, ignoreOutcome, isThenable, settledOrAborted, tellDamage, throwIfAborted } from '../async.ts'
 import { ioError, isInstance, MiniStoreError } from '../errors.ts'
 import { ifPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import type { Batch, ParserOf } from './lines.ts'
-import { emptyBatch, type ReplayParts, SegmentReader } from './segment-reader.ts'
-import {
-  damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment,
-} from './segments.ts'
+import { emptyBatch, type ReadBounds, type ReplayParts, SegmentReader } from './segment-reader.ts'
+import { damaged, isSameSegment, type JournalTail, type JournalView, retryWhileMoving, type Segment } from './segments.ts'
 import type { StreamSettings } from './settings.ts'
-import type { JournalViews } from './view.ts'
+import { endsBefore, identified, indexAt, indexOfSegment, isReplaced, type JournalViews, mayBeTorn } from './view.ts'
 
 /**
  * Reads a journal record by record, or block by block, from segment to segment. Opens nothing
@@ -57,6 +55,10 @@ export class JournalCursor<T> {
   #isDone = false
   #advancing: Promise<boolean> | undefined
   #closing: Promise<void> | undefined
+  /** A block from memory whose records an asynchronous schema checks. */
+  #pending: Promise<Batch<T>> | undefined
+  #isLoadingRecent = false
+  #arrived: (() => void) | undefined
 
   /**
    * @param view of the journal when the stream was created. Without it, the first {@link advance}
@@ -106,11 +108,60 @@ export class JournalCursor<T> {
   }
 
   /**
+   * Loads what the writer in this thread has just acknowledged, if this cursor follows it and needs
+   * no file for that. Returns whether there is a record to take. Call it, and {@link arrival}, only
+   * while no `advance` is pending, which does everything else.
+   */
+  loadRecent(): boolean {
+    const view = this.#followed
+    const reader = this.#reader as SegmentReader<T>
+    if (view === undefined || view.tail?.bytes === reader.bytes) return false
+    this.#see(view)
+    this.#begin(emptyBatch)
+    this.#isLoadingRecent = true
+    const batch = this.#context.runInAsyncScope(() => reader.nextRecent(this.#boundsIn(reader)))
+    this.#isLoadingRecent = false
+    if (isThenable(batch)) ignoreOutcome((this.#pending = batch))
+    else if (batch !== undefined) this.#enter(reader, batch)
+    return this.hasRecord
+  }
+
+  /**
+   * Waits for the writer in this thread, if this cursor has read everything that it acknowledged.
+   * The promise never rejects. Afterwards there may be something to load, or the cursor is closed.
+   */
+  arrival(): Promise<void> | undefined {
+    const view = this.#followed
+    if (view === undefined || view.tail?.bytes !== this.#reader?.bytes) return undefined
+    return new Promise((resolve) => {
+      this.#arrived = resolve
+      this.#views.onceChanged(resolve)
+    })
+  }
+
+  /** Ends a wait of {@link arrival}. */
+  stopWaiting(): void {
+    if (this.#arrived === undefined) return
+    this.#views.forget(this.#arrived)
+    this.#arrived()
+    this.#arrived = undefined
+  }
+
+  /** The view of the writer in this thread, if it writes to the segment that this cursor follows. */
+  get #followed(): JournalView | undefined {
+    if (!this.#settings.follow || this.#isDone || this.#closing !== undefined) return undefined
+    if (this.#isLoadingRecent || this.#pending !== undefined || this.#index < this.#batch.records.length) return undefined
+    const { known } = this.#views
+    return known?.tail?.segment === this.#reader?.segment ? known : undefined
+  }
+
+  /**
    * Closes the file, after waiting only for a read of it that is already under way. A pending
    * {@link advance} stops every other wait and rejects with the reason.
    */
   close(reason?: unknown): Promise<void> {
     this.#closed.abort(reason)
+    this.stopWaiting()
     // A file must not be closed during a read of it.
     this.#closing ??= Promise.resolve(this.#advancing)
       .catch(() => {})
@@ -120,6 +171,8 @@ export class JournalCursor<T> {
 
   async #advance(): Promise<boolean> {
     try {
+      // A codec has asked for the next record while it decodes this one.
+      if (this.#isLoadingRecent) await Promise.resolve()
       for (;;) {
         throwIfAborted(this.#closed.signal)
         if (this.hasRecord) return true
@@ -164,24 +217,39 @@ export class JournalCursor<T> {
     this.#begin(emptyBatch)
     const reader = (this.#reader ??= await this.#openSegment())
     if (reader === undefined) return
-    const { to = Number.POSITIVE_INFINITY, follow } = this.#settings
+    const pending = this.#pending
+    this.#pending = undefined
     const tail = this.#tailIn(reader)
-    if (follow && tail?.isAcknowledged === true && reader.bytes === tail.bytes) return this.#waitForMore(this.#view as JournalView)
-    const { covered } = (this.#ahead ??= this.#lookAhead(reader, tail))
-    const batch = await reader.next({
+    const isAtEnd = pending === undefined && tail?.isAcknowledged === true && reader.bytes === tail.bytes
+    if (isAtEnd && this.#settings.follow) return this.#waitForMore(this.#view as JournalView)
+    const batch = await (pending ?? reader.next(this.#boundsIn(reader)))
+    if (batch === undefined) return this.#leave(reader)
+    this.#enter(reader, batch)
+  }
+
+  #boundsIn(reader: SegmentReader<T>): ReadBounds {
+    const tail = this.#tailIn(reader)
+    return {
       from: this.#sequence ?? reader.segment.firstSequence,
-      to,
+      to: this.#settings.to ?? Number.POSITIVE_INFINITY,
       end: tail?.bytes ?? Number.POSITIVE_INFINITY,
       mayBeTorn: tail !== undefined && mayBeTorn(tail),
       checkpoints: tail?.checkpoints ?? [],
-      covered,
+      covered: this.#aheadOf(reader).covered,
       signal: this.#closed.signal,
-    })
-    if (batch === undefined) return this.#leave(reader)
+    }
+  }
+
+  #enter(reader: SegmentReader<T>, batch: Batch<T>): void {
     this.#begin(batch)
+    const { to = Number.POSITIVE_INFINITY } = this.#settings
     if (reader.nextSequence > (this.#sequence ?? 0)) this.#sequence = reader.nextSequence
     // If lines were split by damage, the last number is reached before the checksum is compared.
-    if (reader.nextSequence > to && reader.bytes >= covered) this.#isDone = true
+    if (reader.nextSequence > to && reader.bytes >= this.#aheadOf(reader).covered) this.#isDone = true
+  }
+
+  #aheadOf(reader: SegmentReader<T>): { readonly next: Segment | undefined; readonly covered: number } {
+    return (this.#ahead ??= this.#lookAhead(reader, this.#tailIn(reader)))
   }
 
   /**
@@ -321,7 +389,7 @@ export class JournalCursor<T> {
   /** Leaves a sealed segment, after checking the bytes read against the header of the next one. */
   async #enterNext(reader: SegmentReader<T>): Promise<void> {
     const { segment, nextSequence, crc32 } = reader
-    const { next } = (this.#ahead ??= this.#lookAhead(reader, undefined))
+    const { next } = this.#aheadOf(reader)
     if (reader.hasRest) await this.#reportUnended(reader)
     const { previousCrc32 = crc32 } = next?.header ?? {}
     if (previousCrc32 !== crc32) await this.#report(segment, 'it has changed since it was sealed (wrong checksum)')
@@ -359,73 +427,6 @@ export class JournalCursor<T> {
     const problem = `the journal was replaced by another while it was being ${this.#settings.follow ? 'followed' : 'read'}`
     return damaged(this.#views.path, known.name, problem)
   }
-}
-
-/**
- * Whether the last line may be half written. Only the active segment can end like that, and only if
- * its end is not known from the writer in this thread.
- */
-function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
-  return !isAcknowledged && segment.number === undefined
-}
-
-/**
- * Whether the journal is known to end before a sequence number. False also if only reading the
- * segment would tell.
- */
-function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
-  // A seal that covers more bytes than the segment has is damage. Reading the segment reports it.
-  if (checkpoints.some((known) => known.bytes > bytes)) return false
-  const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
-  return records !== undefined && sequence >= segment.firstSequence + records
-}
-
-/**
- * The end of a replay in a new view. It is the given end, unless the header of its segment was
- * replaced to give an old journal its identity: that segment had no records.
- */
-function identified(end: JournalTail, { segments }: JournalView): JournalTail {
-  const { segment: { header, firstSequence }, bytes } = end
-  if (bytes > header.bytes || header.id !== undefined) return end
-  const now = segments.find((segment) => segment.firstSequence === firstSequence)
-  if (now?.header.id === undefined) return end
-  // A header of version 0.1 has no checksum.
-  const isSame = header.sequence === undefined || now.header.previousCrc32 === header.previousCrc32
-  return isSame ? { ...end, segment: now, bytes: now.header.bytes, checkpoints: [] } : end
-}
-
-/** Whether a segment left the journal in a way other than deletion of the oldest segments. */
-function isReplaced({ segments }: JournalView, known: Segment): boolean {
-  const [first] = segments
-  if (first === undefined || first.firstSequence > known.firstSequence) return false
-  return indexOfSegment(segments, known) === -1
-}
-
-/**
- * The index of the segment that holds a record or, if it is not written yet, will hold it: the last
- * one that begins with this sequence number or a lower one. -1 if the record was deleted.
- *
- * @param isOrdered Whether the first sequence numbers never fall. If not, all segments are searched.
- */
-export function indexAt(segments: readonly Segment[], sequence: number, isOrdered = true): number {
-  if (!isOrdered) return segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence)
-  let low = 0
-  let high = segments.length
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2)
-    if ((segments[middle] as Segment).firstSequence <= sequence) low = middle + 1
-    else high = middle
-  }
-  return low - 1
-}
-
-/** The index of a segment in a view, which may show it under another name. -1 if it is not there. */
-export function indexOfSegment(segments: readonly Segment[], known: Segment): number {
-  const likely = indexAt(segments, known.firstSequence)
-  const found = segments[likely]
-  if (found !== undefined && isSameSegment(found, known)) return likely
-  // Empty segments of version 0.1 begin with the same number as the next one.
-  return segments.findIndex((segment) => isSameSegment(segment, known))
 }
 
 /** A segment that was read to its end, and the segment after it at that time. */

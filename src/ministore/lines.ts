@@ -323,7 +323,7 @@ export interface BlockParser<T> {
     block: Buffer,
     start: LinePosition,
     how: { readonly covered: number; readonly signal: AbortSignal },
-  ): Promise<Batch<T>>
+  ): Batch<T> | Promise<Batch<T>>
   /** Number of lines in the last block. */
   readonly lines: number
   /** The position of the line that is being parsed. */
@@ -384,7 +384,7 @@ class BlockCopier implements BlockParser<Uint8Array> {
     this.#unclean = unclean
   }
 
-  async parse(block: Buffer, start: LinePosition, { covered }: { readonly covered: number }): Promise<Batch<Uint8Array>> {
+  parse(block: Buffer, start: LinePosition, { covered }: { readonly covered: number }): Batch<Uint8Array> {
     this.#block = block
     this.#start = start
     const batch: Batch<Uint8Array> = { firstSequence: start.sequence, records: [], damages: [] }

@@ -140,6 +140,22 @@ export class SegmentReader<T> {
     if (block === undefined) return undefined
     this.#replay.sinceTurn.bytes += block.length
     if (this.#replay.sinceTurn.bytes > blockBytes) await this.#giveTurn(block.length, bounds.signal)
+    return this.#take(block, bounds)
+  }
+
+  /**
+   * As {@link next}, for a block that is still in memory. A promise only if the schema is
+   * asynchronous. Undefined if `next` has to give the block.
+   */
+  nextRecent(bounds: ReadBounds): Batch<T> | Promise<Batch<T>> | undefined {
+    const { sinceTurn } = this.#replay
+    const block = sinceTurn.bytes > blockBytes ? undefined : this.#blocks.nextRecent(bounds.end)
+    if (block === undefined) return undefined
+    sinceTurn.bytes += block.length
+    return this.#take(block, bounds)
+  }
+
+  #take(block: Buffer, bounds: ReadBounds): Batch<T> | Promise<Batch<T>> {
     const after = crc32(block, this.#crc32)
     const damage = this.#checkAgainst(bounds.checkpoints, block, after)
     const isFirst = this.#bytes === 0
@@ -148,9 +164,9 @@ export class SegmentReader<T> {
     if (isFirst) this.#lines = 1
     const lines = isFirst ? block.subarray(this.segment.header.bytes) : block
     this.#assertNumbered(lines, bounds.end)
-    const batch = await this.#parse(lines, bounds)
-    if (damage !== undefined) addDamage(batch, damage)
-    return batch
+    const batch = this.#parse(lines, bounds)
+    if (damage === undefined) return batch
+    return isThenable(batch) ? batch.then((settled) => withDamage(settled, damage)) : withDamage(batch, damage)
   }
 
   /**
@@ -201,16 +217,16 @@ export class SegmentReader<T> {
   }
 
   /** Parses the lines at the end of the bytes read so far, except those outside the bounds. */
-  async #parse(lines: Buffer, { from, to, covered, signal }: ReadBounds): Promise<Batch<T>> {
+  #parse(lines: Buffer, { from, to, covered, signal }: ReadBounds): Batch<T> | Promise<Batch<T>> {
     const before = from - this.nextSequence
     const passedOver = before > 0 ? Math.min(before, countLines(lines)) : 0
     this.#lines += passedOver
-    const rest = lines.subarray(offsetAfterLines(lines, passedOver))
+    const rest = passedOver === 0 ? lines : lines.subarray(offsetAfterLines(lines, passedOver))
     const start = { sequence: this.nextSequence, line: this.#lines + 1, offset: this.#bytes - rest.length }
     const block = firstLines(rest, to - start.sequence + 1)
-    let batch: Batch<T> = { firstSequence: start.sequence, records: [], damages: [] }
+    let batch: Batch<T> | Promise<Batch<T>> = { firstSequence: start.sequence, records: [], damages: [] }
     if (block.length > 0) {
-      batch = await this.#parser.parse(block, start, { covered: covered - start.offset, signal })
+      batch = this.#parser.parse(block, start, { covered: covered - start.offset, signal })
       this.#lines += this.#parser.lines
     }
     if (block.length < rest.length) this.#lines += countLines(rest.subarray(block.length))
@@ -268,7 +284,9 @@ class LineParser<T> implements BlockParser<T> {
     this.#unclean = unclean
   }
 
-  async parse(block: Buffer, start: LinePosition, { signal }: { readonly signal: AbortSignal }): Promise<Batch<T>> {
+  parse(
+    block: Buffer, start: LinePosition, { signal }: { readonly signal: AbortSignal },
+  ): Batch<T> | Promise<Batch<T>> {
     const batch: Batch<T> = { firstSequence: start.sequence, records: [], damages: [] }
     this.#batch = batch
     this.#block = block
@@ -278,6 +296,8 @@ class LineParser<T> implements BlockParser<T> {
     this.#isAsync = false
     const text = textOf(block)
     if (text === undefined) this.#parseLineByLine(block)
+    // A block of one line needs no splitting. Followers get many.
+    else if (text.indexOf('\n') === text.length - 1) this.#takeLine(text.slice(0, -1))
     else this.#splitter.write(text)
     // The batch is released now. If it was held until the next block, every garbage collection in
     // between would copy its records, and V8 would take twice the memory.
@@ -330,6 +350,11 @@ class LineParser<T> implements BlockParser<T> {
       }
     }
   }
+}
+
+function withDamage<T>(batch: Batch<T>, damage: MiniStoreError): Batch<T> {
+  addDamage(batch, damage)
+  return batch
 }
 
 export const emptyBatch: Batch<never> = { firstSequence: 0, records: [], damages: [] }

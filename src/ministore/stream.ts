@@ -136,6 +136,21 @@ class UnderlyingReplay<Item> {
     return this.#isEnded
   }
 
+  /** As {@link JournalCursor.loadRecent}. */
+  loadRecent(): boolean {
+    return !this.#isEnded && this.#cursor.loadRecent()
+  }
+
+  /** As {@link JournalCursor.arrival}. */
+  arrival(): Promise<void> | undefined {
+    return this.#isEnded ? undefined : this.#cursor.arrival()
+  }
+
+  /** As {@link JournalCursor.stopWaiting}. */
+  stopWaiting(): void {
+    this.#cursor.stopWaiting()
+  }
+
   async #load(controller: Controller<Item>): Promise<void> {
     try {
       // The signal is listened to from the first read on, because it would keep a stream that is
@@ -193,6 +208,8 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   #mayBeQueued: boolean
   /** Number of pending calls of `next`. */
   #waiting = 0
+  /** The wait of a follower for its writer, past the queue of the stream. */
+  #arrival: Promise<void> | undefined
   #isFinished = false
   #leaving: Promise<void> | undefined
 
@@ -207,7 +224,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
   /** Resolves with the next record. Calls may overlap; they resolve in call order. */
   next(): Promise<IteratorResult<Item, undefined>> {
     // The reader can do the same, but the fields of a subclass of a class of Node cost time.
-    if (this.#replay.hasItem && this.#waiting === 0 && !this.#isFinished && !this.#mayBeQueued) {
+    if (this.#isFree && (this.#replay.hasItem || this.#replay.loadRecent())) {
       return Promise.resolve({ done: false, value: this.#replay.take() })
     }
     return this.#next()
@@ -215,8 +232,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
 
   /** Returns the next record if it is loaded already, without a promise. @internal */
   takeLoaded(): Item | undefined {
-    const isLoaded = this.#replay.hasItem && this.#waiting === 0 && !this.#isFinished && !this.#mayBeQueued
-    return isLoaded ? this.#replay.take() : undefined
+    return this.#isFree && this.#replay.hasItem ? this.#replay.take() : undefined
   }
 
   /**
@@ -246,10 +262,25 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
     await this.return()
   }
 
+  /** Whether the next item may be taken directly: nothing waits for one, and none is in the queue. */
+  get #isFree(): boolean {
+    return this.#waiting === 0 && !this.#isFinished && !this.#mayBeQueued
+  }
+
   async #next(): Promise<IteratorResult<Item, undefined>> {
     if (this.#isFinished) return done
+    const isFirst = this.#isFree
+    if (isFirst) this.#arrival = this.#replay.arrival()
     this.#waiting++
     try {
+      if (this.#arrival !== undefined) {
+        // Later calls, also those of a codec, await the same promise and so continue in order.
+        await this.#arrival
+        const isLoaded = isFirst && this.#replay.loadRecent()
+        this.#arrival = undefined
+        if (this.#isFinished) return done
+        if (isLoaded) return { done: false, value: this.#replay.take() }
+      }
       const result = await this.#reader.read()
       if (!result.done) return result
     } catch (error) {
@@ -272,6 +303,7 @@ export class JournalIterator<Item> implements AsyncIterableIterator<Item, undefi
 
   async #leave(): Promise<void> {
     try {
+      this.#replay.stopWaiting()
       if (!this.#preventCancel && !this.#replay.isEnded) await this.#reader.cancel()
     } finally {
       this.#reader.releaseLock()

@@ -11,7 +11,7 @@ import { type Checkpoint, idOf, isSameCheckpoint, JournalFiles, readSeal } from 
 import { missingActiveDamage, scanSegment } from './scan.ts'
 import {
   findSegments, inspectActive, isSameSegment, type JournalView, locateJournal, type ReportDamage, retryWhileMoving,
-  type Segment, type SegmentFile, throwDamage, type UnfinishedFile,
+  type JournalTail, type Segment, type SegmentFile, throwDamage, type UnfinishedFile,
 } from './segments.ts'
 import { JournalWriter } from './writer.ts'
 
@@ -129,6 +129,16 @@ export class JournalViews {
       if (writer === undefined) await this.#hintOrPoll(hint, signal)
       else await writer.changed(signal)
     }
+  }
+
+  /** Calls back at the next change of the owner. */
+  onceChanged(onChange: () => void): void {
+    this.#owner?.onceChanged(onChange)
+  }
+
+  /** Takes back a call of {@link onceChanged}. */
+  forget(onChange: () => void): void {
+    this.#owner?.forget(onChange)
   }
 
   /** Stops the directory watch. */
@@ -305,6 +315,73 @@ function sealOf(segments: readonly Segment[], seal: Checkpoint | undefined): Che
   const last = segments.at(-1)
   const isForeign = segments.length > 1 && last?.header.sequence === undefined
   return seal === undefined || isForeign || last?.number !== undefined ? [] : [seal]
+}
+
+/**
+ * Whether the last line may be half written. Only the active segment can end like that, and only if
+ * its end is not known from the writer in this thread.
+ */
+export function mayBeTorn({ segment, isAcknowledged }: JournalTail): boolean {
+  return !isAcknowledged && segment.number === undefined
+}
+
+/**
+ * Whether the journal is known to end before a sequence number. False also if only reading the
+ * segment would tell.
+ */
+export function endsBefore({ segment, bytes, checkpoints }: JournalTail, sequence: number): boolean {
+  // A seal that covers more bytes than the segment has is damage. Reading the segment reports it.
+  if (checkpoints.some((known) => known.bytes > bytes)) return false
+  const records = bytes <= segment.header.bytes ? 0 : checkpoints.find((known) => known.bytes === bytes)?.records
+  return records !== undefined && sequence >= segment.firstSequence + records
+}
+
+/**
+ * The end of a replay in a new view. It is the given end, unless the header of its segment was
+ * replaced to give an old journal its identity: that segment had no records.
+ */
+export function identified(end: JournalTail, { segments }: JournalView): JournalTail {
+  const { segment: { header, firstSequence }, bytes } = end
+  if (bytes > header.bytes || header.id !== undefined) return end
+  const now = segments.find((segment) => segment.firstSequence === firstSequence)
+  if (now?.header.id === undefined) return end
+  // A header of version 0.1 has no checksum.
+  const isSame = header.sequence === undefined || now.header.previousCrc32 === header.previousCrc32
+  return isSame ? { ...end, segment: now, bytes: now.header.bytes, checkpoints: [] } : end
+}
+
+/** Whether a segment left the journal in a way other than deletion of the oldest segments. */
+export function isReplaced({ segments }: JournalView, known: Segment): boolean {
+  const [first] = segments
+  if (first === undefined || first.firstSequence > known.firstSequence) return false
+  return indexOfSegment(segments, known) === -1
+}
+
+/**
+ * The index of the segment that holds a record or, if it is not written yet, will hold it: the last
+ * one that begins with this sequence number or a lower one. -1 if the record was deleted.
+ *
+ * @param isOrdered Whether the first sequence numbers never fall. If not, all segments are searched.
+ */
+export function indexAt(segments: readonly Segment[], sequence: number, isOrdered = true): number {
+  if (!isOrdered) return segments.findLastIndex(({ firstSequence }) => firstSequence <= sequence)
+  let low = 0
+  let high = segments.length
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2)
+    if ((segments[middle] as Segment).firstSequence <= sequence) low = middle + 1
+    else high = middle
+  }
+  return low - 1
+}
+
+/** The index of a segment in a view, which may show it under another name. -1 if it is not there. */
+export function indexOfSegment(segments: readonly Segment[], known: Segment): number {
+  const likely = indexAt(segments, known.firstSequence)
+  const found = segments[likely]
+  if (found !== undefined && isSameSegment(found, known)) return likely
+  // Empty segments of version 0.1 begin with the same number as the next one.
+  return segments.findIndex((segment) => isSameSegment(segment, known))
 }
 
 /** One segment of an open store, at the moment it was described. */

@@ -53,6 +53,8 @@ export class JournalWriter {
   #isClosing = false
   #isClosed = false
   readonly #change = new ChangeSignal()
+  /** The view last given, for all followers, and what it was made of. */
+  #last: { readonly view: JournalView; readonly acknowledged: Checkpoint; readonly seal: Checkpoint | undefined } | undefined
   /** The bytes last acknowledged, by segment. Kept from the first wait for a change on. */
   readonly recent: RecentBytes = new RecentBytes()
   /** The rotation or deletion in progress. Until it settles, names on disk may differ from the view. */
@@ -95,11 +97,13 @@ export class JournalWriter {
   /** The acknowledged part of the journal, for readers in this process. */
   view(): JournalView {
     const { segment, acknowledged } = this.#active
+    const segments = this.#sealed.followedBy(segment)
+    const last = this.#last
+    if (last?.view.segments === segments && last.acknowledged === acknowledged && last.seal === this.#seal) return last.view
     const checkpoints = this.#seal === undefined ? [acknowledged] : [this.#seal, acknowledged]
-    return {
-      segments: this.#sealed.followedBy(segment),
-      tail: { segment, bytes: acknowledged.bytes, checkpoints, isAcknowledged: true },
-    }
+    const view = { segments, tail: { segment, bytes: acknowledged.bytes, checkpoints, isAcknowledged: true } }
+    this.#last = { view, acknowledged, seal: this.#seal }
+    return view
   }
 
   /** Whether the journal still ends at the given tail of a view. */
@@ -115,6 +119,17 @@ export class JournalWriter {
   changed(signal: AbortSignal): Promise<void> {
     this.recent.keep()
     return this.#change.nextFor(signal)
+  }
+
+  /** Calls back once, when {@link changed} would resolve. */
+  onceChanged(onChange: () => void): void {
+    this.recent.keep()
+    this.#change.once(onChange)
+  }
+
+  /** Takes back a call of {@link onceChanged}. */
+  forget(onChange: () => void): void {
+    this.#change.forget(onChange)
   }
 
   /**

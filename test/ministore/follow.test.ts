@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 
+import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 
 import { recentBytes, RecentBytes } from '../../src/fs/bytes.ts'
@@ -208,6 +209,30 @@ describe.each(['instance', 'static'] as const)('a follower in the process of the
     expect(furthest).toBeGreaterThan(0)
     expect(furthest).toBeLessThanOrEqual(Math.ceil((64 * 1024) / 1000))
     await store.close()
+  })
+
+  test('resolves overlapping calls of next() in order, however many records come at once', async () => {
+    await using store = await MiniStore.open<number>(await journalPath())
+    const live = follower(store)
+    let last = 0
+    for (let round = 0; round < 12; round++) {
+      const waits = Array.from({ length: 6 }, () => live.next())
+      expect(await stateOf(Promise.race(waits))).toBe('pending')
+      await store.append(last + 1)
+      expect((await waits[0])?.value).toEqual({ sequence: last + 1, record: last + 1 })
+      // Called while the others still wait, or have just got their records.
+      if (round % 2 === 0) waits.push(live.next())
+      const appended = store.appendAll(numbers(last + 2, last + 6))
+      waits.push(live.next())
+      await appended
+      waits.push(live.next())
+      await store.appendAll(numbers(last + 7, last + waits.length))
+      const entries = (await Promise.all(waits)).map(({ value }) => value)
+      expect(entries).toEqual(numbers(last + 1, last + waits.length).map((n) => ({ sequence: n, record: n })))
+      last += waits.length
+      if (round % 3 === 0) await store.rotate()
+    }
+    await live.return()
   })
 
   test('many followers at once each get everything', async () => {
@@ -812,6 +837,31 @@ describe.each(['instance', 'static'])('a follower that waits, %s', (kind) => {
     await store.close()
   })
 
+  test('is left by return() of an iterator that keeps the stream, which loses no record and goes on', async () => {
+    const { store, stream } = await waiting()
+    const shared = stream()
+    const seen: unknown[] = []
+    for (let round = 0; round < 12; round++) {
+      const live = shared.values({ preventCancel: true })
+      while (seen.length < store.lastSequence) seen.push((await live.next()).value)
+      const nexts = [live.next(), live.next()]
+      expect(await stateOf(Promise.race(nexts))).toBe('pending')
+      // Also at the moment in which the records come.
+      const appended = round % 3 === 0 ? store.append(seen.length + 1) : undefined
+      if (round % 2 === 0) await appended
+      expect(await live.return()).toEqual({ done: true, value: undefined })
+      for (const { done, value } of await Promise.all(nexts)) if (done !== true) seen.push(value)
+      expect(shared.locked).toBe(false)
+      await appended
+      await store.append(store.lastSequence + 1)
+    }
+    const last = shared.values()
+    while (seen.length < store.lastSequence) seen.push((await last.next()).value)
+    expect(seen).toEqual(numbers(1, store.lastSequence))
+    await last.return()
+    await store.close()
+  })
+
   test('loses no record to a reader that is released while its read waits', async () => {
     const { store, stream } = await waiting()
     for (const way of ['reader', 'iterator']) {
@@ -946,6 +996,87 @@ describe('records just acknowledged', () => {
     for (const live of followers) expect(await take(live, 499)).toEqual(numbers(2, 500).map((n) => ({ n })))
     expect(reads()).toBe(before)
     await Promise.all(followers.map((live) => live.return()))
+    await store.close()
+  })
+
+  test.each(['synchronous', 'asynchronous'])('pass the codec and a schema that is %s, and damage is reported in its place', async (kind) => {
+    interface Numbered {
+      readonly n: number
+    }
+    const codec = {
+      encode: (record: Numbered) => `n=${record.n}`,
+      decode: (line: string): Numbered => {
+        const n = Number(line.slice(2))
+        if (n % 7 === 0 && isRefusing) throw new Error(`refused ${n}`)
+        return { n }
+      },
+    }
+    const check = (value: unknown): StandardSchemaV1.Result<Numbered> => {
+      const { n } = value as Numbered
+      return n % 5 === 0 && isRefusing ? { issues: [{ message: `not ${n}` }] } : { value: { n: n * 10 } }
+    }
+    const validate = (value: unknown): StandardSchemaV1.Result<Numbered> | Promise<StandardSchemaV1.Result<Numbered>> =>
+      kind === 'synchronous' ? check(value) : turn().then(() => check(value))
+    const schema: StandardSchemaV1<Numbered> = { '~standard': { version: 1, vendor: 'test', validate } }
+    let isRefusing = false
+    const store = await MiniStore.open(await journalPath(), { codec, schema })
+    await store.append({ n: 1 })
+    const told: unknown[] = []
+    const salvage = (damage: { sequence?: number | undefined }): void => void told.push(damage.sequence)
+    const [live, strict] = [store.entries({ follow: true, salvage }).values(), store.stream({ follow: true }).values()]
+    expect((await take(live, 1))[0]).toEqual({ sequence: 1, record: { n: 10 } })
+    expect((await take(strict, 1))[0]).toEqual({ n: 10 })
+    for (let n = 2; n <= 40; ) {
+      const next = live.next()
+      expect(await stateOf(next)).toBe('pending')
+      const count = n % 4
+      isRefusing = false
+      const written = store.appendAll(numbers(n, n + count).map((each) => ({ n: each })))
+      await written
+      isRefusing = true
+      const good = numbers(n, n + count).filter((each) => each % 5 !== 0 && each % 7 !== 0)
+      const [first, ...rest] = good
+      if (first !== undefined) expect((await next).value).toEqual({ sequence: first, record: { n: first * 10 } })
+      expect(await take(live, rest.length)).toEqual(rest.map((each) => ({ sequence: each, record: { n: each * 10 } })))
+      n += count + 1
+      if (first !== undefined) continue
+      isRefusing = false
+      await store.append({ n })
+      expect((await next).value).toEqual({ sequence: n, record: { n: n * 10 } })
+      n++
+    }
+    expect(told.length).toBeGreaterThan(8)
+    expect(told.every((sequence) => Number(sequence) % 5 === 0 || Number(sequence) % 7 === 0)).toBe(true)
+    expect(new Set(told).size).toBe(told.length)
+    isRefusing = true
+    expect(await outcomeOf(strict)).toMatchObject({ items: [2, 3, 4].map((n) => ({ n: n * 10 })), error: { code: 'ERR_MINISTORE_SCHEMA', sequence: 5 } })
+    await live.return()
+    await store.close()
+  })
+
+  test.each(['waits', 'is behind'])('are taken in order by a follower that %s, whose codec asks for the next record while it decodes one', async (how) => {
+    const nexts: Array<Promise<IteratorResult<number>>> = []
+    const codec = {
+      encode: String,
+      decode: (line: string): number => {
+        if (Number(line) % 3 === 0) nexts.push(live.next())
+        return Number(line)
+      },
+    }
+    const store = await MiniStore.open<number>(await journalPath(), { codec })
+    await store.append(1)
+    const live = store.stream({ follow: true }).values()
+    expect(await take(live, 1)).toEqual([1])
+    for (let n = 2; n <= 20; n += 3) {
+      if (how === 'waits') nexts.push(live.next())
+      await turn()
+      const appended = store.appendAll([n, n + 1, n + 2])
+      if (how === 'waits') nexts.push(live.next())
+      await appended
+      nexts.push(live.next())
+    }
+    while (nexts.length < 21) nexts.push(live.next())
+    expect((await Promise.all(nexts.slice(0, 21))).map(({ value }) => value as number)).toEqual(numbers(2, 22))
     await store.close()
   })
 

@@ -4,7 +4,7 @@ import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 
 import { MiniStore } from '../../src/index.ts'
-import { indexAt, indexOfSegment } from '../../src/ministore/cursor.ts'
+import { indexAt, indexOfSegment } from '../../src/ministore/view.ts'
 import { SealedSegments } from '../../src/ministore/rotation.ts'
 import type { Segment } from '../../src/ministore/segments.ts'
 import { collect } from '../support/consume.ts'

@@ -172,7 +172,10 @@ export class RecentBytes {
     bytes.copy(this.#ring, 0, from - position + copied)
   }
 
-  /** A copy of up to `most` bytes at a position of a file. Undefined if they are not kept. */
+  /**
+   * A copy of up to `most` bytes at a position of a file. Undefined if they are not kept. Readers
+   * share the copy, so they must not change it.
+   */
   read(file: object, position: number, most: number): Buffer | undefined {
     if (this.#ring === undefined || file !== this.#file || position < this.#start || position >= this.#end) return undefined
     const length = Math.min(most, this.#end - position)

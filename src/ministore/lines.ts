@@ -25,7 +25,7 @@ export type SpareBuffers = Buffer[]
 
 /** What {@link LineBlocks} reads. */
 export interface LineSource extends Pick<File, 'read'> {
-  /** Returns a copy of up to `most` bytes that are still in memory. Undefined if they are not. */
+  /** Returns up to `most` bytes that are still in memory, for reading only. Undefined if they are not. */
   readonly readRecent?: (position: number, most: number) => Buffer | undefined
 }
 

@@ -148,8 +148,8 @@ export class JournalViews {
   }
 
   /**
-   * Returns a copy of up to `most` bytes that the writer in this thread has just acknowledged.
-   * Undefined if it no longer has them.
+   * Returns up to `most` bytes that the writer in this thread has just acknowledged, which no reader
+   * may change. Undefined if it no longer has them.
    */
   readRecent(segment: Segment, position: number, most: number): Buffer | undefined {
     return (this.#owner ?? this.#writer)?.recent.read(segment, position, most)

@@ -50,7 +50,7 @@ export const bytesDefects: readonly Defect[] = [
       },
       {
         file: 'ministore/cursor.ts',
-        find: 'if (reader.nextSequence > to && reader.bytes >= covered) this.#isDone = true',
+        find: 'if (reader.nextSequence > to && reader.bytes >= this.#aheadOf(reader).covered) this.#isDone = true',
         by: 'if (reader.nextSequence > to) this.#isDone = true',
       },
     ],
@@ -61,7 +61,7 @@ export const bytesDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministore/cursor.ts',
-        find: 'if (reader.nextSequence > to && reader.bytes >= covered) this.#isDone = true',
+        find: 'if (reader.nextSequence > to && reader.bytes >= this.#aheadOf(reader).covered) this.#isDone = true',
         by: 'if (reader.nextSequence > to) this.#isDone = true',
       },
     ],

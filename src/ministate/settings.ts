@@ -61,13 +61,29 @@ export interface StateDefinition<State, Mutation> {
   readonly validate?:
     | ((state: DeepReadonly<State>, mutation: Mutation) => void | Promise<void>)
     | undefined
+  /**
+   * Returns the state as it is now, as a value that no later mutation changes. With this function,
+   * snapshots and compactions write that value while further mutations are applied. Without it, the
+   * mutations wait until a snapshot is written.
+   *
+   * If the mutator never changes the state that it is given, but returns a new one, as with Immer,
+   * this is `(state) => state`. Otherwise copy at least what the mutator changes: mutations wait for
+   * that copy only. It must return a state that means the same and can be stored in the same way.
+   *
+   * A copy that shares what a mutation changes later leads to snapshots of a state that never was,
+   * and nothing detects that. It is synchronous, and must not change its argument.
+   *
+   * @default none
+   */
+  readonly capture?: ((state: State) => State) | undefined
 }
 
 /** When snapshots are made automatically. */
 export interface AutomaticSnapshots {
   /**
    * Makes a snapshot when this many mutations have followed the last one. The `apply` that reaches
-   * the number makes the snapshot before it resolves.
+   * the number makes the snapshot before it resolves. With `capture`, it only begins the snapshot,
+   * unless another one is still being written: then a later `apply` does.
    *
    * @default no automatic snapshots; minimum 1
    */
@@ -214,6 +230,8 @@ export interface StateSettings<State, Mutation> {
   /** Infinity if snapshots are made only on request. */
   readonly everyMutations: number
   readonly onError: ((error: unknown) => void) | undefined
+  /** Returns the state as a value that later mutations do not change. */
+  readonly capture: ((state: State) => State) | undefined
   /** How mutations are encoded as lines. */
   readonly mutations: Pick<WriterSettings, 'codec' | 'schema' | 'maxRecordBytes'>
 }
@@ -224,7 +242,7 @@ export interface OpenSettings<State, Mutation> extends StateSettings<State, Muta
   readonly snapshots: Fields
 }
 
-const definitionNames = ['initialState', 'mutator', 'validate']
+const definitionNames = ['initialState', 'mutator', 'validate', 'capture']
 const automaticNames = ['everyMutations', 'onError']
 
 /** @throws {TypeError | RangeError} if a name is unknown or a value is out of range. */
@@ -259,7 +277,7 @@ export interface ViewSettings<State, Mutation> {
   readonly snapshots: Fields
   /** Absolute path of the directory of the view's own snapshots. */
   readonly directory: string | undefined
-  readonly automatic: Pick<StateSettings<State, Mutation>, 'everyMutations' | 'onError'>
+  readonly automatic: Pick<StateSettings<State, Mutation>, 'everyMutations' | 'onError' | 'capture'>
   readonly onError: ((error: unknown) => void) | undefined
   readonly signal: AbortSignal | undefined
   readonly fileSystem: FileSystem
@@ -323,6 +341,7 @@ function stateSettings<State, Mutation>(
     copyOf: copierOf(codecOption(parts.snapshots['codec'], ['encode', 'decode'])) as (state: State) => State,
     everyMutations: integer('everyMutations', everyMutations, { default: Number.POSITIVE_INFINITY }),
     onError: optionalCallback('onError', onError),
+    capture: optionalCallback('capture', given['capture']) as ((state: State) => State) | undefined,
     mutations: parts.mutations,
   }
 }

@@ -21,7 +21,7 @@ import {
   type ApplyOptions, type DeepReadonly, directoryPath, journalName, type MutationForm, openSettings, overSettings,
   type StateDefinition, type StateOptions, type StateOverOptions, type StateSettings,
 } from './settings.ts'
-import { type CompactionReport, compactState, StateSnapshots, StateSoundness } from './snapshots.ts'
+import { type CompactionReport, compactState, type InTurn, StateSnapshots, StateSoundness } from './snapshots.ts'
 
 /**
  * A state in memory that survives crashes. Every mutation is durable in a journal before the state
@@ -251,14 +251,17 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * Writes a snapshot of the state and resolves when the snapshot is durable. Writes nothing if the
    * newest snapshot already holds this state.
    *
-   * The call waits for its turn among the changes, so calls may overlap. A crash before it resolves
-   * leaves the earlier snapshots intact.
+   * The call waits for its turn among the changes, so calls may overlap. Later changes wait until the
+   * snapshot is written, or with `capture`, only until the state is captured. A crash before the call
+   * resolves leaves the earlier snapshots intact.
    *
    * @throws {MiniStoreError} the errors of `SnapStore.create`, and `ERR_MINISTORE_SNAPSHOT_AHEAD` if
    *   another manager has made a newer snapshot. The manager stays usable.
+   * @throws whatever `capture` throws. The manager stays usable.
    */
   async createSnapshot(): Promise<SnapshotInfo> {
-    return await this.#inTurn(() => this.#snapshots.create(this.#now))
+    const { written } = await this.#inTurn(() => this.#snapshots.begin(this.#now, (at) => this.#snapshots.create(at)))
+    return await written
   }
 
   /**
@@ -266,14 +269,20 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
    * whole snapshot can therefore still be used as a fallback.
    *
    * The journal drops whole segments only, so the active segment is sealed first. If nothing has
-   * changed since the last compaction, nothing is written. A crash at any point leaves a state that
-   * opens as it was.
+   * changed since the last compaction, nothing is written. Changes wait as for {@link createSnapshot}.
+   * A crash at any point leaves a state that opens as it was.
    *
-   * @throws {MiniStoreError} the errors of `createSnapshot`, `MiniStore.rotate` and
-   *   `MiniStore.truncateBefore`.
+   * @throws the errors of `createSnapshot`, `MiniStore.rotate` and `MiniStore.truncateBefore`.
    */
   async compact(): Promise<CompactionReport> {
-    return await this.#inTurn(() => compactState(this.#journal, this.#snapshots, this.#now, this.#soundness))
+    const guarded: InTurn = (task) => this.#soundness.guard(task)
+    const { written } = await this.#inTurn(async () => {
+      await guarded(async () => await this.#journal.rotate?.())
+      return await this.#snapshots.begin(this.#now, (at, isBeside) =>
+        compactState(this.#journal, this.#snapshots, at, isBeside ? (task) => this.#addTurn(() => guarded(task)) : guarded),
+      )
+    })
+    return await written
   }
 
   /**
@@ -313,8 +322,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   }
 
   /**
-   * Waits for all earlier calls, closes the journal, and releases its lock. {@link state} stays
-   * readable.
+   * Waits for all earlier calls and for a snapshot that is being written, closes the journal, and
+   * releases its lock. {@link state} stays readable.
    *
    * Further calls to `close` return the same promise. Calls to other methods are refused.
    *
@@ -332,6 +341,8 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
 
   async #close(): Promise<void> {
     await Promise.all([this.#queue.onIdle(), this.#readers.onIdle()])
+    // Only turns begin snapshots. Compactions under way may still wait for turns of their own.
+    await this.#snapshots.onIdle()
     await this.#journal.close()
   }
 
@@ -349,7 +360,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     const next = expectedSequence + 1
     if (sequence !== next) throw this.#soundness.poison(foreignRecord(next, sequence))
     this.#mutate(record)
-    await this.#makeDueSnapshot()
+    await this.#snapshots.makeIfDue(this.#now)
     return sequence
   }
 
@@ -366,7 +377,7 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     if (first !== range.first || last !== range.last) throw this.#soundness.poison(foreignRecord(range.first, first))
     // In one synchronous step, so no reader of the state sees a part.
     for (const record of records) this.#mutate(record)
-    await this.#makeDueSnapshot()
+    await this.#snapshots.makeIfDue(this.#now)
     return range
   }
 
@@ -397,10 +408,6 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
     this.#sequence = sequence
   }
 
-  async #makeDueSnapshot(): Promise<void> {
-    if (this.#snapshots.isDue(this.#sequence)) await this.#snapshots.createAutomatically(this.#now)
-  }
-
   #refuseConflict(expected: number | undefined): void {
     const sequence = this.#sequence
     if (expected === undefined || expected === sequence) return
@@ -410,6 +417,10 @@ export class StateManager<State, Mutation = unknown, Input = Mutation> implement
   #inTurn<T>(task: () => Promise<T>): Promise<T> {
     // Check again: the mutation's `toJSON`, the schema or the codec may have closed the manager.
     this.#assertUsable()
+    return this.#addTurn(task)
+  }
+
+  #addTurn<T>(task: () => Promise<T>): Promise<T> {
     return addInContext(this.#queue, () => {
       this.#soundness.assert()
       return task()
@@ -433,8 +444,7 @@ interface ManagerParts<State, Mutation, Input> {
 
 /** The error for a mutation that did not get the next sequence number from the journal. */
 function foreignRecord(expected: number, sequence: number): MiniStoreError {
-  const message =
-    `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}: ` +
-    'something else appends to the journal'
+  const got = `Expected the journal to give the mutation the sequence number ${expected}, got ${sequence}`
+  const message = `${got}: something else appends to the journal`
   return new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { sequence })
 }

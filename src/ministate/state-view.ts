@@ -309,8 +309,11 @@ export class StateView<State, Mutation = unknown> implements AsyncDisposable {
   }
 
   async #createSnapshot(): Promise<void> {
-    const at = { state: this.#state, sequence: this.#sequence }
-    await this.#snapshots?.createAutomatically(at, () => this.#source.settle())
+    // Folding waits for this, so the state stays the one at this sequence number.
+    await this.#snapshots?.createAutomatically(this.#sequence, async () => {
+      await this.#source.settle()
+      return this.#state
+    })
   }
 
   async #fail(error: unknown): Promise<void> {

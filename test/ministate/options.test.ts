@@ -13,6 +13,7 @@ const wrong: ReadonlyArray<readonly [string, unknown, RegExp]> = [
   ['no mutator', { initialState: () => 0 }, /`mutator` to be a function/],
   ['an initial state in place of a function', { ...definition, initialState: {} }, /`initialState` to be a function, got an object/],
   ['an invalid validate', { ...definition, validate: true }, /`validate` to be a function/],
+  ['an invalid capture', { ...definition, capture: true }, /`capture` to be a function/],
   ['a misspelt name', { ...definition, mutater: 1 }, /Unknown option `mutater`: did you mean `mutator`/],
   ['journal options that are not an object', { ...definition, journal: 5 }, /`journal` to be an object/],
   ['a misspelt journal option', { ...definition, journal: { maxBytesPerSegments: 1 } }, /did you mean `maxBytesPerSegment`/],

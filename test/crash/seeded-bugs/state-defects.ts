@@ -13,7 +13,7 @@ export const stateDefects: readonly Defect[] = [
       },
       {
         file: 'ministate/state-manager.ts',
-        find: '    this.#mutate(record)\n    await this.#makeDueSnapshot()\n    return sequence\n',
+        find: '    this.#mutate(record)\n    await this.#snapshots.makeIfDue(this.#now)\n    return sequence\n',
         by: '    return sequence\n',
       },
     ],
@@ -29,9 +29,9 @@ export const stateDefects: readonly Defect[] = [
       },
       {
         file: 'ministate/snapshots.ts',
-        find: '  await soundness.guard(() => journal.truncateBefore(oldest.sequence + 1))\n',
-        by: `  await soundness.guard(() => journal.truncateBefore(at.sequence + 1))
-  const { kept, damaged } = await snapshots.assure(at)
+        find: '    await journal.truncateBefore(oldest.sequence + 1)\n',
+        by: `    await journal.truncateBefore(at.sequence + 1)
+    const { kept, damaged } = await snapshots.assure(at)
 `,
       },
     ],
@@ -123,7 +123,7 @@ export const stateDefects: readonly Defect[] = [
       },
       {
         file: 'ministate/state-manager.ts',
-        find: '    for (const record of records) this.#mutate(record)\n    await this.#makeDueSnapshot()\n    return range\n',
+        find: '    for (const record of records) this.#mutate(record)\n    await this.#snapshots.makeIfDue(this.#now)\n    return range\n',
         by: '    return range\n',
       },
     ],
@@ -153,5 +153,44 @@ export const stateDefects: readonly Defect[] = [
       },
     ],
     finding: /^state: .*(?:has \d+ mutations, but is at|was applied as|The state is)/,
+  },
+  {
+    name: 'state: a compaction beside mutations drops before its snapshot is durable',
+    patches: [
+      {
+        file: 'ministate/snapshots.ts',
+        find: '  const { oldest, kept, damaged } = await snapshots.assure(at)\n',
+        by: `  const assured = snapshots.assure(at)
+  await inTurn(() => journal.truncateBefore(at.sequence + 1))
+  const { oldest, kept, damaged } = await assured
+`,
+      },
+    ],
+    finding: /^state: a compaction beside mutations: .*are missing/,
+  },
+  {
+    name: 'state: a compaction beside mutations drops those that came meanwhile',
+    patches: [
+      {
+        file: 'ministate/snapshots.ts',
+        find: '    await journal.truncateBefore(oldest.sequence + 1)\n',
+        by: `    const { rotate, lastSequence } = journal as unknown as Journal<unknown>
+    await rotate?.call(journal)
+    await journal.truncateBefore(Math.max(oldest.sequence, lastSequence) + 1)
+`,
+      },
+    ],
+    finding: /^state: a compaction beside mutations: .*are missing/,
+  },
+  {
+    name: 'state: a snapshot beside mutations is of the state as it is when it is written',
+    patches: [
+      {
+        file: 'ministate/snapshots.ts',
+        find: 'state: capture === undefined ? state : capture(state)',
+        by: 'state: capture === undefined ? state : state',
+      },
+    ],
+    finding: /^state: .* beside mutations: .*(?:has \d+ mutations, but is at|was applied as|The state is)/,
   },
 ]

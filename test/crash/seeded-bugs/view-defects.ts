@@ -23,8 +23,8 @@ export const viewDefects: readonly Defect[] = [
     patches: [
       {
         file: 'ministate/state-view.ts',
-        find: 'createAutomatically(at, () => this.#source.settle())',
-        by: 'createAutomatically(at)',
+        find: '      await this.#source.settle()\n      return this.#state\n',
+        by: '      return this.#state\n',
       },
     ],
     finding: /^view: a snapshot holds only durable records: .*but the journal ends with/,

@@ -7,7 +7,7 @@ import { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { scaled } from '../../support/crash-scale.ts'
 import { failing, type FaultKind, needsRoom } from '../faults.ts'
 import { CrashHarness } from '../harness.ts'
-import { type ExpectedState, type LogManager, type LogOptions, StateModel } from './model.ts'
+import { capture, type ExpectedState, type LogManager, type LogOptions, StateModel } from './model.ts'
 import { type FoundState, StateOracle } from './oracle.ts'
 
 const harness = new CrashHarness<ExpectedState, FoundState>(new StateOracle())
@@ -57,12 +57,13 @@ class Process {
     const onError = (error: unknown): void => this.#count('snapshot', error)
     await this.#session({ snapshots: { keep: 2 } })
     await this.#session({ snapshots: { keep: 1, everyMutations: 2, onError } })
+    await this.#session({ snapshots: { keep: 2, everyMutations: 3, onError }, capture })
   }
 
-  async #session({ snapshots }: LogOptions): Promise<void> {
+  async #session(given: LogOptions): Promise<void> {
     const model = this.#model
     const files = this.#files
-    const options = { journal: { maxBytesPerSegment: 95 }, snapshots }
+    const options = { journal: { maxBytesPerSegment: 95 }, ...given }
     const manager = await this.#attempt('open', () => model.open(files, options))
     if (manager === undefined) return
     const attempt = async (doing: Doing, task: () => Promise<unknown>): Promise<void> => {
@@ -74,7 +75,10 @@ class Process {
     await attempt('snapshot', () => model.compact(files, manager))
     const both = [model.apply(files, manager), model.apply(files, manager)]
     await Promise.all(both.map((apply) => this.#attempt('apply', () => apply)))
-    await attempt('snapshot', () => model.createSnapshot(files, manager))
+    const others = [model.compact(files, manager), model.apply(files, manager), model.createSnapshot(files, manager)]
+    const applied = others[1]
+    await Promise.all(others.map((call) => this.#attempt(call === applied ? 'apply' : 'snapshot', () => call)))
+    model.assertState(manager)
     await attempt('apply', () => model.applyAll(files, manager, 3))
     await attempt('apply', () => model.apply(files, manager))
     await attempt('snapshot', () => model.compact(files, manager))

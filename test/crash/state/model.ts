@@ -26,7 +26,12 @@ export interface Log {
 }
 
 export type LogManager = StateManager<Log, Step>
-export type LogOptions = Pick<StateOptions<Log, Step>, 'journal' | 'snapshots'>
+export type LogOptions = Pick<StateOptions<Log, Step>, 'journal' | 'snapshots' | 'capture'>
+
+/** Copies what the mutator changes, so that snapshots are written beside further mutations. */
+export function capture({ log, text }: Log): Log {
+  return { log: [...log], text }
+}
 
 /** Opens the state of the crash tests. */
 export function openLog(files: SimulatedFileSystem, options: LogOptions = {}): Promise<LogManager> {
@@ -81,6 +86,8 @@ export class StateModel {
   #steps = 0
   #hasDropped = false
   #hasFailed = false
+  /** Whether snapshots may be made while no step is under way, so that a step's end settles nothing. */
+  #isUnsettled = false
   /** The first ids of the writes of several mutations that may not be durable yet. */
   readonly #manyLines = new Set<number>()
 
@@ -102,6 +109,7 @@ export class StateModel {
     copy.#floor = this.#steps > 0 ? this.#floor : { ...this.#floor }
     // The copy never learns what the current step drops, so it assumes that records were dropped.
     copy.#hasDropped = this.#hasDropped || this.#steps > 0
+    copy.#isUnsettled = this.#isUnsettled
     return copy
   }
 
@@ -116,6 +124,8 @@ export class StateModel {
 
   async open(files: SimulatedFileSystem, options: LogOptions = {}): Promise<LogManager> {
     const manager = await openLog(files, options)
+    // A snapshot that one manager began beside its last mutations may be what the next one opens with.
+    this.#isUnsettled ||= options.capture !== undefined && options.snapshots?.everyMutations !== undefined
     const issued = [...this.#acknowledged, ...this.#inFlight]
     const { sequence } = manager
     if (sequence < this.acknowledged || sequence > issued.length) {
@@ -199,8 +209,10 @@ export class StateModel {
 
   createSnapshot(files: SimulatedFileSystem, manager: LogManager): Promise<void> {
     return this.#step(files, async () => {
+      const least = manager.sequence
       const { sequence } = await manager.createSnapshot()
-      if (sequence !== manager.sequence) throw new Error(`A snapshot of ${sequence}, expected ${manager.sequence}`)
+      const most = manager.sequence
+      if (sequence < least || sequence > most) throw new Error(`A snapshot of ${sequence}, expected ${least} to ${most}`)
     })
   }
 
@@ -231,7 +243,7 @@ export class StateModel {
     // A failed step may have removed any snapshot except the newest, and every record that the
     // newest covers.
     const oldest = this.#hasFailed ? this.acknowledged : (snapshotsIn(files).at(-1) ?? 0)
-    this.#floor.highest = this.#hasDropped ? oldest : 0
+    this.#floor.highest = !this.#hasDropped ? 0 : this.#isUnsettled ? Infinity : oldest
     this.#floor = { ...this.#floor }
     this.#hasFailed = false
   }

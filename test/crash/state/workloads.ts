@@ -2,7 +2,7 @@ import type { SimulatedFileSystem, TornVariant } from '../../../src/testing/inde
 import { createRandom, type Random } from '../../../src/testing/random.ts'
 import type { CrashHarness, Workload } from '../harness.ts'
 import {
-  type ExpectedState, type LogManager, type LogOptions, type StateModel, stateWorkload,
+  capture, type ExpectedState, type LogManager, type LogOptions, type StateModel, stateWorkload,
 } from './model.ts'
 import type { FoundState } from './oracle.ts'
 
@@ -73,6 +73,29 @@ export function scriptedStateWorkloads(): Array<Workload<ExpectedState>> {
       await manager.close()
       const again = await model.open(files)
       await model.applyAll(files, again, 2)
+      await again.close()
+    }),
+    stateWorkload('a compaction beside mutations', async (model, files) => {
+      const manager = await model.open(files, { journal: { maxBytesPerSegment: 95 }, snapshots: { keep: 1 }, capture })
+      for (let round = 0; round < 3; round++) {
+        const compacted = model.compact(files, manager)
+        await applyEach(model, files, manager, 3)
+        await Promise.all([compacted, model.createSnapshot(files, manager), model.applyAll(files, manager, 2)])
+      }
+      const compacted = model.compact(files, manager)
+      await Promise.all([model.apply(files, manager), compacted, manager.close()])
+      const again = await model.open(files)
+      await applyEach(model, files, again, 1)
+      await again.close()
+    }),
+    stateWorkload('automatic snapshots beside mutations', async (model, files) => {
+      const options = { journal: { maxBytesPerSegment: 80 }, snapshots: { keep: 2, everyMutations: 2 }, capture }
+      const manager = await model.open(files, options)
+      await applyEach(model, files, manager, 7)
+      await Promise.all([model.compact(files, manager), model.apply(files, manager), model.apply(files, manager)])
+      await Promise.all([model.applyAll(files, manager, 4), manager.close()])
+      const again = await model.open(files, options)
+      await applyEach(model, files, again, 5)
       await again.close()
     }),
     stateWorkload('long lines and snapshots longer than a page', async (model, files) => {
@@ -164,5 +187,6 @@ function randomOptions(random: Random): LogOptions {
   return {
     journal: { maxBytesPerSegment: [60, 100, 200, 100_000][random.below(4)] },
     snapshots: { keep: 1 + random.below(3), everyMutations: [undefined, 1, 2, 5][random.below(4)] },
+    capture: random.below(2) === 0 ? capture : undefined,
   }
 }

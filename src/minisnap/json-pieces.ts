@@ -1,7 +1,10 @@
 import { shown } from '../options.ts'
 
-/** Minimum length of a piece in characters, except for the last piece. */
-const pieceLength = 1024 * 1024
+/**
+ * Minimum length of a piece in characters, except for the last piece. While a piece is made the
+ * event loop waits, some milliseconds. Smaller pieces need more trips through the thread pool.
+ */
+const pieceLength = 256 * 1024
 /** Entries are converted together up to this total weight, in approximate characters of JSON. */
 const batchWeight = 64 * 1024
 /** Values nested deeper than this are not split. */
@@ -37,6 +40,17 @@ type Pieces = Generator<string, void, undefined>
 type Key = string | number
 type Entries = Readonly<Record<Key, unknown>>
 
+/**
+ * Name of a method that gives the properties of an object one by one, in place of `Object.keys`. The
+ * names of a large object cannot be listed in pieces: a million take half a second.
+ */
+export const jsonProperties: unique symbol = Symbol('jsonProperties')
+
+/** An object that is written with the properties that its method gives, whatever its class is. */
+export interface JsonProperties {
+  readonly [jsonProperties]: () => Iterable<readonly [name: string, value: unknown]>
+}
+
 /** A part of a value that JSON would not keep. */
 interface Loss {
   readonly got: string
@@ -69,7 +83,7 @@ class JsonWriter {
     } else {
       this.#refuse(this.#lossOfShape(value))
       this.#ancestors.push(value)
-      yield* this.#writeEntries(value as Entries)
+      yield* Array.isArray(value) ? this.#writeElements(value) : this.#writeProperties(value)
       this.#ancestors.pop()
     }
     if (this.#length >= pieceLength) yield this.#take()
@@ -79,45 +93,66 @@ class JsonWriter {
     if (this.#length > 0) yield this.#take()
   }
 
-  /** Writes large entries by themselves, and small ones in batches. */
-  *#writeEntries(container: Entries): Pieces {
-    const isArray = Array.isArray(container)
+  /** Writes large elements by themselves, and small ones in batches. */
+  *#writeElements(array: readonly unknown[]): Pieces {
     let batch: unknown[] = []
     let weight = 0
     let separator = ''
     const flush = (): void => {
       if (batch.length === 0) return
-      const entries: unknown = isArray ? batch : Object.fromEntries(batch as Array<[string, unknown]>)
-      this.#add(separator + JSON.stringify(entries).slice(1, -1))
+      this.#add(separator + JSON.stringify(batch).slice(1, -1))
       separator = ','
       batch = []
       weight = 0
     }
-    this.#add(isArray ? '[' : '{')
-    const keys = isArray ? undefined : Object.keys(container)
-    const count = keys?.length ?? (container['length'] as number)
-    for (let index = 0; index < count; index++) {
-      const key = keys?.[index] ?? index
-      const entry = container[key]
-      // JSON drops undefined properties.
-      if (entry === undefined && !isArray) continue
-      const entryWeight = this.#weigh(container, key, entry)
-      if (entryWeight <= batchWeight) {
-        batch.push(isArray ? entry : [key, entry])
-        weight += entryWeight
+    this.#add('[')
+    for (let index = 0; index < array.length; index++) {
+      const element = array[index]
+      const elementWeight = this.#weigh(array, index, element)
+      if (elementWeight <= batchWeight) {
+        batch.push(element)
+        weight += elementWeight
         if (weight >= batchWeight) flush()
       } else {
         flush()
-        this.#add(isArray ? separator : `${separator}${JSON.stringify(key)}:`)
+        this.#add(separator)
         separator = ','
-        this.#path.push(stepTo(key))
-        yield* this.write(entry)
-        this.#path.pop()
+        yield* this.#writeEntry(index, element)
       }
       if (this.#length >= pieceLength) yield this.#take()
     }
     flush()
-    this.#add(isArray ? ']' : '}')
+    this.#add(']')
+  }
+
+  /**
+   * Writes each property by itself. An object that holds a batch of them would be faster to convert,
+   * but not to make: V8 keeps a hidden class for every new set of names, and for a million names
+   * collecting those holds up the event loop for a second.
+   */
+  *#writeProperties(object: object): Pieces {
+    let separator = ''
+    this.#add('{')
+    for (const [key, value] of propertiesOf(object)) {
+      // JSON drops undefined properties.
+      if (value === undefined) continue
+      const start = `${separator}${JSON.stringify(key)}:`
+      separator = ','
+      if (this.#weigh(object, key, value) <= batchWeight) {
+        this.#add(start + JSON.stringify(value))
+      } else {
+        this.#add(start)
+        yield* this.#writeEntry(key, value)
+      }
+      if (this.#length >= pieceLength) yield this.#take()
+    }
+    this.#add('}')
+  }
+
+  *#writeEntry(key: Key, entry: unknown): Pieces {
+    this.#path.push(stepTo(key))
+    yield* this.write(entry)
+    this.#path.pop()
   }
 
   #add(part: string): void {
@@ -133,10 +168,10 @@ class JsonWriter {
   }
 
   /** Checks an entry and returns its weight. The rest of a heavy entry is not checked. */
-  #weigh(container: Entries, key: Key, entry: unknown): number {
+  #weigh(container: object, key: Key, entry: unknown): number {
     this.#weight = 0
     this.#maxWeight = batchWeight
-    this.#refuse(this.#lossInEntry(container, key, entry))
+    this.#refuse(this.#lossInEntry(container as Entries, key, entry))
     return this.#weight
   }
 
@@ -167,6 +202,11 @@ class JsonWriter {
   #lossInObject(value: object): Loss | undefined {
     let loss = this.#lossOfShape(value)
     if (loss !== undefined) return loss
+    if (hasProperties(value)) {
+      // Its properties are checked when they are written.
+      this.#weight = Number.POSITIVE_INFINITY
+      return undefined
+    }
     this.#ancestors.push(value)
     const keys = Array.isArray(value) ? undefined : Object.keys(value)
     const count = keys?.length ?? (value as readonly unknown[]).length
@@ -194,9 +234,19 @@ class JsonWriter {
   #lossOfShape(value: object): Loss | undefined {
     // States are rarely deep, so searching a short list is faster than a set.
     if (this.#ancestors.includes(value)) return lossOf('a reference to an object that contains it')
+    if (hasProperties(value)) return undefined
     const got = Array.isArray(value) ? unlikeArray(value) : unlikeObject(value)
     return got === undefined ? undefined : lossOf(got)
   }
+}
+
+function hasProperties(value: object): value is JsonProperties {
+  return jsonProperties in value
+}
+
+function* propertiesOf(object: object): Generator<readonly [name: string, value: unknown], void, undefined> {
+  if (hasProperties(object)) return yield* object[jsonProperties]()
+  for (const name of Object.keys(object)) yield [name, (object as Entries)[name]]
 }
 
 /** Approximate minimum length of a number, a quoted name, or the braces of an object. */

@@ -79,7 +79,7 @@ export class SnapStore<Output = unknown, Input = Output> {
    *
    * The state is serialized in one go before this call returns, so later changes have no effect.
    * Its text is the only copy made. With `frozen`, the state is serialized while it is written,
-   * about one mebibyte at a time. A large state then neither blocks the event loop nor is copied. A
+   * about a quarter of a mebibyte at a time. A large state then neither blocks the event loop nor is copied. A
    * codec still produces all of its text at once.
    *
    * Without a codec, the state must come back from JSON as it is. A `Map`, a `Date`, `NaN` and the

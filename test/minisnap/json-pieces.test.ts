@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
-import { jsonPieces } from '../../src/minisnap/json-pieces.ts'
+import { jsonPieces, jsonProperties } from '../../src/minisnap/json-pieces.ts'
 import { pickSeed } from '../support/seeded-random.ts'
 
 const mebibyte = 1024 * 1024
@@ -40,6 +40,23 @@ describe('the pieces of a JSON text', () => {
 
   test.each(shapes)('hold %s', (_, value) => {
     expect(joined(value) === JSON.stringify(value)).toBe(true)
+  })
+
+  test('hold the properties that an object gives itself, which are checked like all others', () => {
+    const given = (count: number, last: unknown = null): object => ({
+      *[jsonProperties]() {
+        for (let n = 0; n < count; n++) yield [`key ${n}`, entry(n)]
+        yield ['gone', undefined]
+        yield ['last', last]
+      },
+    })
+    for (const count of [0, 1, 20_000]) {
+      const plain = Object.fromEntries([...range(count).map((n) => [`key ${n}`, entry(n)]), ['last', null]])
+      expect(joined({ a: 1, table: given(count), b: [given(count)] })).toBe(JSON.stringify({ a: 1, table: plain, b: [plain] }))
+    }
+    expect(() => joined({ table: given(2, { at: new Date(0) }) })).toThrow('JSON to keep `state.table.last.at`, got an instance of Date')
+    const lazy = jsonPieces({ table: given(50_000) }, 'state')
+    expect(lazy.next().value).toMatch(/^\{"table":\{"key 0":/)
   })
 
   test('are not much longer than a mebibyte, however large the entries', () => {

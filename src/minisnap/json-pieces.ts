@@ -245,8 +245,8 @@ function hasProperties(value: object): value is JsonProperties {
 }
 
 function* propertiesOf(object: object): Generator<readonly [name: string, value: unknown], void, undefined> {
-  if (hasProperties(object)) return yield* object[jsonProperties]()
-  for (const name of Object.keys(object)) yield [name, (object as Entries)[name]]
+  if (hasProperties(object)) yield* object[jsonProperties]()
+  else for (const name of Object.keys(object)) yield [name, (object as Entries)[name]]
 }
 
 /** Approximate minimum length of a number, a quoted name, or the braces of an object. */

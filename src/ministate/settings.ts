@@ -341,7 +341,7 @@ function stateSettings<State, Mutation>(
     copyOf: copierOf(codecOption(parts.snapshots['codec'], ['encode', 'decode'])) as (state: State) => State,
     everyMutations: integer('everyMutations', everyMutations, { default: Number.POSITIVE_INFINITY }),
     onError: optionalCallback('onError', onError),
-    capture: optionalCallback('capture', given['capture']) as ((state: State) => State) | undefined,
+    capture: optionalCallback('capture', given['capture']),
     mutations: parts.mutations,
   }
 }

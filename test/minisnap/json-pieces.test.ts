@@ -51,7 +51,8 @@ describe('the pieces of a JSON text', () => {
       },
     })
     for (const count of [0, 1, 20_000]) {
-      const plain = Object.fromEntries([...range(count).map((n) => [`key ${n}`, entry(n)]), ['last', null]])
+      const entries = range(count).map((n): [string, unknown] => [`key ${n}`, entry(n)])
+      const plain: unknown = Object.fromEntries([...entries, ['last', null]])
       expect(joined({ a: 1, table: given(count), b: [given(count)] })).toBe(JSON.stringify({ a: 1, table: plain, b: [plain] }))
     }
     expect(() => joined({ table: given(2, { at: new Date(0) }) })).toThrow('JSON to keep `state.table.last.at`, got an instance of Date')

@@ -132,7 +132,7 @@ function parse({ name: command, options }: Command, given: readonly string[]): R
     return [name, { type, multiple: isRepeatable, ...(short === undefined ? {} : { short }) }] as const
   })
   try {
-    return parseArgs({ args: [...given], options: Object.fromEntries(specs), allowPositionals: true, strict: true })
+    return parseArgs({ args: withCount(given, options), options: Object.fromEntries(specs), allowPositionals: true, strict: true })
   } catch (error) {
     const message = messageOf(error)
     const known = /^Option '(?:-\w, )?(--[\w-]+).*' (argument missing|does not take)/.exec(message)
@@ -148,6 +148,15 @@ function parse({ name: command, options }: Command, given: readonly string[]): R
     const option = `${unknown.length === 1 ? '-' : '--'}${unknown}`
     throw new UsageError(`${command} has no option ${option}${hint}`, { cause: error })
   }
+}
+
+/** Reads `-5` as `--lines 5`, as `tail` of the system does, if there is such an option. */
+function withCount(given: readonly string[], options: Command['options']): string[] {
+  const end = given.indexOf('--')
+  return given.map((word, at) => {
+    const isCount = 'lines' in options && /^-\d+$/.test(word) && (end === -1 || at < end) && !/^(?:-n|--lines)$/.test(given[at - 1] ?? '')
+    return isCount ? `--lines=${word.slice(1)}` : word
+  })
 }
 
 /** Longer lines are hard to read, however wide the terminal is. */

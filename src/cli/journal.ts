@@ -1,7 +1,7 @@
 // What commands ask of a journal: is it there, how does it stand, its records, who has it open.
 
-import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { open as openFile, readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 
 import { settledOrAborted } from '../async.ts'
 import { hasCode, type MiniStoreError } from '../errors.ts'
@@ -9,13 +9,14 @@ import type { FileSystem } from '../fs/file-system.ts'
 import { nodeFileSystem } from '../fs/node.ts'
 import { type JournalEntry, MiniStore, type ReadOptions } from '../index.ts'
 import { type JournalOutline, outlineJournal } from '../maintenance/inspect.ts'
+import { headerMagic } from '../ministore/format.ts'
 import type { Codec } from '../ministore/settings.ts'
 import { JournalViews } from '../ministore/view.ts'
 import type { Arguments } from './command.ts'
 import { CommandFailure, UsageError } from './errors.ts'
 import type { Io } from './io.ts'
 import { ProgressBar } from './progress-bar.ts'
-import { visibleJson } from './terminal.ts'
+import { colouredJson, shellWord, styleFor, visibleJson } from './terminal.ts'
 
 /**
  * Returns the outline of the journal at a path. Returns undefined if the file is still empty, as it
@@ -32,6 +33,7 @@ export async function outlineOf(
   } = {},
 ): Promise<JournalOutline | undefined> {
   const { salvage, signal = new AbortController().signal } = options
+  await refuseDirectory(path)
   const source = new JournalViews(nodeFileSystem, path)
   const outline = await unlessAborted(signal, () => outlineJournal(nodeFileSystem, source, salvage))
   if (outline === undefined) await assertThere(path)
@@ -49,6 +51,39 @@ export async function assertThere(path: string): Promise<void> {
     throw new CommandFailure(message, { cause: error })
   }
 }
+
+/** @throws {CommandFailure} if the path is that of a directory. The message names the journals in it. */
+async function refuseDirectory(path: string): Promise<void> {
+  const found = await orUndefined(stat(path))
+  if (found?.isDirectory() !== true) return
+  const names = (await orUndefined(journalsIn(path))) ?? []
+  const more = names.length > maxNames ? ' …' : ''
+  const inIt = names.length === 0 ? 'There is none in it' : `In it: ${names.slice(0, maxNames).map(shellWord).join(' ')}${more}`
+  throw new CommandFailure(`${resolve(path)} is a directory, expected the path of a journal. ${inIt}`)
+}
+
+const maxNames = 10
+
+/** The paths of the files in a directory that begin as a journal does, without their sealed segments. */
+async function journalsIn(directory: string): Promise<string[]> {
+  const names = (await readdir(directory, { withFileTypes: true })).filter((entry) => entry.isFile()).map(({ name }) => name)
+  const active = names.filter((name) => !/\.(?:\d+|lock|seal|broken|tmp)$/.test(name)).toSorted()
+  const isJournal = await Promise.all(active.map((name) => startsAsJournal(join(directory, name))))
+  return active.filter((_, at) => isJournal[at]).map((name) => join(directory, name))
+}
+
+async function startsAsJournal(path: string): Promise<boolean> {
+  const file = await orUndefined(openFile(path))
+  if (file === undefined) return false
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(magic.length), 0, magic.length, 0)
+    return bytesRead === magic.length && buffer.equals(magic)
+  } finally {
+    await file.close()
+  }
+}
+
+const magic = Buffer.from(headerMagic)
 
 /**
  * Returns the values of `--from` and `--to`.
@@ -95,7 +130,7 @@ function checkedLine(line: string): string {
  */
 export async function printRecords(
   path: string,
-  { stdout, signal }: Io,
+  { stdout, env, signal }: Io,
   how: {
     readonly range: Pick<ReadOptions, 'from' | 'to' | 'follow' | 'salvage'>
     readonly limit?: number | undefined
@@ -108,9 +143,11 @@ export async function printRecords(
   if (limit === 0) return
   const options = { ...range, codec: lineCodec({ isJson }), signal }
   const lines = isNumbered ? numbered(MiniStore.entries(path, options), isJson) : MiniStore.stream(path, options)
+  const style = styleFor(stdout, { env })
   let left = limit
   for await (const line of lines) {
-    const waiting = stdout.write(`${stdout.isTerminal ? visibleJson(line) : line}\n`)
+    const text = !stdout.isTerminal ? line : isJson || isNumbered ? colouredJson(line, style) : visibleJson(line)
+    const waiting = stdout.write(`${text}\n`)
     if (waiting !== undefined) await waiting
     if (--left === 0) break
   }

@@ -41,12 +41,16 @@ export interface Column<Row> {
   readonly isOptional?: true
 }
 
-/** The last column of a table is not shortened further than this. */
+/** The last column of a table is not made narrower than this. */
 const minColumns = 12
+
+/** A cell of the last column takes no more lines than this. The last one then ends with `…`. */
+const maxLines = 6
 
 /**
  * Returns the lines of a table with a bold head. In a terminal that is too narrow for it, optional
- * columns are left out, the last one first. Then the last column is shortened.
+ * columns are left out, the last one first. Then the texts of the last column continue below
+ * themselves.
  */
 export function table<Row>(rows: readonly Row[], columns: ReadonlyArray<Column<Row>>, page: Page): string[] {
   const widths = new Map(
@@ -57,18 +61,18 @@ export function table<Row>(rows: readonly Row[], columns: ReadonlyArray<Column<R
   for (const column of columns.toReversed()) {
     if (column.isOptional === true && widthOfAll() > page.columns) shown = shown.filter((other) => other !== column)
   }
-  const excess = widthOfAll() - page.columns
-  const last = shown.pop()
-  if (last !== undefined) {
-    const maxColumns = Math.max((widths.get(last.head) as number) - excess, minColumns)
-    shown.push(excess > 0 ? { ...last, maxColumns } : last)
-  }
-  const cells = rows.map((row) =>
-    shown.map((column) => {
-      const name = column.style?.(row)
-      return name === undefined ? textIn(column, row) : page.style(name, textIn(column, row))
-    }),
-  )
+  const lastWidth = Math.max((widths.get(shown.at(-1)?.head ?? '') ?? 0) - Math.max(widthOfAll() - page.columns, 0), minColumns)
+  const cells = rows.flatMap((row) => {
+    const texts = shown.map((column) => textIn(column, row))
+    const lastLines = wrapWhole(texts.at(-1) ?? '', lastWidth)
+    return lastLines.map((lastLine, at) =>
+      shown.map((column, index) => {
+        const text = index === shown.length - 1 ? lastLine : at === 0 ? (texts[index] as string) : ''
+        const name = column.style?.(row)
+        return name === undefined || text === '' ? text : page.style(name, text)
+      }),
+    )
+  })
   const right = [...shown.keys()].filter((at) => shown[at]?.align === 'right')
   const [head = '', ...lines] = formatTable([shown.map((column) => column.head), ...cells], right)
   return [page.style('bold', head), ...lines]
@@ -105,6 +109,28 @@ export function wrap(text: string, columns: number): string[] {
     else lines[lines.length - 1] = `${last} ${word}`
   }
   return lines
+}
+
+/**
+ * As {@link wrap}, but a word that is longer than a line is broken, and what does not fit into
+ * {@link maxLines} lines is left out.
+ */
+function wrapWhole(text: string, columns: number): string[] {
+  const lines = wrap(text, columns).flatMap((line) => pieces(line, columns))
+  if (lines.length <= maxLines) return lines
+  return [...lines.slice(0, maxLines - 1), excerpt(`${lines[maxLines - 1]}…${lines[maxLines]}`, columns)]
+}
+
+/** Breaks a line into pieces of at most so many columns. No character is cut in half. */
+function pieces(line: string, columns: number): string[] {
+  if (widthOf(line) <= columns) return [line]
+  const all = ['']
+  for (const { segment } of characters.segment(line)) {
+    const last = all.at(-1) as string
+    if (widthOf(last + segment) > columns) all.push(segment)
+    else all[all.length - 1] = last + segment
+  }
+  return all
 }
 
 /**

@@ -8,6 +8,7 @@ import { Arguments, type Command, commandHelp, generalHelp } from './command.ts'
 import { append } from './commands/append.ts'
 import { cat } from './commands/cat.ts'
 import { compact } from './commands/compact.ts'
+import { completion } from './commands/completion.ts'
 import { demo } from './commands/demo.ts'
 import { grep } from './commands/grep.ts'
 import { inspect } from './commands/inspect.ts'
@@ -24,7 +25,9 @@ import { isClosedPipe, type Output, OutputError } from './output.ts'
 import { jsonLine, shellWord, styleFor, visible, visibleLines } from './terminal.ts'
 
 /** Every command, in the order of `--help`. */
-const commands: readonly Command[] = [append, cat, tail, grep, inspect, verify, repair, compact, replicate, stats, queue, demo]
+const commands: readonly Command[] = [
+  append, cat, tail, grep, inspect, verify, repair, compact, replicate, stats, queue, demo, completion(() => commands),
+]
 
 function commandNamed(name: string | undefined): Command | undefined {
   return commands.find((command) => command.name === name)
@@ -75,14 +78,13 @@ interface Done {
 
 async function dispatch(given: readonly string[], io: Io): Promise<Done> {
   const [name, ...rest] = given
-  if (name === undefined) throw new UsageError('Expected a command, got nothing')
-  const text = informationFor(name, rest, io.stdout.columns)
+  const text = informationFor(name ?? '--help', rest, io.stdout.columns)
   if (text !== undefined) {
     await io.stdout.write(text)
     return { code: exitCodes.ok, isChange: false }
   }
   const command = commandNamed(name)
-  if (command === undefined) throw unknownCommand(name)
+  if (command === undefined) throw unknownCommand(String(name))
   const args = Arguments.parse(command, rest)
   const isChange = command.changes?.(args) ?? args.flag('write')
   return { code: await command.run(args, io), isChange }

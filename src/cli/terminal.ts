@@ -3,17 +3,19 @@
 import type { Io } from './io.ts'
 import type { Output } from './output.ts'
 
-const codes = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39] } as const
+const codes = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39], cyan: [36, 39] } as const
 
 /**
  * Styles text on a terminal. Returns the text unchanged elsewhere, if `NO_COLOR` is set, or if
- * `TERM` is `dumb`.
+ * `TERM` is `dumb`. `FORCE_COLOR` decides where it is set, as in Node.js: `0` and `false` say no.
  */
 export type Style = (name: keyof typeof codes, text: string) => string
 
 export function styleFor(output: Output, { env }: Pick<Io, 'env'>): Style {
   // https://no-color.org: any value except the empty string counts as set.
-  const isStyled = output.isTerminal && !env['NO_COLOR'] && env['TERM'] !== 'dumb'
+  const isUsual = output.isTerminal && !env['NO_COLOR'] && env['TERM'] !== 'dumb'
+  const forced = env['FORCE_COLOR']
+  const isStyled = forced === undefined ? isUsual : forced !== '0' && forced !== 'false'
   return (name, text) => {
     const [begin, end] = codes[name]
     return isStyled ? `\u001B[${begin}m${text}\u001B[${end}m` : text
@@ -59,6 +61,20 @@ export function visibleJson(line: string): string {
     }).join('')
   })
 }
+
+/**
+ * Makes a line of JSON safe for a terminal, as {@link visibleJson} does, and colours keys, texts and
+ * other values.
+ */
+export function colouredJson(line: string, style: Style): string {
+  return visibleJson(line).replaceAll(jsonTokens, (token: string, key: string | undefined) => {
+    if (key !== undefined) return style('cyan', key) + token.slice(key.length)
+    return style(token.startsWith('"') ? 'green' : 'yellow', token)
+  })
+}
+
+/** Keys, texts, and numbers, `true`, `false` and `null`. */
+const jsonTokens = /("(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null/g
 
 /** Formats a value as a line of JSON for programs. The line is safe to print on a terminal too. */
 export function jsonLine(value: object): string {

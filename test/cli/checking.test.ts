@@ -1,5 +1,5 @@
-import { spawn } from 'node:child_process'
-import { cp, open, rename, unlink, writeFile } from 'node:fs/promises'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { cp, mkdir, open, rename, unlink, writeFile } from 'node:fs/promises'
 import { once } from 'node:events'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -302,7 +302,7 @@ describe('the command line itself', () => {
   test('has help for all commands and for each, with an example', async () => {
     const { stdout } = await ministore(['--help'])
     const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: [A-Z[][^ ]*)* {2,}/gm)].map(([, name]) => String(name))
-    expect(names).toEqual(['append', 'cat', 'tail', 'grep', 'inspect', 'verify', 'repair', 'compact', 'replicate', 'stats', 'queue', 'demo'])
+    expect(names).toEqual(['append', 'cat', 'tail', 'grep', 'inspect', 'verify', 'repair', 'compact', 'replicate', 'stats', 'queue', 'demo', 'completion'])
     for (const name of names) {
       const help = await ministore([name, '--help'])
       expect(help).toMatchObject({ code: 0, stderr: '' })
@@ -334,12 +334,81 @@ describe('the command line itself', () => {
     expect((await ministore(['cat', '--', '--help'])).stderr).toContain('/--help. Give')
   })
 
+  test('alone shows the help', async () => {
+    expect(await ministore([])).toEqual(await ministore(['--help']))
+  })
+
+  test('reads -N of tail as the number of records', async () => {
+    const path = await journal()
+    expect((await ministore(['tail', '-2', path])).stdout).toBe('7\n8\n')
+    expect((await ministore(['tail', path, '-1', '--sequence'])).stdout).toBe('{"sequence":8,"record":8}\n')
+    expect((await ministore(['tail', '--', '-1'])).stderr).toContain('/-1. Give')
+    expect(await ministore(['cat', '-2', path])).toMatchObject({ code: 2 })
+  })
+
+  test('names the journals in a directory that is given in place of one', async () => {
+    const directory = await temporaryDirectory()
+    for (const command of [['cat', directory], ['tail', '-f', directory], ['grep', 'x', directory], ['inspect', directory], ['verify', directory]]) {
+      expect((await ministore(command)).stderr).toContain(`${directory} is a directory, expected the path of a journal. There is none in it`)
+    }
+    await writeJournal(join(directory, 'a journal.jsonl'), [numbers(1, 3), numbers(4, 5)])
+    await writeJournal(join(directory, 'b.jsonl'), [])
+    await writeFile(join(directory, 'notes.txt'), 'MINISTORE JOURNAL')
+    await mkdir(join(directory, 'inner'))
+    expect(await ministore(['cat', directory])).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: `ministore: ${directory} is a directory, expected the path of a journal. In it: '${directory}/a journal.jsonl' ${directory}/b.jsonl\n`,
+    })
+  })
+
+  test('completes commands and options in bash', async () => {
+    const { stdout } = await ministore(['completion', 'bash'])
+    const complete = (...words: readonly string[]): string[] => {
+      const line = `COMP_WORDS=(${words.map((word) => `'${word}'`).join(' ')}); COMP_CWORD=${words.length - 1}; _ministore; echo "\${COMPREPLY[@]}"`
+      return execFileSync('bash', ['-c', `${stdout}\n${line}`], { encoding: 'utf8' }).trim().split(' ')
+    }
+    expect(complete('ministore', 're')).toEqual(['repair', 'replicate'])
+    expect(complete('ministore', 'cat', '--s')).toEqual(['--sequence', '--salvage'])
+    expect(complete('ministore', 'cat', 'x')).toEqual([''])
+  })
+
+  test.each(['zsh', 'fish'])('has completion for %s that names every command and option', async (shell) => {
+    const { stdout } = await ministore(['completion', shell])
+    const help = (await ministore(['--help'])).stdout
+    for (const [, name = ''] of help.matchAll(/^ {2}([a-z]+) /gm)) expect(stdout).toContain(name)
+    expect(stdout).toContain('ignore-case')
+    const program = [{ zsh: ['-n'], fish: ['--no-execute'] }[shell as 'zsh' | 'fish'], '/dev/stdin'].flat()
+    try {
+      execFileSync(shell, program, { input: stdout })
+    } catch (error) {
+      // The shell may not be installed.
+      expect(error).toMatchObject({ code: 'ENOENT' })
+    }
+  })
+
+  test('has examples that run', { timeout: 60_000 }, async () => {
+    for (const name of ['cat', 'tail', 'grep', 'inspect', 'verify', 'repair', 'compact', 'append']) {
+      const { stdout } = await ministore([name, '--help'])
+      const examples = (stdout.split(/\nExamples?:\n/)[1] ?? '').split('\n').map((line) => line.trim()).filter((line) => line !== '' && !line.includes(' -f '))
+      expect(examples.length, name).toBeGreaterThan(0)
+      for (const example of examples) {
+        const directory = await temporaryDirectory()
+        await writeJournal(join(directory, 'journal.jsonl'), [numbers(1, 5000).map((n) => ({ n, type: 'refund' }))])
+        const script = `ministore() { '${process.execPath}' '${main}' "$@"; }; jq() { cat >/dev/null; }; ${example}`
+        const { status, stderr } = spawnSync('bash', ['-c', script], { cwd: directory, encoding: 'utf8', input: '{"n":1}\n' })
+        // Nothing may be found, and a file that an example reads may be missing; the command line must be valid.
+        expect([status === 2, stderr.includes('ministore: Expected')], `${example}: ${stderr}`).toEqual([false, false])
+      }
+    }
+  })
+
   test('prints its version', async () => {
     expect((await ministore(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
   })
 
   test.each([
-    [[], 'Expected a command, got nothing'],
+    [['completion', 'tcsh'], 'Expected SHELL to be bash, zsh, fish, got "tcsh"'],
     [['vrify', 'x'], 'There is no command "vrify": did you mean verify?'],
     [['cat'], 'Expected JOURNAL, got nothing'],
     [['cat', 'a', 'b'], 'Expected no argument after JOURNAL, got "b"'],

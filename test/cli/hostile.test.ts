@@ -146,11 +146,11 @@ describe.skipIf(process.platform === 'win32')('text from files cannot control a 
     for (const name of ['cat', 'tail']) {
       expect((await ministore([name, path])).stdout).toBe(`${records.join('\n')}\n`)
       const shown = String.raw`"\u202ea\u200b\udb40\udc41é🚀"`
-      const { stdout } = await ministore([name, path], { columns: 80 })
+      const { stdout } = await ministore([name, path], { columns: 80, env: { NO_COLOR: '1' } })
       expect(stdout).toBe(`${shown}\n{"a":\t"\\u2028"}\n`)
       expect(stdout.split('\n').slice(0, -1).map((line) => JSON.parse(line) as unknown)).toEqual(records.map((line) => JSON.parse(line) as unknown))
     }
-    const numbered = await ministore(['cat', '--sequence', '--limit', '1', path], { columns: 80 })
+    const numbered = await ministore(['cat', '--sequence', '--limit', '1', path], { columns: 80, env: { NO_COLOR: '1' } })
     expect(JSON.parse(numbered.stdout)).toEqual({ sequence: 1, record: JSON.parse(records[0] as string) as unknown })
   })
 

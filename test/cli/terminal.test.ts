@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
@@ -6,8 +7,11 @@ import { isClosedPipe, Output, OutputError } from '../../src/cli/output.ts'
 import { ProgressBar, progressLine } from '../../src/cli/progress-bar.ts'
 import { barOf, definitions, excerpt, formatTable, padded, table, widthOf, wrap } from '../../src/cli/render.ts'
 import {
-  countText, durationText, jsonLine, plural, shellWord, sizeText, styleFor, visible, visibleJson, visibleLines,
+  colouredJson, countText, durationText, jsonLine, plural, shellWord, sizeText, styleFor, visible, visibleJson, visibleLines,
 } from '../../src/cli/terminal.ts'
+import { writeJournal } from '../support/journals.ts'
+import { temporaryDirectory } from '../support/temporary-directory.ts'
+import { ministore } from './run-command.ts'
 
 /** Each character controls a terminal or hides text in it. */
 const unseenCharacters = Array.from(
@@ -103,7 +107,7 @@ describe('texts', () => {
     expect(formatTable(rows, [1])).toEqual(['name   n', '\u001B[1ma\u001B[22m     10  x'])
   })
 
-  test('of a table give up optional columns, then shorten the last one, in a narrow terminal', () => {
+  test('of a table give up optional columns, then break the last one into lines, in a narrow terminal', () => {
     const rows = [{ id: 7, at: '2026-11-21', text: 'a long payload\u001B' }]
     const tableIn = (columns: number): string[] =>
       table(
@@ -119,8 +123,14 @@ describe('texts', () => {
     expect(tableIn(Number.POSITIVE_INFINITY)).toEqual(whole)
     expect(tableIn(34)).toEqual(whole)
     expect(tableIn(33)).toEqual(['<id  text>', ' 7  a long payload\\x1b'])
-    expect(tableIn(21)).toEqual(['<id  text>', ' 7  a long payload…'])
-    expect(tableIn(5), 'no cell is cut to nothing').toEqual(['<id  text>', ' 7  a long payl…'])
+    expect(tableIn(21)).toEqual(['<id  text>', ' 7  a long', '    payload\\x1b'])
+    expect(tableIn(5), 'no column is narrower than a word').toEqual(['<id  text>', ' 7  a long', '    payload\\x1b'])
+    rows[0] = { id: 7, at: '', text: `${'0123456789'.repeat(3)} end` }
+    expect(tableIn(5), 'a long word is broken').toEqual(['<id  text>', ' 7  012345678901', '    234567890123', '    456789', '    end'])
+    rows[0] = { id: 7, at: '', text: 'words '.repeat(40) }
+    expect(tableIn(16), 'not all of a long text').toEqual([
+      '<id  text>', ' 7  words words', ...Array.from({ length: 4 }, () => '    words words'), '    words words…',
+    ])
   })
 
   test('are broken between words, and explain terms in two columns', () => {
@@ -129,6 +139,23 @@ describe('texts', () => {
     expect(definitions([['a', 'short'], ['term', 'one two three four']], 18)).toEqual([
       'a     short', 'term  one two', '      three four',
     ])
+  })
+
+  test('of JSON have colours where the output has styles', async () => {
+    const style = (name: string, text: string): string => `<${name} ${text}>`
+    const coloured = '{<cyan "a\\"b">: [<yellow -1.5e3>,<yellow true>,<yellow null>,<green "x: 1">], <cyan "c">:{}}'
+    expect(colouredJson(String.raw`{"a\"b": [-1.5e3,true,null,"x: 1"], "c":{}}`, style)).toBe(coloured)
+    const path = join(await temporaryDirectory(), 'journal.jsonl')
+    await writeJournal(path, [[1, 2, 3]])
+    expect((await ministore(['tail', '-2', path])).stdout).toBe('2\n3\n')
+    expect((await ministore(['tail', '-1', path], { columns: 80 })).stdout).toBe('\u001B[33m3\u001B[39m\n')
+    for (const [env, columns, isStyled] of [
+      [{}, 80, true], [{ NO_COLOR: '1' }, 80, false], [{ FORCE_COLOR: '0' }, 80, false], [{ FORCE_COLOR: '1', NO_COLOR: '1' }, 80, true],
+      [{ FORCE_COLOR: '1' }, undefined, true], [{ FORCE_COLOR: '' }, undefined, true], [{ FORCE_COLOR: 'false' }, undefined, false],
+    ] as const) {
+      const { stdout } = await ministore(['inspect', path], { env, ...(columns === undefined ? {} : { columns }) })
+      expect(stdout.includes('\u001B[1m'), JSON.stringify(env)).toBe(isStyled)
+    }
   })
 
   test('of bars show that something is more than nothing', () => {

@@ -1,11 +1,12 @@
-import { MiniStoreError } from '../errors.ts'
+import { hasCode, messageOf, MiniStoreError } from '../errors.ts'
+import { isThenable } from '../async.ts'
 import { integer, maxMs } from '../options.ts'
+import { validated } from '../schema.ts'
 import { type Dispatcher, leaseLost, queueClosed } from './dispatcher.ts'
 import { copyPayload, reasonThatFits } from './enqueueing.ts'
 import type { QueueLog } from './log.ts'
-import type { Lease } from './messages.ts'
-import type { LeaseRequest } from './receivers.ts'
-import { type NackOptions, nackSettings, type NackSettings, type QueueSettings } from './settings.ts'
+import type { Lease, LeaseRequest } from './leases.ts'
+import { cutReason, type NackOptions, nackSettings, type NackSettings, type QueueSettings } from './settings.ts'
 import { mutationOf, type QueuedMessage, type QueueStep } from './state.ts'
 
 /**
@@ -16,12 +17,14 @@ import { mutationOf, type QueuedMessage, type QueueStep } from './state.ts'
 export interface Message<T = unknown> {
   /** The id that `enqueue` gave; the same in every delivery, and never reused. */
   readonly id: number
-  /** A copy; changes to it do not affect the queue. */
+  /** A copy, or the output of the schema; changes to it do not affect the queue. */
   readonly payload: T
   /** Number of this delivery; 1 for the first. */
   readonly attempt: number
   /** When the message was enqueued, by the wall clock. */
   readonly enqueuedAt: Date
+  /** The `headers` of `enqueue`; empty without any. A copy. */
+  readonly headers: Readonly<Record<string, string>>
   /**
    * Fires when the lease is lost and when the queue is closed. In a handler, it fires when the
    * lease is lost, and when `process` or the queue is stopped and its `drainMs` have passed.
@@ -119,18 +122,48 @@ export class Delivery<T> {
   }
 
   /**
-   * Makes the message for a receiver. The lease of a prefetched message begins again here.
+   * Makes the message for a receiver. The lease of a prefetched message begins again here. A message
+   * whose payload does not fit the schema is buried; the result is then undefined. A promise only
+   * for such a message, or if the schema is asynchronous.
    *
    * @param options.leaseMs how long that lease lasts. Default: the visibility timeout.
    */
-  handOut(lease: Lease, { leaseMs = this.#settings.visibilityTimeoutMs }: { readonly leaseMs?: number } = {}): Message<T> {
+  handOut(lease: Lease, { leaseMs = this.#settings.visibilityTimeoutMs }: { readonly leaseMs?: number } = {}): HandedOut<T> {
     if (!lease.isHanded) {
       lease.isHanded = true
       lease.beganAt = this.#now
       this.#log.messages.restart(lease, lease.beganAt + leaseMs)
       this.#dispatcher.rearm()
     }
-    return new LeasedMessage<T>(this, lease, this.#log.state.messages[lease.id] as QueuedMessage)
+    const stored = this.#log.state.messages[lease.id] as QueuedMessage
+    const message = (payload: unknown): Message<T> => new LeasedMessage<T>(this, lease, { ...stored, payload })
+    const { schema } = this.#settings
+    const payload = copyPayload(stored.payload)
+    if (schema === undefined) return message(payload)
+    try {
+      const valid = validated(schema, payload, () => ({ subject: 'The stored payload', context: {} }))
+      if (!isThenable(valid)) return message(valid)
+      return Promise.resolve(valid).then(message, (error: unknown) => this.#refuse(lease, error))
+    } catch (error) {
+      return this.#refuse(lease, error)
+    }
+  }
+
+  /** Like {@link handOut}, for several messages. A promise only if one of them is one. */
+  handOutAll(leases: readonly Lease[]): Array<Message<T>> | Promise<Array<Message<T>>> {
+    const handed = leases.map((lease) => this.handOut(lease))
+    const fitting = (messages: ReadonlyArray<Message<T> | undefined>): Array<Message<T>> =>
+      messages.filter((message) => message !== undefined)
+    return handed.some(isThenable) ? Promise.all(handed.map(async (each) => await each)).then(fitting) : fitting(handed as Array<Message<T>>)
+  }
+
+  /** Buries a message whose payload does not fit. If that cannot be written, its lease goes on. */
+  async #refuse(lease: Lease, error: unknown): Promise<undefined> {
+    try {
+      await this.write(this.nack(lease, { dead: true, reason: cutReason(messageOf(error)) }))
+    } catch (failure) {
+      if (!hasCode(failure, 'ERR_MINISTORE_LEASE_LOST')) this.#log.tell(failure)
+    }
   }
 
   /**
@@ -260,17 +293,23 @@ function stepsOf(acknowledgements: readonly Acknowledgement[]): QueueStep[] {
   return done.length === 0 ? steps : [{ op: 'ack', ids: done }, ...steps]
 }
 
+/** A message for a receiver; undefined if it was buried instead. */
+type HandedOut<T> = Message<T> | undefined | Promise<Message<T> | undefined>
+
 class LeasedMessage<T> implements Message<T> {
   readonly id: number
   readonly payload: T
   readonly attempt: number
   readonly enqueuedAt: Date
+  readonly headers: Readonly<Record<string, string>>
   readonly #lease: Lease
   readonly #delivery: Delivery<T>
 
-  constructor(delivery: Delivery<T>, lease: Lease, { payload, enqueuedAt }: QueuedMessage) {
+  /** @param message the message; the payload is the receiver's own. */
+  constructor(delivery: Delivery<T>, lease: Lease, { payload, enqueuedAt, headers }: QueuedMessage) {
     this.id = lease.id
-    this.payload = copyPayload(payload) as T
+    this.payload = payload as T
+    this.headers = { ...headers }
     this.attempt = lease.attempt
     this.enqueuedAt = new Date(enqueuedAt)
     this.#lease = lease

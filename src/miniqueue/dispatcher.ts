@@ -1,9 +1,9 @@
 import { isMiniStoreError, MiniStoreError } from '../errors.ts'
 import { Alarm, type Clock } from './clock.ts'
 import { bytesOf, reasonThatFits } from './enqueueing.ts'
+import { type Lease, type LeaseRequest, type ReceiveRequest, Receiver, WaitingReceivers } from './leases.ts'
 import { publishDelivery, type QueueLog } from './log.ts'
-import type { Lease, Messages } from './messages.ts'
-import { type LeaseRequest, type ReceiveRequest, Receiver, WaitingReceivers } from './receivers.ts'
+import type { Messages } from './messages.ts'
 import type { QueueSettings } from './settings.ts'
 import { type EnqueueStep, mutationOf, type NewMessage, type QueueStep } from './state.ts'
 
@@ -32,6 +32,7 @@ export class Dispatcher {
   readonly #waiting = new WaitingReceivers()
   /** While the queue is `closing`, messages in flight may still be acked or nacked. */
   #phase: 'open' | 'closing' | 'closed' = 'open'
+  #isPaused = false
   /** Whether a turn that serves waiting receivers is queued. */
   #isWaking = false
   /** Whether a turn that ends overdue waits is queued or running. */
@@ -52,6 +53,17 @@ export class Dispatcher {
   /** Whether messages are delivered. */
   get isOpen(): boolean {
     return this.#phase === 'open'
+  }
+
+  /** Whether deliveries are suspended. */
+  get isPaused(): boolean {
+    return this.#isPaused
+  }
+
+  /** Suspends all deliveries, or goes on with them. */
+  set isPaused(isPaused: boolean) {
+    this.#isPaused = isPaused
+    this.changed()
   }
 
   /** Whether messages in flight can no longer be acked or nacked. */
@@ -97,9 +109,10 @@ export class Dispatcher {
     await this.#deliver(request, isToWait ? 0 : request.max(), steps)
   }
 
-  /** Makes messages that were not handed out ready again, and refunds their attempts. */
+  /** Makes messages that no receiver got ready again, and refunds their attempts. */
   requeue(leases: readonly Lease[]): void {
     const held = leases.filter(({ phase }) => phase === 'held')
+    for (const lease of held) lease.isHanded = false
     if (held.length === 0) return
     this.#requeue(held)
     this.changed()
@@ -121,6 +134,7 @@ export class Dispatcher {
     const dying = ended.filter(isDying)
     for (const lease of dying) lease.phase = 'lost'
     this.#requeue(ended.filter((lease) => !isDying(lease)))
+    this.#log.counts.failed += ended.filter((lease) => lease.isHanded && !isDying(lease)).length
     for (const lease of ended) lease.abort(leaseLost(lease.id))
     this.#bury(dying, 'its lease ended in the last attempt').catch((error: unknown) => {
       // After a fatal error, every call rejects with it, so it needs no report.
@@ -211,7 +225,7 @@ export class Dispatcher {
 
   /** Serves waiting receivers in a later turn, if a message is ready. */
   #wake(): void {
-    if (this.#isWaking || this.#waiting.size === 0 || !this.#messages.hasReady) return
+    if (this.#isWaking || this.#waiting.size === 0 || !this.#hasDeliverable) return
     this.#isWaking = true
     const turn = this.#log.inTurn(async () => {
       this.#isWaking = false
@@ -264,7 +278,11 @@ export class Dispatcher {
   /** The receiver to serve next; undefined if no message is ready or no receiver waits. */
   #nextToServe(): Receiver | undefined {
     this.#messages.promote(this.#clock.wallMs())
-    return this.#messages.hasReady ? this.#waiting.first : undefined
+    return this.#hasDeliverable ? this.#waiting.first : undefined
+  }
+
+  get #hasDeliverable(): boolean {
+    return this.#messages.hasReady && !this.#isPaused
   }
 
   /** Delivers ready messages to one receiver. Must be called in a turn. */
@@ -285,7 +303,7 @@ export class Dispatcher {
    */
   async #deliver(request: LeaseRequest, max: number, others: readonly QueueStep[]): Promise<void> {
     this.#messages.promote(this.#clock.wallMs())
-    const ids = this.isOpen && request.isWanted() ? this.#messages.take(max) : []
+    const ids = this.isOpen && !this.#isPaused && request.isWanted() ? this.#messages.take(max) : []
     const attempts = ids.filter((id) => !this.#messages.hasUnusedAttempt(id))
     const steps: QueueStep[] = attempts.length === 0 ? [...others] : [...others, { op: 'deliver', ids: attempts }]
     try {
@@ -308,7 +326,7 @@ export class Dispatcher {
 
   /** Ids, highest priority first, of the new messages that waiting receivers will get. */
   #awaited(messages: readonly NewMessage[]): number[] {
-    if (this.#waiting.size === 0 || !this.isOpen || bytesOf(messages) > maxHandOverBytes) return []
+    if (this.#waiting.size === 0 || !this.isOpen || this.#isPaused || bytesOf(messages) > maxHandOverBytes) return []
     this.#messages.promote(this.#clock.wallMs())
     // Ready messages come before new ones, and waiting receivers get them in a turn of their own.
     if (this.#messages.hasReady) return []

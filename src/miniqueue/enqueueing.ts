@@ -2,10 +2,13 @@ import { constants } from 'node:buffer'
 
 import { MiniStoreError } from '../errors.ts'
 import { fields, integer, isObject, maxMs, shown } from '../options.ts'
-import { notSerializable, refusePromise, toJson } from '../schema.ts'
+import { ignoreOutcome, isThenable } from '../async.ts'
+import { notSerializable, refusePromise, toJson, validated } from '../schema.ts'
 import type { EnqueueOptions, QueueSettings } from './settings.ts'
 import { isTooDeep, maxLevels } from './shape.ts'
-import { type EnqueueStep, holderOf, type NewMessage, type QueueState, weightOf, weightOfReason } from './state.ts'
+import {
+  type EnqueueStep, type Headers, holderOf, type NewMessage, type QueueState, weightOf, weightOfReason,
+} from './state.ts'
 
 /** A message for `enqueueAll`: its payload together with the options of `enqueue`. */
 export interface MessageToEnqueue<T> extends EnqueueOptions {
@@ -26,6 +29,10 @@ export interface Entry {
   readonly delayMs: number
   readonly priority: number
   readonly key: string | undefined
+  readonly maxAttempts: number | undefined
+  readonly headers: Headers | undefined
+  /** Rejects if the payload fails an asynchronous schema. */
+  readonly validation: Promise<unknown> | undefined
 }
 
 /** What a call of `enqueue` writes. */
@@ -41,7 +48,7 @@ export interface EnqueuePlan {
   readonly ids: number[]
 }
 
-type Limits = Pick<QueueSettings, 'maxPayloadBytes'>
+type Limits = Pick<QueueSettings, 'maxPayloadBytes' | 'schema'>
 
 /**
  * Approximate limit, in bytes, of everything in a queue. A larger queue would bring the text of a
@@ -51,22 +58,34 @@ const maxLiveBytes = Math.floor(constants.MAX_STRING_LENGTH * 0.85)
 /** The limit including reasons of nacks and dead letters, which are added to a full queue too. */
 const maxBytesWithReasons = Math.floor(constants.MAX_STRING_LENGTH * 0.95)
 const maxKeyLength = 1024
+const maxHeadersBytes = 16 * 1024
 
 /**
  * Validates and serializes a message for `enqueue`.
  *
  * @throws {TypeError | RangeError} if an option is invalid.
- * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE` or `…_RECORD_TOO_LARGE` if the payload
- *   cannot be stored.
+ * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE` or `…_SCHEMA` if
+ *   the payload cannot be stored.
  */
-export function entryOf(payload: unknown, options: unknown, { maxPayloadBytes }: Limits): Entry {
-  const { delayMs, priority, dedupeKey } = fields(options, ['delayMs', 'priority', 'dedupeKey'])
-  return {
+export function entryOf(payload: unknown, options: unknown, { maxPayloadBytes, schema }: Limits): Entry {
+  const { delayMs, priority, dedupeKey, maxAttempts, headers } = fields(
+    options, ['delayMs', 'priority', 'dedupeKey', 'maxAttempts', 'headers'],
+  )
+  const checked = {
     delayMs: integer('delayMs', delayMs, { default: 0, min: 0, max: maxMs }),
     priority: integer('priority', priority, { default: 0, min: Number.MIN_SAFE_INTEGER }),
     key: keyOption(dedupeKey),
+    maxAttempts: maxAttempts === undefined ? undefined : attemptsOption(maxAttempts),
+    headers: headersOption(headers),
     ...serialized(payload, maxPayloadBytes),
   }
+  if (schema === undefined) return { ...checked, validation: undefined }
+  // The schema gets a copy, because it may change its input.
+  const valid = validated(schema, JSON.parse(checked.json), () => ({ subject: 'The payload', context: {} }))
+  if (!isThenable(valid)) return { ...checked, validation: undefined }
+  // Awaited only in the turn of the call. Until then a rejection must not count as unhandled.
+  ignoreOutcome(valid)
+  return { ...checked, validation: Promise.resolve(valid) }
 }
 
 /** Like {@link entryOf}, for a message of `enqueueAll`. */
@@ -93,7 +112,7 @@ export function planEnqueue(
   const messages: NewMessage[] = []
   const texts: string[] = []
   const added = new Map<string, number>()
-  const ids = entries.map(({ payload, json, bytes, priority, delayMs, key }) => {
+  const ids = entries.map(({ payload, json, bytes, priority, delayMs, key, maxAttempts, headers }) => {
     const known = key === undefined ? undefined : (holderOf(state, key, at) ?? added.get(key))
     if (known !== undefined) return known
     const id = state.nextId + messages.length
@@ -103,6 +122,8 @@ export function planEnqueue(
       ...(priority !== 0 && { priority }),
       ...(delayMs > 0 && { dueAt: at + delayMs }),
       ...(key !== undefined && { key }),
+      ...(maxAttempts !== undefined && { maxAttempts }),
+      ...(headers !== undefined && { headers }),
     }
     messages.push({ payload, ...others })
     texts.push(`{"payload":${json},${JSON.stringify(others).slice(1)}`)
@@ -151,6 +172,26 @@ function keyOption(value: unknown): string | undefined {
   }
   if (value.length >= 1 && value.length <= maxKeyLength) return value
   throw new RangeError(`Expected \`dedupeKey\` to have 1 to ${maxKeyLength} characters, got ${value.length}`)
+}
+
+function attemptsOption(value: unknown): number {
+  // JSON has no Infinity.
+  return Math.min(integer('maxAttempts', value, { orInfinity: true }), Number.MAX_SAFE_INTEGER)
+}
+
+function headersOption(value: unknown): Headers | undefined {
+  if (value === undefined) return undefined
+  if (!isObject(value) || Array.isArray(value)) throw new TypeError(`Expected \`headers\` to be an object, got ${shown(value)}`)
+  const entries: Array<[string, unknown]> = Object.entries(value)
+  if (entries.length === 0) return undefined
+  for (const [name, text] of entries) {
+    if (typeof text === 'string') continue
+    throw new TypeError(`Expected the header \`${name.slice(0, 60)}\` to be a string, got ${shown(text)}`)
+  }
+  const headers = Object.fromEntries(entries) as Headers
+  const bytes = Buffer.byteLength(JSON.stringify(headers))
+  if (bytes <= maxHeadersBytes) return headers
+  throw new RangeError(`Expected \`headers\` to be at most ${maxHeadersBytes} bytes of JSON, got ${bytes}`)
 }
 
 function serialized(payload: unknown, maxBytes: number): Pick<Entry, 'payload' | 'json' | 'bytes'> {

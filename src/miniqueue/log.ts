@@ -34,8 +34,12 @@ export class QueueLog {
   onChange: () => void = () => {}
   /** Called when nothing can be written any more. */
   onFailure: (error: MiniStoreError) => void = () => {}
+  /** What happened since the queue was opened. */
+  readonly counts: Counts = { enqueued: 0, acked: 0, failed: 0, dead: 0 }
   readonly #manager: Manager
   readonly #settings: QueueSettings
+  /** Those who wait until no message waits or is in flight. */
+  readonly #idle = new Set<{ readonly resolve: () => void; readonly reject: (error: MiniStoreError) => void }>()
   readonly #turns = new PQueue({ concurrency: 1 })
   readonly #snapshots: SnapStore
   #snapshotBytes = 0
@@ -136,6 +140,7 @@ export class QueueLog {
     } catch (error) {
       if (isFatal(error)) {
         this.#failure ??= error
+        this.#endIdle(queuePoisoned(error))
         this.onFailure(queuePoisoned(error))
       }
       throw error
@@ -156,9 +161,20 @@ export class QueueLog {
     tell(this.#settings.onError, error)
   }
 
-  /** Waits for all turns and frees the lock. */
-  async close(): Promise<void> {
+  /** Resolves when no message waits or is in flight, at once if there is none. Rejects with `error` of {@link close}. */
+  async idle(): Promise<void> {
+    if (this.#failure !== undefined) throw queuePoisoned(this.#failure)
+    if (this.messages.depth > 0) await new Promise<void>((resolve, reject) => this.#idle.add({ resolve, reject }))
+  }
+
+  /**
+   * Waits for all turns and frees the lock.
+   *
+   * @param error for calls of {@link idle} that still wait then.
+   */
+  async close(error?: MiniStoreError): Promise<void> {
     await this.#turns.onIdle()
+    if (error !== undefined) this.#endIdle(error)
     await this.#manager.close()
   }
 
@@ -169,7 +185,18 @@ export class QueueLog {
   #follow(mutation: QueueMutation, outcome: Outcome): void {
     this.#outcome = outcome
     this.messages.follow(mutation, outcome)
+    count(this.counts, mutation)
+    if (this.messages.depth === 0) this.#endIdle()
     this.onChange()
+  }
+
+  #endIdle(error?: MiniStoreError): void {
+    const waits = [...this.#idle]
+    this.#idle.clear()
+    for (const { resolve, reject } of waits) {
+      if (error === undefined) resolve()
+      else reject(error)
+    }
   }
 
   /** Compacts now, and counts the growth of the journal from here. */
@@ -215,6 +242,22 @@ export class QueueLog {
       // This number is for people only, so an error is harmless: the old number stays until the
       // next look.
     }
+  }
+}
+
+/** Numbers of what happened to messages. */
+export type Counts = Record<'enqueued' | 'acked' | 'failed' | 'dead', number>
+
+function count(counts: Counts, mutation: QueueMutation): void {
+  let refunded: readonly number[] = []
+  for (const step of stepsOf(mutation)) {
+    if (step.op === 'enqueue') counts.enqueued += step.messages.length
+    if (step.op === 'ack') counts.acked += step.ids.length
+    if (step.op === 'bury') counts.dead += step.ids.length
+    if (step.op === 'bury') counts.failed += step.ids.length
+    // A nack whose attempt was refunded is no failure.
+    if (step.op === 'nack' && !refunded.includes(step.id)) counts.failed++
+    refunded = step.op === 'return' ? step.ids : []
   }
 }
 

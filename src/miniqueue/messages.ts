@@ -1,80 +1,7 @@
+import { Lease } from './leases.ts'
 import {
   type Outcome, type QueuedMessage, type QueueMutation, type QueueState, weightOf, weightOfKept,
 } from './state.ts'
-
-/**
- * The lease of a message in flight. Its phase is `held` at first, and `writing` while an ack or
- * nack is written. It ends as `done` when that is durable, or as `lost` when its time runs out or
- * the message goes back to the queue.
- */
-export class Lease {
-  /** Id of the message. */
-  readonly id: number
-  /** Number of this delivery; 1 for the first. */
-  readonly attempt: number
-  phase: 'held' | 'writing' | 'done' | 'lost' = 'held'
-  /**
-   * Whether a receiver got the message. A prefetched message may never reach one.
-   *
-   * The lease of a prefetched message begins again when the message is handed out, so a slow
-   * consumer loses nothing in its own buffer. It has a lease before that too, so a consumer that
-   * hangs does not hold the message forever.
-   */
-  isHanded: boolean
-  /**
-   * Whether a handler of `process` has the message. Such a lease does not end by itself, unless the
-   * handler has a time limit, and a closing queue waits for it.
-   */
-  isHandled = false
-  /**
-   * Whether its signal fired because its receiver was stopped. A nack after that is no failure, so
-   * it uses up no attempt.
-   */
-  isStopped = false
-  /** Whether the message becomes a dead letter if this attempt fails. */
-  readonly isLast: boolean
-  /** When the receiver got the message, or the stream prefetched it, on the monotonic clock. */
-  beganAt: number
-  /** When the lease ends, on the monotonic clock; `Infinity` if it does not end by itself. */
-  endsAt: number
-  /** Milliseconds that were left when the writing of an ack or nack began. */
-  leftMs = 0
-  /** Position in the heap of ends; -1 if it is not in the heap. */
-  position = -1
-  #controller: AbortController | undefined
-  #abort: { readonly reason: unknown } | undefined
-
-  constructor(parts: Pick<Lease, 'id' | 'attempt' | 'isHanded' | 'isLast' | 'beganAt' | 'endsAt'>) {
-    this.id = parts.id
-    this.attempt = parts.attempt
-    this.isHanded = parts.isHanded
-    this.isLast = parts.isLast
-    this.beganAt = parts.beganAt
-    this.endsAt = parts.endsAt
-  }
-
-  /** Created on first use, because few handlers use it. */
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.#abort !== undefined) this.#controller.abort(this.#abort.reason)
-    }
-    return this.#controller.signal
-  }
-
-  /** Aborts the signal; only the first call counts. The phase of the lease does not change. */
-  abort(reason: unknown): void {
-    if (this.#abort !== undefined) return
-    this.#abort = { reason }
-    this.#controller?.abort(reason)
-  }
-
-  /** Aborts the signal because the receiver was stopped. */
-  stop(reason: unknown): void {
-    if (this.#abort === undefined) this.isStopped = true
-    this.abort(reason)
-  }
-}
 
 /**
  * Where each message of a queue is: ready, in the order of delivery; delayed, in the order of due
@@ -104,11 +31,13 @@ export class Messages {
   #bytes = 0
   /** A lower bound: no message has a lower id. */
   #oldest: number
+  /** A lower bound: no message that waits has a lower id. */
+  #oldestWaiting: number
 
   /**
    * @param options.wallMs the time now; messages due by then are ready.
-   * @param options.maxAttempts messages with this many attempts are in flight on lost leases, until
-   *   they are buried. Default: none are.
+   * @param options.maxAttempts messages with this many attempts, or as many as they may have
+   *   themselves, are in flight on lost leases, until they are buried. Default: `Infinity`.
    * @param options.endsAt when these leases end, on the monotonic clock.
    */
   constructor(
@@ -119,13 +48,14 @@ export class Messages {
     this.#state = state
     this.#maxAttempts = maxAttempts
     this.#oldest = state.nextId
+    this.#oldestWaiting = 1
     this.#ready = new Heap((left, right) => comesBefore(this.#message(left), this.#message(right)))
     this.#delayed = new Heap((left, right) => dueAtOf(this.#message(left)) < dueAtOf(this.#message(right)))
     const ready: number[] = []
     const delayed: number[] = []
     for (const id of Object.keys(state.messages).map(Number)) {
       const message = this.#message(id)
-      if (message.attempts >= maxAttempts) this.lease(id, { isHanded: true, beganAt: endsAt, endsAt }).phase = 'lost'
+      if (message.attempts >= (message.maxAttempts ?? maxAttempts)) this.lease(id, { isHanded: true, beganAt: endsAt, endsAt }).phase = 'lost'
       else (dueAtOf(message) > wallMs ? delayed : ready).push(id)
       this.#oldest = Math.min(this.#oldest, id)
       this.#depth++
@@ -194,12 +124,27 @@ export class Messages {
     return messages[this.#oldest]
   }
 
+  /** The message that was enqueued first of those that are not in flight; undefined if there is none. */
+  get oldestWaiting(): QueuedMessage | undefined {
+    const { messages, nextId } = this.#state
+    const waits = (id: number): boolean => messages[id] !== undefined && !this.#leases.has(id)
+    while (this.#oldestWaiting < nextId && !waits(this.#oldestWaiting)) this.#oldestWaiting++
+    return messages[this.#oldestWaiting]
+  }
+
+  /** Ids of delayed messages, in no order. */
+  get delayedIds(): readonly number[] {
+    return this.#delayed.items
+  }
+
   /** Follows a mutation that has changed the state. */
   follow(mutation: QueueMutation, outcome: Outcome): void {
     this.#depth += outcome.depth
     this.#dead += outcome.dead
     this.#bytes += outcome.bytes
     for (const id of outcome.left) {
+      // All others that leave are in flight, or are purged.
+      if (mutation.op === 'cancel' && !this.#ready.delete(id)) this.#delayed.delete(id)
       this.#unused.delete(id)
       this.#endLease(id)
     }
@@ -214,6 +159,7 @@ export class Messages {
     for (const id of outcome.waiting) {
       // A redriven message may be older than all others.
       this.#oldest = Math.min(this.#oldest, id)
+      this.#oldestWaiting = Math.min(this.#oldestWaiting, id)
       if (this.#message(id).dueAt === undefined) this.#ready.push(id)
       else this.#delayed.push(id)
     }
@@ -239,8 +185,8 @@ export class Messages {
 
   /** Puts a message whose attempt is written in flight. */
   lease(id: number, { isHanded, beganAt, endsAt }: Pick<Lease, 'isHanded' | 'beganAt' | 'endsAt'>): Lease {
-    const { attempts: attempt } = this.#message(id)
-    const lease = new Lease({ id, attempt, isHanded, isLast: attempt >= this.#maxAttempts, beganAt, endsAt })
+    const { attempts: attempt, maxAttempts = this.#maxAttempts } = this.#message(id)
+    const lease = new Lease({ id, attempt, isHanded, isLast: attempt >= maxAttempts, beganAt, endsAt })
     this.#unused.delete(id)
     this.#leases.set(id, lease)
     this.#leaseEnds.push(lease)
@@ -257,6 +203,7 @@ export class Messages {
     for (const id of ids) {
       this.#endLease(id)
       if (isUnused) this.#unused.add(id)
+      this.#oldestWaiting = Math.min(this.#oldestWaiting, id)
       this.#ready.push(id)
     }
   }
@@ -353,6 +300,11 @@ export class Heap<T> {
     return this.#items.length
   }
 
+  /** All items, in no order. */
+  get items(): readonly T[] {
+    return this.#items
+  }
+
   /** The first item; undefined if the heap is empty. */
   get first(): T | undefined {
     return this.#items[0]
@@ -379,6 +331,16 @@ export class Heap<T> {
       if (this.#items[position] === last) this.#rise(last, position)
     }
     this.#moved(removed, -1)
+  }
+
+  /**
+   * Removes an item, in linear time, and returns whether it was there. Does not compare the item
+   * with others, so its order need not be known any more.
+   */
+  delete(item: T): boolean {
+    const position = this.#items.indexOf(item)
+    if (position >= 0) this.remove(position)
+    return position >= 0
   }
 
   /** Replaces all items, in linear time. Keeps the given array, which the caller must not use. */

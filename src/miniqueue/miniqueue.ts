@@ -1,18 +1,19 @@
-import { MiniStoreError } from '../errors.ts'
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
+import { isThenable } from '../async.ts'
 import type { CompactionReport, StateRecovery } from '../ministate/index.ts'
-import { integer, iterable, shown } from '../options.ts'
+import { iterable, shown } from '../options.ts'
 import type { KeptByJson } from '../schema.ts'
+import { Contents, type DeadLetter, deadLettersOf, type ListedMessage, type QueueStats } from './contents.ts'
 import { Delivery, type Message } from './delivery.ts'
 import { Dispatcher, queueClosed } from './dispatcher.ts'
-import {
-  bytesOf, copyPayload, type Entry, entryOf, entryOfMessage, type MessageToEnqueue, planEnqueue, refuseFull,
-} from './enqueueing.ts'
+import { bytesOf, type Entry, entryOf, entryOfMessage, type MessageToEnqueue, planEnqueue } from './enqueueing.ts'
 import { QueueLog } from './log.ts'
 import {
-  type CloseOptions, closeSettings, type ConsumeOptions, consumeSettings, type EnqueueOptions, type ProcessOptions, processSettings, type QueueOptions,
-  queueSettings, type QueueSettings, type ReceiveOptions, receiveSettings,
+  type CloseOptions, closeSettings, type ConsumeOptions, consumeSettings, type EnqueueOptions, type MessagesOptions,
+  type ProcessOptions, processSettings, type QueueOptions, queueSettings, type QueueSettings, type ReceiveOptions,
+  receiveSettings,
 } from './settings.ts'
-import type { QueueState } from './state.ts'
 import { messageStream, type MessageStream } from './stream.ts'
 import { type Handler, type QueueParts, Worker } from './worker.ts'
 
@@ -23,6 +24,9 @@ import { type Handler, type QueueParts, Worker } from './worker.ts'
  *
  * Messages are delivered by priority, highest first. Within a priority, they are delivered in the
  * order in which they were enqueued. A message that is delivered again keeps its place.
+ *
+ * `T` is the type of the payloads received, `Input` the type of those enqueued. They differ only when
+ * a schema transforms payloads.
  *
  * Calls may overlap. Their writes happen one at a time, in call order. If the write of a call
  * fails, the call rejects and nothing was written. `ERR_MINISTORE_OUTCOME_UNKNOWN` is the
@@ -35,11 +39,12 @@ import { type Handler, type QueueParts, Worker } from './worker.ts'
  * await queue.process(async (job) => resize(job), { concurrency: 4, signal })
  * ```
  */
-export class MiniQueue<T = unknown> implements AsyncDisposable {
+export class MiniQueue<T = unknown, Input = T> implements AsyncDisposable {
   readonly #log: QueueLog
   readonly #settings: QueueSettings
   readonly #dispatcher: Dispatcher
   readonly #delivery: Delivery<T>
+  readonly #contents: Contents
   readonly #workers = new Map<Worker<T>, Promise<void>>()
   #closing: Promise<void> | undefined
 
@@ -48,6 +53,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     this.#settings = settings
     this.#dispatcher = dispatcher
     this.#delivery = new Delivery(log, dispatcher, settings)
+    this.#contents = new Contents(log, dispatcher, settings)
   }
 
   /**
@@ -66,10 +72,13 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    *   queue writes.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  static async open<T extends KeptByJson<T> = unknown>(
+  static open<Schema extends StandardSchemaV1>(
     directory: string | URL,
-    options?: QueueOptions,
-  ): Promise<MiniQueue<T>> {
+    options: QueueOptions & { readonly schema: Schema },
+  ): Promise<MiniQueue<StandardSchemaV1.InferOutput<Schema>, StandardSchemaV1.InferInput<Schema>>>
+  /** With a type that {@link KeptByJson} checks: payloads are stored as JSON. */
+  static open<T extends KeptByJson<T> = unknown>(directory: string | URL, options?: QueueOptions): Promise<MiniQueue<T>>
+  static async open(directory: string | URL, options?: QueueOptions): Promise<MiniQueue<unknown, never>> {
     const settings = queueSettings(options)
     const log = await QueueLog.open(directory, settings)
     try {
@@ -101,11 +110,11 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * The payload is stored as JSON. It is serialized before this method returns, so later changes to
    * the object have no effect.
    *
-   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`,
+   * @throws {MiniStoreError} `ERR_MINISTORE_NOT_SERIALIZABLE`, `…_RECORD_TOO_LARGE`, `…_SCHEMA`,
    *   `…_QUEUE_FULL`, `…_CLOSED`, and the errors of `StateManager.apply`.
    * @throws {TypeError | RangeError} if an option is invalid.
    */
-  async enqueue(payload: T, options?: EnqueueOptions): Promise<number> {
+  async enqueue(payload: Input, options?: EnqueueOptions): Promise<number> {
     this.#assertTakes()
     const [id] = await this.#enqueue([entryOf(payload, options, this.#settings)])
     return id as number
@@ -121,7 +130,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {MiniStoreError} the errors of {@link enqueue}.
    * @throws {TypeError | RangeError} if `messages` is not iterable, or a message is invalid.
    */
-  async enqueueAll(messages: Iterable<MessageToEnqueue<T>>): Promise<number[]> {
+  async enqueueAll(messages: Iterable<MessageToEnqueue<Input>>): Promise<number[]> {
     this.#assertTakes()
     const settings = this.#settings
     const entries = Array.from(iterable('messages', messages), (message) => entryOfMessage(message, settings))
@@ -146,8 +155,23 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   async receive(options?: ReceiveOptions): Promise<Array<Message<T>>> {
     this.#assertOpen()
     const { max, waitMs, signal } = receiveSettings(options)
-    const leases = await this.#dispatcher.receive({ max: () => max, waitMs, signal, isHanded: true })
-    return leases.map((lease) => this.#delivery.handOut(lease))
+    const { clock } = this.#settings
+    const endsAt = clock.monotonicMs() + waitMs
+    for (;;) {
+      const leftMs = Math.max(0, endsAt - clock.monotonicMs())
+      const leases = await this.#dispatcher.receive({ max: () => max, waitMs: leftMs, signal, isHanded: true })
+      const handed = this.#delivery.handOutAll(leases)
+      if (!isThenable(handed)) return handed
+      const messages = await handed
+      if (signal?.aborted === true || !this.#dispatcher.isOpen) {
+        // While an asynchronous schema ran.
+        this.#dispatcher.requeue(leases)
+        signal?.throwIfAborted()
+        return []
+      }
+      // Otherwise no payload of these messages fits the schema.
+      if (messages.length > 0) return messages
+    }
   }
 
   /**
@@ -210,25 +234,28 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     }
   }
 
-  /** Counts messages by state, as of now. Reads memory only. */
+  /** Counts messages by state, as of now, and what happened since `open`. Reads memory only. */
   stats(): QueueStats {
-    const { messages, bytesOnDisk } = this.#log
-    const now = this.#settings.clock.wallMs()
-    messages.promote(now)
-    this.#dispatcher.changed()
-    const { depth, delayed, dead, oldest, oldestLease } = messages
-    const inFlight = messages.inFlight.size
-    const oldestAgeMs = oldest && Math.max(0, now - oldest.enqueuedAt)
-    const oldestInFlightMs = oldestLease === undefined ? undefined : this.#settings.clock.monotonicMs() - oldestLease
-    return { ready: depth - delayed - inFlight, delayed, inFlight, dead, oldestAgeMs, oldestInFlightMs, bytesOnDisk }
+    return this.#contents.stats()
+  }
+
+  /**
+   * Lists copies of messages, ordered by id, without changing anything. Payloads are as stored, so a
+   * schema has not changed them. The next page is `from` the last id plus 1. Reads memory only; the
+   * time that it takes grows with the number of messages in the queue.
+   *
+   * @throws {TypeError | RangeError} if an option is invalid.
+   */
+  messages(options?: MessagesOptions): Array<ListedMessage<Input>> {
+    return this.#contents.messages(options) as Array<ListedMessage<Input>>
   }
 
   /**
    * Lists copies of the dead letters, ordered by id. Dead letters stay in the queue until they are
-   * redriven or discarded.
+   * redriven or discarded. Payloads are as stored, so a schema has not changed them.
    */
-  deadLetters(): Array<DeadLetter<T>> {
-    return deadLettersOf<T>(this.#log.state)
+  deadLetters(): Array<DeadLetter<Input>> {
+    return deadLettersOf<Input>(this.#log.state)
   }
 
   /**
@@ -242,7 +269,8 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {TypeError | RangeError} if `id` is invalid.
    */
   async redrive(id: number | 'all'): Promise<number> {
-    return await this.#changeDead('redrive', id)
+    this.#assertOpen()
+    return await this.#contents.changeDead('redrive', id)
   }
 
   /**
@@ -254,7 +282,20 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    * @throws {TypeError | RangeError} if `id` is invalid.
    */
   async discard(id: number | 'all'): Promise<number> {
-    return await this.#changeDead('discard', id)
+    this.#assertOpen()
+    return await this.#contents.changeDead('discard', id)
+  }
+
+  /**
+   * Removes a message that is ready or delayed, for good, and frees its key. Resolves with true once
+   * that is durable; with false, and nothing is written, if the message is in flight, dead or gone.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED`, and the errors of `StateManager.apply`.
+   * @throws {TypeError | RangeError} if `id` is invalid.
+   */
+  async cancel(id: number): Promise<boolean> {
+    this.#assertOpen()
+    return await this.#contents.cancel(id)
   }
 
   /**
@@ -266,12 +307,38 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
    */
   async purge(): Promise<number> {
     this.#assertOpen()
-    return await this.#log.inTurn(async () => {
-      const { depth, inFlight } = this.#log.messages
-      if (depth === inFlight.size) return 0
-      const except = [...inFlight.keys()]
-      return -(await this.#log.commit({ op: 'purge', except })).depth
-    })
+    return await this.#contents.purge()
+  }
+
+  /**
+   * Suspends deliveries to `receive`, `consume` and `process`, until {@link resume}. Messages in
+   * flight and calls that change messages go on. It is kept in memory only. A delivery that is being
+   * written is completed.
+   */
+  pause(): void {
+    this.#dispatcher.isPaused = true
+  }
+
+  /** Ends {@link pause}. */
+  resume(): void {
+    this.#dispatcher.isPaused = false
+  }
+
+  /** Whether deliveries are suspended by {@link pause}. */
+  get isPaused(): boolean {
+    return this.#dispatcher.isPaused
+  }
+
+  /**
+   * Resolves when no message is ready, delayed or in flight, at once if there is none. Dead letters
+   * do not count.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_CLOSED` if the queue is closed before that;
+   *   `…_POISONED` if nothing can be written any more.
+   */
+  async idle(): Promise<void> {
+    this.#assertOpen()
+    await this.#log.idle()
   }
 
   /**
@@ -331,7 +398,7 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     await Promise.allSettled(this.#workers.values())
     await this.#dispatcher.refundAttempts()
     this.#dispatcher.end()
-    await this.#log.close()
+    await this.#log.close(queueClosed())
   }
 
   get #parts(): QueueParts<T> {
@@ -342,35 +409,15 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
     // Checked a second time because the `toJSON` of a payload may have closed the queue.
     this.#assertTakes()
     return this.#log.inTurn(async () => {
+      for (const { validation } of entries) if (validation !== undefined) await validation
       const { state } = this.#log
       const { step, text, ids } = planEnqueue(entries, { state, at: this.#settings.clock.wallMs() })
       if (step.messages.length > 0) {
-        this.#refuseFull({ depth: step.messages.length, bytes: bytesOf(step.messages) })
+        this.#contents.refuseFull({ depth: step.messages.length, bytes: bytesOf(step.messages) })
         await this.#dispatcher.enqueue(step, text())
       }
       return ids
     })
-  }
-
-  async #changeDead(op: 'redrive' | 'discard', id: number | 'all'): Promise<number> {
-    this.#assertOpen()
-    const wanted = id === 'all' ? id : integer('id', id)
-    return await this.#log.inTurn(async () => {
-      const { dead } = this.#log.state
-      if (wanted !== 'all' && dead[wanted] === undefined) {
-        throw new MiniStoreError('ERR_MINISTORE_NO_SUCH_MESSAGE', `There is no dead letter ${wanted}`)
-      }
-      const ids = wanted === 'all' ? Object.keys(dead).map(Number) : [wanted]
-      if (ids.length === 0) return 0
-      if (op === 'discard') return -(await this.#log.commit({ op, ids })).dead
-      this.#refuseFull({ depth: ids.length, bytes: 0 })
-      return -(await this.#log.commit({ op, ids, at: this.#settings.clock.wallMs() })).dead
-    })
-  }
-
-  #refuseFull(more: { readonly depth: number; readonly bytes: number }): void {
-    const { depth, bytes: liveBytes } = this.#log.messages
-    refuseFull(more, { depth, liveBytes, maxDepth: this.#settings.maxDepth })
   }
 
   #assertOpen(): void {
@@ -381,56 +428,4 @@ export class MiniQueue<T = unknown> implements AsyncDisposable {
   #assertTakes(): void {
     if (this.#workers.size === 0) this.#assertOpen()
   }
-}
-
-/** A message that was given up: it used up its attempts, or it failed for good. */
-export interface DeadLetter<T = unknown> {
-  /** The id that the message was enqueued under. */
-  readonly id: number
-  /** A copy; changes to it do not affect the queue. */
-  readonly payload: T
-  /** The reason given with the last nack, or how the last lease ended. */
-  readonly reason: string
-  /** Number of deliveries. */
-  readonly attempts: number
-  /** When the message was enqueued, by the wall clock. */
-  readonly enqueuedAt: Date
-  /** When the message became a dead letter, by the wall clock. */
-  readonly diedAt: Date
-}
-
-/** Lists copies of the dead letters of a state, ordered by id. */
-export function deadLettersOf<T>({ dead }: Pick<QueueState, 'dead'>): Array<DeadLetter<T>> {
-  return Object.entries(dead).map(([id, { payload, reason, attempts, enqueuedAt, diedAt }]) => ({
-    id: Number(id),
-    payload: copyPayload(payload) as T,
-    reason,
-    attempts,
-    enqueuedAt: new Date(enqueuedAt),
-    diedAt: new Date(diedAt),
-  }))
-}
-
-/** Message counts by state, at one moment. */
-export interface QueueStats {
-  /** Messages that can be delivered now. */
-  readonly ready: number
-  /** Messages whose delay has not passed. */
-  readonly delayed: number
-  /** Messages that are leased: handed to a receiver, or prefetched for one. */
-  readonly inFlight: number
-  /** Dead letters. */
-  readonly dead: number
-  /**
-   * Milliseconds since the oldest message was enqueued, dead letters excluded. Undefined if there
-   * is no message.
-   */
-  readonly oldestAgeMs: number | undefined
-  /**
-   * Milliseconds since the message that has been in flight longest was handed out or prefetched.
-   * Undefined if no message is in flight. It shows a handler that hangs.
-   */
-  readonly oldestInFlightMs: number | undefined
-  /** Bytes of the journal and the snapshots together. */
-  readonly bytesOnDisk: number
 }

@@ -1,10 +1,13 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
 import { ignoreOutcome, isThenable } from '../async.ts'
 import { type FileSystemOption, fileSystemOption } from '../fs/node.ts'
 import type { StateJournalOptions } from '../ministate/index.ts'
 import {
   boolean, type Fields, fields, finiteNumber, integer, isObject, maxMs, optionalCallback, shown, signalOption,
 } from '../options.ts'
-import { type Clock, systemClock } from './clock.ts'
+import { schemaOption } from '../schema.ts'
+import { type Backoff, type BackoffFunction, backoffFunction, type Clock, systemClock } from './clock.ts'
 
 /**
  * Options of `MiniQueue.open`. They are not stored with the queue, so they may differ each time the
@@ -52,6 +55,14 @@ export interface QueueOptions extends FileSystemOption {
    * @default 0
    */
   readonly dedupeWindowMs?: number | undefined
+  /**
+   * A Standard Schema for payloads. A payload is checked as its JSON reads back: when it is enqueued,
+   * and each time it is delivered. The receiver gets the output of the schema. A stored payload that
+   * no longer fits becomes a dead letter, with the issues as its reason. The schema should be fast.
+   *
+   * @default payloads are not checked
+   */
+  readonly schema?: StandardSchemaV1 | undefined
   /** When the queue compacts by itself. */
   readonly compaction?: QueueCompactionOptions | undefined
   /** Options of the journal in which the queue stores its changes. */
@@ -114,6 +125,20 @@ export interface EnqueueOptions {
    * @default no key
    */
   readonly dedupeKey?: string | undefined
+  /**
+   * Number of deliveries after which this message becomes a dead letter, in place of
+   * `QueueOptions.maxAttempts`. It is stored with the message. Minimum 1, or `Infinity`.
+   *
+   * @default QueueOptions.maxAttempts, as it is when an attempt fails
+   */
+  readonly maxAttempts?: number | undefined
+  /**
+   * Texts that accompany the payload, for example the context of a trace. They are stored with the
+   * message, given to its receivers, and published with its events. At most 16 KiB of JSON.
+   *
+   * @default {}
+   */
+  readonly headers?: Readonly<Record<string, string>> | undefined
 }
 
 /** Options of `receive`. */
@@ -166,7 +191,36 @@ export interface ProcessOptions {
    * @default Infinity
    */
   readonly handlerTimeoutMs?: number | undefined
+  /**
+   * How many messages may be delivered to this run. It applies before a message is delivered, so
+   * waiting costs neither lease nor attempt.
+   *
+   * @default no limit
+   */
+  readonly rateLimit?: RateLimitOptions | undefined
 }
+
+/** A limit on how often handlers begin. */
+export interface RateLimitOptions {
+  /**
+   * Number of messages in any second, from 0.001 to 10^6. A fraction is a longer span for one: 0.5
+   * is one message in any two seconds.
+   */
+  readonly perSecond: number
+}
+
+/** Options of `messages`. */
+export interface MessagesOptions {
+  /** Lists only messages in this state. @default all states */
+  readonly state?: MessageState | undefined
+  /** Lists only messages with this id or a higher one. Minimum 1. @default 1 */
+  readonly from?: number | undefined
+  /** Maximum number of messages. Minimum 1, or `Infinity`. @default 100 */
+  readonly limit?: number | undefined
+}
+
+/** Where a message is, see `MiniQueue.stats`. */
+export type MessageState = 'ready' | 'delayed' | 'inFlight' | 'dead'
 
 /** Options of `close`. */
 export interface CloseOptions {
@@ -218,6 +272,7 @@ type PlainOptions = 'visibilityTimeoutMs' | 'maxAttempts' | 'maxDepth' | 'maxPay
 export interface QueueSettings extends Settings<Pick<QueueOptions, PlainOptions | 'fileSystem'>> {
   readonly backoff: BackoffFunction
   readonly compaction: Settings<QueueCompactionOptions>
+  readonly schema: StandardSchemaV1 | undefined
   readonly onError: QueueOptions['onError']
   /** Options for the state manager, which validates them itself. */
   readonly state: { readonly journal: Fields; readonly snapshots: Fields }
@@ -227,7 +282,7 @@ export interface QueueSettings extends Settings<Pick<QueueOptions, PlainOptions 
 export function queueSettings(options: unknown): QueueSettings {
   const given = fields(options, [
     'visibilityTimeoutMs', 'maxAttempts', 'backoff', 'maxDepth', 'maxPayloadBytes', 'dedupeWindowMs',
-    'compaction', 'journal', 'keepSnapshots', 'clock', 'random', 'onError', 'fileSystem',
+    'schema', 'compaction', 'journal', 'keepSnapshots', 'clock', 'random', 'onError', 'fileSystem',
   ])
   const { visibilityTimeoutMs, maxAttempts, maxDepth, dedupeWindowMs, keepSnapshots, random, onError } = given
   const payloadLimits = { default: mebibyte, max: 256 * mebibyte }
@@ -246,6 +301,7 @@ export function queueSettings(options: unknown): QueueSettings {
       minBytes: integer('minBytes', compaction['minBytes'], { default: 4 * mebibyte }),
       ratio: finiteNumber('ratio', compaction['ratio'], { default: 4, min: 1 }),
     },
+    schema: schemaOption(given['schema']),
     clock: clockOption(given['clock']),
     onError: optionalCallback('onError', onError),
     fileSystem: fileSystemOption(given['fileSystem']),
@@ -273,13 +329,17 @@ export function consumeSettings(options: unknown): Settings<ConsumeOptions> {
 }
 
 /** Options of `process`, validated. */
-export type ProcessSettings = Settings<ProcessOptions>
+export interface ProcessSettings extends Settings<Omit<ProcessOptions, 'rateLimit'>> {
+  readonly rateLimit: RateLimitOptions | undefined
+}
 
 /** @throws {TypeError | RangeError} if an option of `process` is invalid. */
 export function processSettings(options: unknown): ProcessSettings {
-  const { concurrency, signal, drainMs, handlerTimeoutMs } = fields(
-    options, ['concurrency', 'signal', 'drainMs', 'handlerTimeoutMs'],
+  const { concurrency, signal, drainMs, handlerTimeoutMs, rateLimit } = fields(
+    options, ['concurrency', 'signal', 'drainMs', 'handlerTimeoutMs', 'rateLimit'],
   )
+  const limits = { min: 0.001, max: 10 ** 6 }
+  const perSecond = (): number => finiteNumber('perSecond', fields(rateLimit, ['perSecond'], 'rateLimit')['perSecond'], limits)
   return {
     concurrency: integer('concurrency', concurrency, { default: 1 }),
     signal: signalOption(signal),
@@ -287,6 +347,7 @@ export function processSettings(options: unknown): ProcessSettings {
     handlerTimeoutMs: integer('handlerTimeoutMs', handlerTimeoutMs, {
       default: Number.POSITIVE_INFINITY, max: maxMs, orInfinity: true,
     }),
+    rateLimit: rateLimit === undefined ? undefined : { perSecond: perSecond() },
   }
 }
 
@@ -322,6 +383,24 @@ export function cutReason(reason: string): string {
   return reason.slice(0, 1000)
 }
 
+/** @throws {TypeError | RangeError} if an option of `messages` is invalid. */
+export function messagesSettings(options: unknown): {
+  readonly state: MessageState | undefined
+  readonly from: number
+  readonly limit: number
+} {
+  const { state, from, limit } = fields(options, ['state', 'from', 'limit'])
+  const isState = state === undefined || (typeof state === 'string' && states.includes(state))
+  if (!isState) throw new TypeError(`Expected \`state\` to be one of ${states.join(', ')}, got ${shown(state)}`)
+  return {
+    state: state as MessageState | undefined,
+    from: integer('from', from, { default: 1 }),
+    limit: integer('limit', limit, { default: 100, orInfinity: true }),
+  }
+}
+
+const states: readonly string[] = ['ready', 'delayed', 'inFlight', 'dead'] satisfies MessageState[]
+
 function clockOption(value: unknown): Clock {
   if (value === undefined) return systemClock
   const methods = ['wallMs', 'monotonicMs', 'setTimer']
@@ -353,74 +432,4 @@ function clockMs(method: string, ms: unknown): number {
   if (typeof ms === 'number' && Math.abs(ms) <= latestMs) return ms
   if (isThenable(ms)) ignoreOutcome(ms)
   throw new TypeError(`Expected \`clock.${method}\` to give milliseconds, got ${shown(ms)}`)
-}
-
-/** How long a message waits after a failed attempt: longer each time, up to a limit. */
-export interface Backoff {
-  /** Milliseconds to wait after the first attempt. Minimum 0, maximum 10^13. @default 1000 */
-  readonly initialMs?: number | undefined
-  /**
-   * Factor by which the wait grows with each further attempt. Minimum 1; fractions are allowed.
-   *
-   * @default 2
-   */
-  readonly factor?: number | undefined
-  /** Longest wait in milliseconds. Minimum 0, maximum 10^13. @default 300_000 (5 minutes) */
-  readonly maxMs?: number | undefined
-  /**
-   * Maximum share of the wait, from 0 to 1, by which it is shortened at random. For example, 0.2
-   * gives 80 to 100 % of the wait. Jitter spreads out the retries of messages that failed together.
-   *
-   * @default 0.2
-   */
-  readonly jitter?: number | undefined
-}
-
-/**
- * Returns the milliseconds that a message waits after its `attempt`, which is 1 for the first. The
- * result must be 0 or more; it is rounded, and limited to 10^13. Or it returns `'dead'`, and the
- * message becomes a dead letter. With any other result, the nack rejects with a `TypeError` and the
- * lease goes on.
- */
-export type BackoffFunction = (attempt: number) => number | 'dead'
-
-/**
- * Turns the `backoff` option into a function.
- *
- * @throws {TypeError | RangeError} if `backoff` is neither a function nor valid options.
- */
-export function backoffFunction(backoff: unknown, random: () => number): BackoffFunction {
-  if (typeof backoff === 'function') return checked(backoff as BackoffFunction)
-  if (backoff !== undefined && !isObject(backoff)) {
-    throw new TypeError(`Expected \`backoff\` to be an object or a function, got ${shown(backoff)}`)
-  }
-  const given = fields(backoff, ['initialMs', 'factor', 'maxMs', 'jitter'])
-  const initial = integer('initialMs', given['initialMs'], { default: 1000, min: 0, max: maxMs })
-  const factor = finiteNumber('factor', given['factor'], { default: 2, min: 1 })
-  const most = integer('maxMs', given['maxMs'], { default: 300_000, min: 0, max: maxMs })
-  const jitter = finiteNumber('jitter', given['jitter'], { default: 0.2, min: 0, max: 1 })
-  return (attempt) => {
-    // The power may overflow to Infinity, and 0 times Infinity is NaN.
-    const full = initial === 0 ? 0 : Math.min(most, initial * factor ** (attempt - 1))
-    return Math.round(full * (1 - jitter * checkedShare(random())))
-  }
-}
-
-function checkedShare(share: unknown): number {
-  if (typeof share === 'number' && share >= 0 && share <= 1) return share
-  throw refused('random', 'a number from 0 up to 1', share)
-}
-
-function checked(backoff: BackoffFunction): BackoffFunction {
-  return (attempt) => {
-    const ms: unknown = backoff(attempt)
-    if (typeof ms === 'number' && ms >= 0) return Math.min(Math.round(ms), maxMs)
-    if (ms === 'dead') return ms
-    throw refused('backoff', 'milliseconds, 0 or more, or "dead"', ms)
-  }
-}
-
-function refused(name: string, expected: string, given: unknown): TypeError {
-  if (isThenable(given)) ignoreOutcome(given)
-  return new TypeError(`Expected \`${name}\` to give ${expected}, got ${shown(given)}`)
 }

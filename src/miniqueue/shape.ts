@@ -56,7 +56,11 @@ function recordOf(fields: Readonly<Record<string, Check>>): Check {
 }
 
 const isIds = listOf(isId)
-const stored = { payload: isPayload, bytes: isCount, key: optional(isText) }
+const isLimit: Check = (value) => isInteger(value) && (value as number) >= 1
+const isHeaders: Check = (value) => isRecord(value) && Object.values(value as object).every(isText)
+const stored = {
+  payload: isPayload, bytes: isCount, key: optional(isText), maxAttempts: optional(isLimit), headers: optional(isHeaders),
+}
 const isNewMessage = recordOf({ ...stored, priority: optional(isInteger), dueAt: optional(isTime) })
 
 /** The fields of each mutation, besides its `op`. */
@@ -69,6 +73,7 @@ const mutationFields: Readonly<Record<OneMutation['op'], ReadonlyArray<readonly 
   bury: [['ids', isIds], ['reason', isText], ['at', isTime]],
   redrive: [['ids', isIds], ['at', optional(isTime)]],
   discard: [['ids', isIds]],
+  cancel: [['ids', isIds]],
   purge: [['except', isIds]],
 }
 

@@ -32,9 +32,15 @@ interface StoredMessage {
   /** Milliseconds since 1970. */
   readonly enqueuedAt: number
   readonly key?: string
+  /** The limit of this message; absent if the limit of the queue applies. */
+  readonly maxAttempts?: number
+  readonly headers?: Headers
   /** Number of deliveries. */
   attempts: number
 }
+
+/** Texts that accompany a payload. */
+export type Headers = Readonly<Record<string, string>>
 
 export interface QueuedMessage extends StoredMessage {
   /** Place within its priority; lower places are delivered first. */
@@ -94,6 +100,8 @@ export type QueueStep =
    */
   | { readonly op: 'redrive'; readonly ids: readonly number[]; readonly at?: number }
   | { readonly op: 'discard'; readonly ids: readonly number[] }
+  /** Removes messages that wait. */
+  | { readonly op: 'cancel'; readonly ids: readonly number[] }
 
 export interface EnqueueStep {
   readonly op: 'enqueue'
@@ -111,6 +119,9 @@ export interface NewMessage {
   /** Milliseconds since 1970; absent if the message is ready at once. */
   readonly dueAt?: number
   readonly key?: string
+  /** The limit of this message; absent if the limit of the queue applies. */
+  readonly maxAttempts?: number
+  readonly headers?: Headers
 }
 
 export function emptyQueue(): QueueState {
@@ -153,7 +164,7 @@ export interface Outcome {
   readonly added: readonly number[]
   /** Ids of messages that now wait, in order: new messages, nacked ones and redriven ones. */
   readonly waiting: ReadonlySet<number>
-  /** Ids of messages that are gone: acknowledged, dead or purged. */
+  /** Ids of messages that are gone: acknowledged, dead, cancelled or purged. */
   readonly left: readonly number[]
   /** Change of the number of messages. */
   readonly depth: number
@@ -215,25 +226,22 @@ class Transition implements Outcome {
       case 'discard':
         for (const id of step.ids) this.#takeDead(id)
         break
+      case 'cancel':
+        for (const id of step.ids) this.#drop(id)
+        break
       case 'purge':
         this.#purge(new Set(step.except))
     }
   }
 
-  #enqueue({ payload, bytes, priority = 0, dueAt, key }: NewMessage, at: number): void {
+  #enqueue(message: NewMessage, at: number): void {
+    const { payload, bytes, priority = 0, dueAt, key } = message
     const id = this.#state.nextId++
     if (key !== undefined) this.#holdKey(key, id)
     this.added.push(id)
-    this.#putMessage(id, {
-      payload,
-      bytes,
-      priority,
-      order: this.#state.nextOrder++,
-      enqueuedAt: at,
-      attempts: 0,
-      ...(key !== undefined && { key }),
-      ...(dueAt !== undefined && { dueAt }),
-    })
+    const order = this.#state.nextOrder++
+    const waiting = { payload, bytes, priority, order, enqueuedAt: at, attempts: 0, ...lasting(message) }
+    this.#putMessage(id, dueAt === undefined ? waiting : { ...waiting, dueAt })
   }
 
   #deliver(id: number): void {
@@ -278,8 +286,7 @@ class Transition implements Outcome {
     // A dead letter holds no key, so the same message can be enqueued again after a repair.
     // Otherwise `enqueue` would report the id of a message that is never delivered.
     if (key !== undefined) this.#releaseKey(key, id)
-    const kept = { payload, bytes, priority, enqueuedAt, attempts, reason, diedAt: at }
-    const letter: DeadMessage = key === undefined ? kept : { ...kept, key }
+    const letter = { payload, bytes, priority, enqueuedAt, attempts, reason, diedAt: at, ...lasting(message) }
     this.#state.dead[id] = letter
     this.dead++
     this.bytes += weightOf(letter)
@@ -289,18 +296,21 @@ class Transition implements Outcome {
     const letter = this.#takeDead(id)
     if (letter === undefined) return
     const { payload, bytes, priority, enqueuedAt, key } = letter
-    const kept = { payload, bytes, priority, order: this.#state.nextOrder++, enqueuedAt, attempts: 0 }
+    const order = this.#state.nextOrder++
     // Another message may hold the key, or the key may be kept after an ack. Then it stays so.
     const isFree = key !== undefined && (at === undefined || holderOf(this.#state, key, at) === undefined)
     if (isFree) this.#holdKey(key, id)
-    this.#putMessage(id, key === undefined ? kept : { ...kept, key })
+    this.#putMessage(id, { payload, bytes, priority, order, enqueuedAt, attempts: 0, ...lasting(letter) })
   }
 
   #purge(except: ReadonlySet<number>): void {
-    for (const id of Object.keys(this.#state.messages).map(Number)) {
-      const key = except.has(id) ? undefined : this.#takeMessage(id)?.key
-      if (key !== undefined) this.#releaseKey(key, id)
-    }
+    for (const id of Object.keys(this.#state.messages).map(Number)) if (!except.has(id)) this.#drop(id)
+  }
+
+  /** Removes a message and frees its key. */
+  #drop(id: number): void {
+    const key = this.#takeMessage(id)?.key
+    if (key !== undefined) this.#releaseKey(key, id)
   }
 
   #putMessage(id: number, message: QueuedMessage): void {
@@ -364,12 +374,26 @@ class Transition implements Outcome {
   }
 }
 
-/** Bytes of a message in a snapshot, with long numbers and without payload, key and reason. */
+/** The optional fields that a message keeps for life. */
+function lasting(message: Pick<StoredMessage, 'key' | 'maxAttempts' | 'headers'>): typeof message {
+  const { key, maxAttempts, headers } = message
+  return {
+    ...(key !== undefined && { key }),
+    ...(maxAttempts !== undefined && { maxAttempts }),
+    ...(headers !== undefined && { headers }),
+  }
+}
+
+/** Bytes of a message in a snapshot, with long numbers and without its optional fields. */
 const messageBytes = 160
 /** Bytes of a held key in a snapshot, without the two copies of the key itself. */
 const keyBytes = 36
 /** Bytes of the key of an acknowledged message, without the two copies of the key itself. */
 const keptKeyBytes = 80
+/** Bytes of the limit of attempts of a message in a snapshot. */
+const limitBytes = 32
+/** Bytes of headers in a snapshot, without their JSON. */
+const headersBytes = 12
 /** Bytes of a reason in a snapshot, without its text. */
 const reasonBytes = 12
 
@@ -381,11 +405,15 @@ const reasonBytes = 12
 export function weightOf(message: {
   readonly bytes: number
   readonly key?: string
+  readonly maxAttempts?: number
+  readonly headers?: Headers
   readonly reason?: string
 }): number {
-  const { bytes, key, reason } = message
+  const { bytes, key, maxAttempts, headers, reason } = message
   const ofKey = key === undefined ? 0 : keyBytes + 2 * jsonBytes(key)
-  return messageBytes + bytes + ofKey + (reason === undefined ? 0 : weightOfReason(reason))
+  const ofLimit = maxAttempts === undefined ? 0 : limitBytes
+  const ofHeaders = headers === undefined ? 0 : headersBytes + Buffer.byteLength(JSON.stringify(headers))
+  return messageBytes + bytes + ofKey + ofLimit + ofHeaders + (reason === undefined ? 0 : weightOfReason(reason))
 }
 
 /** Like {@link weightOf}, for a reason alone. */

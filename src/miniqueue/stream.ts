@@ -2,9 +2,9 @@ import type {
   ReadableStreamBYOBReader, ReadableStreamGetReaderOptions, ReadableStreamReader, UnderlyingSource,
 } from 'node:stream/web'
 
-import { whenAborted } from '../async.ts'
+import { isThenable, whenAborted } from '../async.ts'
 import type { Message } from './delivery.ts'
-import type { Lease } from './messages.ts'
+import type { Lease } from './leases.ts'
 import type { QueueParts } from './worker.ts'
 
 /**
@@ -156,7 +156,16 @@ class MessageSource<T> implements UnderlyingSource<Message<T>> {
     const { signal } = this.#stop
     for (;;) {
       const lease = this.#next()
-      if (lease !== undefined) return controller.enqueue(this.#queue.delivery.handOut(lease))
+      if (lease !== undefined) {
+        const handed = this.#queue.delivery.handOut(lease)
+        const message = isThenable(handed) ? await handed : handed
+        const isLeft = signal.aborted || !this.isRead()
+        if (message !== undefined && !isLeft && this.#queue.dispatcher.isOpen) return controller.enqueue(message)
+        // The reader left, or the queue was closed, while an asynchronous schema ran.
+        if (message !== undefined) this.#queue.dispatcher.requeue([lease])
+        if (isLeft) return
+        continue
+      }
       const leases = await this.#fetch(signal)
       // The reader that caused this pull is gone. A read by another reader calls `pull` again.
       if (signal.aborted || !this.isRead()) return this.#queue.dispatcher.requeue(leases)

@@ -1,12 +1,12 @@
 import { AsyncResource } from 'node:async_hooks'
 
-import { whenAborted } from '../async.ts'
+import { isThenable, whenAborted } from '../async.ts'
 import { hasCode, messageOf } from '../errors.ts'
-import { Alarm, type Clock } from './clock.ts'
+import { Alarm, type Clock, RateLimit } from './clock.ts'
 import { type Acknowledgement, type Delivery, isPermanent, type Message } from './delivery.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { QueueLog } from './log.ts'
-import type { Lease } from './messages.ts'
+import type { Lease } from './leases.ts'
 import { cutReason, type ProcessSettings } from './settings.ts'
 
 /** Most acks and nacks in one write. Without a limit, many long reasons could exceed one record. */
@@ -51,7 +51,8 @@ export class Worker<T> {
   readonly #queue: QueueParts<T>
   readonly #handler: Handler<T>
   readonly #settings: ProcessSettings
-  /** For the end of the drain, and for the end of the wait after it. */
+  readonly #rateLimit: RateLimit | undefined
+  /** For the next message that the rate allows, the end of the drain, and the end of the wait after it. */
   readonly #alarm: Alarm
   /** The next write of acks and nacks, as long as more of them can join it. */
   #endings: Endings | undefined
@@ -74,7 +75,11 @@ export class Worker<T> {
     this.#queue = queue
     this.#handler = handler
     this.#settings = settings
-    this.#alarm = new Alarm(queue.clock, () => this.#drain())
+    this.#rateLimit = settings.rateLimit && new RateLimit(settings.rateLimit.perSecond)
+    this.#alarm = new Alarm(queue.clock, () => {
+      this.#drain()
+      this.#slotFreed()
+    })
   }
 
   /**
@@ -87,9 +92,9 @@ export class Worker<T> {
     try {
       while (!this.#isStopped) {
         if (this.#free() > 0) await this.#receive()
-        else await this.#nextEnd()
+        else await this.#nextFree()
       }
-      while (this.#running.size > 0) await this.#nextEnd()
+      while (this.#running.size > 0) await this.#nextFree()
       // Messages may have been delivered to this run while it was being stopped.
       await this.#queue.dispatcher.refundAttempts()
     } finally {
@@ -99,7 +104,12 @@ export class Worker<T> {
     if (this.#failure !== undefined) throw this.#failure.reason
   }
 
-  #nextEnd(): Promise<void> {
+  /** Resolves when a handler has ended, or the rate allows another one. */
+  #nextFree(): Promise<void> {
+    const isRateFull = !this.#isStopped && this.#running.size < this.#settings.concurrency
+    if (isRateFull && this.#rateLimit !== undefined) {
+      this.#alarm.set(this.#rateLimit.nextAt - this.#queue.clock.monotonicMs(), { keepsAlive: true })
+    }
     return new Promise((resolve) => (this.#slotFreed = resolve))
   }
 
@@ -143,7 +153,8 @@ export class Worker<T> {
 
   /** Number of free handlers, counting `leaving` of the running ones as free. */
   #free(leaving = 0): number {
-    return Math.max(0, this.#settings.concurrency - this.#running.size + leaving)
+    const slots = Math.max(0, this.#settings.concurrency - this.#running.size + leaving)
+    return Math.min(slots, this.#rateLimit?.free(this.#queue.clock.monotonicMs()) ?? slots)
   }
 
   async #receive(): Promise<void> {
@@ -158,6 +169,7 @@ export class Worker<T> {
 
   #start(leases: readonly Lease[]): void {
     for (const lease of leases) this.#running.add(lease)
+    this.#rateLimit?.note(leases.length, this.#queue.clock.monotonicMs())
     // Without this scope, the handler would run in the asynchronous context of the call that
     // brought the message, for example an `enqueue`.
     this.#scope.runInAsyncScope(() => {
@@ -189,7 +201,19 @@ export class Worker<T> {
    */
   async #run(lease: Lease): Promise<Acknowledgement | undefined> {
     const { delivery } = this.#queue
-    const message = delivery.handOut(lease, { leaseMs: this.#settings.handlerTimeoutMs })
+    const handed = delivery.handOut(lease, { leaseMs: this.#settings.handlerTimeoutMs })
+    const message = isThenable(handed) ? await handed : handed
+    if (message === undefined) {
+      // Its payload does not fit the schema. If it could not be buried, its lease goes on.
+      delivery.handlerEnded(lease)
+      this.#queue.dispatcher.rearm()
+      return undefined
+    }
+    if (lease.phase !== 'held' || this.#isStopped) {
+      // The lease has ended, or the run was stopped, while an asynchronous schema ran.
+      this.#queue.dispatcher.requeue([lease])
+      return undefined
+    }
     lease.isHandled = true
     this.#pending.add(lease)
     let failure: { readonly thrown: unknown } | undefined

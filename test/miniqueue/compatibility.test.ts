@@ -29,6 +29,9 @@ test('a queue of version 0.3.0 opens with every message, attempt, key and dead l
     { id: 2, attempt: 2, job: 'first' },
     { id: 6, attempt: 1, job: 'new' },
   ])
+  // What that version did not know is absent, not invented.
+  const listed = queue.messages().map(({ headers, maxAttempts = 'none' }) => `${JSON.stringify(headers)} ${maxAttempts}`)
+  expect(listed).toEqual(Array<string>(5).fill('{} none'))
   const [letter] = queue.deadLetters()
   expect(letter).toMatchObject({ id: 1, attempts: 2, reason: 'no such address', payload: { job: 'poison' } })
   expect(await queue.enqueue({ job: 'the same' }, { dedupeKey: 'k' })).toBe(3)

@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 
 import { Dispatcher } from '../../src/miniqueue/dispatcher.ts'
 import { QueueLog } from '../../src/miniqueue/log.ts'
-import type { Lease } from '../../src/miniqueue/messages.ts'
+import type { Lease } from '../../src/miniqueue/leases.ts'
 import type { NewMessage } from '../../src/miniqueue/state.ts'
 import { queueSettings } from '../../src/miniqueue/settings.ts'
 import { SimulatedFileSystem } from '../../src/testing/index.ts'

@@ -1,7 +1,8 @@
 import { describe, expectTypeOf, test } from 'vitest'
+import { z } from 'zod'
 
 import {
-  type Clock, type CompactionReport, type DeadLetter, type EnqueueOptions, type Handler, type Message,
+  type Clock, type CompactionReport, type DeadLetter, type EnqueueOptions, type Handler, type ListedMessage, type Message,
   type MessageStream, type MessageToEnqueue, MiniQueue, type QueueOptions, type QueueStats,
 } from '../../src/miniqueue/index.ts'
 
@@ -33,6 +34,14 @@ describe('MiniQueue', () => {
     expectTypeOf<MiniQueue<Job>['stats']>().returns.toEqualTypeOf<QueueStats>()
     expectTypeOf<MiniQueue<Job>['compact']>().returns.resolves.toEqualTypeOf<CompactionReport>()
     expectTypeOf<MiniQueue<Job>>().toExtend<AsyncDisposable>()
+  })
+
+  test('with a schema it takes the input and gives the output', () => {
+    const open = () => MiniQueue.open('path', { schema: z.object({ at: z.string().transform((text) => new Date(text)) }) })
+    expectTypeOf(open).returns.resolves.toEqualTypeOf<MiniQueue<{ at: Date }, { at: string }>>()
+    expectTypeOf<MiniQueue<{ at: Date }, { at: string }>['enqueue']>().parameter(0).toEqualTypeOf<{ at: string }>()
+    expectTypeOf<MiniQueue<{ at: Date }, { at: string }>['process']>().parameter(0).toEqualTypeOf<Handler<{ at: Date }>>()
+    expectTypeOf<MiniQueue<{ at: Date }, { at: string }>['messages']>().returns.toEqualTypeOf<Array<ListedMessage<{ at: string }>>>()
   })
 
   test('one or all dead letters are redriven and discarded', () => {

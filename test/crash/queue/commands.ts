@@ -9,6 +9,10 @@ export interface Job {
   readonly key?: string | undefined
   /** Whether the message is longer than a segment or a reader's block. */
   readonly isLong?: boolean | undefined
+  /** Its own limit of attempts. */
+  readonly maxAttempts?: number | undefined
+  /** Whether it has a header with its name. */
+  readonly isTagged?: boolean | undefined
 }
 
 /** A call that may be made while another is in progress. */
@@ -24,6 +28,8 @@ export type Call =
       readonly reason?: string | undefined
       readonly dead?: boolean | undefined
     }
+  /** Cancels a message that was enqueued at some time; this number picks which. */
+  | { readonly do: 'cancel'; readonly pick: number }
   | { readonly do: 'compact' | 'purge' }
 
 /** A call that changes what is on the disk. */
@@ -113,6 +119,8 @@ export interface Options {
   /** When a queue compacts by itself. */
   readonly compaction?: { readonly minBytes: number; readonly ratio: number } | undefined
   readonly maxBytesPerSegment?: number | undefined
+  /** Whether a schema refuses long messages, when they are delivered. */
+  readonly refusesLong?: boolean | undefined
 }
 
 /** Keys of messages. They are few, so that they are reused. */
@@ -132,6 +140,8 @@ const job: fc.Arbitrary<Job> = fc.record(
     priority: fc.constantFrom(-1, 0, 1, 7),
     key: fc.constantFrom(...keys),
     isLong: fc.constantFrom(false, false, false, true),
+    maxAttempts: fc.constantFrom(undefined, undefined, undefined, 1, 2),
+    isTagged: fc.boolean(),
   },
   { requiredKeys: [] },
 )
@@ -156,6 +166,7 @@ const call: fc.Arbitrary<Call> = fc.oneof(
     ),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('nack' as const), pick, dead: fc.constant(true) }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('cancel' as const), pick: fc.nat({ max: 99 }) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('compact' as const, 'purge' as const) }) },
 )
 

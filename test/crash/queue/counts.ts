@@ -19,6 +19,7 @@ export class QueueCounts {
   redriven = 0
   discarded = 0
   purged = 0
+  cancelled = 0
   compacted = 0
   refused = 0
   /** Crashes after which something unacknowledged was there. */

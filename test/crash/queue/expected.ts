@@ -1,5 +1,5 @@
-import type { FoundQueue } from './look.ts'
-import { describePlain, type PlainQueue } from './plain.ts'
+import { type FoundQueue, lookedAt } from './look.ts'
+import { describePlain, opened, type PlainQueue } from './plain.ts'
 
 /** What a crash may leave of a queue. */
 export interface ExpectedQueue {
@@ -24,14 +24,15 @@ export function matchOf(
   { possible, unsure, wallMs, ids }: ExpectedQueue,
 ): number | undefined {
   for (let index = possible.length - 1; index >= 0; index--) {
-    const plain = adjusted(possible[index] as PlainQueue, found, unsure)
+    // A look opens the queue too.
+    const plain = opened(adjusted(possible[index] as PlainQueue, found, unsure), { diedAt: lookedAt })
     if (describePlain(plain) === found.text && areKeysRight(found, plain, { wallMs, ids })) return index
   }
   return undefined
 }
 
 export function mismatch(found: FoundQueue, { possible }: ExpectedQueue): string {
-  const expected = possible.map((plain) => `${describePlain(plain)} ${JSON.stringify([...plain.keys])}`)
+  const expected = possible.map((plain) => opened(plain, { diedAt: lookedAt })).map((plain) => `${describePlain(plain)} ${JSON.stringify([...plain.keys])}`)
   const ids = JSON.stringify([...found.ids])
   const keys = JSON.stringify([...found.keys])
   return `found is ${found.text} ${keys}, ids ${ids}; expected ${expected.join(' or ')}`

@@ -1,3 +1,5 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+
 import { type Message, MiniQueue, type QueueOptions } from '../../../src/miniqueue/index.ts'
 import type { SimulatedFileSystem } from '../../../src/testing/index.ts'
 import { beginning, SteppedClock } from './clock.ts'
@@ -44,9 +46,19 @@ export function openQueue(
   clock: SteppedClock,
   options: Options & Pick<QueueOptions, 'onError' | 'visibilityTimeoutMs' | 'backoff'> = {},
 ): Promise<TestedQueue> {
-  const { maxBytesPerSegment, ...others } = options
+  const { maxBytesPerSegment, refusesLong = false, ...others } = options
+  const schema = refusesLong ? { schema: onlyShort } : {}
   const journal = maxBytesPerSegment === undefined ? {} : { maxBytesPerSegment }
-  return MiniQueue.open<Payload>(queueDirectory, { ...others, journal, clock, fileSystem })
+  return MiniQueue.open<Payload>(queueDirectory, { ...others, ...schema, journal, clock, fileSystem })
+}
+
+/** Accepts what is enqueued, and no long message that was enqueued before there was a schema. */
+const onlyShort: StandardSchemaV1<Payload> = {
+  '~standard': {
+    version: 1,
+    vendor: 'test',
+    validate: (value) => ((value as Payload).text === '' ? { value: value as Payload } : { issues: [{ message: 'too long' }] }),
+  },
 }
 
 /** Opens a queue without moving any message: no message has had too many attempts. */
@@ -62,6 +74,7 @@ export async function look(files: SimulatedFileSystem): Promise<FoundQueue> {
   const queue = await openQuietly(files, new SteppedClock(lookedAt))
   const { ready, delayed, inFlight, dead } = queue.stats()
   const letters = queue.deadLetters()
+  const limits = new Map(queue.messages({ limit: Infinity }).map(({ payload, maxAttempts }) => [payload.n, maxAttempts]))
   await queue.close()
   const waiting = await receiveAll(files.afterKill())
   const { undelayed, keyed } = await receiveEarly(files.afterKill())
@@ -74,17 +87,19 @@ export async function look(files: SimulatedFileSystem): Promise<FoundQueue> {
   assert(ready === undelayed.size, `${ready} ready, but ${undelayed.size} received`)
   const ids = [...waiting, ...letters].map(({ id }) => id)
   assert(new Set(ids).size === ids.length, `ids come twice: ${ids.join()}`)
-  const alive = waiting.map(({ payload: { n, text }, attempt, enqueuedAt }) => ({
+  const alive = waiting.map(({ payload: { n, text }, attempt, enqueuedAt, headers }) => ({
     name: n,
-    text: shorten(text),
+    text: shorten(text, headers),
     attempts: attempt - 1,
+    maxAttempts: limits.get(n),
     enqueuedAt: enqueuedAt.getTime(),
     isDelayed: !undelayed.has(n),
   }))
-  const buried = letters.map(({ payload, attempts, enqueuedAt, diedAt }) => ({
+  const buried = letters.map(({ payload, attempts, enqueuedAt, diedAt, headers }) => ({
     name: payload.n,
-    text: shorten(payload.text),
+    text: shorten(payload.text, headers),
     attempts,
+    maxAttempts: limits.get(payload.n),
     enqueuedAt: enqueuedAt.getTime(),
     diedAt: diedAt.getTime(),
   }))
@@ -124,9 +139,9 @@ async function receiveEarly(files: SimulatedFileSystem): Promise<{
   return { undelayed: new Set(messages.map(({ payload }) => payload.n)), keyed }
 }
 
-/** Replaces a long text with its length, so that descriptions stay readable. */
-export function shorten(text: string): string {
-  return text === '' ? '' : `…${text.length}`
+/** Replaces a long text with its length, so that descriptions stay readable, and adds the tag in the headers. */
+export function shorten(text: string, { tag }: Readonly<Record<string, string>>): string {
+  return `${text === '' ? '' : `…${text.length}`}${tag === undefined ? '' : `#${tag}`}`
 }
 
 export function assert(claim: boolean, otherwise: string): asserts claim {

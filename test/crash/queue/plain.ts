@@ -25,6 +25,8 @@ export interface PlainMessage {
   /** Deliveries so far. */
   readonly attempts: number
   readonly key: string | undefined
+  /** Its own limit of attempts. */
+  readonly maxAttempts: number | undefined
 }
 
 export interface PlainDead extends PlainMessage {
@@ -38,7 +40,7 @@ export interface PlainKey {
   readonly until: number
 }
 
-export type NewMessage = Pick<PlainMessage, 'name' | 'text' | 'priority' | 'enqueuedAt' | 'dueAt' | 'key'>
+export type NewMessage = Pick<PlainMessage, 'name' | 'text' | 'priority' | 'enqueuedAt' | 'dueAt' | 'key' | 'maxAttempts'>
 
 export type Step = (queue: PlainQueue) => PlainQueue
 
@@ -119,6 +121,18 @@ export function discarded(names: readonly number[]): Step {
   return (queue) => ({ ...queue, dead: without(queue.dead, names) })
 }
 
+/** What every opening does: it buries messages that have had as many attempts as they may have. */
+export function opened(queue: PlainQueue, { diedAt, maxAttempts = Infinity }: { diedAt: number; maxAttempts?: number }): PlainQueue {
+  const names = tired(queue, maxAttempts)
+  return names.length === 0 ? queue : buried(names, { diedAt, reason: undefined })(queue)
+}
+
+/** Names of messages that have had as many attempts as they may have, in order. */
+export function tired(queue: PlainQueue, maxAttempts: number): number[] {
+  const isTired = (message: PlainMessage): boolean => message.attempts >= (message.maxAttempts ?? maxAttempts)
+  return inOrder(queue.messages.values()).filter(isTired).map(({ name }) => name)
+}
+
 /** Waiting messages, in the order in which they are delivered once all of them are due. */
 export function inOrder(messages: Iterable<PlainMessage>): PlainMessage[] {
   return [...messages].toSorted((left, right) => right.priority - left.priority || left.order - right.order)
@@ -138,8 +152,8 @@ export function describe(
   waiting: ReadonlyArray<Told & { readonly isDelayed: boolean }>,
   dead: ReadonlyArray<Told & Pick<PlainDead, 'diedAt'>>,
 ): string {
-  const tell = ({ name, text, attempts, enqueuedAt }: Told): string =>
-    `${name}${text} ×${attempts} of ${enqueuedAt}`
+  const tell = ({ name, text, attempts, maxAttempts, enqueuedAt }: Told): string =>
+    `${name}${text} ×${attempts}${maxAttempts === undefined ? '' : ` of at most ${maxAttempts}`} of ${enqueuedAt}`
   const lines = waiting.map((message) => `${tell(message)}${message.isDelayed ? ' delayed' : ''}`)
   const ends = dead
     .toSorted((left, right) => left.name - right.name)
@@ -147,7 +161,7 @@ export function describe(
   return `waiting [${lines.join(', ')}], dead [${ends.join(', ')}]`
 }
 
-type Told = Pick<PlainMessage, 'name' | 'text' | 'attempts' | 'enqueuedAt'>
+type Told = Pick<PlainMessage, 'name' | 'text' | 'attempts' | 'maxAttempts' | 'enqueuedAt'>
 
 function changed(names: readonly number[], change: (message: PlainMessage) => PlainMessage): Step {
   return (queue) => {

@@ -369,7 +369,7 @@ const faults: Record<Extract<Command, { do: 'fault' }>['kind'], readonly [Operat
 function separable(action: Action): Action {
   if (action.do !== 'together') return action
   const calls = action.calls.flatMap((call): Call[] => {
-    if (call.do === 'purge') return []
+    if (call.do === 'purge' || call.do === 'cancel') return []
     if (call.do === 'enqueue') return [{ ...call, job: { ...call.job, key: undefined } }]
     if (call.do === 'enqueue-all')
       return [{ ...call, jobs: call.jobs.map((job) => ({ ...job, key: undefined })) }]

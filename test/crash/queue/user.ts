@@ -30,6 +30,7 @@ import {
   redriven,
   type Step,
   stopped,
+  tired,
 } from './plain.ts'
 
 /** A message that was handed out. */
@@ -145,6 +146,11 @@ export class QueueUser {
     return this.#open?.options.maxAttempts ?? 5
   }
 
+  /** Whether a message that was handed out becomes a dead letter if this attempt fails. */
+  #isLast({ name, message }: Handed): boolean {
+    return message.attempt >= (this.#latest.messages.get(name)?.maxAttempts ?? this.#maxAttempts)
+  }
+
   /** Names of messages that can be received now, in order. */
   get deliverable(): number[] {
     this.#noteDue()
@@ -159,17 +165,8 @@ export class QueueUser {
   async open(files: SimulatedFileSystem, options: Options = {}): Promise<void> {
     if (this.#doubtful.length > 0 || this.#unsure.size > 0) this.#resolve(await look(files.afterKill()))
     const clock = new SteppedClock(this.#wall)
-    const maxAttempts = options.maxAttempts ?? 5
-    const tired = inOrder(this.#latest.messages.values()).filter(({ attempts }) => attempts >= maxAttempts)
-    const steps =
-      tired.length === 0
-        ? []
-        : [
-            buried(
-              tired.map(({ name }) => name),
-              { diedAt: this.#wall, reason: undefined },
-            ),
-          ]
+    const names = tired(this.#latest, options.maxAttempts ?? 5)
+    const steps = names.length === 0 ? [] : [buried(names, { diedAt: this.#wall, reason: undefined })]
     const onError = (error: unknown): void => void this.errors.push(error)
     const opening = {
       compaction: smallCompaction,
@@ -186,7 +183,7 @@ export class QueueUser {
       throw new Error('what was delivered too often is not dead')
     })
     this.counts.opened += 1
-    this.counts.buried += tired.length
+    this.counts.buried += names.length
     this.#open = { queue, clock, options, files }
     this.checkStats()
   }
@@ -239,17 +236,18 @@ export class QueueUser {
   async enqueue(wanted: Job): Promise<void> {
     const job = this.#tellable(wanted)
     const message = this.#newMessage(job)
-    const { delayMs, priority, key } = job
+    const { delayMs, priority, key, maxAttempts } = job
     const known = key === undefined ? undefined : this.#keyed(key)
     if (known !== undefined) {
-      const id = await this.queue.enqueue(payloadOf(message.name, job), { delayMs, priority, dedupeKey: key })
+      const id = await this.queue.enqueue(payloadOf(message.name, job), { delayMs, priority, dedupeKey: key, maxAttempts })
       const expected = this.#ids.get(known)
       assert(expected === undefined || id === expected, `the key ${key} gives ${id}, expected ${expected}`)
       this.counts.deduplicated += 1
       return
     }
+    const headers = headersOf(message.name, job)
     const call = (): Promise<number> =>
-      this.queue.enqueue(payloadOf(message.name, job), { delayMs, priority, dedupeKey: key })
+      this.queue.enqueue(payloadOf(message.name, job), { delayMs, priority, dedupeKey: key, maxAttempts, headers })
     if (!this.#hasRoomFor(1)) return this.#refused(call(), ['ERR_MINISTORE_QUEUE_FULL'])
     const id = await this.#durable([enqueued([message])], call)
     this.#learn(message.name, id)
@@ -270,11 +268,13 @@ export class QueueUser {
       added.push(messages[index] as NewMessage)
       return message.name
     })
-    const items = jobs.map(({ delayMs, priority, key, isLong }, index) => ({
-      payload: payloadOf((messages[index] as NewMessage).name, { isLong }),
-      delayMs,
-      priority,
-      dedupeKey: key,
+    const items = jobs.map((job, index) => ({
+      payload: payloadOf((messages[index] as NewMessage).name, job),
+      delayMs: job.delayMs,
+      priority: job.priority,
+      dedupeKey: job.key,
+      maxAttempts: job.maxAttempts,
+      headers: headersOf((messages[index] as NewMessage).name, job),
     }))
     const call = (): Promise<number[]> => this.queue.enqueueAll(items)
     if (this.isAwaited) this.doubtAttempts(added.map(({ name }) => name))
@@ -287,11 +287,16 @@ export class QueueUser {
 
   async receive(max: number): Promise<Handed[]> {
     const names = this.deliverable.slice(0, max)
+    const unfit = names.filter((name) => this.options.refusesLong && this.#latest.messages.get(name)?.text.startsWith('…'))
+    const diedAt = this.clock.wallMs()
     const step = names.length === 0 ? [] : [delivered(names)]
-    const messages = await this.#durable(step, () => this.queue.receive({ max }))
+    // Each message that does not fit is buried by a write of its own.
+    const burials = unfit.map((name) => buried([name], { diedAt, reason: 'The stored payload fails the schema: too long' }))
+    const messages = await this.#durable([...step, ...burials], () => this.queue.receive({ max }))
     for (const { leaseEndsInMs } of messages)
       assert(leaseEndsInMs === visibilityTimeoutMs, `a lease of ${leaseEndsInMs} ms`)
-    return this.take(messages, names)
+    this.counts.buried += unfit.length
+    return this.take(messages, names.filter((name) => !unfit.includes(name)))
   }
 
   /** Takes over messages that were handed out. Checks their order and the content of each. */
@@ -299,14 +304,15 @@ export class QueueUser {
     const got = messages.map(({ payload }) => payload.n)
     assert(got.join() === names.join(), `received ${got.join()}, expected ${names.join()}`)
     return messages.map((message) => {
-      const { id, payload, attempt, enqueuedAt } = message
+      const { id, payload, attempt, enqueuedAt, headers } = message
       const plain = this.#latest.messages.get(payload.n)
       assert(plain !== undefined, `received ${payload.n}, which is gone`)
       this.#learn(payload.n, id)
       const what = `message ${payload.n}`
       assert(attempt === plain.attempts, `${what} has attempt ${attempt}, expected ${plain.attempts}`)
       assert(enqueuedAt.getTime() === plain.enqueuedAt, `${what} is of ${enqueuedAt.toISOString()}`)
-      assert(shorten(payload.text) === plain.text, `${what} has another payload: ${shorten(payload.text)}`)
+      const text = shorten(payload.text, headers)
+      assert(text === plain.text, `${what} has another payload or other headers: ${text}`)
       assert(!message.signal.aborted, `${what} has lost its lease before it was handed out`)
       const leaseMs = message.leaseEndsInMs
       const isRight = leaseMs > 0 && (leaseMs <= visibilityTimeoutMs || leaseMs === Infinity)
@@ -343,7 +349,7 @@ export class QueueUser {
     const refusal = refusalOf(handed)
     if (refusal !== undefined) return this.#refused(handed.message.nack(options), [refusal])
     const { name, message } = handed
-    const isLast = options.dead === true || message.attempt >= this.#maxAttempts
+    const isLast = options.dead === true || this.#isLast(handed)
     const wall = this.clock.wallMs()
     const delayMs = options.delayMs ?? backoffMs(message.attempt)
     const step = isLast
@@ -411,6 +417,17 @@ export class QueueUser {
     this.counts.purged += count
   }
 
+  /** Cancels a message: one that waits, or one for which it is too late. */
+  async cancel(pick: number): Promise<void> {
+    const known = [...this.#ids]
+    if (known.length === 0) return
+    const [name, id] = known[pick % known.length] as [number, number]
+    const waits = this.#latest.messages.has(name) && this.#leases.get(name)?.state !== 'leased'
+    const isCancelled = await this.#durable(waits ? [purged([name])] : [], () => this.queue.cancel(id))
+    assert(isCancelled === waits, `cancel of message ${name} gives ${isCancelled}, expected ${waits}`)
+    if (waits) this.counts.cancelled += 1
+  }
+
   async compact(): Promise<void> {
     await this.queue.compact()
     this.counts.compacted += 1
@@ -432,6 +449,8 @@ export class QueueUser {
         return await this.ack(this.handed(call.pick))
       case 'nack':
         return await this.nack(this.handed(call.pick), definedOnly(call))
+      case 'cancel':
+        return await this.cancel(call.pick)
       case 'compact':
         return await this.compact()
       case 'purge':
@@ -485,8 +504,8 @@ export class QueueUser {
 
   async #endLeases(at: number, wall: number): Promise<void> {
     const ending = [...this.#leases.values()].filter(({ leaseEnd }) => leaseEnd === at)
-    const tired = ending.filter(({ message }) => message.attempt >= this.#maxAttempts).map(({ name }) => name)
-    const steps = tired.length === 0 ? [] : [buried(tired, { diedAt: wall, reason: undefined })]
+    const dying = ending.filter((handed) => this.#isLast(handed)).map(({ name }) => name)
+    const steps = dying.length === 0 ? [] : [buried(dying, { diedAt: wall, reason: undefined })]
     await this.#durable(steps, async () => {
       this.clock.advance(at - this.clock.monotonicMs())
       // No call waits for the work at the end of a lease. Nothing on a simulated disk takes longer
@@ -502,11 +521,11 @@ export class QueueUser {
     for (const handed of ending) {
       handed.state = 'lost'
       this.#leases.delete(handed.name)
-      if (!tired.includes(handed.name)) this.#due.add(handed.name)
+      if (!dying.includes(handed.name)) this.#due.add(handed.name)
       assert(handed.message.signal.aborted, `message ${handed.name} is not told that its lease is over`)
       this.counts.leasesLost += 1
     }
-    this.counts.buried += tired.length
+    this.counts.buried += dying.length
     for (const { message } of this.#leases.values())
       assert(!message.signal.aborted, `message ${message.id} lost its lease too early`)
   }
@@ -594,7 +613,7 @@ export class QueueUser {
     const { name, message } = handed
     const wall = this.clock.wallMs()
     const isStopped = message.signal.aborted
-    const isDead = isPermanent || (!isStopped && message.attempt >= this.#maxAttempts)
+    const isDead = isPermanent || (!isStopped && this.#isLast(handed))
     const retried = isStopped ? stopped(name) : nacked(name, dueAtOf(wall, backoffMs(message.attempt)))
     this.#beginSettling(handed, isDead ? buried([name], { diedAt: wall, reason }) : retried)
     if (isStopped && !isDead) this.counts.stopped += 1
@@ -676,14 +695,16 @@ export class QueueUser {
     this.counts.refused += 1
   }
 
-  #newMessage({ delayMs = 0, priority = 0, key, isLong }: Job): NewMessage {
+  #newMessage(job: Job): NewMessage {
+    const { delayMs = 0, priority = 0, key, isLong, maxAttempts } = job
     const now = this.clock.wallMs()
     const name = ++this.#names
     return {
       name,
-      text: shorten(textOf(isLong)),
+      text: shorten(textOf(isLong), headersOf(name, job)),
       priority,
       key,
+      maxAttempts,
       enqueuedAt: now,
       dueAt: dueAtOf(now, delayMs),
     }
@@ -756,6 +777,10 @@ function textOf(isLong: boolean | undefined): string {
 
 function payloadOf(name: number, { isLong }: Job): Payload {
   return { n: name, text: textOf(isLong) }
+}
+
+function headersOf(name: number, { isTagged = false }: Job): Record<string, string> {
+  return isTagged ? { tag: String(name) } : {}
 }
 
 function definedOnly(options: Extract<Call, { do: 'nack' }>): { delayMs?: number; reason?: string; dead?: boolean } {

@@ -202,6 +202,22 @@ export function queueScripts(): QueueScript[] {
       enqueue({ key: 'a' }),
       reopen({ ...small, maxAttempts: 1 }),
     ]),
+    script('cancelled, and with limits and headers of their own', small, [
+      { do: 'enqueue-all', jobs: [{ key: 'a' }, { maxAttempts: 1, isTagged: true }, { delayMs: longDelayMs }, { isTagged: true }] },
+      { do: 'cancel', pick: 0 },
+      enqueue({ key: 'a', maxAttempts: 2 }),
+      receive(2),
+      { do: 'cancel', pick: 2 },
+      { do: 'cancel', pick: 1 },
+      nack(0),
+      nack(1),
+      reopen(),
+      { do: 'redrive', pick: 'all' },
+      receive(9),
+      reopen(),
+      receive(9),
+      reopen(),
+    ]),
     script('long messages', small, [
       enqueue({ isLong: true }),
       enqueue(),
@@ -233,9 +249,23 @@ function script(name: string, options: Options, actions: readonly Action[]): Que
   return { name, options, actions }
 }
 
+/**
+ * A schema comes, and messages no longer fit. That their burial may fail is tested elsewhere: no call
+ * waits for it.
+ */
+const unfit: QueueScript = script('messages that no longer fit a schema', small, [
+  { do: 'enqueue-all', jobs: [{ isLong: true, key: 'a' }, {}, { isLong: true }] },
+  reopen({ ...small, refusesLong: true }),
+  receive(9),
+  enqueue({ key: 'a' }),
+  ack(0),
+  reopen({ ...small, refusesLong: true }),
+  receive(9),
+])
+
 /** The scripts as workloads, each with its own user. */
 export function scriptedQueueWorkloads(): Array<Workload<ExpectedQueue>> {
-  return queueScripts().map(({ name, options, actions }) => {
+  return [...queueScripts(), unfit].map(({ name, options, actions }) => {
     const user = new QueueUser()
     return {
       name,

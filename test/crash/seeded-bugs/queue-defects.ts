@@ -107,7 +107,7 @@ export const queueDefects: readonly Defect[] = [
     name: 'queue: purge removes what is in flight',
     patches: [
       {
-        file: 'miniqueue/miniqueue.ts',
+        file: 'miniqueue/contents.ts',
         find: "commit({ op: 'purge', except })",
         by: "commit({ op: 'purge', except: [] })",
       },
@@ -135,8 +135,8 @@ export const queueDefects: readonly Defect[] = [
       },
       {
         file: 'miniqueue/state.ts',
-        find: 'enqueuedAt, attempts: 0 }',
-        by: 'enqueuedAt, attempts }',
+        find: 'enqueuedAt, attempts: 0, ...lasting(letter)',
+        by: 'enqueuedAt, attempts, ...lasting(letter)',
       },
     ],
     finding: /^queue: .*message 1 has attempt 3, expected 1/,
@@ -238,5 +238,27 @@ export const queueDefects: readonly Defect[] = [
       },
     ],
     finding: /^queue: a message whose ack cannot be written.*handled 1 times/,
+  },
+  {
+    name: 'queue: a cancelled message keeps its key',
+    patches: [
+      {
+        file: 'miniqueue/state.ts',
+        find: '        for (const id of step.ids) this.#drop(id)\n',
+        by: '        for (const id of step.ids) this.#takeMessage(id)\n',
+      },
+    ],
+    finding: /^queue: cancelled.*the queue has \{"ready":1.*expected \{"ready":2/,
+  },
+  {
+    name: 'queue: the limit of a message is forgotten when it is delivered',
+    patches: [
+      {
+        file: 'miniqueue/messages.ts',
+        find: 'isLast: attempt >= maxAttempts, beganAt',
+        by: 'isLast: attempt >= this.#maxAttempts, beganAt',
+      },
+    ],
+    finding: /^queue: cancelled.*found is waiting .*expected waiting /,
   },
 ]

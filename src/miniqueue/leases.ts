@@ -1,5 +1,78 @@
 import { whenAborted } from '../async.ts'
-import type { Lease } from './messages.ts'
+
+/**
+ * The lease of a message in flight. Its phase is `held` at first, and `writing` while an ack or
+ * nack is written. It ends as `done` when that is durable, or as `lost` when its time runs out or
+ * the message goes back to the queue.
+ */
+export class Lease {
+  /** Id of the message. */
+  readonly id: number
+  /** Number of this delivery; 1 for the first. */
+  readonly attempt: number
+  phase: 'held' | 'writing' | 'done' | 'lost' = 'held'
+  /**
+   * Whether a receiver got the message. A prefetched message may never reach one.
+   *
+   * The lease of a prefetched message begins again when the message is handed out, so a slow
+   * consumer loses nothing in its own buffer. It has a lease before that too, so a consumer that
+   * hangs does not hold the message forever.
+   */
+  isHanded: boolean
+  /**
+   * Whether a handler of `process` has the message. Such a lease does not end by itself, unless the
+   * handler has a time limit, and a closing queue waits for it.
+   */
+  isHandled = false
+  /**
+   * Whether its signal fired because its receiver was stopped. A nack after that is no failure, so
+   * it uses up no attempt.
+   */
+  isStopped = false
+  /** Whether the message becomes a dead letter if this attempt fails. */
+  readonly isLast: boolean
+  /** When the receiver got the message, or the stream prefetched it, on the monotonic clock. */
+  beganAt: number
+  /** When the lease ends, on the monotonic clock; `Infinity` if it does not end by itself. */
+  endsAt: number
+  /** Milliseconds that were left when the writing of an ack or nack began. */
+  leftMs = 0
+  /** Position in the heap of ends; -1 if it is not in the heap. */
+  position = -1
+  #controller: AbortController | undefined
+  #abort: { readonly reason: unknown } | undefined
+
+  constructor(parts: Pick<Lease, 'id' | 'attempt' | 'isHanded' | 'isLast' | 'beganAt' | 'endsAt'>) {
+    this.id = parts.id
+    this.attempt = parts.attempt
+    this.isHanded = parts.isHanded
+    this.isLast = parts.isLast
+    this.beganAt = parts.beganAt
+    this.endsAt = parts.endsAt
+  }
+
+  /** Created on first use, because few handlers use it. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#abort !== undefined) this.#controller.abort(this.#abort.reason)
+    }
+    return this.#controller.signal
+  }
+
+  /** Aborts the signal; only the first call counts. The phase of the lease does not change. */
+  abort(reason: unknown): void {
+    if (this.#abort !== undefined) return
+    this.#abort = { reason }
+    this.#controller?.abort(reason)
+  }
+
+  /** Aborts the signal because the receiver was stopped. */
+  stop(reason: unknown): void {
+    if (this.#abort === undefined) this.isStopped = true
+    this.abort(reason)
+  }
+}
 
 /** A request for messages, which are leased once their delivery is written. */
 export interface LeaseRequest {

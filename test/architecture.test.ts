@@ -26,10 +26,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   minisnap: ['errors', 'options', 'async', 'schema', 'fs', 'journal'],
   ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
   miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],
+  http: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap', 'ministate'],
   // The public entry of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'schema', 'fs', 'journal', 'ministore'],
   cli: [
-    'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'index',
+    'errors', 'options', 'async', 'fs', 'journal', 'ministore', 'maintenance', 'minisnap', 'ministate', 'miniqueue', 'http',
+    'index',
   ],
   // Published for users' own tests: it must not depend on the bricks, only on their interfaces.
   testing: ['errors', 'options', 'fs', 'journal'],

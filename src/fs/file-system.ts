@@ -63,6 +63,11 @@ export interface FileSystem {
   unlink(path: string): Promise<void>
   /** Creates one directory, without its parents. `EEXIST` if the name is taken. */
   makeDirectory(path: string): Promise<void>
+  /**
+   * Removes an empty directory. Visible at once; durable after `syncDirectory` of its parent. Absent
+   * if the file system cannot: then empty directories stay.
+   */
+  removeDirectory?(path: string): Promise<void>
   /** Makes every pending change of names in a directory durable. */
   syncDirectory(directory: string): Promise<void>
   /**

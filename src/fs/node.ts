@@ -67,6 +67,7 @@ export const nodeFileSystem: FileSystem = {
     await persistently(() => call<void>((done) => fs.unlink(path, done)))
   },
   makeDirectory: (path) => call((done) => fs.mkdir(path, done)),
+  removeDirectory: (path) => call((done) => fs.rmdir(path, done)),
   syncDirectory: async (path) => {
     if (process.platform === 'win32') return
     const directory = await nodeFileSystem.open(path, 'directory')

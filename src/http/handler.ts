@@ -1,12 +1,12 @@
 import { tell } from '../async.ts'
 import { hasCode, propertyOf } from '../errors.ts'
 import { isOutOfSpace } from '../fs/durable.ts'
-import { type Answer, catchUp, headersOf, type LiveReader, longPoll, Problem, readRequest, serverSentEvents } from './read.ts'
-import { BadBody, dataOf, isSameType, judge, offsetText, positionOf, type Refusal, type StreamRecord } from './record.ts'
+import { type Answer, catchUp, headersOf, type LiveReader, longPoll, readRequest, serverSentEvents } from './read.ts'
+import { dataOf, isSameType, judge, offsetText, positionOf, Problem, type StreamRecord, tryAgain } from './record.ts'
 import { type DurableStreamsOptions, type HttpSettings, httpSettings } from './settings.ts'
 import { JournalSource, NoStream, type Source } from './source.ts'
-import { Busy } from './stream.ts'
-import { type CreateRequest, ForkProblem, Streams, TooManyStreams } from './streams.ts'
+import type { Written } from './stream.ts'
+import { type CreateRequest, Streams } from './streams.ts'
 
 /** A server of streams, made by {@link durableStreams}. */
 export interface DurableStreams extends AsyncDisposable {
@@ -102,7 +102,7 @@ class Server implements DurableStreams {
 
   async #answer(request: Request): Promise<Answer> {
     try {
-      if (this.#closing !== undefined) throw new Problem(503, 'The server is closing', { 'retry-after': '1' })
+      if (this.#closing !== undefined) throw tryAgain(503, 'The server is closing')
       return await this.#route(request)
     } catch (error) {
       const { status, message, headers } = problemOf(error)
@@ -163,7 +163,7 @@ class Server implements DurableStreams {
   #reader({ signal }: Request, source: Source): LiveReader {
     if (this.#live.size >= this.#settings.maxReaders) {
       source.release()
-      throw new Problem(503, 'Too many requests wait for messages', { 'retry-after': '5' })
+      throw tryAgain(503, 'Too many requests wait for messages')
     }
     const stop = new AbortController()
     const abort = (): void => stop.abort()
@@ -188,9 +188,7 @@ class Server implements DurableStreams {
       fork: this.#forkIn(headers, url),
       body: await bodyOf(request, this.#settings.maxBodyBytes),
     }
-    const { isNew, isSame, type, tail, isClosed, refusal } = await streams.create(name, create)
-    if (refusal?.reason === 'deleted') throw new Problem(409, 'The stream was deleted, and its forks still read it')
-    if (!isSame) throw new Problem(409, 'The stream is there already, and is not as this request wants it')
+    const { isNew, type, tail, isClosed } = await streams.create(name, create)
     const answer = {
       'content-type': type, 'stream-next-offset': offsetText(tail),
       ...(isClosed ? { 'stream-closed': 'true' } : {}), ...(isNew ? { location: `${url.origin}${url.pathname}` } : {}),
@@ -341,57 +339,57 @@ function lifetimeIn(headers: Headers): Pick<CreateRequest, 'ttl' | 'expires'> {
 const rfc3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i
 
 /** The answer to a POST. */
-function appended(
-  { refusal, tail, isClosed }: { readonly refusal: Refusal | undefined; readonly tail: number; readonly isClosed: boolean },
-  { producer, hasData }: { readonly producer: StreamRecord['producer']; readonly hasData: boolean },
-): Answer {
-  const closed: Record<string, string> = isClosed ? { 'stream-closed': 'true' } : {}
-  const at = { 'stream-next-offset': offsetText(tail), ...closed }
-  const [, epoch = 0, seq = 0] = producer ?? []
-  const numbers = (last: number): Record<string, string> =>
-    producer === undefined ? {} : { 'producer-epoch': String(epoch), 'producer-seq': String(last) }
-  if (refusal === undefined) return { status: producer !== undefined && hasData ? 200 : 204, headers: { ...at, ...numbers(seq) } }
-  switch (refusal.reason) {
-    case 'duplicate':
-      return { status: 204, headers: { ...at, ...numbers(refusal.seq) } }
-    case 'missing':
-    case 'deleted':
-      throw new NoStream(refusal.reason === 'deleted')
-    case 'closed':
-      throw new Problem(409, 'The stream is closed', at)
-    case 'type':
-      throw new Problem(409, 'The stream has another content type')
-    case 'seq':
-      throw new Problem(409, 'Expected a Stream-Seq after the last one')
-    case 'stale':
-      throw new Problem(403, 'A later epoch of this producer has begun', { 'producer-epoch': String(refusal.epoch) })
-    case 'new-epoch':
-      throw new Problem(400, 'Expected a new epoch to begin with Producer-Seq 0')
-    case 'gap':
-      throw new Problem(409, 'An earlier request of this producer is missing', {
-        'producer-expected-seq': String(refusal.expected), 'producer-received-seq': String(seq),
-      })
+function appended(written: Written, { producer, hasData }: { readonly producer: StreamRecord['producer']; readonly hasData: boolean }): Answer {
+  const { refusal, tail, isClosed } = written
+  const isDuplicate = refusal?.reason === 'duplicate'
+  if (refusal !== undefined && !isDuplicate) throw refused(written, refusal, producer)
+  const [, epoch, seq] = producer ?? []
+  const last = isDuplicate ? refusal.seq : seq
+  const numbers = epoch === undefined ? undefined : { 'producer-epoch': String(epoch), 'producer-seq': String(last) }
+  return {
+    status: producer !== undefined && hasData && !isDuplicate ? 200 : 204,
+    headers: { 'stream-next-offset': offsetText(tail), ...(isClosed ? { 'stream-closed': 'true' } : {}), ...numbers },
   }
 }
 
-const forkStatus = { 'source-missing': 404, 'source-deleted': 409, offset: 400, type: 409 } as const
+function refused(
+  { tail }: Written,
+  refusal: Exclude<NonNullable<Written['refusal']>, { readonly reason: 'duplicate' }>,
+  producer: StreamRecord['producer'],
+): Problem {
+  switch (refusal.reason) {
+    case 'missing':
+    case 'deleted':
+      return new NoStream(refusal.reason === 'deleted')
+    case 'stale':
+      return new Problem(403, 'A later epoch of this producer has begun', { 'producer-epoch': String(refusal.epoch) })
+    case 'new-epoch':
+      return new Problem(400, 'Expected a new epoch to begin with Producer-Seq 0')
+    case 'gap':
+      return new Problem(409, 'An earlier request of this producer is missing', {
+        'producer-expected-seq': String(refusal.expected), 'producer-received-seq': String(producer?.[2]),
+      })
+    case 'closed':
+      return new Problem(409, 'The stream is closed', { 'stream-closed': 'true', 'stream-next-offset': offsetText(tail) })
+    case 'type':
+      return new Problem(409, 'The stream has another content type')
+    case 'seq':
+      return new Problem(409, 'Expected a Stream-Seq after the last one')
+    case 'exists':
+      break
+  }
+  return new Problem(409, 'The stream is there already')
+}
 
 /** What an error is to the client. */
-function problemOf(error: unknown): Pick<Problem, 'status' | 'message' | 'headers'> {
-  const retry = { 'retry-after': '1' }
+function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error
-  if (error instanceof NoStream) return { status: error.isDeleted ? 410 : 404, message: error.message, headers: {} }
-  if (error instanceof BadBody) return { status: 400, message: error.message, headers: {} }
-  if (error instanceof ForkProblem) return { status: forkStatus[error.reason], message: error.message, headers: {} }
-  if (error instanceof Busy) return { status: 503, message: error.message, headers: retry }
-  if (error instanceof TooManyStreams) return { status: 507, message: error.message, headers: {} }
   for (let cause = error; cause !== undefined; cause = propertyOf(cause, 'cause')) {
-    if (isOutOfSpace(cause)) return { status: 507, message: 'The disk is full', headers: retry }
+    if (isOutOfSpace(cause)) return tryAgain(507, 'The disk is full')
   }
-  if (hasCode(error, 'ERR_MINISTORE_RECORD_TOO_LARGE')) return { status: 413, message: 'The messages are too large', headers: {} }
-  if (hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')) return { status: 410, message: 'The messages after this offset are no longer there', headers: {} }
-  if (hasCode(error, ...again)) return { status: 503, message: 'It is not known whether this took effect. Try again', headers: retry }
-  return { status: 500, message: 'The server failed', headers: {} }
+  if (hasCode(error, 'ERR_MINISTORE_RECORD_TOO_LARGE')) return new Problem(413, 'The messages are too large')
+  if (hasCode(error, 'ERR_MINISTORE_SEQUENCE_GONE')) return new Problem(410, 'The messages after this offset are no longer there')
+  return hasCode(error, ...again) ? tryAgain(503, 'It is not known whether this took effect') : new Problem(500, 'The server failed')
 }
 
 /** Errors after which the stream is opened again, which tells what it holds. */

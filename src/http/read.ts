@@ -1,6 +1,6 @@
 import { Buffer } from 'node:buffer'
 
-import { isJson, offsetText, positionOf, essenceOf } from './record.ts'
+import { essenceOf, isJson, offsetText, positionOf, Problem } from './record.ts'
 import type { HttpSettings } from './settings.ts'
 import { type Chunk, type Look, NoStream, type Source } from './source.ts'
 
@@ -9,18 +9,6 @@ export interface Answer {
   readonly status: number
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: Uint8Array | string | ReadableStream<Uint8Array> | undefined
-}
-
-/** Thrown for a request that cannot be answered with what it asks for. */
-export class Problem extends Error {
-  readonly status: number
-  readonly headers: Readonly<Record<string, string>>
-
-  constructor(status: number, message: string, headers: Readonly<Record<string, string>> = {}) {
-    super(message)
-    this.status = status
-    this.headers = headers
-  }
 }
 
 /** A request to read. */

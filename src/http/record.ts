@@ -143,7 +143,7 @@ export interface Append {
 
 /** Why a change is not written. */
 export type Refusal =
-  | { readonly reason: 'missing' | 'deleted' | 'closed' | 'type' | 'seq' | 'new-epoch' }
+  | { readonly reason: 'missing' | 'exists' | 'deleted' | 'closed' | 'type' | 'seq' | 'new-epoch' }
   /** Written before: the producer's last number. */
   | { readonly reason: 'duplicate'; readonly seq: number }
   /** Another instance of the producer has taken over: its epoch. */
@@ -207,13 +207,29 @@ export interface Data {
   readonly body: Buffer
 }
 
-/** Thrown for a body that is not what its content type says. */
-export class BadBody extends Error {}
+/** Thrown for a request that cannot be answered with what it asks for. */
+export class Problem extends Error {
+  /** Status of the answer. */
+  readonly status: number
+  /** Headers of the answer, beside those that all have. */
+  readonly headers: Readonly<Record<string, string>>
+
+  constructor(status: number, message: string, headers: Readonly<Record<string, string>> = {}) {
+    super(message)
+    this.status = status
+    this.headers = headers
+  }
+}
+
+/** A {@link Problem} that may be gone soon. */
+export function tryAgain(status: number, message: string): Problem {
+  return new Problem(status, message, { 'retry-after': '1' })
+}
 
 /**
  * The messages in a body. Undefined if there are none.
  *
- * @throws {BadBody} if a JSON stream gets something else.
+ * @throws {Problem} if a JSON stream gets something else.
  */
 export function dataOf(body: Uint8Array, type: string): Data | undefined {
   if (body.length === 0) return undefined
@@ -226,8 +242,8 @@ function messagesIn(body: Uint8Array): Data | undefined {
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(body)
     value = JSON.parse(text)
-  } catch (error) {
-    throw new BadBody('Expected JSON', { cause: error })
+  } catch {
+    throw new Problem(400, 'Expected a body of JSON')
   }
   // Outside of strings, where JSON allows no line break as it is, a space means the same.
   const line = text.replace(/[\r\n]+/g, ' ').trim()

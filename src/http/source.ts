@@ -3,6 +3,7 @@ import { clearTimeout, setImmediate, setTimeout } from 'node:timers'
 import { MiniStoreError } from '../errors.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 import { toJson } from '../schema.ts'
+import { Problem } from './record.ts'
 import type { ServedJournal } from './settings.ts'
 
 /** What a reader reads: a stream of the directory, or a journal. */
@@ -98,13 +99,13 @@ export class SharedRead {
 /** Between the messages of a JSON stream. */
 export const comma: Buffer = Buffer.from(',')
 
-/** Thrown for a stream that is not there. */
-export class NoStream extends Error {
+/** The {@link Problem} of a stream that is not there. */
+export class NoStream extends Problem {
   /** Whether it was deleted and only its forks still read it. */
   readonly isDeleted: boolean
 
   constructor(isDeleted: boolean) {
-    super(isDeleted ? 'The stream was deleted' : 'There is no such stream')
+    super(isDeleted ? 410 : 404, isDeleted ? 'The stream was deleted' : 'There is no such stream')
     this.isDeleted = isDeleted
   }
 }

@@ -12,6 +12,7 @@ import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
 import type { SerializedRecord } from '../schema.ts'
 import {
   type Data, dataIn, draftOf, emptyState, fold, isJson, type Refusal, serialize, type StreamRecord, type StreamState,
+  tryAgain,
 } from './record.ts'
 import type { HttpSettings } from './settings.ts'
 import { type Chunk, ChunkBuilder, comma, type Look, NoStream, SharedRead } from './source.ts'
@@ -50,9 +51,6 @@ const maxBatchBytes = 8 * 1024 * 1024
 
 /** Bytes of all changes that may wait for one stream. */
 const maxPendingBytes = 64 * 1024 * 1024
-
-/** Thrown if too much waits already. */
-export class Busy extends Error {}
 
 /** A snapshot is made after this many records, or bytes of messages. */
 const snapshotRecords = 10_000
@@ -139,7 +137,7 @@ export class Stream {
   }
 
   get state(): Readonly<StreamState> {
-    return this.#manager.state as StreamState
+    return this.#manager.state
   }
 
   get id(): string {
@@ -185,7 +183,7 @@ export class Stream {
    * Writes a change when its turn comes. Resolves once it is durable, or once all that it was judged by
    * is.
    *
-   * @throws {Busy} if too much waits already.
+   * @throws {Problem} if too much waits already.
    * @throws {NoStream} if the stream is deleted meanwhile.
    * @throws {MiniStoreError} the errors of `StateManager.applyAll`.
    */
@@ -193,7 +191,7 @@ export class Stream {
     const bytes = (change.data?.property.length ?? 0) + 1024
     return new Promise((resolve, reject) => {
       if (this.#isGone) throw new NoStream(false)
-      if (this.#pendingBytes + bytes > maxPendingBytes) throw new Busy('Too many bytes wait to be written')
+      if (this.#pendingBytes + bytes > maxPendingBytes) throw tryAgain(503, 'Too many bytes wait to be written to this stream')
       this.#pendingBytes += bytes
       this.#pending.push({ ...change, bytes, resolve, reject })
       this.#writing ??= this.#writeAll().finally(() => {

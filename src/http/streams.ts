@@ -1,19 +1,14 @@
-import { createHash } from 'node:crypto'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 
-import PQueue from 'p-queue'
-
-import { addInContext } from '../async.ts'
-import { ioError, MiniStoreError } from '../errors.ts'
-import { ensureDirectory } from '../fs/durable.ts'
-import { WriterLock } from '../fs/lock.ts'
+import { MiniStoreError } from '../errors.ts'
 import { MiniStore } from '../ministore/ministore.ts'
+import { OpenStreams } from './open-streams.ts'
 import {
-  bytesAsData, type Creation, type Data, dataOf, type Fork, isJson, isSameType, jsonData, type StreamRecord,
+  bytesAsData, type Creation, type Data, dataOf, type Fork, isJson, isSameType, jsonData, Problem, type StreamRecord,
 } from './record.ts'
 import type { HttpSettings } from './settings.ts'
-import { type Chunk, ChunkBuilder, comma, type Look, NoStream, type Source, Waiters } from './source.ts'
-import { type Change, journalName, Stream, type Written } from './stream.ts'
+import { type Chunk, ChunkBuilder, comma, type Look, NoStream, type Source } from './source.ts'
+import { type Change, journalName, type Stream, type Written } from './stream.ts'
 
 /** What a PUT asks for. */
 export interface CreateRequest {
@@ -26,41 +21,14 @@ export interface CreateRequest {
   readonly body: Uint8Array
 }
 
-/** The outcome of a PUT. `isNew` tells whether it made the stream; `isSame`, whether the stream is as the request wants it. */
-export interface Created extends Written {
+/** The outcome of a PUT: the stream as the request wants it. */
+export interface Created {
+  /** Whether the request made it. */
   readonly isNew: boolean
-  readonly isSame: boolean
   readonly type: string
+  readonly tail: number
+  readonly isClosed: boolean
 }
-
-/** Thrown for a fork that cannot be made. */
-export class ForkProblem extends Error {
-  readonly reason: 'source-missing' | 'source-deleted' | 'offset' | 'type'
-
-  constructor(reason: ForkProblem['reason'], message: string) {
-    super(message)
-    this.reason = reason
-  }
-}
-
-/** Thrown if there are as many streams as there may be. */
-export class TooManyStreams extends Error {}
-
-/** One name, while a request uses it or its journal is open. */
-interface Entry {
-  readonly name: string
-  readonly waiters: Waiters
-  stream: Stream | undefined
-  /** Requests that use the journal now. */
-  users: number
-  /** Readers that come back. They keep the entry, not the journal. */
-  pins: number
-  /** Settles when the journal is no longer being opened or closed. */
-  turn: Promise<unknown>
-}
-
-/** Name of the file that the server locks in its directory. No stream has this name: theirs begin with `+`. */
-const lockName = 'server.lock'
 
 /**
  * The streams of a directory.
@@ -70,40 +38,25 @@ const lockName = 'server.lock'
  * fork, never a fork without a note; whether a fork is there is looked up before the note is believed.
  */
 export class Streams {
-  readonly #directory: string
   readonly #settings: HttpSettings
-  readonly #lock: WriterLock
-  readonly #entries = new Map<string, Entry>()
-  /** Entries whose journal is open or being opened, the one used least recently first. */
-  readonly #open = new Set<Entry>()
-  /** At most so many use a journal at once. So one that is not in use can be closed for the next. */
-  readonly #slots: PQueue
-  /** For each source, the forks that are being made. */
+  readonly #open: OpenStreams
+  /** For each source, how many forks are being made. */
   readonly #forking = new Map<string, number>()
+  #forksMade = 0
   /** Streams on the disk, if they are counted. */
   #count: number
 
-  private constructor(directory: string, settings: HttpSettings, lock: WriterLock, count: number) {
-    this.#directory = directory
+  private constructor(settings: HttpSettings, open: OpenStreams, count: number) {
     this.#settings = settings
-    this.#lock = lock
+    this.#open = open
     this.#count = count
-    this.#slots = new PQueue({ concurrency: settings.maxOpenStreams })
   }
 
-  /** Locks the directory. Opens no stream. */
-  static async open(given: string, settings: HttpSettings): Promise<Streams> {
-    const directory = resolve(given)
-    const { fileSystem, lock: kernel, maxStreams } = settings
-    const path = join(directory, lockName)
-    try {
-      await ensureDirectory(fileSystem, directory)
-      const lock = await WriterLock.acquire(fileSystem, path, { kernel, holder: {}, journalPath: path, access: undefined })
-      const count = maxStreams === Number.POSITIVE_INFINITY ? 0 : (await fileSystem.list(directory)).filter((name) => name.startsWith('+')).length
-      return new Streams(directory, settings, lock, count)
-    } catch (error) {
-      throw ioError(`open the streams in ${directory}`, error, { path: directory })
-    }
+  /** Creates and locks the directory. Opens no stream. */
+  static async open(directory: string, settings: HttpSettings): Promise<Streams> {
+    const open = await OpenStreams.at(directory, settings)
+    const isCounted = settings.maxStreams < Number.POSITIVE_INFINITY
+    return new Streams(settings, open, isCounted ? (await open.directories()).length : 0)
   }
 
   /**
@@ -113,7 +66,7 @@ export class Streams {
    */
   async on<T>(name: string, work: (stream: Stream) => Promise<T> | T): Promise<T> {
     for (;;) {
-      const found = await this.#visit(name, async (stream) => {
+      const found = await this.#open.visit(name, async (stream) => {
         if (stream?.state.creation === undefined) throw new NoStream(false)
         return isOver(stream) ? undefined : { result: await work(stream) }
       })
@@ -125,43 +78,25 @@ export class Streams {
 
   /** What a reader of the stream reads, until it is released. */
   source(name: string): Source {
-    const entry = this.#entry(name)
-    entry.pins += 1
-    return {
-      waiters: entry.waiters,
-      look: ({ isRead }): Promise<Look> =>
-        this.on(name, (stream) => {
-          if (isRead) stream.touch()
-          return stream.look()
-        }),
-      read: (from, limit) => this.#read(name, from, limit),
-      release: () => {
-        entry.pins -= 1
-        this.#forget(entry)
-      },
-    }
-  }
-
-  async write(name: string, change: Change): Promise<Written> {
-    return await this.on(name, async (stream) => {
-      const written = await stream.write(change)
-      stream.touch()
-      return written
-    })
+    const look: Source['look'] = ({ isRead }) =>
+      this.on(name, (stream): Look => {
+        if (isRead) stream.touch()
+        return stream.look()
+      })
+    return { ...this.#open.waitersOf(name), look, read: (from, limit) => this.#read(name, from, limit) }
   }
 
   /**
    * Makes a stream, or finds it. When it resolves, the stream is durable, with its first messages.
    *
-   * @throws {ForkProblem}
-   * @throws {TooManyStreams}
+   * @throws {Problem} if there is another stream, or none can be made.
    */
   async create(name: string, request: CreateRequest): Promise<Created> {
-    const existing = await this.#found(name, request)
-    if (existing !== undefined) return existing
-    if (request.fork !== undefined) return await this.#createFork(name, request, request.fork)
-    const type = request.type ?? 'application/octet-stream'
-    return await this.#make(name, request, creationOf(name, request, { type }), dataOf(request.body, type))
+    for (;;) {
+      const made = (await this.#found(name, request)) ?? (await this.#make(name, request))
+      // Otherwise another request was faster.
+      if (made !== undefined) return made
+    }
   }
 
   /**
@@ -176,11 +111,11 @@ export class Streams {
 
   /** Deletes the streams whose time is over. Opens all streams, one after another. */
   async deleteExpired(): Promise<void> {
-    for (const directory of await this.#settings.fileSystem.list(this.#directory)) {
-      if (!directory.startsWith('+')) continue
-      const { fileSystem } = this.#settings
-      for await (const { record } of MiniStore.entries<StreamRecord>(join(this.#directory, directory, journalName), { to: 1, fileSystem })) {
-        await this.on(record.create?.name ?? '', () => {}).catch((error: unknown) => {
+    const { fileSystem } = this.#settings
+    for (const directory of await this.#open.directories()) {
+      for await (const { create } of MiniStore.stream<StreamRecord>(join(directory, journalName), { to: 1, fileSystem })) {
+        if (create === undefined) continue
+        await this.on(create.name, () => {}).catch((error: unknown) => {
           if (!(error instanceof NoStream)) throw error
         })
       }
@@ -189,73 +124,79 @@ export class Streams {
 
   /** Wakes all readers, waits for all work, closes all journals and frees the lock. */
   async close(): Promise<void> {
-    for (const { waiters } of this.#entries.values()) waiters.wake()
-    await this.#slots.onIdle()
-    const closed = await Promise.allSettled([...this.#open].map((entry) => this.#shut(entry)))
-    await this.#lock.release()
-    for (const outcome of closed) if (outcome.status === 'rejected') throw outcome.reason
+    await this.#open.close()
   }
 
   async #found(name: string, { type, ttl, expires, close, fork }: CreateRequest): Promise<Created | undefined> {
-    try {
-      return await this.on(name, (stream) => {
-        const { type: has, tail, isClosed } = stream.look()
-        const creation = stream.state.creation as Creation
-        const isSame =
-          (type === undefined ? fork !== undefined || has === 'application/octet-stream' : isSameType(type, has)) &&
-          (creation.fork?.from === fork?.from) &&
-          (fork?.at === undefined || fork.at === creation.fork?.at) &&
-          (fork?.sub ?? 0) === (creation.fork?.sub ?? 0) &&
-          ((fork !== undefined && ttl === undefined && expires === undefined) || (ttl === creation.ttl && expires === creation.expires)) &&
-          close === isClosed
-        return { isNew: false, isSame, type: has, refusal: undefined, tail, isClosed }
-      })
-    } catch (error) {
+    const found = await this.on(name, (stream) => ({ ...stream.look(), creation: stream.state.creation as Creation })).catch((error: unknown) => {
       if (!(error instanceof NoStream)) throw error
-      if (!error.isDeleted) return undefined
-      return { isNew: false, isSame: false, type: '', refusal: { reason: 'deleted' }, tail: 0, isClosed: false }
-    }
+      if (error.isDeleted) throw new Problem(409, 'The stream was deleted, and its forks still read it')
+    })
+    if (found === undefined) return undefined
+    const { creation, isClosed, tail } = found
+    const isLike = (other: string): boolean => isSameType(other, creation.type)
+    const inherits = fork !== undefined && ttl === undefined && expires === undefined
+    const isSame =
+      (type === undefined ? fork !== undefined || isLike(defaultType) : isLike(type)) &&
+      (inherits || (ttl === creation.ttl && expires === creation.expires)) &&
+      creation.fork?.from === fork?.from &&
+      (fork?.at ?? creation.fork?.at) === creation.fork?.at &&
+      (fork?.sub ?? 0) === (creation.fork?.sub ?? 0) &&
+      close === isClosed
+    if (!isSame) throw new Problem(409, 'The stream is there already, and is not as this request wants it')
+    return { isNew: false, type: creation.type, tail, isClosed }
   }
 
-  async #make(name: string, { close }: CreateRequest, creation: Creation, data: Data | undefined): Promise<Created> {
-    if (this.#count >= this.#settings.maxStreams) throw new TooManyStreams('There are as many streams as there may be')
+  async #make(name: string, request: CreateRequest): Promise<Created | undefined> {
+    if (this.#count >= this.#settings.maxStreams) throw new Problem(507, 'There are as many streams as there may be')
     this.#count += 1
-    let written: Written | undefined
+    let created: Created | undefined
     try {
-      const record: StreamRecord = { create: creation, ...(close ? { close } : {}) }
-      const isFree: Change['judge'] = (state) => (state.creation === undefined ? undefined : { reason: 'closed' })
-      const make = (stream: Stream | undefined): Promise<Written> => (stream as Stream).write({ judge: isFree, record, data })
-      written = await this.#visit(name, make, { create: true })
+      const { type = defaultType, ttl, expires, close } = request
+      created =
+        request.fork === undefined
+          ? await this.#write({ name, type, ttl, expires }, close, dataOf(request.body, type))
+          : await this.#fork(name, request, request.fork)
+      return created
     } finally {
-      if (written === undefined || written.refusal !== undefined) this.#count -= 1
+      if (created === undefined) this.#count -= 1
     }
-    // If another request was faster, the client may look at what that one made.
-    const isNew = written.refusal === undefined
-    return { ...written, isNew, isSame: isNew, type: creation.type }
   }
 
-  async #createFork(name: string, request: CreateRequest, { from, at, sub }: NonNullable<CreateRequest['fork']>): Promise<Created> {
+  /** Writes the first record of a stream. Undefined if there is one already. */
+  async #write(
+    { name, type, ttl, expires, fork }: Pick<Creation, 'name' | 'type' | 'fork'> & Pick<CreateRequest, 'ttl' | 'expires'>,
+    close: boolean,
+    data: Data | undefined,
+  ): Promise<Created | undefined> {
+    const create: Creation = {
+      name, type, ...(ttl === undefined ? {} : { ttl }), ...(expires === undefined ? {} : { expires }), ...(fork === undefined ? {} : { fork }),
+    }
+    const record: StreamRecord = { create, ...(close ? { close } : {}) }
+    const begin = (stream: Stream | undefined): Promise<Written> => (stream as Stream).write({ judge: unlessThere, record, data })
+    const { refusal, tail, isClosed } = await this.#open.visit(create.name, begin, { create: true })
+    return refusal === undefined ? { isNew: true, type: create.type, tail, isClosed } : undefined
+  }
+
+  async #fork(name: string, request: CreateRequest, { from, at, sub }: NonNullable<CreateRequest['fork']>): Promise<Created | undefined> {
     this.#forking.set(from, (this.#forking.get(from) ?? 0) + 1)
     try {
-      const source = await this.on(from, (stream) => ({ ...stream.look(), id: stream.id })).catch((error: unknown) => {
-        if (!(error instanceof NoStream)) throw error
-        throw new ForkProblem(error.isDeleted ? 'source-deleted' : 'source-missing', `The source: ${error.message}`)
+      const source = await this.on(from, (stream) => stream.look()).catch((error: unknown) => {
+        throw error instanceof NoStream ? new Problem(error.isDeleted ? 409 : 404, `The source: ${error.message}`) : error
       })
       const { type } = source
-      if (request.type !== undefined && !isSameType(request.type, type)) throw new ForkProblem('type', `The source has the content type ${type}`)
+      if (request.type !== undefined && !isSameType(request.type, type)) throw new Problem(409, `The source has the content type ${type}`)
       const position = at ?? source.tail
-      if (position > source.tail) throw new ForkProblem('offset', 'The source ends before this offset')
+      if (position > source.tail) throw new Problem(400, 'The source ends before this offset')
       const prefix = sub === 0 ? undefined : await this.#prefix(from, position, { sub, type })
-      const inherits = request.ttl === undefined && request.expires === undefined
-      const { ttl, expires } = inherits ? source : request
-      const fork: Fork = { from, id: source.id, at: position, sub }
       const data = joined(prefix, dataOf(request.body, type), type)
-      const isThere: Change['judge'] = ({ isDeleted }) => (isDeleted ? { reason: 'deleted' } : undefined)
-      const { refusal } = await this.on(from, (stream) => stream.write({ judge: isThere, record: { fork: name } }))
-      if (refusal !== undefined) throw new ForkProblem('source-deleted', 'The source was deleted')
-      return await this.#make(name, request, creationOf(name, { ttl, expires }, { type, fork }), data)
+      const { refusal } = await this.on(from, (stream) => stream.write({ judge: unlessDeleted, record: { fork: name } }))
+      if (refusal !== undefined) throw new Problem(409, 'The source was deleted')
+      const { ttl, expires } = request.ttl === undefined && request.expires === undefined ? source : request
+      return await this.#write({ name, type, ttl, expires, fork: { from, id: source.id, at: position, sub } }, request.close, data)
     } finally {
       const others = (this.#forking.get(from) as number) - 1
+      this.#forksMade += 1
       if (others === 0) this.#forking.delete(from)
       else this.#forking.set(from, others)
     }
@@ -270,7 +211,7 @@ export class Streams {
     } else if (sub <= body.length) {
       return bytesAsData(body.subarray(0, sub))
     }
-    throw new ForkProblem('offset', 'The record after this offset is shorter than the sub-offset')
+    throw new Problem(400, 'The record after this offset is shorter than the sub-offset')
   }
 
   /** Reads from the stream, and before its own records, from those that it was forked from. */
@@ -279,21 +220,23 @@ export class Streams {
     if ('body' in own) return own
     const builder = new ChunkBuilder(isJson(own.type) ? comma : undefined)
     let position = from
-    for (const { from: source, id, at: cap } of await this.#sources(own.fork as Fork, from)) {
-      // Also from a source that is deleted for everybody else.
-      const { next, body } = await this.#visit(source, (stream) => sourceOf(stream, id).read(position, limit - builder.bytes, { cap }))
+    const readFrom = async (stream: Stream, end?: { readonly cap: number }): Promise<void> => {
+      const { next, body } = await stream.read(position, limit - builder.bytes, end)
       if (body.length > 0) builder.add(body)
       position = next
+    }
+    for (const { from: source, id, at: cap } of await this.#sources(own.fork as Fork, from)) {
+      // Also from a source that is deleted for everybody else.
+      await this.#open.visit(source, (stream) => readFrom(sourceOf(stream, id), { cap }))
       if (builder.bytes >= limit) return builder.chunk(position)
     }
-    const { next, body } = await this.on(name, (stream) => stream.read(position, limit - builder.bytes))
-    if (body.length > 0) builder.add(body)
-    return builder.chunk(next)
+    await this.on(name, (stream) => readFrom(stream))
+    return builder.chunk(position)
   }
 
   /** Where the records of a fork lie from a position on, before its own: the oldest first. */
   async #sources(fork: Fork, from: number): Promise<Fork[]> {
-    const inherited = await this.#visit(fork.from, (stream) => {
+    const inherited = await this.#open.visit(fork.from, (stream) => {
       const { creation } = sourceOf(stream, fork.id).state
       return creation?.fork !== undefined && from < creation.fork.at ? creation.fork : undefined
     })
@@ -308,29 +251,32 @@ export class Streams {
    */
   async #collect(name: string, condition: (stream: Stream) => boolean): Promise<'gone' | 'kept' | 'alive'> {
     for (;;) {
-      const seen = await this.#visit(name, (stream) =>
+      const seen = await this.#open.visit(name, (stream) =>
         stream?.state.creation === undefined ? undefined : { id: stream.id, forks: stream.state.forks, source: stream.state.creation.fork },
       )
       if (seen === undefined) return 'gone'
       const isRead = this.#forking.has(name) || (await this.#hasForks(name, seen))
-      const outcome = await this.#visit(name, async (stream) => {
+      const outcome = await this.#open.visit(name, async (stream) => {
         if (stream?.state.creation === undefined) return 'gone'
         const isSame = stream.id === seen.id && String(stream.state.forks) === String(seen.forks)
         if (!isSame || (!isRead && this.#forking.has(name))) return 'changed'
         if (!condition(stream)) return 'alive'
-        if (isRead) await stream.write({ judge: ({ isDeleted }) => (isDeleted ? { reason: 'deleted' } : undefined), record: { deleted: true } })
-        else await this.#remove(this.#entry(name), stream)
-        return isRead ? 'kept' : 'gone'
+        if (isRead) await stream.write({ judge: unlessDeleted, record: { deleted: true } })
+        if (isRead) return 'kept'
+        const forksMade = this.#forksMade
+        await this.#open.remove(name, stream)
+        return { forksMade }
       })
       if (outcome === 'changed') continue
-      if (outcome === 'gone' && seen.source !== undefined) await this.#release(seen.source, name)
-      return outcome
+      if (typeof outcome === 'string') return outcome
+      if (seen.source !== undefined) await this.#release(seen.source, name, outcome)
+      return 'gone'
     }
   }
 
   async #hasForks(name: string, { id, forks }: { readonly id: string; readonly forks: readonly string[] }): Promise<boolean> {
     for (const fork of forks) {
-      const isThere = await this.#visit(fork, (stream) => {
+      const isThere = await this.#open.visit(fork, (stream) => {
         const { creation, isDeleted } = stream?.state ?? {}
         const isFork = creation?.fork?.from === name && creation.fork.id === id
         return isFork && (isDeleted === true || stream?.isExpired(Date.now()) === false || (stream?.state.forks.length ?? 0) > 0)
@@ -341,117 +287,25 @@ export class Streams {
   }
 
   /** Drops the note of a fork that is gone, and then the source, if it was only kept for its forks. */
-  async #release({ from, id }: Fork, name: string): Promise<void> {
-    const isDeleted = await this.#visit(from, async (stream) => {
-      if (stream === undefined || stream.id !== id) return false
-      await stream.write({ judge: () => undefined, record: { unfork: name } })
+  async #release({ from, id }: Fork, name: string, { forksMade }: { readonly forksMade: number }): Promise<void> {
+    const isDeleted = await this.#open.visit(from, async (stream) => {
+      if (stream?.id !== id) return false
+      // Meanwhile a new fork may have taken the name. A note too many does no harm.
+      const isFree = !this.#forking.has(from) && forksMade === this.#forksMade
+      if (isFree) await stream.write({ judge: () => undefined, record: { unfork: name } })
       return stream.state.isDeleted
     })
     if (isDeleted) await this.#collect(from, ({ state }) => state.isDeleted)
   }
-
-  /** Opens the journal of a name, unless it is open, and keeps it open for the work. */
-  async #visit<T>(
-    name: string,
-    work: (stream: Stream | undefined) => Promise<T> | T,
-    { create = false }: { readonly create?: boolean } = {},
-  ): Promise<T> {
-    return await addInContext(this.#slots, async () => {
-      const entry = this.#entry(name)
-      entry.users += 1
-      try {
-        const { stream } = entry
-        const isReady = stream !== undefined && !stream.isUnusable
-        return await work(isReady ? stream : await inTurn(entry, () => this.#opened(entry, create)))
-      } finally {
-        entry.users -= 1
-        // The end of a set is what was used last.
-        if (this.#open.delete(entry)) this.#open.add(entry)
-        this.#forget(entry)
-      }
-    })
-  }
-
-  async #opened(entry: Entry, create: boolean): Promise<Stream | undefined> {
-    if (entry.stream?.isUnusable === false) return entry.stream
-    // It failed. Opening it again tells what it holds.
-    if (entry.stream !== undefined) await this.#shutInTurn(entry).catch(() => {})
-    this.#open.add(entry)
-    try {
-      while (this.#open.size > this.#settings.maxOpenStreams) await this.#shut(this.#leastRecent())
-      entry.stream = await Stream.open(this.#pathOf(entry.name), this.#settings, { create })
-    } finally {
-      if (entry.stream === undefined) this.#open.delete(entry)
-    }
-    const { stream } = entry
-    if (stream !== undefined) stream.onChange = () => entry.waiters.wake()
-    return stream
-  }
-
-  /** There is one: of the entries that are not idle, this one included, there are no more than slots. */
-  #leastRecent(): Entry {
-    for (const entry of this.#open) if (entry.users === 0) return entry
-    throw new Error('All open streams are in use')
-  }
-
-  async #shut(entry: Entry): Promise<void> {
-    // Out of the set at once, so that nobody else chooses it.
-    this.#open.delete(entry)
-    await inTurn(entry, async () => {
-      if (entry.users > 0) this.#open.add(entry)
-      else await this.#shutInTurn(entry)
-    })
-    this.#forget(entry)
-  }
-
-  async #shutInTurn(entry: Entry): Promise<void> {
-    const { stream } = entry
-    entry.stream = undefined
-    this.#open.delete(entry)
-    // Without its first record it is no stream.
-    if (stream?.state.creation === undefined) await stream?.remove()
-    else await stream.close()
-  }
-
-  async #remove(entry: Entry, stream: Stream): Promise<void> {
-    await inTurn(entry, async () => {
-      if (entry.stream !== stream) return
-      await stream.remove()
-      entry.stream = undefined
-      this.#open.delete(entry)
-      this.#count -= 1
-    })
-    entry.waiters.wake()
-  }
-
-  #entry(name: string): Entry {
-    let entry = this.#entries.get(name)
-    if (entry === undefined) {
-      entry = { name, waiters: new Waiters(), stream: undefined, users: 0, pins: 0, turn: Promise.resolve() }
-      this.#entries.set(name, entry)
-    }
-    return entry
-  }
-
-  #forget(entry: Entry): void {
-    const isIdle = entry.users === 0 && entry.pins === 0 && entry.stream === undefined
-    if (isIdle && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name)
-  }
-
-  #pathOf(name: string): string {
-    return join(this.#directory, directoryName(name))
-  }
 }
+
+const unlessThere: Change['judge'] = ({ creation }) => (creation === undefined ? undefined : { reason: 'exists' })
+
+const unlessDeleted: Change['judge'] = ({ isDeleted }) => (isDeleted ? { reason: 'deleted' } : undefined)
 
 /** Whether a stream is only there until its forks are gone. */
 function isOver(stream: Stream): boolean {
   return stream.state.isDeleted || stream.isExpired(Date.now())
-}
-
-function inTurn<T>(entry: Entry, task: () => Promise<T>): Promise<T> {
-  const done = entry.turn.then(task)
-  entry.turn = done.catch(() => {})
-  return done
 }
 
 function sourceOf(stream: Stream | undefined, id: string): Stream {
@@ -459,35 +313,11 @@ function sourceOf(stream: Stream | undefined, id: string): Stream {
   throw new MiniStoreError('ERR_MINISTORE_FOREIGN_JOURNAL', 'The source of a fork is gone, or its journal is another one')
 }
 
-function creationOf(
-  name: string,
-  { ttl, expires }: { readonly ttl?: number | undefined; readonly expires?: number | undefined },
-  { type, fork }: { readonly type: string; readonly fork?: Fork },
-): Creation {
-  return {
-    name, type,
-    ...(ttl === undefined ? {} : { ttl }), ...(expires === undefined ? {} : { expires }), ...(fork === undefined ? {} : { fork }),
-  }
-}
+/** The content type of a stream whose PUT names none. */
+const defaultType = 'application/octet-stream'
 
 function joined(prefix: Data | undefined, data: Data | undefined, type: string): Data | undefined {
   if (prefix === undefined || data === undefined) return prefix ?? data
   if (isJson(type)) return jsonData(`${prefix.body.toString()},${data.body.toString()}`)
   return bytesAsData(Buffer.concat([prefix.body, data.body]))
-}
-
-/** Longest name of a directory, in characters: file systems take 255 bytes. */
-const maxDirectoryName = 200
-
-/**
- * The directory of a stream: its name with `+` before it and for each slash, and with `=` and two
- * hexadecimal digits for each character but lower-case letters, digits, `-` and `_`. So different names
- * have different directories even where upper and lower case are the same, and none means anything to
- * a file system. A long name ends in its SHA-256.
- */
-export function directoryName(name: string): string {
-  const encoded = `+${name.replace(/[^a-z0-9_-]/g, (character) =>
-    character === '/' ? '+' : `=${character.charCodeAt(0).toString(16).padStart(2, '0')}`)}`
-  if (encoded.length <= maxDirectoryName) return encoded
-  return `${encoded.slice(0, 100)}=-${createHash('sha256').update(name).digest('hex')}`
 }

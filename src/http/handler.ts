@@ -137,16 +137,16 @@ class Server implements DurableStreams {
     request: Request,
     { url, name, journal }: { readonly url: URL; readonly name: string; readonly journal: JournalSource | undefined },
   ): Promise<Answer> {
-    const source = (): Source => journal?.follow() ?? (this.#streams ?? missing()).source(name)
+    const source = (isLive: boolean): Source => journal?.reader({ isLive }) ?? (this.#streams ?? missing()).source(name)
     if (request.method === 'HEAD') {
-      return await using(source(), async (opened) => {
+      return await using(source(false), async (opened) => {
         const look = await opened.look({ isRead: false })
         return { status: 200, headers: { ...headersOf(look), 'cache-control': 'no-store' } }
       })
     }
     const wanted = readRequest(url.searchParams, request.headers)
-    if (wanted.live === undefined) return await using(source(), (opened) => catchUp(opened, wanted, this.#settings))
-    const opened = source()
+    if (wanted.live === undefined) return await using(source(false), (opened) => catchUp(opened, wanted, this.#settings))
+    const opened = source(true)
     const reader = this.#reader(request, opened)
     try {
       if (wanted.live === 'sse') return await serverSentEvents(opened, wanted, this.#settings, reader)

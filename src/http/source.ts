@@ -167,17 +167,20 @@ const maxRecentBytes = 64 * 1024
  *
  * One follower reads new records for all readers that wait, and only while there are any.
  */
-export class JournalSource implements Source {
-  readonly waiters: Waiters = new Waiters()
+export class JournalSource {
+  readonly #waiters = new Waiters()
   readonly #journal: ServedJournal
   readonly #onError: (error: unknown) => void
+  /** Requests that wait for records. */
   #readers = 0
   #follower: AbortController | undefined
   #linger: NodeJS.Timeout | undefined
+  /** Why the follower has ended, for those who wait for it. */
+  #failure: Error | undefined
   /** The last record that the follower has seen. */
   #seen = 0
   /** The newest records, from one position on, as long as they are few. */
-  #recent: { from: number; chunk: Chunk } | undefined
+  #recent: { readonly from: number; readonly chunk: Chunk } | undefined
   readonly #shared = new SharedRead()
 
   private constructor(journal: ServedJournal, onError: (error: unknown) => void) {
@@ -189,32 +192,24 @@ export class JournalSource implements Source {
     return new JournalSource(typeof given === 'string' ? await MiniStore.read(given) : given, onError)
   }
 
-  /** Begins to follow the journal for a request that waits. */
-  follow(): Source {
-    this.#readers += 1
-    clearTimeout(this.#linger)
-    this.#linger = undefined
-    return this
-  }
-
-  async look(): Promise<Look> {
-    const journal = this.#journal
-    if (this.#follower === undefined || this.#seen === 0) await journal.refresh?.()
-    const tail = Math.max(journal.lastSequence, this.#seen)
-    if (this.#readers > 0) this.#startFollower(tail)
-    return { id: journal.id ?? '', type: 'application/json', first: journal.firstSequence - 1, tail, isClosed: false }
-  }
-
-  async read(from: number, limit: number): Promise<Chunk> {
-    const recent = this.#recent
-    return recent?.from === from ? recent.chunk : await this.#shared.read(from, () => this.#read(from, limit))
-  }
-
-  release(): void {
-    this.#readers -= 1
-    if (this.#readers > 0) return
-    this.#linger = setTimeout(() => this.stop(), lingerMs)
-    this.#linger.unref()
+  /** What one request reads. */
+  reader({ isLive }: { readonly isLive: boolean }): Source {
+    if (isLive) {
+      this.#readers += 1
+      this.#failure = undefined
+      clearTimeout(this.#linger)
+    }
+    return {
+      waiters: this.#waiters,
+      look: () => this.#look({ isLive }),
+      read: async (from, limit) => {
+        const recent = this.#recent
+        return recent?.from === from ? recent.chunk : await this.#shared.read(from, () => this.#read(from, limit))
+      },
+      release: () => {
+        if (isLive) this.#release()
+      },
+    }
   }
 
   /** Ends the follower. */
@@ -225,13 +220,29 @@ export class JournalSource implements Source {
     this.#recent = undefined
   }
 
+  #release(): void {
+    this.#readers -= 1
+    if (this.#readers > 0) return
+    this.#linger = setTimeout(() => this.stop(), lingerMs)
+    this.#linger.unref()
+  }
+
+  async #look({ isLive }: { readonly isLive: boolean }): Promise<Look> {
+    const journal = this.#journal
+    if (this.#failure !== undefined && isLive) throw this.#failure
+    if (this.#follower === undefined) await journal.refresh?.()
+    const tail = Math.max(journal.lastSequence, this.#follower === undefined ? 0 : this.#seen)
+    if (isLive) this.#startFollower(tail)
+    return { id: journal.id ?? '', type: 'application/json', first: journal.firstSequence - 1, tail, isClosed: false }
+  }
+
   async #read(from: number, limit: number): Promise<Chunk> {
     const builder = new ChunkBuilder(comma)
     const to = Math.max(this.#journal.lastSequence, this.#seen)
     let next = from
     if (from >= to) return builder.chunk(from)
     for await (const { sequence, record } of this.#journal.entries({ from: from + 1, to })) {
-      builder.add(Buffer.from(toJson(record, 'record')))
+      builder.add(bodyOf(record))
       next = sequence
       if (builder.bytes >= limit) break
     }
@@ -244,26 +255,34 @@ export class JournalSource implements Source {
     this.#follower = stop
     this.#seen = tail
     this.#follow(tail, stop.signal)
-      .catch((error: unknown) => {
-        if (!stop.signal.aborted) this.#onError(error)
+      .then(() => {
+        throw new MiniStoreError('ERR_MINISTORE_CLOSED', 'The journal was closed')
       })
-      .finally(() => {
-        if (this.#follower === stop) this.#follower = undefined
-        this.waiters.wake()
+      .catch((error: unknown) => {
+        if (stop.signal.aborted) return
+        this.#failure = error as Error
+        this.#follower = undefined
+        this.#recent = undefined
+        this.#onError(error)
+        this.#waiters.wake()
       })
   }
 
   async #follow(tail: number, signal: AbortSignal): Promise<void> {
     for await (const { sequence, record } of this.#journal.entries({ from: tail + 1, follow: true, signal })) {
-      if (sequence !== this.#seen + 1) throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_GONE', `Expected record ${this.#seen + 1} of the journal next, got ${sequence}`)
-      const body = Buffer.from(toJson(record, 'record'))
-      // Readers that have not run since the last record find both; those that have find this one.
+      const body = bodyOf(record)
+      const { isWaking } = this.#waiters
+      // Readers that have not run since the record before find both; those that have find this one.
       const before = this.#recent
-      const isOpen = this.waiters.isWaking && before !== undefined && before.chunk.body.length + body.length <= maxRecentBytes
-      const from = isOpen ? before.from : sequence - 1
-      this.#recent = { from, chunk: { next: sequence, body: isOpen ? Buffer.concat([before.chunk.body, comma, body]) : body } }
+      const isMore = isWaking && before !== undefined && before.chunk.body.length + body.length <= maxRecentBytes
+      const from = isMore ? before.from : sequence - 1
+      this.#recent = { from, chunk: { next: sequence, body: isMore ? Buffer.concat([before.chunk.body, comma, body]) : body } }
       this.#seen = sequence
-      this.waiters.wake()
+      this.#waiters.wake()
     }
   }
+}
+
+function bodyOf(record: unknown): Buffer {
+  return Buffer.from(toJson(record, 'record'))
 }

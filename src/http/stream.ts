@@ -2,7 +2,7 @@ import { join } from 'node:path'
 
 import { tell } from '../async.ts'
 import { hasCode } from '../errors.ts'
-import { listIfPresent, removeIfPresent } from '../fs/durable.ts'
+import { ifPresent, listIfPresent, removeIfPresent } from '../fs/durable.ts'
 import type { FileSystem } from '../fs/file-system.ts'
 import { SnapStore } from '../minisnap/index.ts'
 import { refuseLostJournal } from '../ministate/recovery.ts'
@@ -231,7 +231,9 @@ export class Stream {
     // What it would write is deleted anyway.
     await this.#manager.close().catch(() => {})
     const { fileSystem } = this.#settings
-    const marker = await fileSystem.open(join(this.#directory, deletedName), 'ensure')
+    const marker = await ifPresent(fileSystem.open(join(this.#directory, deletedName), 'ensure'))
+    // Something else has removed the directory.
+    if (marker === undefined) return
     await marker.close()
     await fileSystem.syncDirectory(this.#directory)
     await removeFiles(fileSystem, this.#directory)

@@ -265,6 +265,7 @@ export class Streams {
         if (isRead) return 'kept'
         const forksMade = this.#forksMade
         await this.#open.remove(name, stream)
+        this.#count -= 1
         return { forksMade }
       })
       if (outcome === 'changed') continue

@@ -21,7 +21,7 @@ const rounds = scaled(20, 500)
 const clients = 8
 
 /** Where the server is now, for clients that outlive it. */
-const place = { url: '', isOver: false, confirmed: 0 }
+const place = { url: '', isOver: false, isComplete: false, confirmed: 0 }
 
 async function startServer(directory: string): Promise<KillableProcess<Listening>> {
   const server = new KillableProcess<Listening>('stream-server.js')
@@ -58,18 +58,18 @@ async function produce(producer: number): Promise<number> {
   }
 }
 
-/** Reads from where it is, again and again, until it is over and there is no more. */
+/** Reads from where it is, again and again, until all is confirmed and there is no more. */
 async function tail(live: string): Promise<Sent[]> {
   const read: Sent[] = []
   let offset = '-1'
   for (;;) {
-    const { isOver } = place
+    const { isComplete } = place
     try {
-      const answer = await fetch(`${place.url}?offset=${offset}${isOver ? '' : live}`)
+      const answer = await fetch(`${place.url}?offset=${offset}${isComplete ? '' : live}`)
       const items = answer.status === 200 ? ((await answer.json()) as Sent[]) : []
       read.push(...items)
       offset = answer.headers.get('stream-next-offset') ?? offset
-      if (isOver && answer.headers.get('stream-up-to-date') === 'true') return read
+      if (isComplete && answer.headers.get('stream-up-to-date') === 'true') return read
     } catch {
       await delay(2)
     }
@@ -81,7 +81,7 @@ test(
   { timeout: scaled(180_000, 3_000_000) },
   async () => {
     const directory = await temporaryDirectory()
-    Object.assign(place, { url: '', isOver: false, confirmed: 0 })
+    Object.assign(place, { url: '', isOver: false, isComplete: false, confirmed: 0 })
     let server = await startServer(directory)
     onTestFinished(() => server.kill())
     expect((await fetch(place.url, { method: 'PUT', headers: { 'content-type': 'application/json' } })).status).toBe(201)
@@ -96,6 +96,7 @@ test(
     }
     place.isOver = true
     const confirmed = await Promise.all(producers)
+    place.isComplete = true
     const found: Sent[] = []
     for (let offset = '-1'; ; ) {
       const answer = await fetch(`${place.url}?offset=${offset}`)

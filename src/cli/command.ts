@@ -109,6 +109,11 @@ export class Arguments {
     return this.#values[name] === true
   }
 
+  /** Returns the text given for an option, or undefined if the option is absent. */
+  text(name: string): string | undefined {
+    return this.#values[name] as string | undefined
+  }
+
   /**
    * Returns the whole number given for an option, or undefined if the option is absent.
    *

@@ -15,6 +15,7 @@ import { inspect } from './commands/inspect.ts'
 import { queue } from './commands/queue.ts'
 import { repair } from './commands/repair.ts'
 import { replicate } from './commands/replicate.ts'
+import { serve } from './commands/serve.ts'
 import { stats } from './commands/stats.ts'
 import { tail } from './commands/tail.ts'
 import { verify } from './commands/verify.ts'
@@ -26,7 +27,7 @@ import { jsonLine, shellWord, styleFor, visible, visibleLines } from './terminal
 
 /** Every command, in the order of `--help`. */
 const commands: readonly Command[] = [
-  append, cat, tail, grep, inspect, verify, repair, compact, replicate, stats, queue, demo, completion(() => commands),
+  append, cat, tail, grep, inspect, verify, repair, compact, replicate, serve, stats, queue, demo, completion(() => commands),
 ]
 
 function commandNamed(name: string | undefined): Command | undefined {

@@ -302,7 +302,7 @@ describe('the command line itself', () => {
   test('has help for all commands and for each, with an example', async () => {
     const { stdout } = await ministore(['--help'])
     const names = [...stdout.matchAll(/^ {2}([a-z]+)(?: [A-Z[][^ ]*)* {2,}/gm)].map(([, name]) => String(name))
-    expect(names).toEqual(['append', 'cat', 'tail', 'grep', 'inspect', 'verify', 'repair', 'compact', 'replicate', 'stats', 'queue', 'demo', 'completion'])
+    expect(names).toEqual(['append', 'cat', 'tail', 'grep', 'inspect', 'verify', 'repair', 'compact', 'replicate', 'serve', 'stats', 'queue', 'demo', 'completion'])
     for (const name of names) {
       const help = await ministore([name, '--help'])
       expect(help).toMatchObject({ code: 0, stderr: '' })

@@ -192,9 +192,20 @@ function cacheControl(
   return left < 60 ? `${scope}, max-age=${left}` : `${scope}, max-age=60, stale-while-revalidate=300`
 }
 
-function bodyOf({ body }: Chunk, type: string): Uint8Array {
-  return isJson(type) ? Buffer.concat([opening, body, closing]) : body
+function bodyOf({ body }: Chunk, type: string): Uint8Array | ReadableStream<Uint8Array> {
+  if (body.length < minStreamedBytes) return isJson(type) ? Buffer.concat([opening, body, closing]) : body
+  // A `Response` copies bytes that it gets, but not those of a stream.
+  const parts = isJson(type) ? [opening, body, closing] : [body]
+  return new ReadableStream<Uint8Array>({
+    pull(controller) {
+      const part = parts.shift()
+      if (part === undefined) controller.close()
+      else controller.enqueue(part)
+    },
+  })
 }
+
+const minStreamedBytes = 64 * 1024
 
 const opening = Buffer.from('[')
 const closing = Buffer.from(']')

@@ -42,7 +42,7 @@ export interface DurableStreamsOptions extends FileSystemOption {
    * Bytes after which a response or an event ends. It has at least one record, so it may be larger by one
    * body. A slow reader takes about twice as much memory.
    *
-   * @default 1_048_576 (1 MiB); minimum 1
+   * @default 4_194_304 (4 MiB); minimum 1
    */
   readonly maxChunkBytes?: number | undefined
   /** Streams whose journals are open at once, with three descriptors each. The one used least recently is closed. @default 1_000 */
@@ -110,7 +110,7 @@ export function httpSettings(options: unknown): HttpSettings {
     sseMs: integer('sseMs', given['sseMs'], { default: 60_000, ...timer }),
     // A record takes a third more, and must fit into a string.
     maxBodyBytes: integer('maxBodyBytes', given['maxBodyBytes'], { default: 8 * mebibyte, max: 128 * mebibyte }),
-    maxChunkBytes: integer('maxChunkBytes', given['maxChunkBytes'], { default: mebibyte }),
+    maxChunkBytes: integer('maxChunkBytes', given['maxChunkBytes'], { default: 4 * mebibyte }),
     maxOpenStreams: integer('maxOpenStreams', given['maxOpenStreams'], { default: 1_000 }),
     maxStreams: integer('maxStreams', given['maxStreams'], { default: Number.POSITIVE_INFINITY, orInfinity: true }),
     maxReaders: integer('maxReaders', given['maxReaders'], { default: 10_000 }),

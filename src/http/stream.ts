@@ -9,7 +9,7 @@ import { refuseLostJournal } from '../ministate/recovery.ts'
 import { StateManager } from '../ministate/state-manager.ts'
 import { JournalFiles } from '../ministore/format.ts'
 import { fileSystemOf, MiniStore } from '../ministore/ministore.ts'
-import type { SerializedRecord } from '../schema.ts'
+import type { Codec, SerializedRecord } from '../schema.ts'
 import {
   type Data, dataIn, draftOf, emptyState, fold, isJson, type Refusal, serialize, type StreamRecord, type StreamState,
   tryAgain,
@@ -22,6 +22,24 @@ export const journalName = 'journal.jsonl'
 
 /** While this file is in the directory of a stream, the stream does not exist. */
 const deletedName = 'deleted'
+
+/** A record, as it is written. */
+type Line = SerializedRecord<StreamRecord>
+
+/**
+ * A read finds its place by counting lines from the beginning of a segment, so these are small (4 MiB).
+ * That is as much as a request reads by default.
+ */
+const maxBytesPerSegment = 4 * 1024 * 1024
+
+/**
+ * Takes records as they are serialized. With a codec, `bytes()` parses no line, which would take most of
+ * the time of a read.
+ */
+const codec: Codec<Line, StreamRecord> = {
+  encode: ({ text }) => text,
+  decode: (line) => JSON.parse(line) as StreamRecord,
+}
 
 /** A change that waits for its turn. */
 export interface Change {
@@ -69,8 +87,8 @@ const maxRecentBytes = 64 * 1024
 export class Stream {
   readonly #directory: string
   readonly #settings: HttpSettings
-  readonly #journal: MiniStore<StreamRecord>
-  readonly #manager: StateManager<StreamState, StreamRecord, SerializedRecord<StreamRecord>>
+  readonly #journal: MiniStore<StreamRecord, Line>
+  readonly #manager: StateManager<StreamState, StreamRecord, Line>
   readonly #pending: Pending[] = []
   #pendingBytes = 0
   #writing: Promise<void> | undefined
@@ -86,8 +104,8 @@ export class Stream {
   private constructor(parts: {
     readonly directory: string
     readonly settings: HttpSettings
-    readonly journal: MiniStore<StreamRecord>
-    readonly manager: StateManager<StreamState, StreamRecord, SerializedRecord<StreamRecord>>
+    readonly journal: MiniStore<StreamRecord, Line>
+    readonly manager: StateManager<StreamState, StreamRecord, Line>
   }) {
     this.#directory = parts.directory
     this.#settings = parts.settings
@@ -119,15 +137,11 @@ export class Stream {
     }
     // Base64 takes a third more. The rest of a record is a few headers.
     const maxRecordBytes = Math.ceil(settings.maxBodyBytes * 1.4) + 64 * 1024
-    const journal = await MiniStore.open<StreamRecord>(path, { maxRecordBytes, lock, fileSystem })
+    const options = { maxBytesPerSegment, maxRecordBytes, lock, fileSystem, codec: codec as Codec<Line, never> }
+    const journal: MiniStore<StreamRecord, Line> = await MiniStore.open(path, options)
     try {
       const snapshots = new SnapStore<StreamState>(directory, { fileSystem: fileSystemOf(journal), keep: 1 })
-      const writable: unknown = journal
-      const manager = await StateManager.over(
-        writable as MiniStore<StreamRecord, SerializedRecord<StreamRecord>>,
-        snapshots,
-        { initialState: emptyState, mutator: fold },
-      )
+      const manager = await StateManager.over(journal, snapshots, { initialState: emptyState, mutator: fold, codec: codec as Codec<Line, never> })
       return new Stream({ directory, settings, journal, manager })
     } catch (error) {
       // The first error is the one to report.
@@ -274,7 +288,7 @@ export class Stream {
       const draft = draftOf(this.state)
       const before = this.#tailOf(draft)
       let sequence = this.#manager.sequence
-      const lines: Array<SerializedRecord<StreamRecord>> = []
+      const lines: Array<Line> = []
       const fresh: Buffer[] = []
       const outcomes = batch.map(({ judge, record, data }): Written => {
         const refusal = judge(draft)
@@ -320,7 +334,7 @@ export class Stream {
     this.#recent = isSmall ? { from, chunk: builder.chunk(this.#tailOf(this.state)) } : undefined
   }
 
-  async #snapshotIfDue(lines: ReadonlyArray<SerializedRecord<StreamRecord>>): Promise<void> {
+  async #snapshotIfDue(lines: ReadonlyArray<Line>): Promise<void> {
     const since = this.#sinceSnapshot
     since.records += lines.length
     for (const { text } of lines) since.bytes += text.length

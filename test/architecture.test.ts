@@ -84,6 +84,17 @@ describe('src', () => {
     expect(importCycles(sources)).toEqual([])
   })
 
+  test('loads nothing of the server of streams with the package itself', () => {
+    const loaded = new Set(['index.ts'])
+    for (const path of loaded) {
+      const { imports } = sources.get(path) as Source
+      for (const { specifier, isTypeOnly } of imports) if (specifier.startsWith('.') && !isTypeOnly) loaded.add(resolve(path, specifier))
+      expect(imports.map(({ specifier }) => specifier)).not.toContain('node:http')
+    }
+    expect(loaded.size).toBeGreaterThan(20)
+    expect([...loaded].filter((path) => path.startsWith('http/'))).toEqual([])
+  })
+
   test('uses instanceof only for classes that cannot come from another realm or another copy of the library', () => {
     expect(foreignClasses(sources)).toEqual([])
   })

@@ -14,9 +14,9 @@ export interface DurableStreams extends AsyncDisposable {
   readonly handler: (request: Request) => Promise<Response>
   /**
    * Deletes the streams whose time is over. Without it, such a stream is deleted when it is next asked
-   * for. Opens every stream, one after another.
+   * for. Opens every stream, one after another. What cannot be opened is reported to `onError`.
    *
-   * @throws {MiniStoreError} the first error of a stream.
+   * @throws {Error} the system error if the directory cannot be read.
    */
   deleteExpired(): Promise<void>
   /**

@@ -7,6 +7,7 @@ import { addInContext } from '../async.ts'
 import { ioError } from '../errors.ts'
 import { ensureDirectory } from '../fs/durable.ts'
 import { WriterLock } from '../fs/lock.ts'
+import { tryAgain } from './record.ts'
 import type { HttpSettings } from './settings.ts'
 import { Waiters } from './source.ts'
 import { Stream } from './stream.ts'
@@ -42,6 +43,7 @@ export class OpenStreams {
   readonly #open = new Set<Entry>()
   /** At most so many requests use a journal at once. So when another is to be opened, one is idle. */
   readonly #slots: PQueue
+  #isClosing = false
 
   private constructor(directory: string, settings: HttpSettings, lock: WriterLock) {
     this.#directory = directory
@@ -81,6 +83,7 @@ export class OpenStreams {
     work: (stream: Stream | undefined) => Promise<T> | T,
     { create = false }: { readonly create?: boolean } = {},
   ): Promise<T> {
+    if (this.#isClosing) throw tryAgain(503, 'The server is closing')
     return await addInContext(this.#slots, async () => {
       const entry = this.#entry(name)
       entry.users += 1
@@ -122,6 +125,7 @@ export class OpenStreams {
 
   /** Wakes all readers, waits for all work, closes all journals and frees the lock. */
   async close(): Promise<void> {
+    this.#isClosing = true
     for (const { waiters } of this.#entries.values()) waiters.wake()
     await this.#slots.onIdle()
     const closed = await Promise.allSettled([...this.#open].map((entry) => this.#shut(entry)))

@@ -83,6 +83,7 @@ export async function serverSentEvents(
 
   const next = async (): Promise<{ readonly events: readonly Uint8Array[]; readonly isLast: boolean }> => {
     for (;;) {
+      if (signal.aborted) return { events: [], isLast: true }
       const { version } = source.waiters
       const look = await source.look({ isRead: true })
       if (from < look.tail || !isTold || look.isClosed) {

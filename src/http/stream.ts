@@ -131,10 +131,8 @@ export class Stream {
     }
     const files = new JournalFiles(path)
     const isThere = names.some((name) => name === files.name || files.sealedNumber(name) !== undefined)
-    if (!isThere) {
-      await refuseLostJournal(fileSystem, path, new SnapStore(directory, { fileSystem }))
-      if (!create) return undefined
-    }
+    if (!isThere && names.length > 0) await refuseLostJournal(fileSystem, path, new SnapStore(directory, { fileSystem }))
+    if (!isThere && !create) return undefined
     // Base64 takes a third more. The rest of a record is a few headers.
     const maxRecordBytes = Math.ceil(settings.maxBodyBytes * 1.4) + 64 * 1024
     const options = { maxBytesPerSegment, maxRecordBytes, lock, fileSystem, codec: codec as Codec<Line, never> }
@@ -285,36 +283,41 @@ export class Stream {
   async #writeAll(): Promise<void> {
     while (this.#pending.length > 0 && !this.#isGone) {
       const batch = this.#nextBatch()
-      const draft = draftOf(this.state)
-      const before = this.#tailOf(draft)
-      let sequence = this.#manager.sequence
-      const lines: Array<Line> = []
-      const fresh: Buffer[] = []
-      const outcomes = batch.map(({ judge, record, data }): Written => {
-        const refusal = judge(draft)
-        if (refusal === undefined) {
-          const timed = (record.create ?? draft.creation)?.ttl === undefined ? record : { ...record, at: Date.now() }
-          const line = serialize(timed, data)
-          lines.push(line)
-          fold(draft, line.value, { sequence: (sequence += 1) })
-          if (data !== undefined) fresh.push(data.body)
-        }
-        return { refusal, tail: this.#tailOf(draft), isClosed: draft.isClosed }
-      })
       try {
+        const { lines, outcomes, keep } = this.#judge(batch)
         if (lines.length > 0) await this.#manager.applyAll(lines)
+        keep()
+        for (const [index, { resolve }] of batch.entries()) resolve(outcomes[index] as Written)
+        if (lines.length > 0) this.onChange()
+        await this.#snapshotIfDue(lines)
       } catch (error) {
         // Those refused were refused because of what was not written, or may have been.
         for (const { reject } of batch) reject(error)
         this.#isBroken ||= hasCode(error, ...fatal)
         if (this.#isBroken) for (const { reject } of this.#pending.splice(0)) reject(error)
-        continue
       }
-      this.#keepRecent(before, fresh)
-      for (const [index, { resolve }] of batch.entries()) resolve(outcomes[index] as Written)
-      if (lines.length > 0) this.onChange()
-      await this.#snapshotIfDue(lines)
     }
+  }
+
+  /** Judges changes in order. `keep` must be called once they are durable. */
+  #judge(batch: readonly Pending[]): { readonly lines: Line[]; readonly outcomes: Written[]; readonly keep: () => void } {
+    const draft = draftOf(this.state)
+    const from = this.#tailOf(draft)
+    let sequence = this.#manager.sequence
+    const lines: Line[] = []
+    const bodies: Buffer[] = []
+    const outcomes = batch.map(({ judge, record, data }): Written => {
+      const refusal = judge(draft)
+      if (refusal === undefined) {
+        const timed = (record.create ?? draft.creation)?.ttl === undefined ? record : { ...record, at: Date.now() }
+        const line = serialize(timed, data)
+        lines.push(line)
+        fold(draft, line.value, { sequence: (sequence += 1) })
+        if (data !== undefined) bodies.push(data.body)
+      }
+      return { refusal, tail: this.#tailOf(draft), isClosed: draft.isClosed }
+    })
+    return { lines, outcomes, keep: () => this.#keepRecent(from, bodies) }
   }
 
   #nextBatch(): Pending[] {

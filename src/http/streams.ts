@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 
+import { tell } from '../async.ts'
 import { MiniStoreError } from '../errors.ts'
 import { MiniStore } from '../ministore/ministore.ts'
 import { OpenStreams } from './open-streams.ts'
@@ -109,15 +110,16 @@ export class Streams {
     await this.#collect(name, () => true)
   }
 
-  /** Deletes the streams whose time is over. Opens all streams, one after another. */
+  /** Deletes the streams whose time is over. Opens all streams, one after another. Reports those that it cannot open. */
   async deleteExpired(): Promise<void> {
-    const { fileSystem } = this.#settings
+    const { fileSystem, onError } = this.#settings
     for (const directory of await this.#open.directories()) {
-      for await (const { create } of MiniStore.stream<StreamRecord>(join(directory, journalName), { to: 1, fileSystem })) {
-        if (create === undefined) continue
-        await this.on(create.name, () => {}).catch((error: unknown) => {
-          if (!(error instanceof NoStream)) throw error
-        })
+      try {
+        for await (const { create } of MiniStore.stream<StreamRecord>(join(directory, journalName), { to: 1, fileSystem })) {
+          if (create !== undefined) await this.on(create.name, () => {})
+        }
+      } catch (error) {
+        if (!(error instanceof NoStream)) tell(onError, error)
       }
     }
   }

@@ -27,6 +27,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ministate: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap'],
   miniqueue: ['errors', 'options', 'async', 'schema', 'fs', 'minisnap', 'ministate'],
   http: ['errors', 'options', 'async', 'schema', 'fs', 'journal', 'ministore', 'minisnap', 'ministate'],
+  postgres: ['errors', 'options', 'async', 'schema', 'journal', 'ministore', 'minisnap'],
   // The public entry of the module `ministore`, which is the package itself.
   index: ['errors', 'options', 'schema', 'fs', 'journal', 'ministore'],
   cli: [

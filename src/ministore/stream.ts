@@ -82,7 +82,7 @@ export class JournalStream<Item> extends ReadableStream<Item> {
 class UnderlyingReplay<Item> {
   /** A stream of bytes gives each chunk away, and also fills the buffer of a `byob` reader. */
   readonly type: 'bytes' | undefined
-  readonly #cursor: JournalCursor<unknown>
+  readonly #cursor: ReplayCursor<unknown>
   /** Takes the next record of the cursor and returns it, alone or as an entry. */
   readonly take: () => Item
   readonly #signal: AbortSignal | undefined
@@ -92,7 +92,7 @@ class UnderlyingReplay<Item> {
   #pulling: Promise<void> | undefined
 
   constructor(
-    cursor: JournalCursor<unknown>,
+    cursor: ReplayCursor<unknown>,
     take: () => Item,
     { signal, type }: { readonly signal: AbortSignal | undefined; readonly type?: 'bytes' | undefined },
   ) {
@@ -360,12 +360,26 @@ class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   }
 }
 
+/** What a replay reads: records that are loaded, one after the other, and more on demand. */
+export interface ReplayCursor<T> {
+  /** Whether a record is loaded, so that {@link take} may be called. */
+  readonly hasRecord: boolean
+  /** Sequence number of the record that {@link take} returns next. */
+  readonly sequence: number
+  /** Returns the next record. */
+  take(): T
+  /** Loads records until there is one to take. Resolves with false at the end. Calls must not overlap. */
+  advance(): Promise<boolean>
+  /** Releases what is held. A pending {@link advance} rejects with the reason. */
+  close(reason?: unknown): Promise<void>
+}
+
 /** A replay that has not begun. The caller chooses the form of its result. */
 export class Replay<T> {
-  readonly #cursor: JournalCursor<T>
+  readonly #cursor: ReplayCursor<T>
   readonly #settings: StreamSettings
 
-  constructor(cursor: JournalCursor<T>, settings: StreamSettings) {
+  constructor(cursor: ReplayCursor<T>, settings: StreamSettings) {
     this.#cursor = cursor
     this.#settings = settings
   }

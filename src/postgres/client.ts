@@ -173,7 +173,6 @@ export class Server {
       throw error
     }
     // The pool listens to errors of idle connections only. The pending query rejects with the same error.
-    const ignore = (): void => {}
     session.on('error', ignore)
     let isUsable = false
     try {
@@ -190,6 +189,8 @@ export class Server {
     }
   }
 }
+
+const ignore = (): void => {}
 
 /** Number of attempts for which there is time if none is answered. */
 const attempts = 5

@@ -15,7 +15,7 @@ import { type Claim, format, Statements } from './statements.ts'
 const removedAtOnce = 10_000
 
 /** A statement must fit into a message of the protocol, and into the memory of both sides. */
-export const maxStatementBytes = 256 * 1024 * 1024
+export const maxStatementBytes: number = 256 * 1024 * 1024
 
 /** Options, validated and with defaults filled in. */
 export interface JournalSettings {
@@ -82,10 +82,11 @@ export class JournalCore implements PageSource {
     const [row = {}] = await this.server.read(`open the journal ${this.name}`, this.statements.settings(this.name))
     const refused = (message: string): MiniStoreError => new MiniStoreError('ERR_MINISTORE_IO', `${message}. Nothing is written`, this)
     if (row['fsync'] === 'off') throw refused('Expected a server with fsync = on, got off: a crash would lose records')
-    const encoding = row['encoding'] ?? 'UTF8'
-    if (encoding !== 'UTF8') throw refused(`Expected a database with the encoding UTF8, got ${String(encoding)}`)
-    if (Number(row['format'] ?? format) <= format) return
-    const message = `The tables of ${this.path} have the format ${String(row['format'])}, and this version reads ${format}`
+    const encoding = textIn(row, 'encoding') ?? 'UTF8'
+    if (encoding !== 'UTF8') throw refused(`Expected a database with the encoding UTF8, got ${encoding}`)
+    const found = numberIn(row, 'format') ?? format
+    if (found <= format) return
+    const message = `The tables of ${this.path} have the format ${found}, and this version reads ${format}`
     throw new MiniStoreError('ERR_MINISTORE_UNSUPPORTED_VERSION', message, this)
   }
 
@@ -93,14 +94,13 @@ export class JournalCore implements PageSource {
   async claim(): Promise<void> {
     await this.checkServer()
     const [id, writer] = [randomBytes(8).toString('hex'), randomBytes(8).toString('hex')]
-    const done = (row: Row): Row | undefined => (row['id'] == null ? undefined : row)
     const opening = this.statements.open(this.name, id, writer)
     // Opening again changes nothing, so it decides too.
     const row = await this.server.write(`open the journal ${this.name}`, opening, {
-      done, decide: opening, decided: done, isRepeatable: true,
+      done: claimed, decide: opening, decided: claimed, isRepeatable: true,
     })
     this.#see(row)
-    this.#claim = { name: this.name, epoch: Number(row['epoch']), writer }
+    this.#claim = { name: this.name, epoch: numberIn(row, 'epoch') as number, writer }
   }
 
   append({ lines, count, validation }: EncodedRecords, expectedSequence: number | undefined): Promise<number> {
@@ -164,7 +164,7 @@ export class JournalCore implements PageSource {
       const [row] = await this.server.read(`read the journal ${this.name}`, this.statements.row(this.name))
       if (this.#claim !== undefined) this.#refuseOthers(row ?? {})
       else if (row !== undefined) this.#see(row)
-      else if (this.id !== undefined) throw this.#foreign('none')
+      else if (this.id !== undefined) throw this.#foreign()
     })
   }
 
@@ -201,11 +201,10 @@ export class JournalCore implements PageSource {
   async read(from: number | undefined, to: number): Promise<Page> {
     const [row] = await this.server.read(`read the journal ${this.name}`, this.statements.page(this.name, { from, to }))
     if (row === undefined) {
-      if (this.id !== undefined) throw this.#foreign('none')
+      if (this.id !== undefined) throw this.#foreign()
       return { firstSequence: 1, lastSequence: 0, from: from ?? 1, lines: [] }
     }
-    this.id ??= String(row['id'])
-    if (row['id'] !== this.id) throw this.#foreign(String(row['id']))
+    this.#identify(row)
     const [firstSequence = 1, lastSequence = 0, count] = ['first', 'last', 'count'].map((name) => numberIn(row, name))
     const wanted = from ?? firstSequence
     if (wanted < firstSequence) {
@@ -213,7 +212,7 @@ export class JournalCore implements PageSource {
       throw new MiniStoreError('ERR_MINISTORE_SEQUENCE_GONE', message, { path: this.path, sequence: wanted })
     }
     if (wanted > Math.min(to, lastSequence)) return { firstSequence, lastSequence, from: wanted, lines: [] }
-    const lines = typeof row['lines'] === 'string' ? row['lines'].split('\n') : []
+    const lines = textIn(row, 'lines')?.split('\n') ?? []
     const [lowest, highest] = [numberIn(row, 'lowest'), numberIn(row, 'highest')]
     if (lowest !== wanted || highest !== wanted + lines.length - 1 || count !== lines.length) {
       throw this.#corrupt(`its records from ${wanted} on are not all in the table`, wanted)
@@ -262,9 +261,15 @@ export class JournalCore implements PageSource {
     })
   }
 
+  /** @throws {MiniStoreError} if a row is that of another journal. */
+  #identify(row: Row): void {
+    const id = textIn(row, 'id')
+    this.id ??= id
+    if (this.id !== id) throw this.#foreign(id)
+  }
+
   #see(row: Row): void {
-    this.id ??= String(row['id'])
-    if (this.id !== row['id']) throw this.#foreign(String(row['id']))
+    this.#identify(row)
     this.firstSequence = numberIn(row, 'first') ?? 1
     this.lastSequence = numberIn(row, 'last') ?? 0
   }
@@ -277,7 +282,7 @@ export class JournalCore implements PageSource {
   #refuseOthers(row: Row): void {
     const [last, epoch] = [numberIn(row, 'last'), numberIn(row, 'epoch')]
     if (last === undefined || epoch === undefined) throw this.#fail(this.#corrupt('it is no longer in the table: the server has lost it'))
-    if (row['id'] !== this.id) throw this.#fail(this.#foreign(String(row['id'])))
+    if (row['id'] !== this.id) throw this.#fail(this.#foreign(textIn(row, 'id')))
     if (last < this.lastSequence) {
       const problem = `it ends with record ${last}, but record ${this.lastSequence} was acknowledged`
       throw this.#fail(this.#corrupt(`${problem}: the server has lost records, or was restored`, last + 1))
@@ -334,13 +339,24 @@ export class JournalCore implements PageSource {
     return new MiniStoreError('ERR_MINISTORE_CORRUPT', message, { path: this.path, sequence, reason })
   }
 
-  #foreign(found: string): MiniStoreError {
+  #foreign(found = 'none'): MiniStoreError {
     return foreignJournal(`Expected ${this.path} to have the identity ${this.id}, got ${found}: it was replaced`, this.path)
   }
 }
 
+/** A value of a row. Clients give whole numbers as numbers, as texts or as `bigint`. */
+function textIn(row: Row, name: string): string | undefined {
+  const value = row[name] as string | number | bigint | null | undefined
+  return value === undefined || value === null ? undefined : String(value)
+}
+
 function numberIn(row: Row, name: string): number | undefined {
-  return row[name] == null ? undefined : Number(row[name])
+  const text = textIn(row, name)
+  return text === undefined ? undefined : Number(text)
+}
+
+function claimed(row: Row): Row | undefined {
+  return textIn(row, 'id') === undefined ? undefined : row
 }
 
 /** @throws {MiniStoreError} if the values of a statement are too large for the server. */

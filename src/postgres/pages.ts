@@ -113,9 +113,10 @@ export class PageCursor<Item> implements ReplayCursor<Item> {
       await this.close()
       return false
     } catch (error) {
-      const { aborted, reason } = this.#closed.signal
+      const { signal } = this.#closed
+      const isLeft = signal.aborted
       await this.close(error)
-      if (aborted) throw reason
+      if (isLeft) throw signal.reason
       throw isInstance(error, CallbackError) ? error.cause : error
     }
   }
@@ -166,7 +167,7 @@ export class PageCursor<Item> implements ReplayCursor<Item> {
     this.#items = this.#parser.pack?.(items) ?? (items as Item[])
     if (items.length > 0 || damage === undefined) return
     throwIfAborted(this.#closed.signal)
-    if (this.#settings.salvage === undefined) throw damage
+    if (this.#settings.salvage === undefined) throw damage as MiniStoreError
     this.#decoded++
     const telling = tellDamage(this.#settings.salvage, damage as MiniStoreError)
     if (telling !== undefined) await settledOrAborted(telling, this.#closed.signal)

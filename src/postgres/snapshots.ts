@@ -76,7 +76,7 @@ export class PostgresSnapshots<State = unknown> implements Snapshots<State> {
       const [highest] = superseded(all, { keep: this.keep, damaged: damagedOthers })
       const row = { sequence, crc32: checksum(text, origin), origin, state: text }
       await this.#core.change(`create ${snapshot.path}`, (claim) => this.#core.statements.putSnapshot(claim, row, (highest ?? -1) + 1), {
-        done: ({ name }) => (name == null ? undefined : true),
+        done: ({ name }) => (typeof name === 'string' ? true : undefined),
         bytes,
       })
       this.#damaged.delete(sequence)

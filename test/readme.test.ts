@@ -41,7 +41,7 @@ const shellBlocks = pages.flatMap(({ path, blocks }) =>
 
 describe('every page', () => {
   test('with code is run: the README and one beside each brick', () => {
-    const bricks = ['ministore', 'minisnap', 'ministate', 'miniqueue', 'http', 'cli', 'testing']
+    const bricks = ['ministore', 'minisnap', 'ministate', 'miniqueue', 'postgres', 'http', 'cli', 'testing']
     expect(pagesWithCode.map(({ path }) => path)).toEqual(
       expect.arrayContaining(['README.md', ...bricks.map((brick) => `src/${brick}/README.md`)]),
     )
@@ -151,6 +151,7 @@ function isRunnableShell({ language, flags }: CodeBlock): boolean {
 function createWorkspace(): Promise<Workspace> {
   const installed = [
     'zod', 'valibot', 'hono', '@durable-streams/client', '@types/node', '@octokit/webhooks-examples', 'pino', 'prom-client', 'vitest',
+    '@electric-sql/pglite', 'pg', '@types/pg', 'postgres',
     ...['api', 'context-async-hooks', 'core', 'sdk-trace-base'].map((name) => `@opentelemetry/${name}`),
   ]
   const missing = installed.filter((name) => !existsSync(join(ROOT, 'node_modules', name)))

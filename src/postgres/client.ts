@@ -1,7 +1,9 @@
 import { clearTimeout, setTimeout } from 'node:timers'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { ignoreOutcome } from '../async.ts'
+import PQueue from 'p-queue'
+
+import { addInContext, ignoreOutcome } from '../async.ts'
 import { isMiniStoreError, messageOf, MiniStoreError, propertyOf } from '../errors.ts'
 import { isObject, shown } from '../options.ts'
 
@@ -163,7 +165,7 @@ export class Server {
   /** Asks once. */
   async #ask(statement: Statement, limitMs: number): Promise<{ readonly rows: Row[]; readonly notices: readonly unknown[] }> {
     const client: unknown = this.#client
-    if (!isPool(client)) return await limited(askSession(this.#client, statement), limitMs)
+    if (!isPool(client)) return await limited(askClient(this.#client, statement), limitMs)
     const connecting = client.connect()
     let session: PooledSession
     try {
@@ -219,6 +221,16 @@ function isPool(client: unknown): client is Pool {
 
 function isSession(client: unknown): client is Session {
   return ['on', 'removeListener'].every((method) => typeof propertyOf(client, method) === 'function')
+}
+
+/** A session takes one statement at a time. Later versions of pg do not queue others. */
+const turns = new WeakMap<PostgresClient, PQueue>()
+
+function askClient(client: PostgresClient, statement: Statement): ReturnType<typeof askSession> {
+  if (!isSession(client)) return askSession(client, statement)
+  const turn = turns.get(client) ?? new PQueue({ concurrency: 1 })
+  turns.set(client, turn)
+  return addInContext(turn, () => askSession(client, statement))
 }
 
 async function askSession(

@@ -17,10 +17,9 @@ import { isObject, shown } from '../options.ts'
 export interface PostgresClient {
   /**
    * Runs one statement in its own transaction, with values for `$1`, `$2` …, each a text or null.
-   * Resolves once it is committed. If it also resolves with `notices`, a warning among them that the
-   * wait for a synchronous standby was cancelled is heeded. Those of a `Pool` or a `Client` always are.
+   * Resolves once it is committed.
    */
-  query(text: string, values: Array<string | null>): Promise<{ rows: unknown[]; notices?: readonly unknown[] }>
+  query(text: string, values: Array<string | null>): Promise<PostgresAnswer>
   /**
    * Calls back for each notification of a channel. Resolves with a function that ends this, or with an
    * object that has one, named `unlisten`. Readers then notice new records at once if the writer's client
@@ -29,6 +28,19 @@ export interface PostgresClient {
    * @default only polling
    */
   listen?(channel: string, callback: () => void): PromiseLike<unknown>
+}
+
+/** What a client answers to a statement. */
+export interface PostgresAnswer {
+  /** The rows, as objects by the names of their columns. */
+  rows: unknown[]
+  /**
+   * Notices that came with the statement. A warning that the wait for a synchronous standby was cancelled
+   * is heeded. Those of a `Pool` and a `Client` are known without this.
+   *
+   * @default none
+   */
+  notices?: readonly unknown[]
 }
 
 /** A statement and its values. */

@@ -7,7 +7,7 @@ export type { Codec, KeptByJson, NotKeptByJson, PreparedRecord } from '../schema
 export { MiniStoreError, type MiniStoreErrorCode, type MiniStoreErrorContext } from '../errors.ts'
 export type { AppendedRange, AppendOptions, Journal, JournalEntry, JournalRange } from '../journal/journal.ts'
 export type { LoadedSnapshot, SnapshotCreateOptions, SnapshotInfo, Snapshots } from '../journal/snapshots.ts'
-export type { PostgresClient } from './client.ts'
+export type { PostgresAnswer, PostgresClient } from './client.ts'
 export { PostgresJournal, type PostgresOptions, type PostgresReadOptions } from './journal.ts'
 export { PostgresSnapshots, type PostgresSnapshotsOptions } from './snapshots.ts'
 export { createTables, tablesSql, type TableOptions } from './statements.ts'

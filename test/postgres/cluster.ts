@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
-import pg from 'pg'
+import { Client, type QueryResultRow } from 'pg'
 
 const isRoot = process.getuid?.() === 0
 
@@ -111,8 +111,8 @@ export class Cluster {
   }
 
   /** Runs a statement on a connection of its own. */
-  async query<Row extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<Row[]> {
-    const client = new pg.Client(this.address)
+  async query<Row extends QueryResultRow>(text: string, values: unknown[] = []): Promise<Row[]> {
+    const client = new Client(this.address)
     client.on('error', () => {})
     await client.connect()
     try {

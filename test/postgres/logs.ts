@@ -1,4 +1,4 @@
-import pg from 'pg'
+import { Pool, type PoolConfig } from 'pg'
 import { afterAll, expect } from 'vitest'
 
 import { StateManager } from '../../src/ministate/index.ts'
@@ -9,12 +9,12 @@ import { type Cluster, postgres } from './cluster.ts'
 export const reason: string | undefined = 'missing' in postgres ? postgres.missing : undefined
 if (reason !== undefined) console.log(`skipped: ${reason}`)
 
-const pools: pg.Pool[] = []
+const pools: Pool[] = []
 afterAll(() => Promise.all(pools.map((pool) => pool.end())))
 
 /** A pool of connections, closed after the tests of the file. */
-export function poolOf(cluster: Cluster | undefined, options: pg.PoolConfig = {}): pg.Pool {
-  const pool = new pg.Pool({ ...cluster?.address, max: 5, ...options })
+export function poolOf(cluster: Cluster | undefined, options: PoolConfig = {}): Pool {
+  const pool = new Pool({ ...cluster?.address, max: 5, ...options })
   // A server that is killed ends its idle connections.
   pool.on('error', () => {})
   pools.push(pool)

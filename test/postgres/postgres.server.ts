@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import pg from 'pg'
+import { Client } from 'pg'
 import sqlOf from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 
@@ -24,7 +24,7 @@ describe.skipIf(reason !== undefined)('on a real server', () => {
   describe.each<[string, () => Promise<PostgresClient>]>([
     ['a pool of pg', () => Promise.resolve(pool)],
     ['a client of pg', async () => {
-      const client = new pg.Client(server?.address)
+      const client = new Client(server?.address)
       await client.connect()
       onTestFinished(() => client.end())
       return client
@@ -71,7 +71,7 @@ describe.skipIf(reason !== undefined)('on a real server', () => {
 
   test('createTables may run in many sessions at once', async () => {
     await Promise.all(Array.from({ length: 5 }, () => createTables(pool, { schema: 'raced' })))
-    await PostgresJournal.open(pool, 'x', { databaseSchema: 'raced' })
+    expect((await PostgresJournal.open(pool, 'x', { databaseSchema: 'raced' })).lastSequence).toBe(0)
   })
 
   test('another machine opens with an empty disk after compact()', async () => {
@@ -92,9 +92,9 @@ describe.skipIf(reason !== undefined)('on a real server', () => {
     const state = await openLog(pool, name, 60_000)
     const acknowledged = new Map<number, string>()
     const random = seededRandom(pickSeed('kills of the server'))
-    let isOver = false
+    const stop = new AbortController()
     const applying = (async () => {
-      for (let n = 1; !isOver; n++) {
+      for (let n = 1; !stop.signal.aborted; n++) {
         acknowledged.set(await state.apply(`id-${n}`), `id-${n}`)
         if (n % 500 === 0) await state.compact()
       }
@@ -108,7 +108,7 @@ describe.skipIf(reason !== undefined)('on a real server', () => {
     }
     const before = acknowledged.size
     await expect.poll(() => acknowledged.size, { timeout: 30_000 }).toBeGreaterThan(before)
-    isOver = true
+    stop.abort()
     await applying
     expect(state.state.ids).toHaveLength(acknowledged.size)
     const { state: found } = await openLog(poolOf(server), name)

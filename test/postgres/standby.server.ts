@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 import { createTables, type PostgresClient, PostgresJournal } from '../../src/postgres/index.ts'
@@ -108,7 +107,7 @@ describe.skipIf(reason !== undefined)('with a synchronous standby', () => {
   })
 
   test('a wait that is cancelled gives a warning, and makes the outcome unknown', async () => {
-    const pool: pg.Pool = poolOf(pair.primary)
+    const pool = poolOf(pair.primary)
     const journal = await PostgresJournal.open<string>(pool, 'cancelled')
     await pair.standby.kill()
     const appending = journal.append('one')
@@ -123,9 +122,9 @@ describe.skipIf(reason !== undefined)('with a synchronous standby', () => {
   test('a failover under apply loses nothing, writes nothing twice, and the manager goes on', async () => {
     const state = await openLog(pair.client, 'failover', 60_000)
     const acknowledged = new Map<number, string>()
-    let isOver = false
+    const stop = new AbortController()
     const applying = (async () => {
-      for (let n = 1; !isOver; n++) acknowledged.set(await state.apply(`id-${n}`), `id-${n}`)
+      for (let n = 1; !stop.signal.aborted; n++) acknowledged.set(await state.apply(`id-${n}`), `id-${n}`)
     })()
     await expect.poll(() => acknowledged.size, { timeout: 20_000 }).toBeGreaterThan(50)
     await pair.primary.kill()
@@ -133,7 +132,7 @@ describe.skipIf(reason !== undefined)('with a synchronous standby', () => {
     await pair.standby.query(`alter system reset synchronous_standby_names`)
     const before = acknowledged.size
     await expect.poll(() => acknowledged.size, { timeout: 30_000 }).toBeGreaterThan(before + 50)
-    isOver = true
+    stop.abort()
     await applying
     const { state: found } = await openLog(pair.client, 'failover')
     expectAll(found.ids, acknowledged)

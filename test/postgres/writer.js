@@ -5,16 +5,16 @@
 // compacts every 50 mutations, until its parent disconnects.
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import pg from 'pg'
+import { Pool } from 'pg'
 
 import { StateManager } from '../../dist/ministate/index.js'
 import { PostgresJournal, PostgresSnapshots } from '../../dist/postgres/index.js'
 
 const [url, journalName, name, mode] = process.argv.slice(2)
-const pool = new pg.Pool({ connectionString: url, max: 5 })
+const pool = new Pool({ connectionString: url, max: 5 })
 pool.on('error', () => {})
-let isStopped = false
-process.on('disconnect', () => (isStopped = true))
+const stop = new AbortController()
+process.on('disconnect', () => stop.abort())
 const report = (message) => process.connected && process.send(message)
 const codeOf = (call) => call.then(() => 'done', (error) => error.code ?? String(error))
 
@@ -36,7 +36,7 @@ if (mode === 'once') {
   const state = await openState()
   report({ opened: true })
   try {
-    while (!isStopped) await applyNext(state)
+    while (!stop.signal.aborted) await applyNext(state)
   } catch (error) {
     const calls = { first: error.code }
     for (const [call, run] of Object.entries({
@@ -46,10 +46,10 @@ if (mode === 'once') {
     report({ calls, applied: state.state.ids.length })
   }
 } else {
-  while (!isStopped) {
+  while (!stop.signal.aborted) {
     try {
       const state = await openState()
-      for (let n = 1; !isStopped && n <= 200; n++) {
+      for (let n = 1; !stop.signal.aborted && n <= 200; n++) {
         await applyNext(state)
         if (count % 50 === 0) await state.compact()
       }

@@ -41,13 +41,16 @@ const answer = (message) => {
   else parentPort.postMessage(message)
 }
 
-const take = async ({ id, name, parameters }) => {
+const run = async ({ id, name, parameters }) => {
   try {
     answer({ id, result: await commands[name](...parameters) })
   } catch (error) {
     answer({ id, error: { message: error.message, code: error.code } })
   }
 }
+
+// It reports its errors itself.
+const take = (message) => void run(message)
 
 if (parentPort === null) process.on('message', take)
 else parentPort.on('message', take)

@@ -326,6 +326,6 @@ function failure(
 ): MiniStoreError {
   const why = cause === undefined ? 'it had no effect' : messageOf(cause)
   const hint = stateOf(cause) === '42P01' ? '. Run createTables first' : ''
-  const message = mayBeDone ? `It is not known whether the server could ${doing}` : `Could not ${doing}; nothing is written`
+  const message = mayBeDone ? `It is not known whether the server could ${doing}` : `Could not ${doing}, and nothing is written`
   return new MiniStoreError(code, `${message}: ${why}${hint}`, { cause })
 }

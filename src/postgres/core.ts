@@ -162,9 +162,9 @@ export class JournalCore implements PageSource {
     return addInContext(this.#queue, async () => {
       if (this.#claim !== undefined) this.#assertSound()
       const [row] = await this.server.read(`read the journal ${this.name}`, this.statements.row(this.name))
-      if (this.#claim !== undefined) this.#refuseOthers(row ?? {})
-      else if (row !== undefined) this.#see(row)
-      else if (this.id !== undefined) throw this.#foreign()
+      this.refuseOthers(row ?? {})
+      if (this.#claim === undefined && row !== undefined) this.#see(row)
+      else if (row === undefined && this.id !== undefined) throw this.#foreign()
     })
   }
 
@@ -187,7 +187,7 @@ export class JournalCore implements PageSource {
       const found = this.#isOurs(row) ? isThere?.(row) : undefined
       if (found !== undefined) return found
       try {
-        this.#refuseOthers(row)
+        this.refuseOthers(row)
       } catch (error) {
         const isFenced = hasCode(error, 'ERR_MINISTORE_FENCED')
         if (isFenced && wasLost && mayBe !== undefined && (await this.#wrote(claim, mayBe, error))) return mayBe
@@ -278,8 +278,9 @@ export class JournalCore implements PageSource {
     return row['writer'] === this.#claim?.writer && numberIn(row, 'epoch') === this.#claim?.epoch
   }
 
-  /** @throws {MiniStoreError} unless the row of the journal names this writer and has its records. */
-  #refuseOthers(row: Row): void {
+  /** @throws {MiniStoreError} if this is a writer and the row of the journal does not name it, or lacks its records. */
+  refuseOthers(row: Row): void {
+    if (this.#claim === undefined) return
     const [last, epoch] = [numberIn(row, 'last'), numberIn(row, 'epoch')]
     if (last === undefined || epoch === undefined) throw this.#fail(this.#corrupt('it is no longer in the table: the server has lost it'))
     if (row['id'] !== this.id) throw this.#fail(this.#foreign(textIn(row, 'id')))
@@ -288,7 +289,7 @@ export class JournalCore implements PageSource {
       throw this.#fail(this.#corrupt(`${problem}: the server has lost records, or was restored`, last + 1))
     }
     if (this.#isOurs(row)) return
-    if (epoch < (this.#claim as Claim).epoch) {
+    if (epoch < this.#claim.epoch) {
       throw this.#fail(this.#corrupt('it names an earlier writer: the server has lost the commit with which this one was opened'))
     }
     const message = `Another writer has taken over the journal ${this.name}. Nothing is written`
@@ -298,9 +299,10 @@ export class JournalCore implements PageSource {
   /** Whether a record was written before another writer took over. */
   async #wrote(claim: Claim, sequence: number, fenced: MiniStoreError): Promise<boolean> {
     const doing = `look for record ${sequence} of the journal ${this.name}`
-    const [row = {}] = await this.server.read(doing, this.statements.wrote(claim, sequence))
-    if (row['found'] === true || (numberIn(row, 'first') ?? 1) <= sequence) return row['found'] === true
-    const message = `The journal ${this.name} was taken over and truncated before it was known whether record ${sequence} was written`
+    const [row] = await this.server.read(doing, this.statements.wrote(claim, sequence)).catch(() => [])
+    const isTold = row !== undefined && (row['found'] === true || (numberIn(row, 'first') ?? 1) <= sequence)
+    if (isTold) return row['found'] === true
+    const message = `Another writer took over the journal ${this.name}, and it is not known whether record ${sequence} was written before`
     throw new MiniStoreError('ERR_MINISTORE_OUTCOME_UNKNOWN', message, { path: this.path, sequence, cause: fenced })
   }
 

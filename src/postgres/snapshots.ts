@@ -120,7 +120,11 @@ export class PostgresSnapshots<State = unknown> implements Snapshots<State> {
     })
   }
 
-  /** Lists the existing snapshots, newest first, damaged ones included. @throws {MiniStoreError} `ERR_MINISTORE_IO`. */
+  /**
+   * Lists the existing snapshots, newest first, damaged ones included.
+   *
+   * @throws {MiniStoreError} `ERR_MINISTORE_IO`; for a writer also `…_FENCED` and `…_CORRUPT`.
+   */
   async list(): Promise<SnapshotInfo[]> {
     return await this.#inTurn(() => this.#list())
   }
@@ -150,7 +154,10 @@ export class PostgresSnapshots<State = unknown> implements Snapshots<State> {
   async #list(): Promise<SnapshotInfo[]> {
     const { server, statements, name } = this.#core
     const rows = await server.read(`list the snapshots of ${name}`, statements.snapshots(name))
-    return rows.map(({ sequence, bytes }) => ({ ...this.#at(Number(sequence)), bytes: Number(bytes) }))
+    // A writer that was overtaken must learn that, not that its snapshot is older than another.
+    this.#core.refuseOthers(rows[0] ?? {})
+    const found = rows.filter(({ sequence }) => sequence !== null)
+    return found.map(({ sequence, bytes }) => ({ ...this.#at(Number(sequence)), bytes: Number(bytes) }))
   }
 
   /** Reads a snapshot; undefined if there is none. @throws {MiniStoreError} if it is damaged. */

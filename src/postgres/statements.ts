@@ -165,10 +165,11 @@ export class Statements {
     return { text, values: [name, textOf(from), textOf(to)] }
   }
 
-  /** The snapshots of a journal, newest first. */
+  /** The row of a journal beside each of its snapshots, newest first; alone if there is none. */
   snapshots(name: string): Statement {
-    const text = `select sequence, octet_length(state) as bytes from ${this.#snapshots}
-  where journal = $1::text order by sequence desc`
+    const text = `select journal.id, journal.epoch, journal.writer, journal.last, sequence, octet_length(state) as bytes
+  from ${this.#journals} as journal left join ${this.#snapshots} as snapshot on snapshot.journal = journal.name
+  where journal.name = $1::text order by sequence desc`
     return { text, values: [name] }
   }
 

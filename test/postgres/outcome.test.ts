@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 
 import { describe, expect, test } from 'vitest'
 
+import { StateManager } from '../../src/ministate/index.ts'
 import { type PostgresClient, PostgresJournal, PostgresSnapshots } from '../../src/postgres/index.ts'
 import { newName, openPGlite, ScriptedClient, serverError, type Step } from './pglite.ts'
 
@@ -99,6 +100,13 @@ describe('a write whose answer is lost', () => {
     expect(await unwritten.records()).toEqual(['one'])
   })
 
+  test('is not known if another writer took over, and the server is gone', async () => {
+    const { journal, client, takeOver } = await scene()
+    client.script.push({ on: 'append', lost: lostSocket, after: async () => void (await takeOver()) })
+    client.script.push(...Array.from({ length: 30 }, (): Step => ({ on: 'wrote', instead: lostSocket })))
+    await expect(journal.append('two')).rejects.toMatchObject({ code: 'ERR_MINISTORE_OUTCOME_UNKNOWN' })
+  })
+
   test('is not known if another writer took over and truncated', async () => {
     const { journal, client, takeOver } = await scene()
     const after = async (): Promise<void> => {
@@ -128,7 +136,22 @@ test('a writer that another one has fenced writes nothing, whatever it calls', a
   expect(await new PostgresSnapshots(other).list()).toEqual([])
 })
 
+test('a state whose journal was taken over and compacted learns that it is fenced, not that its snapshot is old', async () => {
+  const { journal, takeOver } = await scene()
+  const options = { initialState: () => [] as string[], mutator: (all: string[], text: string): void => void all.push(text) }
+  const state = await StateManager.over(journal, new PostgresSnapshots<string[]>(journal), options)
+  const other = await takeOver()
+  const otherState = await StateManager.over(other, new PostgresSnapshots<string[]>(other), options)
+  await otherState.apply('two')
+  await otherState.compact()
+  await expect(state.compact()).rejects.toMatchObject({ code: 'ERR_MINISTORE_FENCED' })
+  await expect(state.apply('mine')).rejects.toMatchObject({ code: 'ERR_MINISTORE_FENCED' })
+  expect(state.state).toEqual(['one'])
+  expect(otherState.state).toEqual(['one', 'two'])
+})
+
 test.each<[string, (journal: PostgresJournal<string>) => Promise<unknown>]>([
+  ['the list of snapshots', (journal) => new PostgresSnapshots<string>(journal).list()],
   ['truncateBefore', (journal) => journal.truncateBefore(2)],
   ['a snapshot', (journal) => new PostgresSnapshots<string>(journal).create('mine', 1)],
   ['refresh', (journal) => journal.refresh()],

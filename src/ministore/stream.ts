@@ -138,17 +138,17 @@ class UnderlyingReplay<Item> {
 
   /** As {@link JournalCursor.loadRecent}. */
   loadRecent(): boolean {
-    return !this.#isEnded && this.#cursor.loadRecent()
+    return !this.#isEnded && this.#cursor.loadRecent?.() === true
   }
 
   /** As {@link JournalCursor.arrival}. */
   arrival(): Promise<void> | undefined {
-    return this.#isEnded ? undefined : this.#cursor.arrival()
+    return this.#isEnded ? undefined : this.#cursor.arrival?.()
   }
 
   /** As {@link JournalCursor.stopWaiting}. */
   stopWaiting(): void {
-    this.#cursor.stopWaiting()
+    this.#cursor.stopWaiting?.()
   }
 
   async #load(controller: Controller<Item>): Promise<void> {
@@ -372,6 +372,10 @@ export interface ReplayCursor<T> {
   advance(): Promise<boolean>
   /** Releases what is held. A pending {@link advance} rejects with the reason. */
   close(reason?: unknown): Promise<void>
+  /** As those of {@link JournalCursor}. Absent without a writer in this thread. */
+  loadRecent?(): boolean
+  arrival?(): Promise<void> | undefined
+  stopWaiting?(): void
 }
 
 /** A replay that has not begun. The caller chooses the form of its result. */

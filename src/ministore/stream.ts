@@ -360,23 +360,10 @@ class JournalReader<Item> extends ReadableStreamDefaultReader<Item> {
   }
 }
 
-/** What a replay reads: records that are loaded, one after the other, and more on demand. */
-export interface ReplayCursor<T> {
-  /** Whether a record is loaded, so that {@link take} may be called. */
-  readonly hasRecord: boolean
-  /** Sequence number of the record that {@link take} returns next. */
-  readonly sequence: number
-  /** Returns the next record. */
-  take(): T
-  /** Loads records until there is one to take. Resolves with false at the end. Calls must not overlap. */
-  advance(): Promise<boolean>
-  /** Releases what is held. A pending {@link advance} rejects with the reason. */
-  close(reason?: unknown): Promise<void>
-  /** As those of {@link JournalCursor}. Absent without a writer in this thread. */
-  loadRecent?(): boolean
-  arrival?(): Promise<void> | undefined
-  stopWaiting?(): void
-}
+/** What a replay reads: a {@link JournalCursor}, or a cursor of another log, without a writer in this thread to wait for. */
+export type ReplayCursor<T> =
+  & Pick<JournalCursor<T>, 'hasRecord' | 'sequence' | 'take' | 'advance' | 'close'>
+  & Partial<Pick<JournalCursor<T>, 'loadRecent' | 'arrival' | 'stopWaiting'>>
 
 /** A replay that has not begun. The caller chooses the form of its result. */
 export class Replay<T> {

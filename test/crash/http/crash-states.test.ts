@@ -152,5 +152,5 @@ test('messages and the number of their producer are durable together, however re
 })
 
 test('the suite opens enough states', () => {
-  expect(judged).toBeGreaterThan(scaled(500, 8000))
+  expect(judged).toBeGreaterThan(scaled(500, 1500))
 })

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { Readable } from 'node:stream'
 
 /**
  * Returns a listener for `createServer` of `node:http` or `node:https`, for a handler of web requests
@@ -32,6 +31,11 @@ async function answer(
     return
   }
   const { status, headers, body } = await handler(request)
+  // What is left of a refused body is read and dropped, so that the client sees the answer.
+  if (!incoming.complete) {
+    outgoing.setHeader('connection', 'close')
+    request.body?.cancel().catch(() => {})
+  }
   outgoing.writeHead(status, Object.fromEntries(headers))
   if (body === null) {
     outgoing.end()
@@ -65,8 +69,44 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request | un
     if (!name.startsWith(':')) headers.append(name, rawHeaders[index + 1] as string)
   }
   const hasBody = method !== 'GET' && method !== 'HEAD'
-  const body = hasBody ? { body: Readable.toWeb(incoming) as ReadableStream, duplex: 'half' as const } : {}
+  const body = hasBody ? { body: bodyOf(incoming), duplex: 'half' as const } : {}
   return new Request(url, { method, headers, signal, ...body })
+}
+
+/**
+ * The body of a request. Cancelling it drops what is left of it, and leaves the connection open for
+ * the answer. `Readable.toWeb` would close the connection.
+ */
+function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
+  let isSettled = false
+  const settle = (how: () => void): void => {
+    if (isSettled) return
+    isSettled = true
+    how()
+  }
+  return new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        incoming.pause()
+        incoming.on('data', (part: Uint8Array) => {
+          if (isSettled) return
+          controller.enqueue(part)
+          incoming.pause()
+        })
+        incoming.once('end', () => settle(() => controller.close()))
+        incoming.once('error', (error) => settle(() => controller.error(error)))
+        incoming.once('close', () => settle(() => controller.error(new Error('The connection was closed'))))
+      },
+      pull() {
+        incoming.resume()
+      },
+      cancel() {
+        isSettled = true
+        incoming.resume()
+      },
+    },
+    { highWaterMark: 0 },
+  )
 }
 
 function drained(outgoing: ServerResponse): Promise<void> {

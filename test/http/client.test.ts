@@ -44,3 +44,29 @@ test('the client of the protocol produces, tails, and resumes after a restart of
   expect(await rest.json()).toEqual([{ n: 100 }, { n: 100 }, { n: 20 }])
   expect((await stream({ url, offset: rest.offset, live: true })).streamClosed).toBe(true)
 })
+
+test('a body that is too large is answered with 413 while it is still being sent, and requests go on', { timeout: 60_000 }, async () => {
+  await using server = await serve({ directory: await temporaryDirectory(), maxBodyBytes: 1_000_000 })
+  const url = `${server.url}/bytes`
+  const headers = { 'content-type': 'application/octet-stream' }
+  await fetch(url, { method: 'PUT', headers })
+  const post = async (body: string | Uint8Array | ReadableStream<Uint8Array>): Promise<number> => {
+    const response = await fetch(url, { method: 'POST', headers, body, duplex: 'half', signal: AbortSignal.timeout(5000) })
+    await response.arrayBuffer()
+    return response.status
+  }
+  const statuses = new Set<number>()
+  for (let round = 0; round < 20; round++) {
+    let parts = 0
+    const chunked = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        if (parts++ === 100) controller.close()
+        else controller.enqueue(new Uint8Array(65_536))
+      },
+    })
+    statuses.add(await post(chunked))
+    statuses.add(await post(new Uint8Array(6_553_600)))
+  }
+  expect([...statuses]).toEqual([413])
+  expect(await post('small')).toBe(204)
+})
